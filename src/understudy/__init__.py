@@ -1,0 +1,1 @@
+"""understudy: from a trained network without its data to one that can be deployed."""

@@ -1,0 +1,35 @@
+"""The paper behind a method. Docs, reports and benchmarks read it; nobody cites twice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Need = Literal[
+    "logits", "features", "batchnorm", "gradients", "weights", "inputs", "labels", "nothing"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A citation, what the method needs of the teacher and the user, and what it reported.
+
+    Args:
+        paper: authors, title and identifier, as the page cites it.
+        needs: what must be at hand, in the words of `Need`.
+        reported: the paper's own figures, as published; never ours.
+    """
+
+    paper: str
+    needs: tuple[Need, ...]
+    reported: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.needs) - set(get_args(Need))
+        if unknown:
+            raise ValueError(f"needs must be among {get_args(Need)}, got {sorted(unknown)}")
+
+    @property
+    def arxiv(self) -> str | None:
+        """The arXiv identifier, where the paper has one."""
+        _, mark, rest = self.paper.partition("arXiv:")
+        return rest.split()[0].rstrip(".,;") if mark else None

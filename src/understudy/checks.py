@@ -1,0 +1,26 @@
+"""Argument checks whose message says name, rule, value and the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_of(name: str, value: str, known: Iterable[str], *, way_out: str = "") -> str:
+    """Return `value` if it is among `known`; otherwise raise with the nearest name."""
+    names = sorted(known)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ValueError(f"unknown {name} '{value}'{hint} Known: {', '.join(names)}{way_out}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise unless `value` is above zero."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def share(name: str, value: float) -> None:
+    """Raise unless `value` lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")

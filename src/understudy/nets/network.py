@@ -1,0 +1,54 @@
+"""A network together with the input contract it was trained for.
+
+`Network` takes images in [0, 1] and normalises them itself, so nothing else in the house ever
+does. Its `body` is the plain architecture: `body.state_dict()` is what a checkpoint holds.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.protocols import InputContract
+
+
+class Network(nn.Module):
+    """An architecture that takes images in [0, 1], NCHW; mean and std belong to it.
+
+    Args:
+        body: the architecture; its state_dict keys are the checkpoint's.
+        contract: size, channels, mean, std, classes.
+        reference: the REF it was made from, "" where it was made in Python.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, contract: InputContract, reference: str = "") -> None:
+        super().__init__()
+        self.body = body
+        self.contract = contract
+        self.reference = reference
+        shape = (1, contract.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.body((images - self.mean) / self.std)
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Return `network` in eval mode without parameter gradients; the original keeps its own.
+
+    Weights and buffers are shared, not copied; gradients still reach the inputs.
+    """
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in network.buffers()}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(network, memo).eval()
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return how many numbers the network's parameters hold."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,257 @@
+"""The shared nouns: what flows through the house, and what a part must answer to be plugged in.
+
+Nothing is inherited from the protocols here; a class that has the methods is a tenant.
+Images are float tensors in [0, 1], NCHW, on the device, before any normalisation.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Input = Tensor | Mapping[str, Tensor]
+Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
+Terms = dict[str, Tensor]
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputContract:
+    """What a network expects of an image and what its outputs stand for.
+
+    Args:
+        size: height and width in pixels.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        classes: number of outputs.
+        names: one name per class, or None where nobody knows them.
+        interpolation: how an image of another size is resized, in Pillow's words.
+        crop_pct: share of the resized image that the centre crop keeps.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+    names: tuple[str, ...] | None = None
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size must be positive, got {self.size}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(
+                    f"{name} must have one value per channel ({self.channels}), "
+                    f"got {len(getattr(self, name))}"
+                )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        if self.classes < 1:
+            raise ValueError(f"classes must be positive, got {self.classes}")
+        if self.names is not None and len(self.names) != self.classes:
+            raise ValueError(
+                f"names must have one entry per class ({self.classes}), got {len(self.names)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a network answered: its output and the layers that were tapped on the way."""
+
+    output: Any
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step is made of.
+
+    Args:
+        views: what each network sees, by "student" and "teacher"; one tensor in both places
+            unless the task shows two.
+        labels: int64 class indices or float class probabilities, where the source has them.
+        mask: which elements count, where a task needs it.
+        index: which item of a fixed set each element is.
+        teacher: the teacher's answer, where the source has asked already.
+        size_factor: by how much this step's images are smaller than the contract says.
+        facts: figures about the batch worth logging, as 0-dimensional tensors.
+    """
+
+    views: Mapping[str, Any]
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    index: Tensor | None = None
+    teacher: Trace | None = None
+    size_factor: float = 1.0
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def images(self) -> Tensor:
+        """The student's view, for parts that work on a single image tensor."""
+        view = self.views["student"]
+        if not isinstance(view, Tensor):
+            raise TypeError(f"expected one image tensor in this batch, got {type(view).__name__}")
+        return view
+
+
+def image_batch(images: Tensor, **fields: Any) -> Batch:
+    """A batch in which student and teacher see the same images."""
+    return Batch(views={"student": images, "teacher": images}, **fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where and for whom a source works.
+
+    Args:
+        batch_size: images per draw, on this process.
+        steps: how many draws will be asked for.
+        split: "held_out" must never show what "train" shows.
+        rank: which process this is, of `world`; each draws its own part from the seed.
+        scratch: a folder for state too large for a checkpoint, or None to keep it in memory.
+    """
+
+    contract: InputContract
+    device: torch.device
+    batch_size: int
+    steps: int
+    split: Split = "train"
+    rank: int = 0
+    world: int = 1
+    scratch: Path | None = None
+
+
+@runtime_checkable
+class State(Protocol):
+    """All that the next step depends on; {} if nothing. Plain values and tensors only."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Stream(State, Protocol):
+    """A source at work: `draw` is a function of (seed, step, state) only."""
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch: ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the student is shown. `open` does at most one batch of work."""
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapNames:
+    """Which layers a criterion wants to see, by dotted module path, on either side."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Criterion(State, Protocol):
+    """An objective at work. Returns named, already weighted scalars; their sum is minimised."""
+
+    @property
+    def taps(self) -> TapNames: ...
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch, /) -> Terms: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the student must match, where that takes connectors, taps or memory."""
+
+    def open(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        example: Batch,
+        rng: torch.Generator,
+    ) -> Criterion: ...
+
+
+@runtime_checkable
+class StatelessObjective(Protocol):
+    """What the student must match, where a function of the two answers is enough."""
+
+    def __call__(self, student: Trace, teacher: Trace, batch: Batch, /) -> Terms: ...
+
+
+@runtime_checkable
+class Hook(State, Protocol):
+    """A rule at work between optimizer steps. `finish` returns the network to keep."""
+
+    def before_step(self, step: int, batch: Batch) -> None: ...
+    def after_step(self, step: int) -> None: ...
+    def finish(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """What happens to the student between two steps."""
+
+    def open(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
+    ) -> Hook: ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Network in, network out; the one that came in is left as it was."""
+
+    def __call__(self, model: nn.Module, batches: Iterable[Batch] | None, /) -> nn.Module: ...
+
+
+Tag = Literal["measured", "proxy", "predicted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What an audit found: figures by name, a verdict in one sentence, and how it is known.
+
+    Args:
+        tag: measured on real labels, measured on a proxy, or predicted.
+        pictures: arrays of uint8 pixels (height, width, 3) by caption.
+    """
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    summary: str
+    tag: Tag
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Audit(Protocol):
+    """Looks and changes nothing."""
+
+    def __call__(
+        self, model: nn.Module, reference: nn.Module | None, batches: Iterable[Batch], /
+    ) -> Finding: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A figure and how many items it was taken over."""
+
+    value: float
+    count: int
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a network is for, and how that is scored; scores need not be means over batches."""
+
+    def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]: ...
+    def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score: ...

@@ -1,0 +1,1 @@
+"""What is it for, and how is it scored?"""

@@ -1,0 +1,22 @@
+"""One thread, deterministic algorithms, derandomised properties; real data only where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("house")
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, or a skip that says why."""
+    folder = os.environ.get("UNDERSTUDY_DATA")
+    if not folder:
+        pytest.skip("UNDERSTUDY_DATA is not set: no real data at hand")
+    return Path(folder)
