@@ -1,18 +1,28 @@
-"""Taps: see named layers of any network without editing it.
+"""Taps: see named layers of any network without editing it, at a chosen precision.
 
 What a tap captures is cloned (differentiably): an in-place activation behind the tapped layer
-would otherwise overwrite it, a ReLU after a tapped BatchNorm being the usual case.
+would otherwise overwrite it, a ReLU after a tapped BatchNorm being the usual case. Whatever the
+precision inside, a trace is float32, so that objectives need not care.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from understudy.checks import one_of
 from understudy.nets.network import Network
 from understudy.protocols import Trace
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where the network's parameters live; the CPU for one that has none."""
+    parameter = next(network.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 class Taps:
@@ -25,8 +35,12 @@ class Taps:
         ValueError: if a name is not a layer of the network.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, network: nn.Module, names: Sequence[str] = (), precision: Precision = "float32"
+    ) -> None:
         self.network = network
+        self._autocast = precision == "bfloat16"
+        self._device = device_of(network).type
         root = network.body if isinstance(network, Network) else network
         layers = dict(root.named_modules())
         self._seen: dict[str, Tensor] = {}
@@ -44,8 +58,10 @@ class Taps:
     def trace(self, inputs: Any) -> Trace:
         """Call the network once and return what it answered."""
         self._seen.clear()
-        output = self.network(inputs)
-        return Trace(output=output, taps=dict(self._seen))
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast):
+            output = self.network(inputs)
+        taps = {name: _as_float32(value) for name, value in self._seen.items()}
+        return Trace(output=_as_float32(output), taps=taps)
 
     def close(self) -> None:
         """Remove every hook."""
@@ -57,3 +73,13 @@ class Taps:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _as_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype == torch.bfloat16 else value
+    if isinstance(value, Mapping):
+        return {name: _as_float32(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_as_float32(item) for item in value]
+    return value

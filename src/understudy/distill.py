@@ -1,0 +1,123 @@
+"""The spine: teacher + transfer set + objective -> student.
+
+`Answered` puts the teacher's answer into each batch of a source; `fit` does the rest.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy.fit import FitSettings, Journal, Keeper, Outcome, channels_last, fit
+from understudy.nets.network import freeze
+from understudy.nets.taps import Precision, Taps, device_of
+from understudy.objectives.weighted import AnyObjective, open_criterion
+from understudy.protocols import Batch, InputContract, Rule, Site, Source, Stream
+from understudy.seeding import child
+
+
+class Answered:
+    """A stream whose batches carry the teacher's answer, asked once a batch and without gradient.
+
+    Args:
+        teacher: frozen; see `nets.network.freeze`.
+        taps: layers of the teacher that the criterion wants to see.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        teacher: nn.Module,
+        taps: Sequence[str] = (),
+        precision: Precision = "float32",
+        *,
+        lay_channels_last: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.taps = Taps(teacher, taps, precision)
+        self._lay = lay_channels_last
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self.stream.draw(step, student)
+        if self._lay:
+            batch = channels_last(batch)
+        if batch.teacher is not None:
+            return batch
+        with torch.no_grad():
+            return dataclasses.replace(batch, teacher=self.taps.trace(batch.views["teacher"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    source: Source,
+    objective: AnyObjective,
+    *,
+    settings: FitSettings,
+    site: Site,
+    rng: torch.Generator,
+    rules: Sequence[Rule] = (),
+    keeper: Keeper | None = None,
+    journal: Journal | None = None,
+) -> Outcome:
+    """Train `student` in place to match `teacher` on what `source` shows.
+
+    A source that asks the teacher itself (`Batch.teacher`) must bring the taps it is asked for.
+
+    The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
+    example of two items, drawn from a stream of its own.
+    """
+    frozen = freeze(teacher)
+    if settings.channels_last:
+        frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None)
+    example = source.open(small, frozen, child(rng, "example")).draw(0, student)
+    criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
+    answered = Answered(
+        source.open(site, frozen, child(rng, "source")),
+        frozen,
+        criterion.taps.teacher,
+        settings.precision,
+        lay_channels_last=settings.channels_last,
+    )
+    try:
+        return fit(
+            student,
+            answered,
+            criterion,
+            settings=settings,
+            rng=rng,
+            rules=rules,
+            keeper=keeper,
+            journal=journal,
+            world=site.world,
+        )
+    finally:
+        answered.taps.close()
+
+
+def site_of(
+    contract: InputContract, network: nn.Module, settings: FitSettings, **fields: Any
+) -> Site:
+    """Return the site of a run: where `network` lives, at the batch and length of `settings`."""
+    world = fields.get("world", 1)
+    if settings.batch_size % world:
+        raise ValueError(
+            f"batch_size {settings.batch_size} does not divide over {world} processes; "
+            f"use a multiple of {world}"
+        )
+    return Site(
+        contract=contract,
+        device=device_of(network),
+        batch_size=settings.batch_size // world,
+        steps=settings.steps,
+        **fields,
+    )

@@ -1,0 +1,94 @@
+"""Networks and sources small enough for a test to train in a blink."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy.fit import FitSettings
+from understudy.protocols import Batch, InputContract, Site, image_batch
+from understudy.seeding import child, from_seed
+
+CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
+
+
+def network(seed: int, width: int = 4) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * width, 3),
+        )
+
+
+def settings(**changes: Any) -> FitSettings:
+    return FitSettings(**({"steps": 12, "batch_size": 8, "log_every": 4} | changes))
+
+
+def site(fit: FitSettings | None = None, **changes: Any) -> Site:
+    fit = fit or settings()
+    fields = {"batch_size": fit.batch_size, "steps": fit.steps, "device": torch.device("cpu")}
+    return Site(contract=CONTRACT, **(fields | changes))
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return from_seed(seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grey:
+    """Uniform noise; with labels where asked."""
+
+    labels: bool = False
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "GreyStream":
+        return GreyStream(site, rng, labels=self.labels)
+
+
+class GreyStream:
+    def __init__(self, site: Site, rng: torch.Generator, *, labels: bool) -> None:
+        self.site, self.rng, self.labels = site, rng, labels
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        numbers = child(self.rng, self.site.split, self.site.rank, step)
+        shape = (self.site.batch_size, 1, 8, 8)
+        images = torch.rand(shape, generator=numbers)
+        labels = torch.randint(3, shape[:1], generator=numbers) if self.labels else None
+        return image_batch(images, labels=labels, facts={"brightness": images.mean()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Memory:
+    """A keeper that saves after given steps and gives back what it holds."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+        self.states: list[dict[str, Any]] = []
+        self.held: dict[str, Any] | None = None
+
+    def due(self, step: int) -> bool:
+        return step in self.steps
+
+    def save(self, state: dict[str, Any]) -> None:
+        import copy
+
+        self.states.append(copy.deepcopy(state))
+
+    def load(self) -> dict[str, Any] | None:
+        return self.held
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
