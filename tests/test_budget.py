@@ -1,0 +1,46 @@
+import pytest
+
+from understudy import budget
+from understudy.budget import Lap, Timing, parse_budget, steps_within
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400)])
+def test_a_budget_has_a_unit(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["20", "m", "", "-3m", "infh", "twom"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match="budget must be"):
+        parse_budget(text)
+
+
+def test_what_was_spent_and_what_fills_the_pool_is_taken_off_first():
+    timing = Timing(step=0.5, filling=20.0, spent=10.0)
+    assert steps_within(130.0, timing) == 200
+
+
+def test_a_budget_too_small_for_one_step_is_refused_with_its_reasons():
+    with pytest.raises(ValueError, match="leaves no step: getting ready took 10s"):
+        steps_within(10.0, Timing(step=0.5, filling=0.0, spent=10.0))
+
+
+def test_steps_that_fill_a_pool_are_told_from_plain_ones(monkeypatch):
+    clock = iter([0.0, *(float(t) for t in (9, 18, 20, 29, 31, 40, 42, 51, 53, 62, 64))])
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
+    lap = Lap()
+    for step in range(11):  # every second step adds a hundredth and takes 9 s, the others 2 s
+        lap({"pool": 0.01 * (1 + (step + 1) // 2)})
+    timing = lap.timing()
+    assert timing.step == pytest.approx(2.0)
+    assert timing.filling == pytest.approx(7.0 * (1 - 0.06) / 0.01)
+    assert timing.spent == 64.0
+
+
+def test_without_a_pool_every_step_is_plain(monkeypatch):
+    clock = iter(float(t) for t in range(0, 100, 3))
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
+    lap = Lap()
+    for _ in range(20):
+        lap({"loss": 1.0})
+    assert lap.timing() == Timing(step=3.0, filling=0.0, spent=60.0)
