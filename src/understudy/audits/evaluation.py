@@ -1,4 +1,4 @@
-"""evaluate: how well does a network do on data with labels?"""
+"""Evaluation: how well a network does on data with labels, measured and always in float32."""
 
 import time
 from collections import Counter
