@@ -95,3 +95,12 @@ def test_without_names_a_trace_holds_the_answer_alone():
     trace = Taps(tapped).trace(images)
     assert torch.equal(trace.output, tapped(images))
     assert trace.taps == {}
+
+
+def test_in_bfloat16_answers_and_taps_come_back_as_float32():
+    tapped = network()
+    with Taps(tapped, ("conv1",), precision="bfloat16") as taps:
+        trace = taps.trace(torch.rand(1, 3, 5, 5))
+    assert trace.output.dtype == trace.taps["conv1"].dtype == torch.float32
+    # Rounded on the way: eight bits of mantissa are left.
+    assert torch.equal(trace.taps["conv1"], trace.taps["conv1"].bfloat16().float())
