@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up all it needs.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_TEST := $(VENV)/.ready-test
+READY_DOCS := $(VENV)/.ready-docs
+
+.PHONY: demo test test-slow lint docs benchmarks clean
+
+demo: $(READY)
+	$(BIN)/understudy demo --out demo --overwrite
+	@echo "open demo/report.html"
+
+test: $(READY_TEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+test-slow: $(READY_TEST)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(READY_TEST)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY_DOCS)
+	$(BIN)/mkdocs build --strict
+
+# torch first: a range would take the newest build there is.
+$(READY): pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit('understudy needs Python >= 3.11') if sys.version_info < (3, 11) else 0"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(READY_TEST): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+$(READY_DOCS): $(READY_TEST)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
