@@ -1,0 +1,42 @@
+"""The program that reopens a file in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.export import replay
+from understudy.export.programs import trace_program, write_program
+from understudy.nets.network import Network
+
+
+def test_an_onnx_file_is_answered_without_torch(
+    float_file: Path, network: Network, probe: Tensor, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "probe.npy", probe.numpy())
+    arguments = ["onnx", float_file, tmp_path / "probe.npy", tmp_path / "out.npy", "", 1, 4]
+    code = (
+        "import runpy, sys; path = sys.argv[1]; del sys.argv[1];"
+        "runpy.run_path(path, run_name='__main__'); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-P", "-c", code, replay.__file__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    with torch.no_grad():
+        expected = np.stack([network(probe).numpy()] * 2)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_a_program_is_answered_batch_by_batch(
+    network: Network, probe: Tensor, tmp_path: Path
+) -> None:
+    write_program(trace_program(network), network, tmp_path / "net.pt2")
+    np.save(tmp_path / "probe.npy", probe.numpy())
+    files = [str(tmp_path / name) for name in ("net.pt2", "probe.npy", "out.npy")]
+    replay.main("pt2", *files, "", "3")
+    with torch.no_grad():
+        expected = network(probe).numpy()[None]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
