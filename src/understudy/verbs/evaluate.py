@@ -1,0 +1,56 @@
+"""`evaluate`: how well does a network do on data with labels?"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from understudy.audits import evaluation
+from understudy.audits.evaluation import Evaluation
+from understudy.data.datasets import Dataset, open_data
+from understudy.loading import resolve
+from understudy.nets.references import NetworkRef
+from understudy.pipeline import device_named
+from understudy.verbs.naming import as_network, network_named
+
+
+def evaluate(
+    model: str | NetworkRef | nn.Module,
+    data: str | Path | Dataset,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+    skip_bad: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Return the accuracy of `model` on `data`, always in float32; the model is left as it was.
+
+    Args:
+        model: a REF, a network, or any module where `data` is a dataset already sized for it;
+            weights, mean, std, size and classes describe a REF.
+        data: DATA, of which the test part is taken where it is divided, or an opened dataset.
+        skip_bad: leave unreadable image files out instead of raising.
+        say: is told lines worth a person's eye.
+    """
+    if isinstance(model, nn.Module):
+        network = model
+    else:
+        reference = network_named(
+            model, weights=weights, mean=mean, std=std, size=size, classes=classes
+        )
+        loaded = resolve(reference, allow_code=True)  # typed by the person who runs it
+        network = loaded.network
+        for note in loaded.notes:
+            say(note)
+    if isinstance(data, str | Path):
+        contract = as_network(network, None).contract
+        data = open_data(data, contract, split="test", labels=True, skip_bad=skip_bad)
+        for note in data.notes:
+            say(note)
+    where = None if device is None else device_named(device)
+    return evaluation.evaluate(network, data, batch_size=batch_size, device=where)
