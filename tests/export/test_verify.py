@@ -55,7 +55,7 @@ def test_a_truncated_file_is_refused_in_one_line(
 
 
 def replayed(monkeypatch: pytest.MonkeyPatch, logits: np.ndarray) -> None:
-    monkeypatch.setattr(verifying, "_replay", lambda *_: {1: logits})
+    monkeypatch.setattr(verifying, "_replay", lambda *_: [(len(logits), logits)])
 
 
 def test_a_file_that_answers_nan_is_refused(monkeypatch: pytest.MonkeyPatch, probe: Tensor) -> None:

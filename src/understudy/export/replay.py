@@ -1,10 +1,11 @@
 """Reopens an exported file and writes down what it answers: a program of its own, not a module.
 
-    python -P replay.py FORM FILE PROBE.npy ANSWERS.npy CODE BATCH_SIZE...
+    python -P replay.py FORM FILE PROBE.npy ANSWERS.npz CODE BATCH_SIZE...
 
 It starts afresh, as a deployed program would, and imports nothing the file does not need: for
-ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds, for every batch size, the logits
-of all probe images. CODE is the file whose code a student's own architecture stands in, or "".
+ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds the logits of the first probe images
+for every batch size, those of all of them for the largest. CODE is the file whose code a student's
+own architecture stands in, or "".
 """
 
 import sys
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+# Images answered at least; at a batch size of 1, all of them would take long.
+FEWEST = 6
 
 Answer = Callable[[np.ndarray], np.ndarray]
 
@@ -55,14 +59,15 @@ OPENERS: dict[str, Callable[[Path, str], Answer]] = {
 
 
 def main(form: str, path: str, probe: str, answers: str, code: str, *sizes: str) -> None:
-    """Answer the probe images of one file at every batch size asked for."""
+    """Answer probe images as one file does, at every batch size asked for."""
     images = np.load(probe, allow_pickle=False)
     answer = OPENERS[form](Path(path), code)
     runs = []
     for size in map(int, sizes):
-        batches = np.split(images, range(size, len(images), size))
+        some = images[: max(size, FEWEST)]
+        batches = np.split(some, range(size, len(some), size))
         runs.append(np.concatenate([answer(batch) for batch in batches]))
-    np.save(answers, np.stack(runs))
+    np.savez(answers, *runs)
 
 
 if __name__ == "__main__":
