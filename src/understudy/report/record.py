@@ -1,0 +1,340 @@
+"""What a RUN folder says about itself: every file optional, every file checked.
+
+A file that is absent leaves None and its section of the page says so. A file that is there but
+cannot be understood raises one line with its path, the place inside it, and the way out.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from pydantic import Field, TypeAdapter, ValidationError
+
+from understudy.protocols import Tag
+from understudy.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Value = TypeVar("Value")
+
+SAMPLES, FINDINGS = "samples.npz", "findings.json"
+EXPORTS, MANIFEST = "exports.json", "manifest.json"
+FILES = (SUMMARY, METRICS, SAMPLES, FINDINGS, EXPORTS, RECIPE, MANIFEST)
+_WAY_OUT = "run the verb again, or remove the file to leave its section out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """Accuracy on one class, of `count` labelled images."""
+
+    count: Count
+    teacher: Share | None = None
+    student: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of several transfer sets that were compared under equal conditions."""
+
+    name: str
+    accuracy: Share | None = None
+    correct: Count | None = None
+    count: Count | None = None
+    agreement: Share | None = None
+    seconds: Amount | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """`summary.json`. Accuracies are shares; what nobody measured is None."""
+
+    verb: str = "distill"
+    method: str | None = None
+    paper: str | None = None
+    teacher_reference: str | None = None
+    student_reference: str | None = None
+    teacher_accuracy: Share | None = None
+    student_accuracy: Share | None = None
+    teacher_correct: Count | None = None
+    student_correct: Count | None = None
+    accuracy_count: Count | None = None
+    teacher_calibration_error: Share | None = None
+    student_calibration_error: Share | None = None
+    teacher_scores: dict[str, float] | None = None
+    student_scores: dict[str, float] | None = None
+    per_class: dict[str, ClassScore] | None = None
+    agreement: Share | None = None
+    agreement_count: Count | None = None
+    agreement_on: str | None = None
+    images_per_second: Amount | None = None
+    seconds: Amount | None = None
+    steps: Count | None = None
+    batch_size: Count | None = None
+    teacher_parameters: Count | None = None
+    student_parameters: Count | None = None
+    teacher_flops: Count | None = None
+    student_flops: Count | None = None
+    seed: int | None = None
+    class_names: tuple[str, ...] | None = None
+    arms: tuple[Arm, ...] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFinding:
+    """One line of `findings.json`: what an audit found, without its pictures."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    summary: str
+    tag: Tag
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedForm:
+    """One row of `exports.json`; the first row is the float network every other is held against."""
+
+    form: str
+    path: str | None = None
+    bytes: Count | None = None
+    weight_bytes: Count | None = None
+    latency_ms: Amount | None = None
+    images_per_second: Amount | None = None
+    max_difference: Amount | None = None
+    agreement: Share | None = None
+    accuracy: Share | None = None
+    quantize_nodes: Count | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """`samples.npz`: images as fed to the student, and what both networks answered.
+
+    Args:
+        raw: the same images before augmentation.
+        histogram: how often the teacher named each class in a larger sample of the stream.
+    """
+
+    images: UInt8[np.ndarray, "images height width channels"] | None = None
+    raw: UInt8[np.ndarray, "images raw_height raw_width raw_channels"] | None = None
+    teacher: Float[np.ndarray, "images classes"] | None = None
+    student: Float[np.ndarray, "images classes"] | None = None
+    histogram: Int[np.ndarray, " classes"] | None = None
+    histogram_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All that a RUN folder says about itself; None for a file that is not there.
+
+    Args:
+        notes: what the reader should know about the reading itself.
+    """
+
+    name: str
+    summary: Summary | None = None
+    metrics: tuple[Mapping[str, float], ...] | None = None
+    samples: Samples | None = None
+    findings: tuple[SavedFinding, ...] | None = None
+    exports: tuple[ExportedForm, ...] | None = None
+    recipe: str | None = None
+    manifest: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes there are, from whichever file knows."""
+        if self.summary is not None and self.summary.class_names is not None:
+            return len(self.summary.class_names)
+        samples = self.samples
+        if samples is not None and samples.histogram is not None:
+            return len(samples.histogram)
+        if samples is not None and samples.teacher is not None:
+            return int(samples.teacher.shape[1])
+        return None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return the record of the RUN in `folder`."""
+    if not any((folder / name).is_file() for name in FILES):
+        raise RunFolderError(
+            f"{folder} is not a RUN folder (none of {', '.join(FILES)} is in it); "
+            f"give the folder that a verb wrote with --out"
+        )
+    metrics, notes = _read_metrics(folder / METRICS)
+    record = RunRecord(
+        name=folder.resolve().name,
+        summary=_read_json(folder / SUMMARY, TypeAdapter(Summary).validate_python),
+        metrics=metrics,
+        samples=_read_samples(folder / SAMPLES),
+        findings=_read_json(
+            folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
+        ),
+        exports=_read_json(folder / EXPORTS, TypeAdapter(tuple[ExportedForm, ...]).validate_python),
+        recipe=_read_text(folder / RECIPE),
+        manifest=_read_json(folder / MANIFEST, TypeAdapter(dict[str, Any]).validate_python),
+        notes=notes,
+    )
+    if record.summary is not None:
+        _check_counts(record.summary, folder / SUMMARY)
+    _check_classes(record, folder)
+    return record
+
+
+def _read_text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not UTF-8 text ({error.reason}); {_WAY_OUT}") from error
+
+
+def _read_json(path: Path, validate: Callable[[Any], Value]) -> Value | None:
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        return validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise RunFolderError(
+            f"{path} is not JSON: {error.msg} in line {error.lineno}; {_WAY_OUT}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        shown = repr(first["input"])[:60]
+        raise RunFolderError(f"{path}: {place}: {first['msg']}, got {shown}; {_WAY_OUT}") from error
+
+
+def _read_metrics(
+    path: Path,
+) -> tuple[tuple[Mapping[str, float], ...] | None, tuple[str, ...]]:
+    text = _read_text(path)
+    if text is None:
+        return None, ()
+    *lines, tail = text.split("\n")
+    rows = [_metrics_row(path, number, line) for number, line in enumerate(lines, 1) if line]
+    if not tail:
+        return tuple(rows), ()
+    # Without its newline the last line was still being written: a running or a killed run.
+    try:
+        rows.append(_metrics_row(path, len(lines) + 1, tail))
+    except RunFolderError:
+        return tuple(rows), (f"The last line of {path.name} was cut off and is left out.",)
+    return tuple(rows), ()
+
+
+def _metrics_row(path: Path, number: int, line: str) -> Mapping[str, float]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RunFolderError(
+            f"{path} is not JSON in line {number}: {error.msg}; {_WAY_OUT}"
+        ) from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise RunFolderError(f"{path}: line {number} has no whole number 'step'; {_WAY_OUT}")
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _read_samples(path: Path) -> Samples | None:
+    if not path.is_file():
+        return None
+    # numpy takes other files for pickles or single arrays; and it leaves a broken one open.
+    if not zipfile.is_zipfile(path):
+        raise RunFolderError(f"{path} is not a whole .npz archive; {_WAY_OUT}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(f"{path} cannot be read: {reason}; {_WAY_OUT}") from error
+    return _checked_samples(path, arrays)
+
+
+def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
+    for name in ("images", "raw"):
+        if name in arrays:
+            _check_images(path, name, arrays[name])
+    for name, kinds, dimensions, rule in (
+        ("teacher", "f", 2, "float (images, classes)"),
+        ("student", "f", 2, "float (images, classes)"),
+        ("histogram", "iu", 1, "one row of integers"),
+        ("histogram_count", "iu", 0, "one integer"),
+    ):
+        array = arrays.get(name)
+        if array is not None and (array.dtype.kind not in kinds or array.ndim != dimensions):
+            _refuse(path, name, array, rule)
+    lengths = {
+        name: len(arrays[name])
+        for name in ("images", "raw", "teacher", "student")
+        if name in arrays
+    }
+    if len(set(lengths.values())) > 1:
+        raise RunFolderError(f"{path}: arrays differ in length: {lengths}; {_WAY_OUT}")
+    classes = {
+        name: arrays[name].shape[-1]
+        for name in ("teacher", "student", "histogram")
+        if name in arrays
+    }
+    if len(set(classes.values())) > 1:
+        raise RunFolderError(f"{path}: arrays differ in classes: {classes}; {_WAY_OUT}")
+    histogram, count = arrays.get("histogram"), arrays.get("histogram_count")
+    return Samples(
+        images=arrays.get("images"),
+        raw=arrays.get("raw"),
+        teacher=arrays.get("teacher"),
+        student=arrays.get("student"),
+        histogram=None if histogram is None else histogram.astype(np.int64),
+        histogram_count=None if count is None else int(count),
+    )
+
+
+def _check_images(path: Path, name: str, array: np.ndarray) -> None:
+    right = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
+    if not right or min(array.shape[1:3]) < 1:
+        _refuse(path, name, array, "uint8 (images, height, width, 1 or 3 channels)")
+
+
+def _refuse(path: Path, name: str, array: np.ndarray, rule: str) -> NoReturn:
+    raise RunFolderError(
+        f"{path}: {name} must be {rule}, got {array.dtype} {array.shape}; {_WAY_OUT}"
+    )
+
+
+def _check_counts(summary: Summary, path: Path) -> None:
+    """Raise where more images were right than there were."""
+    arms = summary.arms or ()
+    for name, correct, count in (
+        ("teacher_correct", summary.teacher_correct, summary.accuracy_count),
+        ("student_correct", summary.student_correct, summary.accuracy_count),
+        *((f"correct of arm '{arm.name}'", arm.correct, arm.count) for arm in arms),
+    ):
+        if correct is not None and count is not None and correct > count:
+            raise RunFolderError(f"{path}: {name} is {correct} of only {count}; {_WAY_OUT}")
+
+
+def _check_classes(record: RunRecord, folder: Path) -> None:
+    """Raise where names and answers are not of equally many classes."""
+    names = None if record.summary is None else record.summary.class_names
+    if names is None or record.samples is None:
+        return
+    for array in (record.samples.teacher, record.samples.student, record.samples.histogram):
+        if array is not None and array.shape[-1] != len(names):
+            raise RunFolderError(
+                f"{folder}: {SUMMARY} names {len(names)} classes, {SAMPLES} has answers for "
+                f"{array.shape[-1]}; {_WAY_OUT}"
+            )
