@@ -10,7 +10,7 @@ def transformer(dim=12, depth=2, heads=3, size=(32, 32)):
 
 @pytest.mark.parametrize(
     ("size", "patch"),
-    [((8, 8), 1), ((28, 28), 2), ((32, 32), 4), ((64, 64), 8), ((64, 32), 4), ((224, 224), 16)],
+    [((8, 8), 2), ((28, 28), 2), ((32, 32), 4), ((64, 64), 8), ((64, 32), 4), ((224, 224), 16)],
 )
 def test_patches_leave_a_grid_of_about_eight(size, patch):
     assert patch_size(size) == patch
@@ -56,6 +56,13 @@ def test_keys_are_timms():
         for layer in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     }
     assert keys == layers | {"cls_token", "pos_embed", "patch_embed.proj", "norm", "head"}
+
+
+def test_positions_start_as_large_as_the_patches():
+    torch.manual_seed(0)
+    network = transformer(dim=192)
+    patches = network.patch_embed(torch.randn(8, 3, 32, 32))
+    assert 0.5 < (network.pos_embed.std() / patches.std()).item() < 1.5
 
 
 def test_heads_must_divide_the_width():
