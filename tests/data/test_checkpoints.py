@@ -1,0 +1,219 @@
+"""Files of weights: every common wrapping is taken off, and nothing in a file ever runs."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from understudy.data.checkpoints import CheckpointError, read_safetensors, read_weights
+
+
+def some_state() -> dict[str, Tensor]:
+    return {"conv.weight": torch.arange(4.0).view(2, 2), "bn.count": torch.tensor(7)}
+
+
+def saved(path: Path, content: object, **options: object) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(state) == list(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_come_back_as_they_were(tmp_path, suffix, zipped):
+    path = saved(tmp_path / f"w{suffix}", some_state(), _use_new_zipfile_serialization=zipped)
+    assert_same(read_weights(path), some_state())
+
+
+def test_safetensors_come_back_as_they_were(tmp_path):
+    safetensors.torch.save_file(some_state(), tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors").keys() == some_state().keys()
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"state_dict": some_state(), "epoch": 3, "best": 0.5},
+        {"model": some_state(), "optimizer": {"state": {0: {"m": torch.ones(1)}}}},
+        {"model": {"state_dict": some_state(), "depth": 20}},
+        {"model_state_dict": some_state()},
+        {"teacher": some_state()},
+        {"state_dict": some_state(), "state_dict_ema": {"conv.weight": torch.zeros(2, 2)}},
+        {"ema": {"module": some_state(), "decay": 0.99}},
+        {"ema": {"shadow": some_state(), "updates": 12}},
+        {"a name nobody knows": some_state(), "epoch": 3},
+        {"module." + name: value for name, value in some_state().items()},
+        {"module._orig_mod.model." + name: value for name, value in some_state().items()},
+    ],
+)
+def test_what_is_wrapped_around_weights_is_taken_off(tmp_path, wrapped):
+    assert_same(read_weights(saved(tmp_path / "w.pth", wrapped)), some_state())
+
+
+def test_a_prefix_that_only_some_names_have_stays(tmp_path):
+    state = {"model.weight": torch.ones(1), "head.weight": torch.ones(2)}
+    assert_same(read_weights(saved(tmp_path / "w.pth", state)), state)
+
+
+def test_an_averaged_model_gives_its_average(tmp_path):
+    network = nn.Linear(2, 3)
+    path = saved(tmp_path / "w.pth", AveragedModel(network).state_dict())
+    assert_same(read_weights(path), network.state_dict())
+
+
+def test_the_moving_average_is_taken_when_asked_for(tmp_path):
+    average = {"conv.weight": torch.zeros(2, 2)}
+    path = saved(tmp_path / "w.pth", {"state_dict": some_state(), "state_dict_ema": average})
+    assert_same(read_weights(path, ema=True), average)
+
+
+def test_a_moving_average_that_is_not_there_is_refused(tmp_path):
+    path = saved(tmp_path / "w.pth", {"state_dict": some_state()})
+    with pytest.raises(CheckpointError, match="holds no moving average"):
+        read_weights(path, ema=True)
+
+
+def test_weights_know_nothing_of_gradients(tmp_path):
+    path = saved(tmp_path / "w.pth", {"weight": nn.Parameter(torch.ones(2))})
+    assert not read_weights(path)["weight"].requires_grad
+
+
+def test_names_are_kept_exactly_where_asked(tmp_path):
+    state = {"model.weight": torch.ones(1)}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    assert_same(read_safetensors(tmp_path / "w.safetensors"), state)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "an empty dictionary"),
+        ({"state_dict": {}}, "no weights under a known name"),
+        ({"epoch": 3, "lr": 0.1}, "only epoch, lr"),
+        ([torch.ones(1)], "holds a list"),
+        (torch.ones(1), "holds a Tensor"),
+        ({"weight": torch.ones(1), "epoch": 3}, "entry 'epoch' is a int"),
+        ({3: torch.ones(1)}, "entry 3 is a Tensor"),
+        ({"student": some_state(), "teacher": some_state()}, "several networks .teacher, student"),
+        ({"first": some_state(), "second": some_state()}, "several networks .first, second"),
+        ({"weight": torch.tensor([1.0, float("nan"), float("inf")])}, "2 of 3 values of 'weight'"),
+        ({"weight": torch.ones(2, 2).to_sparse()}, "'weight' is torch.sparse_coo"),
+        ({"weight": torch.ones(1).expand(1 << 40)}, "which the file does not hold"),
+    ],
+)
+def test_what_is_not_weights_is_refused(tmp_path, content, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(saved(tmp_path / "w.pth", content))
+
+
+def test_infinite_values_hide_in_no_number_format(tmp_path):
+    broken = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
+    with pytest.raises(CheckpointError, match="1 of 2 values of 'weight'"):
+        read_weights(saved(tmp_path / "w.pth", {"weight": broken}))
+
+
+class Malicious:
+    """Unpickled by trusting code, it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_runs_nothing(tmp_path, zipped):
+    trap = tmp_path / "trap"
+    content = {"state_dict": some_state(), "extra": Malicious(trap)}
+    path = saved(tmp_path / "w.pth", content, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"it asks for .posix\.mkdir., which could run any"):
+        read_weights(path)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "asked_for"),
+    [(argparse.Namespace(lr=0.1), r"argparse\.Namespace"), (nn.Linear(1, 1), r"torch\.nn\.\S+")],
+)
+def test_a_pickle_of_more_than_weights_names_what_it_needs_and_the_way_out(
+    tmp_path, extra, asked_for
+):
+    path = saved(tmp_path / "w.pth", {"state_dict": some_state(), "args": extra})
+    message = rf"asks for '{asked_for}'.*torch\.save\(model\.state_dict\(\)"
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(path)
+
+
+def test_a_plain_pickle_is_no_checkpoint(tmp_path):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"weight": [1.0]}))
+    with pytest.raises(CheckpointError, match="no file of weights"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="TorchScript archive"):
+        read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.pth", "no file .*missing.pth"),
+        ("folder", "is a folder.*name the file, e.g. .*best.pth"),
+        ("empty.pth", "is empty: 0 bytes"),
+        ("notes.txt", "not named as a file of weights; known: .bin"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_refused(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "best.pth").touch()
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def valid_files(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("valid")
+    state = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).state_dict()
+    saved(folder / "new.pth", {"state_dict": state, "epoch": 3})
+    saved(folder / "old.th", {"state_dict": state}, _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(state, folder / "safe.safetensors")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["new.pth", "old.th", "safe.safetensors"])
+def test_damage_is_read_or_refused_in_one_line(tmp_path_factory, valid_files, name, data):
+    content = bytearray(valid_files[name])
+    places = st.integers(0, len(content) - 1)
+    # The structure lies in the front; a flipped weight is just another weight.
+    front = st.integers(0, min(len(content), 2000) - 1)
+    for place in data.draw(st.lists(front | places, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / f"damaged-{name}"
+    path.write_bytes(content[: data.draw(st.just(len(content)) | places)])
+    try:
+        read_weights(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017  # it may as well be read: both are right
