@@ -93,6 +93,29 @@ def test_what_is_no_data_is_refused_with_the_way_out(spec, message):
         open_data(spec, CONTRACT)
 
 
+def test_positions_in_a_set_mean_what_they_mean_to_an_array(tmp_path):
+    data = open_data(draw_set(tmp_path / "set"), CONTRACT)
+    torch.testing.assert_close(data.images([-1, 0]), data.images([5, 0]))
+    with pytest.raises(IndexError):
+        data.images([6])
+
+
+def test_reading_a_set_does_not_keep_it_in_memory(tmp_path):
+    count, size = 2000, (64, 64)
+    contract = InputContract(size=size, channels=1, mean=(0.5,), std=(0.5,), classes=10)
+    pen = ImageSetWriter(tmp_path, count, size, 1, False, source="noise", settings={}, seed=0)
+    pen.append(torch.zeros(count, 1, *size, dtype=torch.uint8))
+    pen.finish().verify()
+    data = open_data(tmp_path, contract)
+    assert sum(len(images) for images, _ in batches(data, 100)) == count
+    mapped = Path("/proc/self/smaps")
+    if not mapped.exists():
+        pytest.skip("this system does not say what of a map is in memory")
+    regions = mapped.read_text().split(str(tmp_path / "images.npy"))[1:]
+    resident = sum(int(region.split("Rss:")[1].split()[0]) for region in regions)
+    assert resident < count * size[0] * size[1] / 1024 / 10
+
+
 def test_batches_show_every_image_once_in_order():
     data = open_data("builtin/digits:test", CONTRACT)
     shown = list(batches(data, 128))

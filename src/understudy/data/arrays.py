@@ -48,8 +48,7 @@ class ArrayImages:
 
     def images(self, indices: Indices) -> UInt8[Tensor, "batch channels height width"]:
         """Return the images at `indices`, as the contract wants them."""
-        chosen = np.asarray(self.pixels[as_positions(indices)])
-        return channels_first(_fitted(chosen, self.contract))
+        return channels_first(_fitted(take(self.pixels, as_positions(indices)), self.contract))
 
 
 def array_images(
@@ -130,6 +129,27 @@ def check_labels(labels: Int64[Tensor, " labels"], count: int, classes: int, whe
 def as_positions(indices: Indices) -> np.ndarray:
     """Return indices as int64 positions, from a list, a tensor or an array."""
     return np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
+
+
+def take(
+    pixels: UInt8[np.ndarray, "count height width channels"], positions: np.ndarray
+) -> UInt8[np.ndarray, "batch height width channels"]:
+    """Return a copy of the images at `positions`; those of a memory map are read from its file.
+
+    Pages touched through the map would count as this process's memory, megabytes for each image
+    where the system maps large pages, until a run has touched them all.
+    """
+    if not isinstance(pixels, np.memmap):
+        return np.asarray(pixels[positions])
+    assert pixels.filename is not None
+    every = range(len(pixels))  # so that positions mean what they mean to an array
+    taken = np.empty((len(positions), *pixels.shape[1:]), dtype=np.uint8)
+    with Path(pixels.filename).open("rb", buffering=0) as file:
+        for image, position in zip(taken, positions.tolist(), strict=True):
+            file.seek(pixels.offset + every[position] * image.nbytes)
+            if file.readinto(image.data) != image.nbytes:
+                raise ValueError(f"{pixels.filename} ends before image {position}")
+    return taken
 
 
 def channels_first(

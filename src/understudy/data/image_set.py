@@ -26,11 +26,14 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from understudy.checks import positive
+from understudy.data.arrays import take
 
 FORMAT = 1
 
 _IMAGES, _LABELS = "images.npy", "labels.npy"
 _SET, _PROGRESS = "set.json", "progress.json"
+# Images that are read at a time to be verified.
+_CHUNK = 256
 
 
 class ImageSetError(ValueError):
@@ -61,9 +64,11 @@ class ImageSet:
     def verify(self) -> None:
         """Read everything once and raise unless it still has the digest it was written with."""
         digest = _first_digest(self.images.shape[1:], self.labels is not None)
-        for position in range(len(self.images)):
-            label = None if self.labels is None else self.labels[position]
-            digest = _next_digest(digest, self.images[position], label)
+        for start in range(0, len(self), _CHUNK):
+            positions = np.arange(start, min(start + _CHUNK, len(self)))
+            for position, image in zip(positions, take(self.images, positions), strict=True):
+                label = None if self.labels is None else self.labels[position]
+                digest = _next_digest(digest, image, label)
         if digest.hex() != self.digest:
             raise ImageSetError(f"{self.folder} has changed since it was written; draw it again")
 
