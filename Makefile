@@ -14,7 +14,7 @@ demo: $(READY)
 	@echo "open demo/report.html"
 
 test: $(READY_TEST)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY_TEST)
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -1,18 +1,7 @@
 import pytest
 
 from understudy import budget
-from understudy.budget import Lap, Timing, parse_budget, steps_within
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400)])
-def test_a_budget_has_a_unit(text, seconds):
-    assert parse_budget(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["20", "m", "", "-3m", "infh", "twom"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match="budget must be"):
-        parse_budget(text)
+from understudy.budget import Lap, Timing, steps_within
 
 
 def test_what_was_spent_and_what_fills_the_pool_is_taken_off_first():

@@ -6,7 +6,6 @@ of what one of them adds. So steps = (budget - spent - filling) / (time of a pla
 """
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -25,20 +24,6 @@ class Timing:
     step: float
     filling: float
     spent: float
-
-
-def parse_budget(text: str) -> float:
-    """Return the seconds of a text such as "90s", "20m" or "1.5h"."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        seconds = float(text[:-1]) * units[text[-1:]]
-    except (ValueError, KeyError):
-        raise ValueError(
-            f"budget must be a number with s, m or h, as '20m'; got '{text}'"
-        ) from None
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"budget must be positive, got '{text}'")
-    return seconds
 
 
 def steps_within(budget: float, timing: Timing) -> int:

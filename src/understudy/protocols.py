@@ -149,6 +149,21 @@ class Source(Protocol):
     def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream: ...
 
 
+@runtime_checkable
+class WrappingSource(Source, Protocol):
+    """A source that changes what another one shows."""
+
+    @property
+    def source(self) -> Source: ...
+
+
+def innermost(source: Source) -> Source:
+    """Return the source that the wrappers are around."""
+    while isinstance(source, WrappingSource):
+        source = source.source
+    return source
+
+
 @dataclass(frozen=True, kw_only=True)
 class TapNames:
     """Which layers a criterion wants to see, by dotted module path, on either side."""

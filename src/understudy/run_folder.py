@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -90,6 +90,18 @@ class RunFolder:
         """Where sources keep what is too large for a checkpoint."""
         return self.path / CHECKPOINT
 
+    def logging(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `say`, with each line also at the end of log.txt."""
+
+        def tell(text: str) -> None:
+            if self.rank == 0:
+                stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+                with self.file(LOG).open("a", encoding="utf-8") as file:
+                    file.write(f"{stamp} {text}\n")
+            say(text)
+
+        return tell
+
     def read_json(self, name: str) -> Any:
         """Return the value of a JSON file of the folder."""
         try:
@@ -164,6 +176,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

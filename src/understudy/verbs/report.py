@@ -1,10 +1,10 @@
-"""report: rebuild the page of a run from the files in its folder."""
+"""`report`: rebuild the page of a run from the files in its folder."""
 
 from pathlib import Path
 
 from understudy.report.page import write_report
 
 
-def report(run: Path) -> Path:
+def report(run: str | Path) -> Path:
     """Write `report.html` into the folder of a run, whole or not at all, and return its path."""
-    return write_report(run)
+    return write_report(Path(run))

@@ -1,0 +1,112 @@
+"""The hand-written list of what there is: every method, and the name its settings go by.
+
+A kind is what a recipe file and the command line call a settings class. A test proves that every
+file with a CARD is listed here, and that every kind is the class name in kebab-case.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.cards import Card
+from understudy.checks import one_of
+from understudy.objectives import hard_labels, soft_targets, weighted
+from understudy.sources import (
+    adversarial,
+    augmentation,
+    balanced,
+    flat,
+    leaves,
+    mixing,
+    noise,
+    shaders,
+    surrogate,
+)
+
+_PLAIN = Card(paper="", needs=("nothing",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method: its name, where it lives, what it rests on and the verb that reaches it."""
+
+    name: str
+    room: str
+    verb: str
+    card: Card
+    settings: type | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as `understudy methods --json` gives it."""
+        return {
+            "name": self.name,
+            "paper": self.card.paper,
+            "arxiv": self.card.arxiv,
+            "room": self.room,
+            "needs": list(self.card.needs),
+            "verb": self.verb,
+        }
+
+
+def _source(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
+    verb = f"synthesize {name}"
+    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+
+
+def _wrapper(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
+    verb = f"distill --set {name}.FIELD=VALUE"
+    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+
+
+def _objective(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
+    verb = f"distill --objective {name}"
+    return Entry(name=name, room=f"objectives/{file}", verb=verb, card=card, settings=settings)
+
+
+SOURCES = (
+    _source("shaders", shaders.Shaders, "shaders", shaders.CARD),
+    _source("leaves", leaves.Leaves, "leaves", leaves.CARD),
+    _source("noise", noise.Noise, "noise", noise.CARD),
+    _source("flat", flat.Flat, "flat", flat.CARD),
+    _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
+)
+WRAPPERS = (
+    _wrapper("balanced", balanced.Balanced, "balanced", balanced.CARD),
+    _wrapper("augmented", augmentation.Augmented, "augmentation", augmentation.CARD),
+    _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),
+    _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
+)
+OBJECTIVES = (
+    _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
+    _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
+    _objective("weighted", weighted.Weighted, "weighted"),
+)
+RECIPES = (
+    Entry(name="shader-kd", room="recipes", verb="distill", card=shaders.CARD),
+    Entry(
+        name="surrogate-kd",
+        room="recipes",
+        verb="distill --method surrogate-kd --transfer IMAGES",
+        card=surrogate.CARD,
+    ),
+)
+METHODS: tuple[Entry, ...] = (*RECIPES, *SOURCES, *WRAPPERS, *OBJECTIVES)
+
+_KINDS: dict[str, dict[str, type]] = {
+    family: {entry.name: entry.settings for entry in entries if entry.settings is not None}
+    for family, entries in (
+        ("source", (*SOURCES, *WRAPPERS)),
+        ("objective", OBJECTIVES),
+        ("rule", ()),
+    )
+}
+_NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}
+
+
+def settings_of(family: str, kind: str) -> type:
+    """Return the settings class of a kind of source, objective or rule."""
+    return _KINDS[family][one_of(f"kind of {family}", kind, _KINDS[family])]
+
+
+def kind_of(settings: type) -> str | None:
+    """Return the kind of a settings class; None for one that needs none."""
+    return _NAMES.get(settings)

@@ -1,0 +1,151 @@
+"""The verbs that look and change nothing: parse, call, print."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from understudy.cli import options as o
+from understudy.cli.console import errors, print_json, results
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    for verb in (inspect, doctor, methods, evaluate, score):
+        app.command()(verb)
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="REF", help="A network, a run or a file.")],
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    json: o.Json = False,
+) -> None:
+    """What a checkpoint is, and whether its normalisation fits it."""
+    from dataclasses import asdict
+
+    from understudy.verbs.inspect import inspect as work
+
+    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
+    finding = work(model, **said, say=_note)
+    if json:
+        print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
+    else:
+        _print_figures(finding.figures)
+        results.print(f"[bold]{finding.verdict}[/]: {finding.summary}")
+    if finding.verdict == "fail":
+        raise typer.Exit(1)
+
+
+def doctor(json: o.Json = False) -> None:
+    """What this machine offers, and how to add what it does not."""
+    from understudy.verbs.doctor import doctor as work
+
+    offers = work()
+    if json:
+        print_json(offers)
+        return
+    for offer in offers:
+        mark = "[green]yes[/]" if offer["there"] else "[yellow]no [/]"
+        results.print(f"{mark} [bold]{offer['name']}[/]  {offer['detail']}")
+        if offer["add"]:
+            results.print(f"    add it with: {offer['add']}", markup=False)
+
+
+def methods(json: o.Json = False) -> None:
+    """Every method: paper, room, needs, and the verb that reaches it."""
+    from understudy.verbs.methods import methods as work
+
+    entries = work()
+    if json:
+        print_json(entries)
+        return
+    for entry in entries:
+        needs = ", ".join(entry["needs"])
+        results.print(f"[bold]{entry['name']}[/]  [dim]needs {needs}[/]")
+        if entry["paper"]:
+            results.print(f"  {entry['paper']}", markup=False)
+        results.print(f"  understudy {entry['verb']}", style="cyan", markup=False)
+
+
+def evaluate(
+    model: o.Model,
+    data: Annotated[str, typer.Option(metavar="DATA", help="Labelled images.")],
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = None,
+    skip_bad: o.SkipBad = False,
+    json: o.Json = False,
+) -> None:
+    """How many labelled images a network gets right, with counts."""
+    from understudy.verbs.evaluate import evaluate as work
+
+    made = work(
+        model,
+        data,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        batch_size=batch_size or 256,
+        device=device or "auto",
+        skip_bad=skip_bad,
+        say=_note,
+    )
+    if json:
+        print_json(made.to_json())
+        return
+    low, high = made.interval()
+    results.print(
+        f"accuracy [bold]{made.accuracy:.2%}[/]  {made.correct:,} of {made.count:,}"
+        f"  [dim]95 % interval {low:.1%} to {high:.1%}[/]"
+    )
+    table = Table("class", "accuracy", "count", box=None, header_style="dim")
+    for name, row in made.per_class.items():
+        table.add_row(name, f"{row.accuracy:.1%}", f"{row.count:,}")
+    results.print(table)
+
+
+def score(
+    teacher: o.Teacher,
+    transfer: Annotated[
+        list[str], typer.Option(metavar="SOURCE", help="One or more sources to compare.")
+    ],
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    recipe: o.RecipeFile = None,
+    count: Annotated[int, typer.Option(min=64, help="Images to look at.")] = 4096,
+    seed: o.Seed = None,
+    json: o.Json = False,
+) -> None:
+    """How good a transfer set is for a teacher, before any training."""
+    from understudy.verbs.score import score as work
+
+    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
+    cards = work(teacher, transfer, **said, recipe=recipe, count=count, seed=seed or 0, say=_note)
+    if json:
+        print_json([card.to_json() for card in cards])
+        return
+    for card in cards:
+        results.print(card.text())
+
+
+def _note(text: str) -> None:
+    errors.print(text, style="yellow", markup=False)
+
+
+def _print_figures(figures: Any) -> None:
+    for name, value in figures.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        results.print(f"{name:24}{shown}", markup=False)

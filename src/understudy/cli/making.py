@@ -1,0 +1,143 @@
+"""The verbs that make sets, files and pages: parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.cli import options as o
+from understudy.cli.console import errors, print_json, progression, results
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    for verb in (demo, synthesize, export, report):
+        app.command()(verb)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    seed: o.Seed = None,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Digits, offline, in minutes: a student that never saw a digit, exported and reported."""
+    from understudy.verbs.demo import demo as work
+
+    with progression() as shown:
+        summary = work(out, seed=seed or 0, overwrite=overwrite, say=shown.say, watch=shown.watch)
+    if json:
+        print_json(summary)
+        return
+    for arm in summary["arms"]:
+        results.print(f"{arm['name']:32}{arm['accuracy']:7.2%}  {arm['correct']}/{arm['count']}")
+    results.print(f"report  {out / 'report.html'}")
+
+
+def synthesize(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=o.sources_help())],
+    count: Annotated[int, typer.Option(min=1, help="Images to write.")],
+    out: o.Out,
+    size: o.Size = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="[default: 3]")] = None,
+    teacher: o.Teacher = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="As many images of each class the teacher names.")
+    ] = False,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    classes: o.Classes = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Write images of any source to disk."""
+    from understudy.verbs.synthesize import synthesize as work
+
+    with progression() as shown:
+        made = work(
+            source,
+            count=count,
+            out=out,
+            size=size,
+            channels=channels,
+            seed=seed or 0,
+            teacher=teacher,
+            balance=balance,
+            weights=weights,
+            mean=mean,
+            std=std,
+            classes=classes,
+            device=device or "auto",
+            set=o.assignments(set_),
+            resume=resume,
+            overwrite=overwrite,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    if json:
+        print_json(made)
+    else:
+        results.print(f"{made['counts']['images']:,} images in {made['folder']}")
+
+
+def export(
+    model: o.Model,
+    out: o.Out,
+    format: Annotated[
+        str, typer.Option(help="Comma-separated, of onnx, int8-onnx, pt2, safetensors.")
+    ] = "onnx,int8-onnx,pt2,safetensors",
+    calibration: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Images that int8 is calibrated on.")
+    ] = None,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    json: o.Json = False,
+) -> None:
+    """Write a network in deployable forms, each verified against it."""
+    from understudy.verbs.export import export as work
+
+    made = work(
+        model,
+        format=format.split(","),
+        out=out,
+        calibration=calibration,
+        eval=eval,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        say=lambda text: errors.print(text, markup=False),
+    )
+    if json:
+        print_json([row.to_json() for row in made])
+        return
+    for row in made:
+        results.print(
+            f"{row.form:12}{row.bytes:>12,} bytes  {row.latency_ms:8.3f} ms  "
+            f"agreement {row.agreement:.2%}  {row.note}",
+            markup=False,
+        )
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    json: o.Json = False,
+) -> None:
+    """Write a run's report.html again."""
+    from understudy.verbs.report import report as work
+
+    page = work(run)
+    if json:
+        print_json({"report": str(page)})
+    else:
+        results.print(str(page))

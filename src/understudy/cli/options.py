@@ -1,0 +1,194 @@
+"""The options that several verbs share, each written once; None means: as the recipe says.
+
+Nothing here may import torch, so that --help answers at once. Names and defaults that the help
+shows come from reference.json, which a test keeps true to the catalogue.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+REFERENCE: dict[str, Any] = json.loads(
+    resources.files("understudy.cli").joinpath("reference.json").read_text(encoding="utf-8")
+)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a text such as "0.5,0.5,0.5"."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers with commas, as 0.5,0.5,0.5; got '{text}'"
+        ) from None
+
+
+def size(text: str) -> tuple[int, int]:
+    """Return height and width of a text such as "32" or "180x240"."""
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise typer.BadParameter(f"expected pixels, as 32 or 180x240; got '{text}'")
+    return sides[0], sides[-1]
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of a text such as "90s", "20m" or "1.5h"."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"expected a time with s, m or h, as 20m; got '{text}'")
+    return value
+
+
+def assignments(texts: list[str]) -> dict[str, str]:
+    """Return KEY=VALUE texts as a mapping."""
+    pairs = [text.partition("=") for text in texts]
+    for key, mark, _ in pairs:
+        if not key or not mark:
+            raise typer.BadParameter(f"expected KEY=VALUE, got '{key}'", param_hint="--set")
+    return {key: value for key, _, value in pairs}
+
+
+def _names(kind: str) -> str:
+    return ", ".join(REFERENCE[kind])
+
+
+_NETWORK, _RUN, _TRAINING = "The network", "The run", "The training"
+
+Teacher = Annotated[str | None, typer.Option(help="REF of the teacher.", metavar="REF")]
+Student = Annotated[str | None, typer.Option(help="REF of the student.", metavar="REF")]
+Net = Annotated[str | None, typer.Option(help="REF of the network to train.", metavar="REF")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Labelled images: a folder a class, SET, .npz or builtin/digits."),
+]
+Model = Annotated[str, typer.Option(help="REF of the network, or a run's folder.", metavar="REF")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights of the teacher: .safetensors .pt .pth .th .pt2", rich_help_panel=_NETWORK
+    ),
+]
+Mean = Annotated[
+    Any,
+    typer.Option(
+        parser=numbers,
+        metavar="R,G,B",
+        help="Per channel, of [0, 1] images.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Std = Annotated[
+    Any,
+    typer.Option(
+        parser=numbers,
+        metavar="R,G,B",
+        help="Per channel, of [0, 1] images.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Size = Annotated[
+    Any,
+    typer.Option(parser=size, metavar="S|HxW", help="Input pixels.", rich_help_panel=_NETWORK),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="N|FILE", help="How many, or a file of names.", rich_help_panel=_NETWORK),
+]
+Out = Annotated[Path, typer.Option(help="Folder to write; must not exist.")]
+Eval = Annotated[
+    str | None,
+    typer.Option(help="Labelled data to score on; never changes the student.", metavar="DATA"),
+]
+Method = Annotated[str, typer.Option(help=f"Published recipe: {_names('methods')}.")]
+Transfer = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help=f"What to show: {_names('sources')}; or images on disk."),
+]
+Objective = Annotated[
+    list[str],
+    typer.Option(metavar="NAME[=WEIGHT]", help=f"Of {_names('objectives')}; several are summed."),
+]
+Without = Annotated[
+    list[str], typer.Option(help=f"Leave a part of the recipe out: {_names('parts')}.")
+]
+Labels = Annotated[bool, typer.Option("--labels", help="Use the transfer set's labels, too.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option(help="Run a recipe.toml again.", rich_help_panel=_RUN)
+]
+InitFrom = Annotated[
+    str | None,
+    typer.Option(metavar="WEIGHTS", help="Weights to start from.", rich_help_panel=_RUN),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Optimizer steps [default: {REFERENCE['steps']}].", rich_help_panel=_TRAINING
+    ),
+]
+Budget = Annotated[
+    Any,
+    typer.Option(
+        parser=seconds,
+        metavar="TIME",
+        help="In place of steps: 90s, 20m, 1.5h.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Images a step [default: {REFERENCE['batch_size']}].",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Lr = Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=_TRAINING)]
+Seed = Annotated[int | None, typer.Option(help="[default: 0]", rich_help_panel=_TRAINING)]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, or auto [default].", rich_help_panel=_TRAINING)
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|bfloat16",
+        help="[default: the machine's faster one]",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Set = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any field of the recipe.", rich_help_panel=_RUN
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_RUN)
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_RUN)
+]
+AllowCode = Annotated[
+    list[str],
+    typer.Option(metavar="FILE", help="A file whose code a recipe may run.", rich_help_panel=_RUN),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
+]
+
+
+def sources_help() -> str:
+    """Return what SOURCE may be, for a help text."""
+    return f"{_names('sources')}; or a folder of images, a SET, a .npz."

@@ -1,0 +1,180 @@
+"""The verbs that train: parse, call, print."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from understudy.cli import options as o
+from understudy.cli.console import print_json, progression, results
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    app.command()(distill)
+    app.command()(train)
+
+
+def distill(
+    out: o.Out,
+    teacher: o.Teacher = None,
+    student: o.Student = None,
+    method: o.Method = "shader-kd",
+    transfer: o.Transfer = None,
+    objective: o.Objective = [],  # noqa: B006  # typer reads it, nothing writes it
+    without: o.Without = [],  # noqa: B006
+    labels: o.Labels = False,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    steps: o.Steps = None,
+    budget: o.Budget = None,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    set_: o.Set = [],  # noqa: B006
+    recipe: o.RecipeFile = None,
+    init_from: o.InitFrom = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    json: o.Json = False,
+) -> None:
+    """The main job: make a student do what its teacher does, without the teacher's data."""
+    _exclusive(steps=steps, budget=budget)
+    _needed(recipe, teacher=teacher, student=student)
+    from understudy.verbs.distill import distill as work
+
+    with progression() as shown:
+        summary = work(
+            teacher,
+            student,
+            out=out,
+            method=method,
+            transfer=transfer,
+            objective=objective,
+            without=without,
+            labels=labels,
+            eval=eval,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            recipe=recipe,
+            init_from=init_from,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            set=o.assignments(set_),
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    _tell(summary, out, json=json)
+
+
+def train(
+    out: o.Out,
+    net: o.Net = None,
+    data: o.Data = None,
+    eval: o.Eval = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    steps: o.Steps = None,
+    budget: o.Budget = None,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
+    recipe: o.RecipeFile = None,
+    init_from: o.InitFrom = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    json: o.Json = False,
+) -> None:
+    """Train a network on labelled images."""
+    _exclusive(steps=steps, budget=budget)
+    _needed(recipe, net=net, data=data)
+    from understudy.verbs.train import train as work
+
+    with progression() as shown:
+        summary = work(
+            net,
+            data,
+            out=out,
+            eval=eval,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            recipe=recipe,
+            init_from=init_from,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            set=o.assignments(set_),
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    _tell(summary, out, json=json)
+
+
+def _exclusive(**options: Any) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other; choose one")
+
+
+def _needed(recipe: Path | None, **options: Any) -> None:
+    missing = [f"--{name}" for name, value in options.items() if value is None]
+    if recipe is None and missing:
+        raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
+    if recipe is not None and len(missing) < len(options):
+        raise typer.BadParameter("--recipe says the networks and the data; leave them away")
+
+
+def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
+    if json:
+        print_json(summary)
+        return
+    for role in ("teacher", "student"):
+        accuracy, parameters = summary[f"{role}_accuracy"], summary[f"{role}_parameters"]
+        if parameters is not None:
+            scored = "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
+            results.print(
+                f"{role:9}{summary[f'{role}_reference']}  {parameters:,} numbers, {scored}"
+            )
+    if summary["agreement"] is not None:
+        results.print(
+            f"agreement {summary['agreement']:.1%} on {summary['agreement_count']:,} "
+            f"{summary['agreement_on']}"
+        )
+    results.print(
+        f"steps    {summary['steps']:,} in {summary['seconds']:.0f} s "
+        f"({summary['images_per_second']:,.0f} images/s)"
+    )
+    results.print(f"report   {out / 'report.html'}")

@@ -1,0 +1,290 @@
+"""A whole run as one typed value, and the same value as TOML.
+
+A recipe file holds every field of every part; the part that fills a field typed by a protocol
+(a source, an objective, a rule) says its `kind`, a name of the catalogue. Unknown keys are
+refused with the nearest name, values are validated by pydantic against the dataclass fields.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from understudy import catalogue
+from understudy.checks import one_of
+from understudy.fit import FitSettings
+from understudy.nets.references import NetworkRef
+from understudy.objectives.weighted import AnyObjective
+from understudy.protocols import Objective, Rule, Source, StatelessObjective
+
+KIND = "kind"
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be read; the message names the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training: a source, an objective, a loop and rules, with a new optimizer."""
+
+    source: Source
+    objective: AnyObjective
+    fit: FitSettings = field(default_factory=FitSettings)
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a student's bytes, and where to evaluate it afterwards.
+
+    Args:
+        method: the published recipe it follows, or "custom" where a part was swapped.
+        teacher: None for `train`.
+        eval: labelled data to score on; never changes the student.
+    """
+
+    verb: Literal["distill", "train"] = "distill"
+    method: str = "custom"
+    teacher: NetworkRef | None = None
+    student: NetworkRef
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    device: str = "auto"
+    eval: str | None = None
+
+
+def to_table(part: Any) -> Any:
+    """Return a settings object as plain tables and lists, defaults included."""
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        kind = catalogue.kind_of(type(part))
+        table = {KIND: kind} if kind else {}
+        for item in dataclasses.fields(part):
+            value = getattr(part, item.name)
+            if value is not None:
+                table[item.name] = to_table(value)
+            elif item.default is not None:
+                raise RecipeError(f"{type(part).__name__}.{item.name}: TOML cannot hold None here")
+        return table
+    if isinstance(part, tuple | list):
+        return [to_table(item) for item in part]
+    return part
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return the recipe as TOML text that `from_toml` reads back to an equal recipe."""
+    return tomli_w.dumps(to_table(recipe))
+
+
+def from_toml(text: str) -> Recipe:
+    """Return the recipe of a TOML text.
+
+    Raises:
+        RecipeError: names the key that is unknown, missing or ill-typed.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not TOML: {error}") from error
+    return from_table(table)
+
+
+def from_table(table: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of nested tables, as `to_table` makes them."""
+    recipe = _build(Recipe, table, "")
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def read(path: Path) -> Recipe:
+    """Return the recipe in a file."""
+    try:
+        return from_toml(path.read_text(encoding="utf-8"))
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def replace_keys(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
+    """Return the recipe with fields replaced by `KEY=VALUE` texts.
+
+    A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
+    "fit.steps"), or a field that only one part has ("pool_size"). A value is TOML, or else text.
+    """
+    return from_table(_assigned(recipe, assignments))
+
+
+def replace_fields(source: Source, assignments: Mapping[str, str]) -> Source:
+    """Return a source with fields replaced by `KEY=VALUE` texts, as `replace_keys` does."""
+    made = _build_kind("source", _assigned(source, assignments), "source")
+    assert isinstance(made, Source)
+    return made
+
+
+def differing_keys(one: Recipe, other: Recipe, *, but: tuple[str, ...] = ()) -> list[str]:
+    """Return the full paths at which two recipes differ, except those that end in one of `but`."""
+    ours, theirs = dict(_leaves(to_table(one))), dict(_leaves(to_table(other)))
+    paths = [*ours, *(path for path in theirs if path not in ours)]
+    return [p for p in paths if ours.get(p) != theirs.get(p) and not p.endswith(but or ("\0",))]
+
+
+_FAMILIES: dict[Any, str] = {
+    Source: "source",
+    Objective: "objective",
+    StatelessObjective: "objective",
+    Rule: "rule",
+}
+
+
+def _build(cls: type, table: Any, path: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{path or 'recipe'}: expected a table, got {table!r}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    made = {}
+    for key, value in table.items():
+        if key == KIND:
+            continue
+        try:
+            one_of("key", key, fields)
+        except ValueError as error:
+            raise RecipeError(f"{_join(path, key)}: {error}") from error
+        made[key] = _convert(hints[key], value, _join(path, key))
+    missing = [
+        name
+        for name, item in fields.items()
+        if name not in made
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"{path or 'recipe'}: missing {', '.join(missing)}")
+    try:
+        return cls(**made)
+    except ValueError as error:
+        raise RecipeError(f"{path or 'recipe'}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    options = _options(hint)
+    family = next((_FAMILIES[option] for option in options if option in _FAMILIES), None)
+    if family is not None:
+        return _build_kind(family, value, path)
+    nested = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
+    if nested is not None:
+        return _build(nested, value, path)
+    if typing.get_origin(hint) is tuple and _holds_parts(hint) and isinstance(value, list | tuple):
+        return _convert_tuple(typing.get_args(hint), value, path)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=False)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise RecipeError(f"{path}: {problem['msg']}, got {problem['input']!r}") from error
+
+
+def _build_kind(family: str, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping) or KIND not in value:
+        raise RecipeError(f"{path}: expected a table with a '{KIND}', got {value!r}")
+    try:
+        cls = catalogue.settings_of(family, str(value[KIND]))
+    except ValueError as error:
+        raise RecipeError(f"{path}.{KIND}: {error}") from error
+    return _build(cls, value, path)
+
+
+def _convert_tuple(items: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    hints = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    if len(hints) != len(value):
+        raise RecipeError(f"{path}: expected {len(hints)} items, got {len(value)}")
+    return tuple(
+        _convert(hint, item, _join(path, str(i)))
+        for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(option for part in typing.get_args(hint) for option in _options(part))
+    return (hint,)
+
+
+def _holds_parts(hint: Any) -> bool:
+    return any(
+        option in _FAMILIES or dataclasses.is_dataclass(option) or _holds_parts(option)
+        for part in typing.get_args(hint)
+        for option in _options(part)
+    )
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _leaves(table: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(table, Mapping):
+        for key, value in table.items():
+            yield from _leaves(value, _join(path, key))
+    elif isinstance(table, list) and any(isinstance(item, Mapping | list) for item in table):
+        for i, value in enumerate(table):
+            yield from _leaves(value, _join(path, str(i)))
+    else:
+        yield path, table
+
+
+def _parts(table: Any, part: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield every table of a recipe with its path and the settings object it came from."""
+    if dataclasses.is_dataclass(part):
+        yield path, table, part
+        for item in dataclasses.fields(part):
+            if item.name in table:
+                value = getattr(part, item.name)
+                yield from _parts(table[item.name], value, _join(path, item.name))
+    elif isinstance(part, tuple | list):
+        for i, item in enumerate(part):
+            yield from _parts(table[i], item, _join(path, str(i)))
+
+
+def _assigned(part: Any, assignments: Mapping[str, str]) -> Any:
+    table = to_table(part)
+    for key, text in assignments.items():
+        holder, name = _locate(table, part, key)
+        holder[name] = _value(text)
+    return table
+
+
+def _locate(table: Any, whole: Any, key: str) -> tuple[Any, str]:
+    place, _, name = key.rpartition(".")
+    found = []
+    for path, holder, part in _parts(table, whole):
+        names = {f.name for f in dataclasses.fields(part)}
+        called = {path, path.rpartition(".")[2], holder.get(KIND)}
+        if name in names and (not place or place in called):
+            found.append((path, holder))
+    exact = [holder for path, holder in found if path == place]
+    if len(exact) == 1:
+        return exact[0], name
+    if len(found) > 1:
+        paths = ", ".join(_join(path, name) for path, _ in found)
+        raise RecipeError(f"key '{key}' is ambiguous; say which: {paths}")
+    if not found:
+        known = {f.name for _, _, part in _parts(table, whole) for f in dataclasses.fields(part)}
+        try:
+            one_of("key", name, known)
+        except ValueError as error:
+            raise RecipeError(f"--set {key}: {error}") from error
+        raise RecipeError(f"--set {key}: no part '{place}' has a field '{name}'")
+    return found[0][1], name

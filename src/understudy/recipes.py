@@ -1,0 +1,143 @@
+"""Published recipes: functions that return a `Recipe`.
+
+A default is the paper's where the paper says it; what it does not say is ours, and the method's
+page tells which is which. What depends on the machine (precision) or on the task (image size) is
+decided here, once, and stands resolved in the recipe file.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import torch
+
+from understudy.checks import one_of
+from understudy.fit import FitSettings
+from understudy.nets.references import NetworkRef
+from understudy.nets.taps import Precision
+from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.protocols import InputContract, Source
+from understudy.recipe import Recipe, Stage
+from understudy.sources.adversarial import Adversarial
+from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
+from understudy.sources.augmentation import Augmented
+from understudy.sources.balanced import Balanced
+from understudy.sources.mixing import Mixed
+from understudy.sources.shaders import Shaders
+from understudy.sources.surrogate import Surrogate
+
+# What can be left out of a recipe, to see what it is worth.
+PARTS = ("balance", "augmentation", "mixup", "attack")
+
+# Below this many pixels a side, crops and mixtures leave nothing to recognise.
+_TINY = 16
+
+
+def fast_precision(device: str) -> Precision:
+    """Return bfloat16 where the machine computes with it faster than with float32."""
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def shader_kd(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    augmentation: str = "extreme",
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """Balanced shader images, heavily augmented, mixed and attacked; soft targets at T = 20.
+
+    Frank, Davis: arXiv:2310.13782; settings of their arXiv:2411.12817 where those are known.
+
+    Args:
+        base: what is shown in place of shader images.
+        without: parts of the recipe to leave out, of `PARTS`.
+    """
+    for part in without:
+        one_of("part of the recipe", part, PARTS)
+    tiny = min(contract.size) < _TINY
+    precision = fast_precision(device)
+    source = base if base is not None else Shaders()
+    if "balance" not in without:
+        source = Balanced(source=source, precision=precision)
+    if "augmentation" not in without:
+        source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
+    if "mixup" not in without and not tiny:
+        source = Mixed(source=source)
+    if "attack" not in without:
+        source = Adversarial(source=source)
+    stage = Stage(
+        source=source,
+        objective=SoftTargets(temperature=20.0),
+        fit=FitSettings(precision=precision),
+    )
+    return Recipe(
+        verb="distill",
+        method="shader-kd" if base is None and not without else "custom",
+        teacher=teacher,
+        student=student,
+        stages=(stage,),
+        seed=seed,
+        device=device,
+    )
+
+
+def surrogate_kd(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """The same with any images one has: mixup always, soft targets at T = 2, no attack.
+
+    Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817.
+    """
+    if base is None:
+        raise ValueError("surrogate-kd needs images; name a folder, SET or .npz with --transfer")
+    recipe = shader_kd(
+        teacher,
+        student,
+        contract,
+        base=base,
+        without={*without, "attack", "balance"},
+        augmentation="standard",
+        seed=seed,
+        device=device,
+    )
+    stage = replace(recipe.stages[0], objective=SoftTargets(temperature=2.0))
+    named = isinstance(base, Surrogate) and not without
+    return replace(recipe, method="surrogate-kd" if named else "custom", stages=(stage,))
+
+
+def supervised(
+    student: NetworkRef, data: str, contract: InputContract, *, seed: int = 0, device: str = "auto"
+) -> Recipe:
+    """Cross-entropy with labels; shifts by an eighth of the side, and flips of coloured images.
+
+    Grey images are more often characters or scans, which a mirror makes into something else.
+    """
+    augmentation = replace(
+        AUGMENTATIONS["mild"],
+        shift=min(contract.size) // 8,
+        flip=0.5 if contract.channels == 3 else 0.0,
+    )
+    images = Surrogate(data=data, labels=True, held_out=0.0)
+    stage = Stage(
+        source=Augmented(source=images, augmentation=augmentation),
+        objective=HardLabels(),
+        fit=FitSettings(precision=fast_precision(device)),
+    )
+    return Recipe(verb="train", method="supervised", student=student, stages=(stage,), seed=seed)
+
+
+METHODS: dict[str, Callable[..., Recipe]] = {"shader-kd": shader_kd, "surrogate-kd": surrogate_kd}

@@ -1,0 +1,191 @@
+"""What can be said of a finished run, and how each figure is known.
+
+Accuracy is measured, and only on labelled data that were handed over for it. Without them there is
+agreement: the share of held-out transfer images, never shown to the student, that student and
+teacher call the same; a proxy. The files written here are what the report is made of.
+"""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.audits.evaluation import Evaluation, evaluate
+from understudy.catalogue import METHODS
+from understudy.data.datasets import open_data
+from understudy.distill import site_of
+from understudy.export.manifest import run_manifest
+from understudy.export.measure import count_flops
+from understudy.fit import Outcome
+from understudy.nets.network import Network, count_parameters, freeze
+from understudy.nets.taps import device_of
+from understudy.protocols import innermost
+from understudy.recipe import Recipe, Stage
+from understudy.report.page import write_report
+from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
+from understudy.seeding import child_seed, from_seed
+from understudy.sources.surrogate import Surrogate
+from understudy.tasks.classification import Classification
+
+# At 2 048 images the standard error of a share is at most 1.1 points.
+_HELD_OUT = 2048
+_SAMPLES = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What teacher and student said about held-out transfer images, as they would be fed."""
+
+    images: Tensor
+    teacher: Tensor
+    student: Tensor
+    on: str
+
+
+def summarize(
+    recipe: Recipe,
+    folder: RunFolder,
+    outcomes: Sequence[Outcome],
+    teacher: Network | None,
+    student: Network,
+    *,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Judge the student, write what was found into the run's folder, and return the summary."""
+    last, outcome = recipe.stages[-1], outcomes[-1]
+    seconds = sum(part.seconds for part in outcomes)
+    summary: dict[str, Any] = {
+        "verb": recipe.verb,
+        "method": recipe.method,
+        "paper": next((e.card.paper for e in METHODS if e.name == recipe.method), None),
+        "teacher_reference": None if recipe.teacher is None else recipe.teacher.ref,
+        "student_reference": recipe.student.ref,
+        "steps": sum(part.steps for part in outcomes),
+        "batch_size": last.fit.batch_size,
+        "seconds": seconds,
+        "images_per_second": sum(part.images for part in outcomes) / max(seconds, 1e-9),
+        "final_terms": outcome.terms,
+        "seed": recipe.seed,
+        "class_names": student.contract.names,
+        "warnings": [],
+    }
+    for role, network in (("teacher", teacher), ("student", student)):
+        summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
+        summary[f"{role}_flops"] = None if network is None else count_flops(network)
+    summary |= _accuracies(recipe, teacher, student, say)
+    if teacher is None:
+        summary |= {"agreement": None, "agreement_count": None, "agreement_on": None}
+    else:
+        held_out = answer_held_out(last, recipe.seed, teacher, student)
+        score = Classification().agreement([(held_out.student, held_out.teacher)])
+        summary |= {
+            "agreement": score.value,
+            "agreement_count": score.count,
+            "agreement_on": held_out.on,
+        }
+        write_whole(folder.file("samples.npz"), _samples(held_out))
+    write_json(folder.file("manifest.json"), _manifest(recipe, student))
+    write_json(folder.file(SUMMARY), summary)
+    write_report(folder.path)
+    return summary
+
+
+def answer_held_out(
+    stage: Stage, seed: int, teacher: Network, student: Network, count: int = _HELD_OUT
+) -> HeldOut:
+    """Return both networks' answers on images the student never saw."""
+    settings = dataclasses.replace(stage.fit, batch_size=min(256, count))
+    steps = -(-count // settings.batch_size)
+    site = site_of(student.contract, student, settings, split="held_out")
+    rng = from_seed(child_seed(seed, "held_out"))
+    asked = freeze(teacher)
+    stream = stage.source.open(dataclasses.replace(site, steps=steps), asked, rng)
+    images, answers = [], []
+    for step in range(steps):
+        batch = stream.draw(step, student)
+        with torch.no_grad():
+            answers.append((asked(batch.views["teacher"]), student.eval()(batch.views["student"])))
+        images.append(batch.images[: _SAMPLES if step == 0 else 0])
+    teachers, students = zip(*answers, strict=True)
+    return HeldOut(
+        images=torch.cat(images),
+        teacher=torch.cat(teachers),
+        student=torch.cat(students),
+        on=_held_out_name(stage),
+    )
+
+
+def _manifest(recipe: Recipe, student: Network) -> dict[str, Any]:
+    references = [part for part in (recipe.teacher, recipe.student) if part is not None]
+    named = [name for part in references for name in (part.ref, part.weights)]
+    sources = [stage.source for stage in recipe.stages]
+    named += [base.data for base in map(innermost, sources) if isinstance(base, Surrogate)]
+    return run_manifest(
+        seeds={"run": recipe.seed},
+        inputs=[name for name in (*named, recipe.eval) if name is not None],
+        device=device_of(student),
+        command=sys.argv,
+    )
+
+
+def _held_out_name(stage: Stage) -> str:
+    source = innermost(stage.source)
+    if isinstance(source, Surrogate):
+        return "images of the transfer set kept apart by their hash, as fed"
+    return f"{type(source).__name__.lower()} images of a disjoint range of seeds, as fed"
+
+
+def _accuracies(
+    recipe: Recipe, teacher: Network | None, student: Network, say: Callable[[str], None]
+) -> dict[str, Any]:
+    none = {f"{role}_{what}": None for role in ("teacher", "student") for what in _SCORES}
+    if recipe.eval is None:
+        return {**none, "accuracy_count": None, "per_class": None}
+    data = open_data(recipe.eval, student.contract, split="test")
+    for note in data.notes:
+        say(f"--eval: {note}")
+    scores = {"student": evaluate(student, data)}
+    if teacher is not None:
+        scores["teacher"] = evaluate(teacher, data)
+    figures = {
+        f"{role}_{what}": getattr(score, what) for role, score in scores.items() for what in _SCORES
+    }
+    return {
+        **none,
+        **figures,
+        "accuracy_count": scores["student"].count,
+        "per_class": _per_class(scores),
+    }
+
+
+_SCORES = ("accuracy", "correct", "calibration_error")
+
+
+def _per_class(scores: dict[str, Evaluation]) -> dict[str, Any]:
+    return {
+        name: {role: score.per_class[name].accuracy for role, score in scores.items()}
+        | {"count": own.count}
+        for name, own in scores["student"].per_class.items()
+    }
+
+
+def _samples(held_out: HeldOut) -> bytes:
+    shown = len(held_out.images)
+    pixels = (held_out.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    classes = held_out.teacher.shape[1]
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        images=pixels.cpu().numpy(),
+        teacher=held_out.teacher[:shown].softmax(-1).float().cpu().numpy(),
+        student=held_out.student[:shown].softmax(-1).float().cpu().numpy(),
+        histogram=held_out.teacher.argmax(-1).bincount(minlength=classes).cpu().numpy(),
+        histogram_count=np.int64(len(held_out.teacher)),
+    )
+    return file.getvalue()

@@ -1,0 +1,152 @@
+"""`distill`: the main job. Teacher + transfer set + objective -> student."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy import pipeline
+from understudy import recipe as recipe_file
+from understudy.checks import one_of
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.weighted import AnyObjective, Weighted
+from understudy.pipeline import Conduct
+from understudy.protocols import InputContract, Source
+from understudy.recipe import Recipe
+from understudy.recipes import METHODS
+from understudy.verbs.naming import (
+    as_network,
+    network_named,
+    objective_named,
+    open_network,
+    source_named,
+    with_options,
+)
+
+# What most benchmarks give to labels beside a teacher; see objectives.soft_targets.PUBLISHED.
+_LABELS_WEIGHT = 0.1
+
+
+def distill(
+    teacher: str | NetworkRef | nn.Module | None = None,
+    student: str | NetworkRef | nn.Module | None = None,
+    *,
+    out: str | Path,
+    method: str = "shader-kd",
+    transfer: str | Source | None = None,
+    objective: Sequence[str] | AnyObjective = (),
+    without: Sequence[str] = (),
+    labels: bool = False,
+    eval: str | None = None,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    init_from: str | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    set: Mapping[str, str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_code: Sequence[str] = (),
+    checkpoint_seconds: float = 30.0,
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, float]], None] = lambda _steps, _line: None,
+) -> dict[str, Any]:
+    """Make `student` do what `teacher` does, and return the summary of the run in `out`.
+
+    Args:
+        teacher: a REF or a module; weights, mean, std, size and classes describe it.
+        method: a published recipe; transfer, objective and without swap parts of it.
+        labels: use the labels of the transfer set beside the teacher.
+        eval: labelled data to score on; never changes the student.
+        recipe: a recipe to run again, in place of teacher, student and method.
+        init_from: weights the student starts from.
+        budget: seconds, in place of steps.
+        set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
+        allow_code: files whose code a recipe may run.
+    """
+    networks: dict[str, Network] = {}
+    if recipe is not None:
+        made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
+    else:
+        if teacher is None or student is None:
+            raise ValueError("distill needs a teacher and a student, or a recipe")
+        said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
+        said |= {"size": size, "classes": classes}
+        opened = networks["teacher"] = open_network(teacher, say=say, **said)
+        reference = network_named(teacher, **said)
+        if isinstance(student, nn.Module):
+            networks["student"] = as_network(student, opened.contract)
+        made = _recipe(
+            reference,
+            replace(network_named(student), weights=init_from)
+            if init_from
+            else network_named(student),
+            opened.contract,
+            method=method,
+            transfer=transfer,
+            objective=objective,
+            without=without,
+            labels=labels,
+        )
+    made = with_options(
+        replace(made, eval=eval or made.eval),
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        assignments=set,
+    )
+    conduct = Conduct(
+        resume=resume,
+        overwrite=overwrite,
+        budget=budget,
+        allow_code=allow_code if recipe is not None else True,
+        networks=networks,
+        checkpoint_seconds=checkpoint_seconds,
+        say=say,
+        watch=watch,
+    )
+    return pipeline.run(made, Path(out), conduct)
+
+
+def _recipe(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    method: str,
+    transfer: str | Source | None,
+    objective: Sequence[str] | AnyObjective,
+    without: Sequence[str],
+    labels: bool,
+) -> Recipe:
+    make = METHODS[one_of("method", method, METHODS)]
+    if labels and transfer is None:
+        raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
+    base = None if transfer is None else source_named(transfer, labels=labels)
+    # Balancing and attacks choose images by what the teacher says of them, not by their labels.
+    left_out = {*without, "balance", "attack"} if labels else {*without}
+    recipe = make(teacher, student, contract, base=base, without=left_out)
+    chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
+    if labels and chosen is None:
+        soft = recipe.stages[0].objective
+        chosen = Weighted(terms=((1 - _LABELS_WEIGHT, soft), (_LABELS_WEIGHT, HardLabels())))
+    if chosen is None:
+        return recipe
+    stage = replace(recipe.stages[0], objective=chosen)
+    return replace(recipe, method="custom", stages=(stage, *recipe.stages[1:]))

@@ -1,0 +1,27 @@
+"""`inspect`: what a checkpoint is, and whether what is said about it fits."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from understudy.audits.input_contract import inspect_network
+from understudy.nets.references import NetworkRef
+from understudy.protocols import Finding
+from understudy.verbs.naming import open_network
+
+
+def inspect(
+    model: str | NetworkRef | nn.Module,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Finding:
+    """Return parameters, layers and input contract of `model`, and a verdict on the contract."""
+    network = open_network(
+        model, weights=weights, mean=mean, std=std, size=size, classes=classes, say=say
+    )
+    return inspect_network(network)

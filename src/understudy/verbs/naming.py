@@ -1,0 +1,153 @@
+"""What a person types, as the parts it stands for: networks, sources, objectives, overrides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy import catalogue
+from understudy.checks import one_of
+from understudy.loading import read_names, resolve
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.objectives.weighted import AnyObjective, Weighted
+from understudy.protocols import InputContract, Source
+from understudy.recipe import Recipe, replace_keys
+from understudy.sources.surrogate import Surrogate
+
+# Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
+IN_PYTHON = "python:"
+
+
+def network_named(
+    reference: str | NetworkRef | nn.Module,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+) -> NetworkRef:
+    """Return the reference of a network with what was said about it.
+
+    Args:
+        size: height and width, or one number for both.
+        classes: how many, or a file with one name a line.
+    """
+    if isinstance(reference, nn.Module):
+        kind = type(reference.body if isinstance(reference, Network) else reference)
+        return NetworkRef(ref=f"{IN_PYTHON}{kind.__name__}")
+    made = reference if isinstance(reference, NetworkRef) else NetworkRef(ref=reference)
+    names = None
+    if isinstance(classes, str):
+        if classes.isdigit():
+            classes = int(classes)
+        else:
+            names = read_names(Path(classes))
+            classes = len(names)
+    said: dict[str, Any] = {
+        "weights": weights,
+        "mean": None if mean is None else tuple(mean),
+        "std": None if std is None else tuple(std),
+        "size": (size, size) if isinstance(size, int) else size,
+        "classes": classes,
+        "names": names,
+    }
+    return replace(made, **{name: value for name, value in said.items() if value is not None})
+
+
+def as_network(network: nn.Module, contract: InputContract | None) -> Network:
+    """Return a module handed over in Python as a network with a contract."""
+    if isinstance(network, Network):
+        return network
+    if contract is None:
+        raise ValueError(
+            f"{type(network).__name__} does not say what images it takes; wrap it as "
+            "understudy.Network(module, InputContract(...))"
+        )
+    return Network(network, contract)
+
+
+def open_network(
+    network: str | NetworkRef | nn.Module,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    **said: Any,
+) -> Network:
+    """Return the network a person named or handed over, with its notes told."""
+    if isinstance(network, nn.Module):
+        return as_network(network, None)
+    made = resolve(network_named(network, **said), allow_code=True)
+    if made.random:
+        say("its weights are random; name trained ones with --weights")
+    for note in made.notes:
+        say(note)
+    return made.network
+
+
+def source_named(source: str | Source, *, labels: bool = False) -> Source:
+    """Return the source of a name of the catalogue, or of images on disk."""
+    if not isinstance(source, str):
+        return source
+    plain = {entry.name: entry.settings for entry in catalogue.SOURCES}
+    settings = plain.get(source)
+    if source != "surrogate" and settings is not None:
+        made = settings()
+        assert isinstance(made, Source)
+        return made
+    if source.startswith("builtin/") or Path(source).exists():
+        return Surrogate(data=source, labels=labels)
+    return _no_source(source, [name for name in plain if name != "surrogate"])
+
+
+def _no_source(source: str, names: Sequence[str]) -> Source:
+    way_out = "; or the path of an image folder, a SET or a .npz"
+    one_of("source", source, names, way_out=way_out)
+    raise AssertionError(source)
+
+
+def objective_named(texts: Sequence[str]) -> AnyObjective | None:
+    """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
+    kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
+    terms = []
+    for text in texts:
+        name, _, weight = text.partition("=")
+        settings = catalogue.settings_of("objective", one_of("objective", name, kinds))
+        try:
+            terms.append((float(weight or 1.0), settings()))
+        except ValueError as error:
+            raise ValueError(f"--objective {text}: the weight must be a number") from error
+    if not terms:
+        return None
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else Weighted(terms=tuple(terms))
+
+
+def with_options(
+    recipe: Recipe,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    assignments: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Return the recipe with the options that every training verb has; --set comes last."""
+    fit: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "precision": precision,
+    }
+    told = {name: value for name, value in fit.items() if value is not None}
+    stages = tuple(replace(stage, fit=replace(stage.fit, **told)) for stage in recipe.stages)
+    whole: dict[str, Any] = {"seed": seed, "device": device}
+    recipe = replace(
+        recipe,
+        stages=stages,
+        **{name: value for name, value in whole.items() if value is not None},
+    )
+    return replace_keys(recipe, assignments) if assignments else recipe

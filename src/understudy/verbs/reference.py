@@ -1,0 +1,38 @@
+"""What the command line's help says about names and defaults, read off the code.
+
+`python -m understudy.verbs.reference` writes it to `cli/reference.json`, so that --help needs no
+torch; a test keeps the file true.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from understudy import catalogue
+from understudy.export.exporting import FILES
+from understudy.fit import FitSettings
+from understudy.recipes import METHODS, PARTS
+
+
+def reference() -> dict[str, Any]:
+    """Return the names and defaults that help texts mention."""
+    fit = FitSettings()
+    return {
+        "methods": list(METHODS),
+        "sources": [entry.name for entry in catalogue.SOURCES if entry.name != "surrogate"],
+        "objectives": [e.name for e in catalogue.OBJECTIVES if e.name != "weighted"],
+        "parts": list(PARTS),
+        "formats": list(FILES),
+        "steps": fit.steps,
+        "batch_size": fit.batch_size,
+    }
+
+
+def path() -> Path:
+    """Return where the command line reads it."""
+    return Path(str(resources.files("understudy.cli").joinpath("reference.json")))
+
+
+if __name__ == "__main__":
+    path().write_text(json.dumps(reference(), indent=2) + "\n", encoding="utf-8")
