@@ -3,6 +3,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import RUNS, Files, WriteRun, demo_run, samples, summary, whole_run
@@ -157,12 +158,29 @@ def test_nameless_classes_are_shown_by_their_index(record_of: RecordOf):
     assert 'title="9"' in text
 
 
+def test_two_classes_of_one_name_are_still_two(record_of: RecordOf):
+    answers = {
+        "images": np.zeros((1, 4, 4, 1), np.uint8),
+        "teacher": np.array([[0.9, 0.1]], np.float32),
+        "student": np.array([[0.1, 0.9]], np.float32),
+    }
+    files = {"summary.json": {"class_names": ["crane", "crane"]}, "samples.npz": answers}
+    assert '<div class="differs">' in page_of(record_of, files)
+
+
 def test_a_labelled_training_set_is_no_proxy(record_of: RecordOf):
     text = page_of(record_of, {"summary.json": summary(verb="train"), "metrics.jsonl": METRICS})
     assert '<figcaption>loss <span class="chip measured">' in " ".join(text.split())
 
 
 METRICS = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+
+
+def test_of_many_logged_figures_four_stand_and_the_rest_are_folded(record_of: RecordOf):
+    rows = [{"step": step, **{f"fact_{n}": n + step for n in range(9)}} for step in range(3)]
+    text = page_of(record_of, {"metrics.jsonl": rows})
+    shown, _, folded = text.partition("5 more logged figures")
+    assert (shown.count("<svg"), folded.count("<svg")) == (4, 5)
 
 
 def test_the_recipe_is_shown_as_it_is(record_of: RecordOf):

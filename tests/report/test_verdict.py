@@ -128,10 +128,16 @@ def test_a_student_may_be_better_than_its_teacher():
     assert verdict.headline.startswith("The student is more accurate than its teacher on 500")
 
 
+def test_a_student_of_its_teachers_size_is_said_to_be_so():
+    verdict = verdict_on(replace(GOOD, student_parameters=GOOD.teacher_parameters))
+    assert verdict.headline.endswith(", with as many parameters as its teacher.")
+
+
 def test_a_network_without_a_teacher_is_measured_without_a_yardstick():
     verdict = verdict_on(replace(GOOD, verb="train", teacher_accuracy=None))
     assert verdict.level == "unknown"
     assert verdict.headline == "The network is right on 93.6 % of 500 labelled images."
+    assert verdict.reasons[0].text.startswith("Network 93.6 % (95 % interval 91.1 to 95.4 %)")
 
 
 def test_other_tasks_are_told_by_their_scores():

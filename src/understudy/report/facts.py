@@ -50,7 +50,10 @@ def headline_facts(record: RunRecord) -> list[Fact]:
 def _parameters(student: int, teacher: int | None) -> Fact:
     value, detail = figures.short(student), ""
     if teacher:
-        detail = f"{figures.share_of(student, teacher)} the teacher's {figures.short(teacher)}"
+        share = figures.share_of(student, teacher)
+        detail = f"{share} the teacher's {figures.short(teacher)}"
+        if share == figures.EQUAL:
+            detail = "as many as the teacher"
     return Fact(name="Parameters", value=value, tag="measured", detail=detail)
 
 

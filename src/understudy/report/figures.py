@@ -1,5 +1,6 @@
 """How a figure is written down: shares, counts, sizes, times and ratios, for people."""
 
+EQUAL = "the same as"
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -73,7 +74,7 @@ def share_of(part: float, whole: float) -> str:
     if ratio > 1.005:
         return f"{_three_digits(ratio)} times"
     if ratio > 0.995:
-        return "the same as"
+        return EQUAL
     # Under a third, a fraction reads better than per cent.
     if ratio > 1 / 3 or ratio == 0:
         return f"{100 * ratio:.0f} % of"

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.protocols import Tag
-from understudy.report import facts, pictures, tables
+from understudy.report import facts, figures, pictures, tables
 from understudy.report.concerns import Limits
 from understudy.report.record import RunRecord, Samples, Summary, read_run
 from understudy.report.verdict import judge
@@ -29,9 +29,9 @@ _SHOWN, _SHOWN_PAIRS = 24, 20
 class Answer:
     """A network's top class for one image, and how sure it was."""
 
+    index: int
     name: str
     share: str
-    bar: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,8 @@ def render(record: RunRecord, limits: Limits) -> str:
         finished=record.summary is not None,
         title=_title(record),
         verdict=judge(record, limits),
+        keeps_well=figures.percent(limits.keeps_well),
+        keeps_some=figures.percent(limits.keeps_some),
         headline_facts=facts.headline_facts(record),
         stream_tag=stream_tag,
         **_images(record.samples, _class_names(record)),
@@ -117,7 +119,7 @@ def _images(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
                 raw=raw[place],
                 teacher=teacher,
                 student=student,
-                agree=teacher is None or student is None or teacher.name == student.name,
+                agree=teacher is None or student is None or teacher.index == student.index,
             )
         )
     return {
@@ -133,7 +135,7 @@ def _answer(answers: Any, place: int, names: Sequence[str]) -> Answer | None:
         return None
     top = int(answers[place].argmax())
     share = float(answers[place][top])
-    return Answer(name=names[top], share=f"{100 * share:.0f} %", bar=min(1.0, max(0.0, share)))
+    return Answer(index=top, name=names[top], share=f"{100 * share:.0f} %")
 
 
 def _classes(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
@@ -147,12 +149,11 @@ def _classes(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
 
 def _curves(record: RunRecord, stream_tag: Tag) -> dict[str, Any]:
     tags: dict[str, Tag] = {"accuracy": "measured", "agreement": "proxy"}
-    return {
-        "curves": [
-            (name.replace("_", " "), Markup(svg), tags.get(name, stream_tag))
-            for name, svg in pictures.curves(record.metrics or ())
-        ]
-    }
+    curves = [
+        (name.replace("_", " "), Markup(svg), tags.get(name, stream_tag))
+        for name, svg in pictures.curves(record.metrics or ())
+    ]
+    return {"curves": curves[: pictures.CURVES], "folded_curves": curves[pictures.CURVES :]}
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:

@@ -28,6 +28,7 @@ SHEET_BYTES = 1_000_000  # of all images of a page together
 _NOT_CURVES = {"stage", "step", "learning_rate", "images_per_second", "seconds"}
 _SHARES = ("accuracy", "agreement")
 _FIRST = ("loss", *_SHARES)
+CURVES = 4  # that stand on the page; the rest are smaller and folded away
 _FEW = 12  # points, that a curve marks one by one
 _HEIGHT, _LOW = 225, 140  # CSS pixels
 
@@ -46,7 +47,7 @@ def curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
         line = _series(metrics, name)
         # A loss of one term is that term: one picture is enough.
         if line[0] and line not in seen:
-            height = _HEIGHT if name in _FIRST or not pictures else _LOW
+            height = _HEIGHT if len(pictures) < CURVES else _LOW
             pictures.append((name, _curve(f"curve-{place}", name, *line, height)))
             seen.append(line)
     return pictures
@@ -221,7 +222,9 @@ def _own_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
     else:
         axes.yaxis.set_major_locator(ticks())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else figures.short(value))
+    )
 
 
 def _share_axis(axes: Axes, values: Sequence[float]) -> None:

@@ -109,7 +109,7 @@ def _beside_teacher(
     summary: Summary, teacher: float, guess: float | None, limits: Limits
 ) -> Verdict:
     student = summary.student_accuracy or 0.0
-    reasons = [_accuracies(summary), *_width(summary, limits)]
+    reasons = [_accuracies(summary, "Student"), *_width(summary, limits)]
     if guess is not None and teacher <= guess:
         headline = (
             f"The teacher itself is no better than guessing on {_labelled(summary)} "
@@ -139,14 +139,14 @@ def _beside_teacher(
 def _alone(summary: Summary, guess: float | None) -> Verdict:
     """The verdict on a network that had no teacher: a score, and nothing to hold it against."""
     if _is_guessing(summary, guess):
-        return _verdict("fail", _guessing(summary, guess), [_accuracies(summary)])
+        return _verdict("fail", _guessing(summary, guess), [_accuracies(summary, "Network")])
     student = figures.percent(summary.student_accuracy or 0.0)
     return Verdict(
         level="unknown",
         label="Measured, without a yardstick",
         headline=f"The network is right on {student} of {_labelled(summary)}.",
         tag="measured",
-        reasons=(_accuracies(summary),),
+        reasons=(_accuracies(summary, "Network"),),
     )
 
 
@@ -211,6 +211,8 @@ def _size(summary: Summary) -> str:
     if not summary.student_parameters or not summary.teacher_parameters:
         return ""
     share = figures.share_of(summary.student_parameters, summary.teacher_parameters)
+    if share == figures.EQUAL:
+        return "as many parameters as its teacher"
     return f"{share} the teacher's parameters"
 
 
@@ -236,15 +238,15 @@ def _guessing(summary: Summary, guess: float | None) -> str:
     )
 
 
-def _accuracies(summary: Summary) -> Reason:
+def _accuracies(summary: Summary, who: str) -> Reason:
     parts = []
-    for who, accuracy, correct in (
-        ("Student", summary.student_accuracy, summary.student_correct),
+    for name, accuracy, correct in (
+        (who, summary.student_accuracy, summary.student_correct),
         ("teacher", summary.teacher_accuracy, summary.teacher_correct),
     ):
         if accuracy is None:
             continue
-        text = f"{who} {figures.percent(accuracy)}"
+        text = f"{name} {figures.percent(accuracy)}"
         if summary.accuracy_count:
             low, high = accuracy_interval(accuracy, correct, summary.accuracy_count)
             text += f" (95 % interval {figures.interval(low, high)})"
