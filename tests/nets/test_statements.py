@@ -1,0 +1,61 @@
+"""The first place that states a value decides it; what nobody states is noted, not guessed."""
+
+import pytest
+
+from understudy.nets.references import NetworkRef
+from understudy.nets.statements import SILENT, Statement, first_stated, settle, stated_by
+from understudy.protocols import InputContract
+
+TEACHER = InputContract(
+    size=(64, 48),
+    channels=3,
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    classes=2,
+    names=("cat", "dog"),
+    interpolation="bicubic",
+    crop_pct=0.9,
+)
+
+
+def test_the_first_place_that_speaks_is_heard():
+    places = [SILENT, Statement(classes=3), Statement(classes=4, channels=1)]
+    assert first_stated(places, "classes") == 3
+    assert first_stated(places, "channels") == 1
+    assert first_stated(places, "size") is None
+
+
+def test_a_contract_states_all_of_itself():
+    contract, notes = settle([SILENT, stated_by(TEACHER)], (32, 32), 3, "builtin/resnet20")
+    assert contract == TEACHER
+    assert notes == []
+
+
+def test_names_said_alone_tell_the_number_of_classes():
+    assert stated_by(NetworkRef(ref="x", names=("a", "b", "c"))).classes == 3
+
+
+def test_names_of_other_classes_are_not_inherited():
+    contract, _ = settle([Statement(classes=5), stated_by(TEACHER)], (32, 32), 3, "x")
+    assert contract.classes == 5
+    assert contract.names is None
+
+
+def test_normalisation_of_other_channels_is_not_inherited():
+    contract, notes = settle([Statement(channels=1), stated_by(TEACHER)], (32, 32), 1, "x")
+    assert (contract.mean, contract.std) == ((0.0,), (1.0,))
+    assert "nothing states the normalisation of x" in notes[0]
+
+
+def test_what_a_person_said_is_not_passed_over():
+    said = Statement(mean=(0.5,))
+    with pytest.raises(ValueError, match=r"mean must have one value per channel \(3\), got 1"):
+        settle([said, stated_by(TEACHER)], (32, 32), 3, "x")
+
+
+def test_normalisation_is_never_guessed():
+    contract, notes = settle([Statement(classes=10)], (32, 32), 3, "builtin/resnet20")
+    assert (contract.mean, contract.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert (contract.size, contract.interpolation, contract.crop_pct) == ((32, 32), "bilinear", 1.0)
+    assert "nothing states the image size of builtin/resnet20: 32 x 32" in notes[0]
+    assert "say --mean and --std" in notes[1]
