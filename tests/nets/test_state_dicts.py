@@ -1,0 +1,126 @@
+"""Weights fit an architecture, or one line says why not and what they look like."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from understudy.nets import builtin
+from understudy.nets.state_dicts import builtin_of, counted_in, load_state_
+
+
+def fit(network: nn.Module, state: dict[str, Tensor], classes: int = 10, channels: int = 3) -> None:
+    load_state_(
+        network,
+        state,
+        reference="the network",
+        weights="w.pth",
+        classes=classes,
+        channels=channels,
+        size=(32, 32),
+    )
+
+
+def state_of(name: str, classes: int = 10, channels: int = 3) -> dict[str, Tensor]:
+    return dict(builtin.build(name, classes=classes, channels=channels).state_dict())
+
+
+def test_weights_that_fit_are_copied():
+    network, state = builtin.build("resnet8", classes=10), state_of("resnet8")
+    fit(network, state)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_older_than_the_batch_counter_fit():
+    network, state = builtin.build("resnet8", classes=10), state_of("resnet8")
+    fit(network, {name: value for name, value in state.items() if "num_batches" not in name})
+    assert torch.equal(network.state_dict()["linear.weight"], state["linear.weight"])
+    assert network.state_dict()["bn1.num_batches_tracked"] == 0
+
+
+def test_half_precision_fits_single_precision():
+    network, state = nn.Linear(2, 3), nn.Linear(2, 3).state_dict()
+    fit(network, {name: value.bfloat16() for name, value in state.items()})
+    assert network.weight.dtype == torch.float32
+    torch.testing.assert_close(network.weight, state["weight"], atol=0.0, rtol=2**-8)
+
+
+def test_the_prefix_of_an_architecture_that_holds_everything_in_one_part_is_put_back():
+    network = nn.ModuleDict({"model": nn.Linear(2, 3)})
+    state = nn.Linear(2, 3).state_dict()
+    fit(network, dict(state))
+    assert torch.equal(network["model"].weight, state["weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "message"),
+    [
+        (
+            "resnet14",
+            lambda: state_of("resnet8"),
+            r"w\.pth does not fit the network: missing layer1\.1\.bn1\.bias.* and \d+ more; "
+            r"they fit builtin/resnet8 with 10 classes",
+        ),
+        (
+            "resnet8",
+            lambda: {**state_of("resnet8"), "surplus": torch.ones(1)},
+            "unexpected surplus; no built-in network fits either",
+        ),
+        (
+            "resnet8",
+            lambda: state_of("resnet8", classes=7),
+            r"'linear\.weight' has shape \(7, 64\), expected \(10, 64\); "
+            "it has 7 classes, 10 are asked for: say --classes 7",
+        ),
+        (
+            "resnet8",
+            lambda: state_of("resnet8", channels=1),
+            "it has 1 channels, 3 are asked for: say --channels 1",
+        ),
+        (
+            "resnet8-0.5",
+            lambda: state_of("resnet8", classes=7),
+            "they fit builtin/resnet8 with 7 classes",
+        ),
+        (
+            "resnet8",
+            lambda: {name: value.int() for name, value in state_of("resnet8").items()},
+            "is torch.int32, expected torch.float32; save the float weights",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_say_why_and_the_way_out(name, state, message):
+    network = builtin.build(name, classes=10)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(network, state())
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet20", "resnet18", "resnet8x4", "wrn16-2", "vgg8", "mobilenetv2-0.5", "vit-small"],
+)
+def test_weights_tell_the_architecture_the_classes_and_the_channels(name):
+    def make(classes: int, channels: int) -> nn.Module:
+        return builtin.build(name, classes=classes, channels=channels)
+
+    state = state_of(name, classes=7, channels=1)
+    assert counted_in(state, "classes", make) == 7
+    assert counted_in(state, "channels", make) == 1
+    assert builtin_of(state, (32, 32)) == (f"builtin/{name}", 7)
+
+
+def test_weights_of_another_network_tell_nothing():
+    def make(classes: int, channels: int) -> nn.Module:
+        return builtin.build("resnet8", classes=classes, channels=channels)
+
+    assert counted_in({"weight": torch.ones(3, 3)}, "classes", make) is None
+    assert builtin_of({"weight": torch.ones(3, 3)}, (32, 32)) is None
+
+
+def test_looking_at_weights_draws_no_numbers():
+    state = state_of("resnet8")
+    before = torch.get_rng_state()
+    assert builtin_of(state, (32, 32)) is not None
+    assert torch.equal(torch.get_rng_state(), before)
