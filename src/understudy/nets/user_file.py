@@ -1,0 +1,80 @@
+"""A network made by a function in the user's own Python file.
+
+This runs the file. Whether it may is decided by whoever calls: only for a file that a person named.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy.checks import one_of
+
+
+def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
+    """Run the file and return what it calls `name`.
+
+    Raises:
+        ValueError: no such file, or nothing callable of that name in it.
+    """
+    path = Path(path).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"no Python file {path}; the form is file:net.py:make_net")
+    # Dataclasses and pickles look a module up by its name, so it needs one of its own.
+    digest = hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()
+    spec = importlib.util.spec_from_file_location(f"understudy_file_{path.stem}_{digest}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _beside(path):
+        spec.loader.exec_module(module)
+    made_here = {key: value for key, value in vars(module).items() if callable(value)}
+    one_of(f"function in {path.name}", name, [key for key in made_here if key[0] != "_"])
+    return _with_neighbours(made_here[name], path)
+
+
+def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
+    """Return the network a factory makes, told those of `wanted` that it has arguments for.
+
+    Args:
+        source: the REF, for messages.
+        wanted: classes, channels, size; None where nobody said.
+    """
+    arguments = inspect.signature(factory).parameters
+    given = {key: wanted[key] for key in arguments if wanted.get(key) is not None}
+    for key, argument in arguments.items():
+        variable = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+        if argument.default is argument.empty and not variable and key not in given:
+            reason = f"nothing states it: say --{key}" if key in wanted else "nobody can know it"
+            raise ValueError(f"{source} needs the argument '{key}', and {reason}")
+    network = factory(**given)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{source} returned a {type(network).__name__}, not a torch nn.Module")
+    return network
+
+
+def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """Let the factory import files beside its own, as it could when run as a script."""
+
+    def call(**arguments: Any) -> Any:
+        with _beside(path):
+            return factory(**arguments)
+
+    call.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # as wraps() does
+    return call
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    sys.path.insert(0, str(path.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path.parent))
