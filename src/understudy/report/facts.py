@@ -123,7 +123,7 @@ def run_facts(summary: Summary) -> list[Fact]:
         ("Batch size", summary.batch_size, figures.count, None),
         ("Seed", summary.seed, str, None),
         ("Time", summary.seconds, figures.duration, "measured"),
-        ("Images a second", summary.images_per_second, figures.count, "measured"),
+        ("Images/s", summary.images_per_second, figures.count, "measured"),
     )
     return [
         Fact(name=name, value=write(value), tag=tag)
