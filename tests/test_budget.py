@@ -19,7 +19,7 @@ def test_steps_that_fill_a_pool_are_told_from_plain_ones(monkeypatch):
     monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
     lap = Lap()
     for step in range(11):  # every second step adds a hundredth and takes 9 s, the others 2 s
-        lap({"pool": 0.01 * (1 + (step + 1) // 2)})
+        lap({"facts": {"pool": 0.01 * (1 + (step + 1) // 2)}})
     timing = lap.timing()
     assert timing.step == pytest.approx(2.0)
     assert timing.filling == pytest.approx(7.0 * (1 - 0.06) / 0.01)
@@ -31,5 +31,5 @@ def test_without_a_pool_every_step_is_plain(monkeypatch):
     monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
     lap = Lap()
     for _ in range(20):
-        lap({"loss": 1.0})
+        lap({"loss": 1.0, "facts": {}})
     assert lap.timing() == Timing(step=3.0, filling=0.0, spent=60.0)

@@ -54,7 +54,8 @@ def test_journal_and_keeper_never_change_the_student():
     told = train(journal=lines.append, keeper=tiny.Memory(*range(12)), log_every=1)
     assert tiny.same_weights(told.network, train().network)
     assert [line["step"] for line in lines] == list(range(1, 13))
-    assert {"hard_labels", "brightness", "learning_rate", "images_per_second"} <= set(lines[0])
+    assert {"loss", "hard_labels", "learning_rate", "images_per_second"} <= set(lines[0])
+    assert set(lines[0]["facts"]) == {"brightness"}
 
 
 def test_a_resumed_journal_says_what_the_uninterrupted_one_said():
@@ -63,7 +64,7 @@ def test_a_resumed_journal_says_what_the_uninterrupted_one_said():
     keeper, rest = tiny.Memory(), []
     keeper.held = whole.states[0]
     train(keeper=keeper, journal=rest.append)
-    figures = ("step", "hard_labels", "brightness", "learning_rate")
+    figures = ("step", "loss", "hard_labels", "facts", "learning_rate")
     assert [[line[f] for f in figures] for line in rest] == [
         [line[f] for f in figures] for line in lines[1:]
     ]

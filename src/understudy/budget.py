@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from understudy.fit import FitSettings
 
@@ -61,9 +62,9 @@ class Lap:
         self._began = self._last = time.perf_counter()
         self._steps: list[tuple[float, float]] = []
 
-    def __call__(self, figures: dict[str, float]) -> None:
+    def __call__(self, figures: dict[str, Any]) -> None:
         now = time.perf_counter()
-        self._steps.append((now - self._last, figures.get(POOL, 1.0)))
+        self._steps.append((now - self._last, figures["facts"].get(POOL, 1.0)))
         self._last = now
 
     def timing(self) -> Timing:

@@ -11,7 +11,7 @@ def one_of(name: str, value: str, known: Iterable[str], *, way_out: str = "") ->
         return value
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"unknown {name} '{value}'{hint} Known: {', '.join(names)}{way_out}")
+    raise ValueError(f"unknown {name} '{value}'{hint or ';'} known: {', '.join(names)}{way_out}")
 
 
 def positive(name: str, value: float) -> None:

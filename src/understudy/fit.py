@@ -27,7 +27,7 @@ from understudy.nets.taps import Precision, Taps, device_of
 from understudy.protocols import Batch, Criterion, Hook, Rule, Stream, Terms
 from understudy.seeding import child, child_seed
 
-Journal = Callable[[dict[str, float]], None]
+Journal = Callable[[dict[str, Any]], None]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -90,7 +90,7 @@ class Outcome:
     """What a run made, and what it took.
 
     Args:
-        terms: mean of each term and fact over the last journal line's steps.
+        terms: the last journal line: loss, its terms and the facts, as means over its steps.
         seconds: wall time in the loop, over all parts of an interrupted run.
     """
 
@@ -98,7 +98,7 @@ class Outcome:
     steps: int
     images: int
     seconds: float
-    terms: dict[str, float]
+    terms: dict[str, Any]
 
     @property
     def images_per_second(self) -> float:
@@ -178,11 +178,13 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._terms: list[str] = []
         self._bad: dict[str, Tensor] = {}
         self._count = 0
 
     def add(self, step: int, terms: Terms, facts: dict[str, Tensor]) -> None:
         self._count += 1
+        self._terms = list(terms)
         for name, value in (terms | facts).items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
@@ -199,11 +201,12 @@ class _Ledger:
                 "after it. Lower learning_rate, set gradient_clip, or use precision=float32"
             )
 
-    def close_line(self) -> dict[str, float]:
+    def close_line(self) -> dict[str, Any]:
         self.check()
         means = {name: value.item() / self._count for name, value in self._sums.items()}
+        terms = {name: means.pop(name) for name in self._terms}
         self._sums, self._count = {}, 0
-        return means
+        return {"loss": sum(terms.values()), **terms, "facts": means}
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self._sums, "count": self._count}
@@ -241,7 +244,7 @@ class _Loop:
         ]
         if world > 1:
             self.module = DistributedDataParallel(self.module)
-        self.ledger, self.line = _Ledger(), dict[str, float]()
+        self.ledger, self.line = _Ledger(), dict[str, Any]()
         self.step, self.seconds = 0, 0.0
 
     def run(self, keeper: Keeper | None, journal: Journal | None) -> None:

@@ -54,7 +54,7 @@ class Conduct:
     allow_code: bool | Collection[str | Path] = False
     networks: Mapping[str, Network] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
-    watch: Callable[[int, dict[str, float]], None] = lambda _steps, _line: None
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
     checkpoint_seconds: float = 30.0
     rank: int = 0
     world: int = 1
@@ -233,7 +233,7 @@ def _train_in_folder(
         return train()
     with Journal(folder, i, after_step=0 if state is None else state["step"]) as journal:
 
-        def watcher(line: dict[str, float]) -> None:
+        def watcher(line: dict[str, Any]) -> None:
             journal(line)
             conduct.watch(stage.fit.steps, line)
 

@@ -26,7 +26,7 @@ class Progression:
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
 
-    def watch(self, steps: int, line: dict[str, float]) -> None:
+    def watch(self, steps: int, line: dict[str, Any]) -> None:
         if self._task is None:
             self._task = self._progress.add_task("", total=steps, terms="", rate="")
         shown = " ".join(f"{k} {v:.3g}" for k, v in line.items() if k not in _NOT_SHOWN)
@@ -36,7 +36,7 @@ class Progression:
         )
 
 
-_NOT_SHOWN = {"step", "learning_rate", "images_per_second", "seconds"}
+_NOT_SHOWN = {"facts", "step", "learning_rate", "images_per_second", "seconds"}
 
 
 @contextmanager

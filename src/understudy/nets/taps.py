@@ -43,14 +43,19 @@ class Taps:
         self._device = device_of(network).type
         root = network.body if isinstance(network, Network) else network
         layers = dict(root.named_modules())
+        self._names = tuple(names)
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         for name in names:
             one_of("layer to tap", name, layers)
+        for name in names:
             self._handles.append(layers[name].register_forward_hook(self._catcher(name)))
 
     def _catcher(self, name: str) -> Any:
-        def catch(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def catch(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                kind = type(output).__name__
+                raise TypeError(f"the tapped layer '{name}' answers with {kind}, not a tensor")
             self._seen[name] = output.clone()
 
         return catch
@@ -60,6 +65,9 @@ class Taps:
         self._seen.clear()
         with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast):
             output = self.network(inputs)
+        for name in self._names:
+            if name not in self._seen:
+                raise ValueError(f"the tapped layer '{name}' was not called by the network")
         taps = {name: _as_float32(value) for name, value in self._seen.items()}
         return Trace(output=_as_float32(output), taps=taps)
 

@@ -62,7 +62,7 @@ def distill(
     allow_code: Sequence[str] = (),
     checkpoint_seconds: float = 30.0,
     say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, float]], None] = lambda _steps, _line: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
     """Make `student` do what `teacher` does, and return the summary of the run in `out`.
 

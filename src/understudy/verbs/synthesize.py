@@ -42,7 +42,7 @@ def synthesize(
     resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, float]], None] = lambda _steps, _line: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
     """Write `count` images of `source` into the SET `out`; return its description.
 
@@ -82,7 +82,7 @@ def _write(
     folder: Path,
     source: Source,
     seed: int,
-    watch: Callable[[int, dict[str, float]], None],
+    watch: Callable[[int, dict[str, Any]], None],
 ) -> ImageSet:
     table = recipe_file.to_table(source)
     first = stream.draw(0, None)

@@ -43,7 +43,7 @@ def train(
     overwrite: bool = False,
     allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, float]], None] = lambda _steps, _line: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
     """Train `net` on labelled `data`, and return the summary of the run in `out`.
 
