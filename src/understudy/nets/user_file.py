@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from understudy.checks import one_of
 
@@ -58,6 +59,48 @@ def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source} returned a {type(network).__name__}, not a torch nn.Module")
     return network
+
+
+def first_channels(network: nn.Module) -> int | None:
+    """Return how many channels the first convolution takes, None if there is no convolution."""
+    return next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+
+
+def count_classes(
+    network: nn.Module, source: str, classes: int | None, channels: int, size: tuple[int, int]
+) -> int:
+    """Return how many classes the network answers to one black image; it is left as it was.
+
+    Args:
+        source: the REF, for messages.
+        classes: how many are asked for, None where nobody said.
+    """
+    answer = _answer(network, source, channels, size)
+    if not isinstance(answer, Tensor) or answer.ndim < 2:
+        kind = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"{source} answers {kind}, not logits of shape (batch, classes)")
+    if classes not in (None, answer.shape[1]):
+        raise ValueError(
+            f"{source} answers {answer.shape[1]} classes, but {classes} are asked for; "
+            "let its function take the argument 'classes'"
+        )
+    return answer.shape[1]
+
+
+def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int]) -> Any:
+    training = {layer: layer.training for layer in network.modules()}
+    try:
+        with torch.no_grad():
+            return network.eval()(torch.zeros(1, channels, *size))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{source} does not take one image of {channels} x {size[0]} x {size[1]} ({reason}); "
+            "say --size"
+        ) from error
+    finally:
+        for layer, mode in training.items():
+            layer.training = mode
 
 
 def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., Any]:
