@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,26 @@ def test_a_plain_pickle_is_no_checkpoint(tmp_path):
 def test_torchscript_is_refused(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="TorchScript archive"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    path = saved(tmp_path / "w.pth", some_state())
+    with (
+        zipfile.ZipFile(path) as archive,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+    with pytest.raises(CheckpointError, match="was compressed after it was saved"):
+        read_weights(tmp_path / "packed.pth")
+
+
+def test_an_exported_program_under_another_name_is_recognised(tmp_path):
+    program = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "w.pt2")
+    (tmp_path / "w.pt2").rename(tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"give it the suffix \.pt2"):
         read_weights(tmp_path / "w.pt")
 
 

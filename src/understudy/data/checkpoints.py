@@ -152,7 +152,7 @@ def _decode_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         zipped = file.read(len(_ZIP)) == _ZIP
     if zipped:
-        _refuse_programs(path)
+        _check_archive(path)
     try:
         with warnings.catch_warnings():
             # About pickle protocols nobody can do anything about; the outcome is checked instead.
@@ -171,11 +171,12 @@ def _decode_pickle(path: Path) -> Any:
         raise CheckpointError(damaged(path, first_line(error))) from error
 
 
-def _refuse_programs(path: Path) -> None:
-    """Raise if a zip archive holds a program, not just weights."""
+def _check_archive(path: Path) -> None:
+    """Raise if a zip archive holds a program, not just weights, or cannot be mapped."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            packed = [item for item in archive.infolist() if item.compress_type]
     except DAMAGE as error:
         raise CheckpointError(damaged(path, first_line(error))) from error
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
@@ -185,6 +186,12 @@ def _refuse_programs(path: Path) -> None:
     if any(name.endswith("/archive_format") for name in names):
         raise CheckpointError(
             f"{path} is an exported program; give it the suffix {PROGRAM} and use it as a REF"
+        )
+    if packed:
+        # Mapped into memory, the packed bytes would pass for numbers.
+        raise CheckpointError(
+            f"{path} was compressed after it was saved ('{packed[0].filename}'); "
+            "save it again with torch.save, which stores plainly"
         )
 
 
