@@ -1,0 +1,25 @@
+"""Expressions evaluated on a small grid, for the tests of what shader programs are written in."""
+
+import torch
+from torch import Tensor
+
+from understudy.sources.shader_code import compile_torch
+from understudy.sources.shader_ir import Expr, number
+from understudy.sources.shader_program import Program
+from understudy.sources.shader_sketch import Range, Ranges
+from understudy.sources.shader_torch import TorchPainter
+
+CPU = torch.device("cpu")
+
+
+def program(*outputs: Expr, ranges: tuple[Range, ...] = (Range(0.0, 0.0),)) -> Program:
+    """Return a program of these three colours."""
+    code = compile_torch(number(outputs))
+    return Program(seed=0, family="", ranges=Ranges.of(ranges), code=code)
+
+
+def painted(value: Expr, size: tuple[int, int] = (8, 8), time: float = 0.0) -> Tensor:
+    """Return one expression's values over the grid, row by row from the top."""
+    times = torch.tensor([time], dtype=torch.float64)
+    instances = program(value, value, value).instances(torch.tensor([0]), times)
+    return TorchPainter(CPU).paint([instances], size, 1)[0, 0]
