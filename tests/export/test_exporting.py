@@ -11,12 +11,13 @@ from torch import Tensor
 from tests import tiny
 from tests.export.conftest import CONTRACT, images
 from understudy.data.arrays import array_images
-from understudy.export.exporting import LIST, export_network
-from understudy.export.measure import Timing
+from understudy.export.exporting import LIST, export_network, held_against
+from understudy.export.measure import Exported, Timing
 from understudy.export.verify import VerificationError
 from understudy.loading import load
 from understudy.nets.builtin import build
 from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
 from understudy.report.record import read_run
 from understudy.run_folder import RunFolderError
 
@@ -54,13 +55,23 @@ def test_an_int8_row_counts_its_nodes_and_says_what_it_gained(
     assert rounded.quantize_nodes > 0
     ratio = f"{rounded.bytes / floats.bytes:.2f}"
     assert f"{ratio} of the bytes of float32 ONNX" in rounded.note
-    assert rounded.note.startswith("no gain") == (
-        rounded.bytes >= floats.bytes
-        or (
-            rounded.latency_ms >= floats.latency_ms
-            and rounded.images_per_second <= floats.images_per_second
-        )
+
+
+@pytest.mark.parametrize(("latency", "gains"), [(2.0, True), (3.9, False), (8.0, False)])
+def test_a_gain_in_speed_is_claimed_only_beyond_the_noise(latency: float, gains: bool) -> None:
+    fields = {"path": None, "weight_bytes": 1, "max_difference": 0.0, "agreement": 1.0}
+    floats = Exported(form="onnx", bytes=100, latency_ms=4.0, images_per_second=10.0, **fields)
+    rounded = Exported(
+        form="int8-onnx",
+        bytes=27,
+        latency_ms=latency,
+        images_per_second=10.0,
+        quantize_nodes=4,
+        **fields,
     )
+    note = held_against(rounded, floats).note
+    assert note.startswith("no gain on this machine: ") != gains
+    assert "0.27 of the bytes of float32 ONNX" in note
 
 
 def test_accuracy_of_each_form_is_counted_on_labelled_images(
@@ -190,3 +201,19 @@ def test_a_network_made_in_python_leaves_with_its_program(probe: Tensor, tmp_pat
     assert row.max_difference < 1e-5
     with torch.no_grad():
         torch.testing.assert_close(load(str(tmp_path))(probe), made(probe))
+
+
+@pytest.mark.slow
+def test_a_network_of_the_users_own_code_is_rebuilt_by_it(tmp_path: Path) -> None:
+    code = tmp_path / "net.py"
+    code.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))\n"
+    )
+    said = NetworkRef(ref=f"file:{code}:make", size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+    made = load(said, allow_code=True)
+    out = tmp_path / "out"
+    (row,) = export_network(made, out, ["safetensors"], None, images(4), timing=SHORT)
+    assert row.max_difference < 1e-5
+    assert names(out) == {"student.safetensors", "student.json", LIST}
