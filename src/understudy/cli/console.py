@@ -1,67 +1,117 @@
 """What a person sees while a verb works, and how its result leaves.
 
-Results go to standard output; progress, notes and errors go to standard error.
+Results go to standard output; progress, notes and errors go to standard error. Of several
+processes only the first one speaks, except for errors.
 """
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-errors = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
+# torchrun and accelerate number the processes they start.
+_SPEAKS = os.environ.get("RANK", "0") == "0"
+# Lines are cut by the terminal, if there is one, and never by us: a path must survive a pipe.
+errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not _SPEAKS)
+results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
+
+# Seconds between two lines where there is no terminal to draw a bar on.
+_BETWEEN_LINES = 10.0
 
 
-class Progression:
-    """A bar with rate and time left, and lines of words above it."""
+class Progression(Protocol):
+    """Shows how far a verb has come, and lines of words."""
+
+    def say(self, text: str) -> None: ...
+    def watch(self, steps: int, line: dict[str, Any]) -> None: ...
+
+
+class Pace:
+    """Says how far a run is, how fast, and how long it will yet take."""
+
+    def __init__(self) -> None:
+        self._before = (0, 0.0)
+
+    def __call__(self, steps: int, line: dict[str, Any]) -> str:
+        """Return "done/steps, images a second, time left, loss" of a journal line."""
+        step, seconds = line["step"], line["seconds"]
+        if step <= self._before[0]:
+            self._before = (0, 0.0)
+        done, spent = step - self._before[0], seconds - self._before[1]
+        self._before = (step, seconds)
+        left = spent / done * (steps - step)
+        parts = [f"{step}/{steps}", f"{line['images_per_second']:,.0f}/s", f"{_time(left)} left"]
+        if "loss" in line:
+            parts.append(f"loss {line['loss']:.3g}")
+        return "  ".join(parts)
+
+
+class Bar:
+    """A progression on a terminal: one bar, and words above it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task: TaskID | None = None
+        self._pace = Pace()
+        self._task: TaskID = progress.add_task("", total=None, pace="")
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
 
     def watch(self, steps: int, line: dict[str, Any]) -> None:
-        if self._task is None:
-            self._task = self._progress.add_task("", total=steps, terms="", rate="")
-        shown = " ".join(f"{k} {v:.3g}" for k, v in line.items() if k not in _NOT_SHOWN)
-        rate = line["images_per_second"]
-        self._progress.update(
-            self._task, total=steps, completed=line["step"], terms=shown, rate=f"{rate:,.0f}/s"
-        )
+        told = self._pace(steps, line)
+        self._progress.update(self._task, total=steps, completed=line["step"], pace=told)
 
 
-_NOT_SHOWN = {"facts", "step", "learning_rate", "images_per_second", "seconds"}
+class Lines:
+    """A progression in a file or a pipe: a plain line now and then."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        errors.print(text, markup=False)
+
+    def watch(self, steps: int, line: dict[str, Any]) -> None:
+        told = self._pace(steps, line)
+        now = time.monotonic()
+        if now - self._last >= _BETWEEN_LINES or line["step"] == steps:
+            self._last = now
+            errors.print(told, markup=False)
 
 
 @contextmanager
 def progression() -> Iterator[Progression]:
     """Show progress on standard error while the block runs."""
-    columns = (
-        BarColumn(bar_width=16),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[terms]}", style="dim"),
-    )
-    with Progress(*columns, console=errors, transient=not errors.is_terminal) as progress:
-        yield Progression(progress)
+    if not errors.is_terminal:
+        yield Lines()
+        return
+    columns = (BarColumn(bar_width=16), TimeElapsedColumn(), TextColumn("{task.fields[pace]}"))
+    with Progress(*columns, console=errors) as progress:
+        yield Bar(progress)
 
 
 def print_json(value: Any) -> None:
     """Write one JSON object to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    if _SPEAKS:
+        sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def fail(reason: str) -> None:
     """Write a one-line reason to standard error."""
-    errors.print(f"[bold red]error:[/] {_escaped(reason)}", soft_wrap=True)
+    line = Text.assemble(("error:", "bold red"), " ", " ".join(reason.split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("[", r"\[")
+def _time(seconds: float) -> str:
+    minutes, hours = round(seconds) // 60, round(seconds) // 3600
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m{round(seconds) % 60:02}s" if minutes else f"{round(seconds)}s"

@@ -6,17 +6,25 @@ import typer
 from rich.table import Table
 
 from understudy.cli import options as o
-from understudy.cli.console import errors, print_json, results
+from understudy.cli.console import errors, fail, print_json, results
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
     for verb in (inspect, doctor, methods, evaluate, score):
         app.command()(verb)
+    audit = typer.Typer(help="Look at a network or a transfer set, and change nothing.")
+    audit.callback()(_audit)
+    audit.command("transfer")(score)
+    app.add_typer(audit, name="audit")
+
+
+def _audit() -> None:
+    """Keeps `audit` a group while it has one command."""
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="REF", help="A network, a run or a file.")],
+    model: Annotated[str, typer.Argument(metavar="REF", help="A network, or a run's folder.")],
     weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -35,9 +43,11 @@ def inspect(
         print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
     else:
         _print_figures(finding.figures)
-        results.print(f"[bold]{finding.verdict}[/]: {finding.summary}")
     if finding.verdict == "fail":
+        fail(finding.summary)
         raise typer.Exit(1)
+    if not json:
+        results.print(f"{finding.verdict}: {finding.summary}", markup=False)
 
 
 def doctor(json: o.Json = False) -> None:
@@ -50,7 +60,8 @@ def doctor(json: o.Json = False) -> None:
         return
     for offer in offers:
         mark = "[green]yes[/]" if offer["there"] else "[yellow]no [/]"
-        results.print(f"{mark} [bold]{offer['name']}[/]  {offer['detail']}")
+        results.print(f"{mark} [bold]{offer['name']}[/]  ", end="")
+        results.print(offer["detail"], markup=False)
         if offer["add"]:
             results.print(f"    add it with: {offer['add']}", markup=False)
 
@@ -117,7 +128,8 @@ def evaluate(
 def score(
     teacher: o.Teacher,
     transfer: Annotated[
-        list[str], typer.Option(metavar="SOURCE", help="One or more sources to compare.")
+        list[str],
+        typer.Option(parser=o.source, metavar="SOURCE", help="A source; several are compared."),
     ],
     weights: o.Weights = None,
     mean: o.Mean = None,
@@ -125,7 +137,7 @@ def score(
     size: o.Size = None,
     classes: o.Classes = None,
     recipe: o.RecipeFile = None,
-    count: Annotated[int, typer.Option(min=64, help="Images to look at.")] = 4096,
+    count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 4096,
     seed: o.Seed = None,
     json: o.Json = False,
 ) -> None:

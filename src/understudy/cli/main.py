@@ -1,18 +1,25 @@
 """The command `understudy`: its verbs, and what a failure looks like.
 
-Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage.
+Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 130: interrupted.
 """
 
 import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, cast
 
 import typer
 
 from understudy.cli import console, looking, making, training
 
+INTERRUPTED = 130
+# typer re-exports one kind of bad usage only; all kinds derive from what that one derives from.
+_BadUsage = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+
 app = typer.Typer(
     name="understudy",
     help="From a trained network without its data to one that can be deployed.",
-    no_args_is_help=True,
+    epilog="A failure is one line; with --debug it is told with all that led to it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -21,20 +28,44 @@ for group in (training, looking, making):
     group.register(app)
 
 
+@app.callback(invoke_without_command=True)
+def understudy(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        console.results.print(f"understudy {metadata.version('understudy')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
 def run() -> None:
     """Run the command line; a failure is one line on standard error."""
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(status([word for word in sys.argv[1:] if word != "--debug"], debug=debug))
+
+
+def status(arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run the command with `arguments`, tell a failure, and return the exit status."""
     try:
-        app(arguments)
-    except KeyboardInterrupt:
-        console.fail("interrupted; what was written is intact, go on with --resume")
-        sys.exit(130)
+        code = app(arguments, prog_name="understudy", standalone_mode=False) or 0
+    except _BadUsage as error:
+        console.fail(error.format_message().removeprefix("Invalid value: "))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:  # the last stop: nothing above it could say more
         if debug:
             raise
         console.fail(_reason(error))
-        sys.exit(1)
+        return 1
+    if code == INTERRUPTED:
+        console.fail("interrupted; what was written is intact, and a run goes on with --resume")
+    return int(code)
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """The verbs that make sets, files and pages: parse, call, print."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path("demo"),
     seed: o.Seed = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
@@ -31,18 +31,26 @@ def demo(
         return
     for arm in summary["arms"]:
         results.print(f"{arm['name']:32}{arm['accuracy']:7.2%}  {arm['correct']}/{arm['count']}")
-    results.print(f"report  {out / 'report.html'}")
+    results.print(f"report  {out / 'report.html'}", markup=False)
 
 
 def synthesize(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=o.sources_help())],
-    count: Annotated[int, typer.Option(min=1, help="Images to write.")],
+    source: Annotated[
+        str, typer.Argument(parser=o.source, metavar="SOURCE", help=o.sources_help())
+    ],
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Images to write.")],
     out: o.Out,
     size: o.Size = None,
-    channels: Annotated[int | None, typer.Option(min=1, help="[default: 3]")] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Of the images (default: the teacher's, or 3)."),
+    ] = None,
     teacher: o.Teacher = None,
     balance: Annotated[
-        bool, typer.Option("--balance", help="As many images of each class the teacher names.")
+        bool,
+        typer.Option(
+            "--balance", metavar="", help="As many images of each class the teacher names."
+        ),
     ] = False,
     weights: o.Weights = None,
     mean: o.Mean = None,
@@ -82,17 +90,23 @@ def synthesize(
     if json:
         print_json(made)
     else:
-        results.print(f"{made['counts']['images']:,} images in {made['folder']}")
+        results.print(f"{made['counts']['images']:,} images in {made['folder']}", markup=False)
 
 
 def export(
     model: o.Model,
     out: o.Out,
     format: Annotated[
-        str, typer.Option(help="Comma-separated, of onnx, int8-onnx, pt2, safetensors.")
-    ] = "onnx,int8-onnx,pt2,safetensors",
+        Any,
+        typer.Option(
+            parser=o.formats,
+            metavar="NAME,...",
+            help=f"Of {', '.join(o.REFERENCE['formats'])} (default: all of them).",
+        ),
+    ] = None,
     calibration: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Images that int8 is calibrated on.")
+        str | None,
+        typer.Option(parser=o.source, metavar="SOURCE", help="Images that int8 is calibrated on."),
     ] = None,
     eval: o.Eval = None,
     weights: o.Weights = None,
@@ -107,7 +121,7 @@ def export(
 
     made = work(
         model,
-        format=format.split(","),
+        format=format or o.REFERENCE["formats"],
         out=out,
         calibration=calibration,
         eval=eval,
@@ -122,15 +136,16 @@ def export(
         print_json([row.to_json() for row in made])
         return
     for row in made:
+        scored = "" if row.accuracy is None else f"accuracy {row.accuracy:.2%}  "
         results.print(
             f"{row.form:12}{row.bytes:>12,} bytes  {row.latency_ms:8.3f} ms  "
-            f"agreement {row.agreement:.2%}  {row.note}",
+            f"agreement {row.agreement:.2%}  {scored}{row.note}",
             markup=False,
         )
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     json: o.Json = False,
 ) -> None:
     """Write a run's report.html again."""
@@ -140,4 +155,4 @@ def report(
     if json:
         print_json({"report": str(page)})
     else:
-        results.print(str(page))
+        results.print(str(page), markup=False)

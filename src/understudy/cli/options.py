@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from understudy.checks import one_of
+
 REFERENCE: dict[str, Any] = json.loads(
     resources.files("understudy.cli").joinpath("reference.json").read_text(encoding="utf-8")
 )
@@ -49,6 +51,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """Return the seed of a text; torch takes those of 63 bits."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise typer.BadParameter(f"expected a whole number from 0 to 2^63 - 1, got '{text}'")
+    return int(text)
+
+
 def assignments(texts: list[str]) -> dict[str, str]:
     """Return KEY=VALUE texts as a mapping."""
     pairs = [text.partition("=") for text in texts]
@@ -56,6 +65,43 @@ def assignments(texts: list[str]) -> dict[str, str]:
         if not key or not mark:
             raise typer.BadParameter(f"expected KEY=VALUE, got '{key}'", param_hint="--set")
     return {key: value for key, _, value in pairs}
+
+
+def known(name: str, kind: str, text: str, way_out: str = "") -> str:
+    """Return `text` if the reference has it under `kind`; refuse it with the nearest name."""
+    try:
+        return one_of(name, text, REFERENCE[kind], way_out=way_out)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def source(text: str) -> str:
+    """Return the text of a source's name or of a path that is there; refuse any other."""
+    if text.startswith("builtin/") or Path(text).exists():
+        return text
+    return known("source", "sources", text, "; or the path of an image folder, a SET or a .npz")
+
+
+def formats(text: str) -> list[str]:
+    """Return the formats of a text such as "onnx,pt2"."""
+    return [known("format", "formats", name.strip()) for name in text.split(",")]
+
+
+def _method(text: str) -> str:
+    return known("method", "methods", text)
+
+
+def _part(text: str) -> str:
+    return known("part of the recipe", "parts", text)
+
+
+def _objective(text: str) -> str:
+    known("objective", "objectives", text.partition("=")[0])
+    return text
+
+
+def _precision(text: str) -> str:
+    return known("precision", "precisions", text)
 
 
 def _names(kind: str) -> str:
@@ -69,13 +115,17 @@ Student = Annotated[str | None, typer.Option(help="REF of the student.", metavar
 Net = Annotated[str | None, typer.Option(help="REF of the network to train.", metavar="REF")]
 Data = Annotated[
     str | None,
-    typer.Option(help="Labelled images: a folder a class, SET, .npz or builtin/digits."),
+    typer.Option(
+        metavar="DATA", help="Labelled images: a folder a class, SET, .npz or builtin/digits."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="REF of the network, or a run's folder.", metavar="REF")]
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Weights of the teacher: .safetensors .pt .pth .th .pt2", rich_help_panel=_NETWORK
+        metavar="FILE",
+        help="Its weights: .safetensors .pt .pth .th .pt2",
+        rich_help_panel=_NETWORK,
     ),
 ]
 Mean = Annotated[
@@ -104,26 +154,43 @@ Classes = Annotated[
     str | None,
     typer.Option(metavar="N|FILE", help="How many, or a file of names.", rich_help_panel=_NETWORK),
 ]
-Out = Annotated[Path, typer.Option(help="Folder to write; must not exist.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")]
 Eval = Annotated[
     str | None,
     typer.Option(help="Labelled data to score on; never changes the student.", metavar="DATA"),
 ]
-Method = Annotated[str, typer.Option(help=f"Published recipe: {_names('methods')}.")]
+Method = Annotated[
+    str,
+    typer.Option(parser=_method, metavar="NAME", help=f"Published recipe: {_names('methods')}."),
+]
 Transfer = Annotated[
     str | None,
-    typer.Option(metavar="SOURCE", help=f"What to show: {_names('sources')}; or images on disk."),
+    typer.Option(
+        parser=source,
+        metavar="SOURCE",
+        help=f"What to show: {_names('sources')}; or images on disk.",
+    ),
 ]
 Objective = Annotated[
     list[str],
-    typer.Option(metavar="NAME[=WEIGHT]", help=f"Of {_names('objectives')}; several are summed."),
+    typer.Option(
+        parser=_objective,
+        metavar="NAME[=WEIGHT]",
+        help=f"Of {_names('objectives')}; several are summed.",
+    ),
 ]
 Without = Annotated[
-    list[str], typer.Option(help=f"Leave a part of the recipe out: {_names('parts')}.")
+    list[str],
+    typer.Option(
+        parser=_part, metavar="PART", help=f"Leave a part of the recipe out: {_names('parts')}."
+    ),
 ]
-Labels = Annotated[bool, typer.Option("--labels", help="Use the transfer set's labels, too.")]
+Labels = Annotated[
+    bool, typer.Option("--labels", metavar="", help="Use the transfer set's labels, too.")
+]
 RecipeFile = Annotated[
-    Path | None, typer.Option(help="Run a recipe.toml again.", rich_help_panel=_RUN)
+    Path | None,
+    typer.Option(metavar="FILE", help="Run a recipe.toml again.", rich_help_panel=_RUN),
 ]
 InitFrom = Annotated[
     str | None,
@@ -132,7 +199,10 @@ InitFrom = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1, help=f"Optimizer steps [default: {REFERENCE['steps']}].", rich_help_panel=_TRAINING
+        min=1,
+        metavar="N",
+        help=f"Optimizer steps (default {REFERENCE['steps']}).",
+        rich_help_panel=_TRAINING,
     ),
 ]
 Budget = Annotated[
@@ -148,20 +218,34 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help=f"Images a step [default: {REFERENCE['batch_size']}].",
+        metavar="N",
+        help=f"Images a step (default {REFERENCE['batch_size']}).",
         rich_help_panel=_TRAINING,
     ),
 ]
-Lr = Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=_TRAINING)]
-Seed = Annotated[int | None, typer.Option(help="[default: 0]", rich_help_panel=_TRAINING)]
+Lr = Annotated[
+    float | None,
+    typer.Option(metavar="RATE", help="Peak learning rate.", rich_help_panel=_TRAINING),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        parser=seed,
+        metavar="N",
+        help="Of all that is random (default 0).",
+        rich_help_panel=_TRAINING,
+    ),
+]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, or auto [default].", rich_help_panel=_TRAINING)
+    str | None,
+    typer.Option(metavar="NAME", help="cpu, cuda, or auto (default).", rich_help_panel=_TRAINING),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        metavar="float32|bfloat16",
-        help="[default: the machine's faster one]",
+        parser=_precision,
+        metavar="NAME",
+        help=f"{_names('precisions')} (default: the faster one here).",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -172,20 +256,30 @@ Set = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_RUN)
+    bool,
+    typer.Option("--resume", metavar="", help="Go on with what is in --out.", rich_help_panel=_RUN),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_RUN)
+    bool,
+    typer.Option("--overwrite", metavar="", help="Replace what is in --out.", rich_help_panel=_RUN),
 ]
 AllowCode = Annotated[
     list[str],
     typer.Option(metavar="FILE", help="A file whose code a recipe may run.", rich_help_panel=_RUN),
 ]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard", metavar="", help="Write curves for TensorBoard, too.", rich_help_panel=_RUN
+    ),
+]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")
+    bool,
+    typer.Option("--json", metavar="", help="Print one JSON object and nothing else."),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
+    bool,
+    typer.Option("--skip-bad", metavar="", help="Leave unreadable images out, and count them."),
 ]
 
 

@@ -43,6 +43,7 @@ def distill(
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
     allow_code: o.AllowCode = [],  # noqa: B006
+    tensorboard: o.TensorBoard = False,
     json: o.Json = False,
 ) -> None:
     """The main job: make a student do what its teacher does, without the teacher's data."""
@@ -79,6 +80,7 @@ def distill(
             resume=resume,
             overwrite=overwrite,
             allow_code=allow_code,
+            tensorboard=tensorboard,
             say=shown.say,
             watch=shown.watch,
         )
@@ -107,6 +109,7 @@ def train(
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
     allow_code: o.AllowCode = [],  # noqa: B006
+    tensorboard: o.TensorBoard = False,
     json: o.Json = False,
 ) -> None:
     """Train a network on labelled images."""
@@ -137,6 +140,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             allow_code=allow_code,
+            tensorboard=tensorboard,
             say=shown.say,
             watch=shown.watch,
         )
@@ -158,6 +162,8 @@ def _needed(recipe: Path | None, **options: Any) -> None:
 
 
 def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
+    if not summary:  # of several processes the first one speaks
+        return
     if json:
         print_json(summary)
         return
@@ -165,16 +171,15 @@ def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
         accuracy, parameters = summary[f"{role}_accuracy"], summary[f"{role}_parameters"]
         if parameters is not None:
             scored = "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
-            results.print(
-                f"{role:9}{summary[f'{role}_reference']}  {parameters:,} numbers, {scored}"
-            )
+            name = summary[f"{role}_reference"]
+            results.print(f"{role:11}{name}  {parameters:,} numbers, {scored}", markup=False)
     if summary["agreement"] is not None:
         results.print(
-            f"agreement {summary['agreement']:.1%} on {summary['agreement_count']:,} "
+            f"agreement  {summary['agreement']:.1%} on {summary['agreement_count']:,} "
             f"{summary['agreement_on']}"
         )
     results.print(
-        f"steps    {summary['steps']:,} in {summary['seconds']:.0f} s "
+        f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s "
         f"({summary['images_per_second']:,.0f} images/s)"
     )
-    results.print(f"report   {out / 'report.html'}")
+    results.print(f"report     {out / 'report.html'}", markup=False)

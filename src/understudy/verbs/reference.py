@@ -7,11 +7,12 @@ torch; a test keeps the file true.
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from understudy import catalogue
 from understudy.export.exporting import FILES
 from understudy.fit import FitSettings
+from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS
 
 
@@ -24,6 +25,7 @@ def reference() -> dict[str, Any]:
         "objectives": [e.name for e in catalogue.OBJECTIVES if e.name != "weighted"],
         "parts": list(PARTS),
         "formats": list(FILES),
+        "precisions": list(get_args(Precision)),
         "steps": fit.steps,
         "batch_size": fit.batch_size,
     }
