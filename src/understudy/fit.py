@@ -15,19 +15,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from understudy.checks import positive, share
+from understudy.checks import one_of, positive, share
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.protocols import Batch, Criterion, Hook, Rule, Stream, Terms
 from understudy.seeding import child, child_seed
 
 Journal = Callable[[dict[str, Any]], None]
+_Optimizer = Literal["sgd", "adamw"]
+_Schedule = Literal["cosine", "one-cycle", "constant"]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -60,12 +62,12 @@ class FitSettings:
 
     steps: int = 10_000
     batch_size: int = 256
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: _Optimizer = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    schedule: _Schedule = "cosine"
     warmup: float = 0.05
     rates: tuple[tuple[str, float], ...] = ()
     precision: Precision = "float32"
@@ -78,6 +80,9 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "log_every"):
             positive(name, getattr(self, name))
+        for name, kinds in (("optimizer", _Optimizer), ("schedule", _Schedule)):
+            one_of(name, getattr(self, name), get_args(kinds))
+        one_of("precision", self.precision, get_args(Precision))
         share("warmup", self.warmup)
         if self.gradient_clip is not None:
             positive("gradient_clip", self.gradient_clip)
@@ -227,7 +232,9 @@ class _Loop:
         world: int,
     ) -> None:
         self.settings, self.stream, self.criterion = settings, stream, criterion
-        self.seed = child_seed(rng.initial_seed(), "step")
+        # Each process drops out units of its own.
+        rank = torch.distributed.get_rank() if world > 1 else 0
+        self.seed = child_seed(rng.initial_seed(), "step", rank)
         self.student = student.train()
         if settings.channels_last:
             student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub

@@ -4,6 +4,7 @@ The order is the promise: the recipe is on disk before step 0, the student befor
 about it. Evaluation, logging and checkpoints never touch what the student's bytes depend on.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -19,15 +20,28 @@ from torch import nn
 
 from understudy import recipe as recipe_file
 from understudy.budget import Lap, steps_within, time_steps
+from understudy.data.checkpoints import first_line
+from understudy.data.datasets import open_data
 from understudy.distill import distill, site_of
+from understudy.export.programs import trace_program, write_program
 from understudy.fit import FitSettings, Keeper, Outcome, fit
 from understudy.fit import Journal as Watcher
-from understudy.export.programs import trace_program, write_program
 from understudy.loading import rebuilds, resolve, save
-from understudy.nets.network import Network
+from understudy.nets.network import Network, freeze
+from understudy.nets.taps import device_of
 from understudy.objectives.weighted import open_criterion
+from understudy.optional import require
+from understudy.processes import Team, team
+from understudy.protocols import InputContract
 from understudy.recipe import Recipe, RecipeError, Stage
-from understudy.run_folder import RECIPE, FolderKeeper, Journal, RunFolder, write_whole
+from understudy.run_folder import (
+    RECIPE,
+    FolderKeeper,
+    Journal,
+    RunFolder,
+    TensorBoard,
+    write_whole,
+)
 from understudy.seeding import child, child_seed, from_seed
 from understudy.summary import summarize
 
@@ -45,7 +59,7 @@ class Conduct:
         say: is told lines worth a person's eye.
         watch: is told the number of steps and each line of the journal.
         checkpoint_seconds: time between two checkpoints.
-        rank: which process this is, of `world`.
+        tensorboard: also write the journal for TensorBoard.
     """
 
     resume: bool = False
@@ -56,47 +70,70 @@ class Conduct:
     say: Callable[[str], None] = lambda _: None
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
     checkpoint_seconds: float = 30.0
-    rank: int = 0
-    world: int = 1
+    tensorboard: bool = False
 
 
 def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
     """Carry out `recipe` in the folder `out` and return its summary.
 
+    Of several processes the first one writes; the others return nothing.
+
     Raises:
         RunFolderError: the folder is in the way, or cannot be written.
         RecipeError: `resume` finds another recipe there; the message names the keys.
+        ValueError: a network or the data cannot be used; an earlier run is as it was.
     """
     began = time.perf_counter()
-    folder = RunFolder(out, conduct.rank)
-    saved = folder.prepare(resume=conduct.resume, overwrite=conduct.overwrite)
-    conduct = dataclasses.replace(conduct, say=folder.logging(conduct.say))
+    with team(cpu=device_named(recipe.device).type == "cpu") as processes:
+        return _run(recipe, RunFolder(out), conduct, processes, began)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
+) -> dict[str, Any]:
+    if conduct.tensorboard:
+        require("torch.utils.tensorboard")
+    saved = processes.first and folder.check(resume=conduct.resume, overwrite=conduct.overwrite)
     if saved:
         recipe = _going_on(recipe, recipe_file.read(folder.file(RECIPE)), conduct)
-    teacher, student = open_networks(recipe, conduct)
-    if not saved:
-        if conduct.budget is not None:
-            left = conduct.budget - (time.perf_counter() - began)
-            recipe = within_budget(recipe, teacher, student, left)
-            conduct.say(f"budget {conduct.budget:.0f}s: {recipe.stages[-1].fit.steps} steps")
-        write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
-    conduct.say(f"{recipe.verb} {recipe.method}: {recipe.student.ref} into {out}")
+    recipe, saved = processes.agree((recipe, saved))
+    notes: list[str] = []
+    teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
+    judges = None
+    if recipe.eval is not None:
+        judges = open_data(recipe.eval, student.contract, split="test", labels=True)
+        notes += [f"--eval: {note}" for note in judges.notes]
+    if conduct.budget is not None and not saved:
+        left = conduct.budget - (time.perf_counter() - began)
+        recipe = within_budget(recipe, teacher, student, left, processes)
+        notes.append(f"budget {conduct.budget:.0f}s: {recipe.stages[-1].fit.steps} steps")
+    if processes.first:
+        folder.begin(overwrite=conduct.overwrite)
+        if not saved:
+            write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
+        conduct = dataclasses.replace(conduct, say=folder.logging(conduct.say))
+        for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
+            conduct.say(note)
+    recipe = processes.agree(recipe)
     outcomes = [
-        _train_in_folder(stage, i, recipe, teacher, student, folder, conduct)
+        _train_in_folder(stage, i, recipe, teacher, student, folder, conduct, processes)
         for i, stage in enumerate(recipe.stages)
     ]
-    if conduct.rank > 0:
+    if not processes.first:
         return {}
     made = _network_of(outcomes[-1].network, student)
-    save(made, out)
-    if not rebuilds(made.reference) or made.reference.startswith("file:"):
-        # No name makes this architecture again elsewhere, so it travels with the weights.
-        write_program(trace_program(made), made, out / "student.pt2")
-    return summarize(recipe, folder, outcomes, teacher, made, say=conduct.say)
+    save(made, folder.path)
+    if _travels_with_code(made):
+        write_program(trace_program(made), made, folder.file("student.pt2"))
+    return summarize(recipe, folder, outcomes, teacher, made, judges)
 
 
 def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network | None, Network]:
-    """Return the teacher, where there is one, and the student before its first step."""
+    """Return the teacher, where there is one, and the student before its first step.
+
+    Raises:
+        ValueError: one of them cannot be loaded, answered, or kept; or they do not fit together.
+    """
     device = device_named(recipe.device)
     made = dict(conduct.networks)
     if "teacher" not in made and recipe.teacher is not None:
@@ -113,8 +150,13 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network | None, Net
             allow_code=conduct.allow_code,
             rng=from_seed(child_seed(recipe.seed, "student")),
         ).network
-    for network in made.values():
+    for role, network in made.items():
+        _check_answer(role, network)
         network.to(device)
+    if "teacher" in made:
+        _check_pair(made["teacher"].contract, made["student"].contract)
+    if _travels_with_code(made["student"]):
+        trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]
 
 
@@ -122,7 +164,10 @@ def device_named(name: str) -> torch.device:
     """Return the device of a name; "auto" is the GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device '{name}' asked for, but torch sees no CUDA device; use cpu")
     return device
@@ -176,7 +221,11 @@ def train_stage(
 
 
 def within_budget(
-    recipe: Recipe, teacher: Network | None, student: Network, seconds: float
+    recipe: Recipe,
+    teacher: Network | None,
+    student: Network,
+    seconds: float,
+    processes: Team,
 ) -> Recipe:
     """Return the recipe with the steps that fit into `seconds`, timed on copies.
 
@@ -195,6 +244,8 @@ def within_budget(
                     _stage_rng(recipe, i),
                     settings=settings,
                     watcher=lap,
+                    rank=processes.rank,
+                    world=processes.world,
                     scratch=Path(scratch),
                 )
 
@@ -212,12 +263,19 @@ def _train_in_folder(
     student: Network,
     folder: RunFolder,
     conduct: Conduct,
+    processes: Team,
 ) -> Outcome:
-    together = max(1, stage.fit.steps // 20) if conduct.world > 1 else None
-    keeper = FolderKeeper(folder, i, seconds=conduct.checkpoint_seconds, steps=together)
-    state = keeper.load()
-    if state is not None:
-        conduct.say(f"going on from step {state['step']} of {stage.fit.steps}")
+    rank, world = processes.rank, processes.world
+    together = max(1, stage.fit.steps // 20) if world > 1 else None
+    keeper = FolderKeeper(
+        folder,
+        i,
+        seconds=conduct.checkpoint_seconds,
+        steps=together,
+        rank=rank,
+        world=world,
+        gather=processes.gather,
+    )
     train = functools.partial(
         train_stage,
         stage,
@@ -225,19 +283,68 @@ def _train_in_folder(
         student,
         _stage_rng(recipe, i),
         keeper=keeper,
-        rank=conduct.rank,
-        world=conduct.world,
+        rank=rank,
+        world=world,
         scratch=folder.scratch,
     )
-    if conduct.rank > 0:  # one writer
+    if not processes.first:
         return train()
-    with Journal(folder, i, after_step=0 if state is None else state["step"]) as journal:
+    state = keeper.load()
+    step = 0 if state is None else state["step"]
+    if state is not None:
+        conduct.say(f"going on from step {step} of {stage.fit.steps}")
+    with contextlib.ExitStack() as stack:
+        journals: list[Watcher] = [stack.enter_context(Journal(folder, i, after_step=step))]
+        if conduct.tensorboard:
+            journals.append(stack.enter_context(TensorBoard(folder, i, after_step=step)))
 
         def watcher(line: dict[str, Any]) -> None:
-            journal(line)
+            for journal in journals:
+                journal(line)
             conduct.watch(stage.fit.steps, line)
 
         return train(watcher=watcher)
+
+
+def _check_answer(role: str, network: Network) -> None:
+    """Raise unless a network's weights are finite and it answers an image of its contract."""
+    contract = network.contract
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"the {role}'s '{name.removeprefix('body.')}' holds values that are NaN or "
+                "infinite; take an earlier checkpoint"
+            )
+    image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
+    shape = " x ".join(str(side) for side in image.shape[1:])
+    try:
+        with torch.no_grad():
+            answer = freeze(network)(image)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"the {role} does not take an image of {shape} ({first_line(error)}); "
+            "say its size and channels"
+        ) from error
+    if isinstance(answer, torch.Tensor) and answer.shape != (1, contract.classes):
+        raise ValueError(
+            f"the {role} answers an image with {tuple(answer.shape[1:])} numbers, but is said to "
+            f"know {contract.classes} classes"
+        )
+
+
+def _check_pair(teacher: InputContract, student: InputContract) -> None:
+    for name in ("classes", "channels"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours != theirs:
+            raise ValueError(
+                f"the student has {ours} {name}, its teacher {theirs}; "
+                "a student is compared with its teacher on the same images, class by class"
+            )
+
+
+def _travels_with_code(student: Network) -> bool:
+    """Return whether no name makes the architecture again elsewhere."""
+    return not rebuilds(student.reference) or student.reference.startswith("file:")
 
 
 def _stage_rng(recipe: Recipe, stage: int) -> torch.Generator:

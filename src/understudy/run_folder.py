@@ -1,23 +1,32 @@
 """The folder of a run: what is written while a student is made, and how it survives a kill.
 
 Every file is replaced as a whole, so that whatever stands there is complete. The checkpoint is
-one file a process; the journal is cut back to it when a run goes on.
+one file a stage, whatever the number of processes; the journal is cut back to it when a run goes
+on.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TextIO
 
 import torch
 
+from understudy.data.checkpoints import DAMAGE, first_line
+from understudy.optional import require
+
 RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", "log.txt"
-CHECKPOINT = "checkpoint"
+CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
+_PART = ".part"
+_MAKE_ROOM = "make room, then go on with --resume"
+# What a run that was killed before its recipe was written leaves behind.
+_BEFORE_RECIPE = {CHECKPOINT, LOG, RECIPE + _PART}
 
 
 class RunFolderError(ValueError):
@@ -26,19 +35,14 @@ class RunFolderError(ValueError):
 
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file so that it is either as before or complete, also after a power cut."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + _PART)
     raw = data.encode() if isinstance(data, str) else data
-    try:
+    with _told(path, "what was there before is intact", part):
         with part.open("wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunFolderError(
-            f"cannot write {path}: {error.strerror}; what was there before is intact"
-        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,39 +52,45 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, on one of its processes."""
+    """The folder of one run."""
 
     path: Path
-    rank: int = 0
 
-    def prepare(self, *, resume: bool, overwrite: bool) -> bool:
-        """Make the folder ready and return whether a saved recipe is to be gone on with.
+    def check(self, *, resume: bool, overwrite: bool) -> bool:
+        """Return whether a saved recipe is to be gone on with; nothing is changed.
 
         Raises:
             RunFolderError: the folder has something in it and neither way was asked for, or it
-                has something that is no run and would be overwritten.
+                has something that is no run.
         """
         if resume and overwrite:
             raise RunFolderError("--resume and --overwrite exclude each other; choose one")
-        is_run = (self.path / RECIPE).exists()
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose a folder for the run")
-        if self.path.exists() and any(self.path.iterdir()):
-            if resume:
-                return is_run
-            if not overwrite:
-                raise RunFolderError(
-                    f"{self.path} exists; go on with --resume, replace it with --overwrite, "
-                    "or choose another --out"
-                )
-            if not is_run:
-                raise RunFolderError(f"{self.path} is not a run; refusing to overwrite it")
-            shutil.rmtree(self.path)
+        present = {item.name for item in self.path.iterdir()} if self.path.exists() else set()
+        if not present:
+            return False
+        if not resume and not overwrite:
+            raise RunFolderError(
+                f"{self.path} exists; go on with --resume, replace it with --overwrite, "
+                "or choose another --out"
+            )
+        if RECIPE not in present and not present <= _BEFORE_RECIPE:
+            raise RunFolderError(
+                f"{self.path} is not a run; refusing to write into it: choose another --out"
+            )
+        return resume and RECIPE in present
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Make the folder, without what an earlier run left where that is to be overwritten."""
         try:
+            if overwrite and self.path.exists():
+                # The recipe last: as long as something is left, it is known to be a run.
+                for item in sorted(self.path.iterdir(), key=lambda item: item.name == RECIPE):
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
             (self.path / CHECKPOINT).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from error
-        return False
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -94,10 +104,10 @@ class RunFolder:
         """Return `say`, with each line also at the end of log.txt."""
 
         def tell(text: str) -> None:
-            if self.rank == 0:
-                stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-                with self.file(LOG).open("a", encoding="utf-8") as file:
-                    file.write(f"{stamp} {text}\n")
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            path = self.file(LOG)
+            with _told(path, _MAKE_ROOM), path.open("a", encoding="utf-8") as file:
+                file.write(f"{stamp} {text}\n")
             say(text)
 
         return tell
@@ -113,17 +123,30 @@ class RunFolder:
 class FolderKeeper:
     """Keeps the state of a loop in the run's folder, every so many seconds or steps.
 
+    Of several processes the first one writes for all: they share the weights, and each one's
+    stream is kept beside those of the others. So one file is always one moment of all of them.
+
     Args:
         stage: which stage of the recipe the loop belongs to.
         seconds: time between two checkpoints of a single process.
         steps: steps between two checkpoints where several processes must agree.
+        gather: returns a value of every process, by rank, in the first; None elsewhere.
     """
 
     def __init__(
-        self, folder: RunFolder, stage: int, *, seconds: float = 30.0, steps: int | None = None
+        self,
+        folder: RunFolder,
+        stage: int,
+        *,
+        seconds: float = 30.0,
+        steps: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        gather: Callable[[Any], list[Any] | None] = lambda value: [value],
     ) -> None:
-        self.path = folder.scratch / f"stage{stage}-rank{folder.rank}.pt"
+        self.path = folder.scratch / f"stage{stage}.pt"
         self.seconds, self.steps = seconds, steps
+        self._rank, self._world, self._gather = rank, world, gather
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -132,32 +155,41 @@ class FolderKeeper:
         return time.monotonic() - self._last >= self.seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        part = self.path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            part.unlink(missing_ok=True)
-            raise RunFolderError(
-                f"cannot write the checkpoint {self.path}: {_reason(error)}; the one before it is "
-                "intact: make room, then go on with --resume"
-            ) from error
+        streams = self._gather(state["stream"])
+        if streams is not None:
+            self._write({**state, "stream": streams})
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         if not self.path.exists():
             return None
         try:
+            with zipfile.ZipFile(self.path) as archive:  # torch.load compares no checksums
+                broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"{broken} has changed since it was written")
             state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        except DAMAGE as error:
             raise RunFolderError(
-                f"the checkpoint {self.path} is damaged ({_reason(error)}); "
+                f"the checkpoint {self.path} is damaged ({first_line(error)}); "
                 "start afresh with --overwrite"
             ) from error
-        return state
+        if len(state["stream"]) != self._world:
+            raise RunFolderError(
+                f"the checkpoint {self.path} is of {len(state['stream'])} processes, not of "
+                f"{self._world}; go on with as many"
+            )
+        return {**state, "stream": state["stream"][self._rank]}
+
+    def _write(self, state: dict[str, Any]) -> None:
+        part = self.path.with_suffix(_PART)
+        intact = f"the one before it is intact: {_MAKE_ROOM}"
+        with _told(self.path, intact, part, what="the checkpoint "):
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path)
 
 
 class Journal:
@@ -165,23 +197,50 @@ class Journal:
 
     def __init__(self, folder: RunFolder, stage: int, *, after_step: int = 0) -> None:
         self.stage = stage
-        path = folder.file(METRICS)
+        self._path = path = folder.file(METRICS)
         kept = [line for line in read_journal(path) if _stands(line, stage, after_step)]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
-    def __call__(self, figures: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"stage": self.stage, **figures}) + "\n")
-        self._file.flush()
+    def __call__(self, figures: Mapping[str, Any]) -> None:
+        with _told(self._path, _MAKE_ROOM):
+            self._file.write(json.dumps({"stage": self.stage, **figures}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told of
+            self._file.close()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class TensorBoard:
+    """Writes the same figures for TensorBoard; what a run that goes on says again is dropped.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: RunFolder, stage: int, *, after_step: int = 0) -> None:
+        writing = require("torch.utils.tensorboard")
+        path = folder.file(TENSORBOARD) / f"stage{stage}"
+        self._writer = writing.SummaryWriter(str(path), purge_step=after_step + 1)
+
+    def __call__(self, figures: Mapping[str, Any]) -> None:
+        facts = {f"facts/{name}": value for name, value in figures["facts"].items()}
+        plain = {name: value for name, value in figures.items() if name not in ("facts", "step")}
+        for name, value in (plain | facts).items():
+            self._writer.add_scalar(name, value, figures["step"])
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -198,9 +257,17 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def _stands(line: Mapping[str, Any], stage: int, after_step: int) -> bool:
-    return (line["stage"], line["step"]) <= (stage, after_step)
+    return bool(line["stage"] != stage or line["step"] <= after_step)
 
 
-def _reason(error: Exception) -> str:
-    strerror = getattr(error, "strerror", None)
-    return strerror or str(error).splitlines()[0][:200]
+@contextlib.contextmanager
+def _told(path: Path, then: str, part: Path | None = None, *, what: str = "") -> Iterator[None]:
+    """Turn what a disk says no with into one line; a part that was begun is removed."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        if part is not None:
+            with contextlib.suppress(OSError):  # the disk has failed already
+                part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise RunFolderError(f"cannot write {what}{path}: {reason}; {then}") from error

@@ -8,7 +8,7 @@ teacher call the same; a proxy. The files written here are what the report is ma
 import dataclasses
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from understudy.audits.evaluation import Evaluation, evaluate
 from understudy.catalogue import METHODS
-from understudy.data.datasets import open_data
+from understudy.data.datasets import Dataset
 from understudy.distill import site_of
 from understudy.export.manifest import run_manifest
 from understudy.export.measure import count_flops
@@ -54,10 +54,13 @@ def summarize(
     outcomes: Sequence[Outcome],
     teacher: Network | None,
     student: Network,
-    *,
-    say: Callable[[str], None],
+    judges: Dataset | None,
 ) -> dict[str, Any]:
-    """Judge the student, write what was found into the run's folder, and return the summary."""
+    """Judge the student, write what was found into the run's folder, and return the summary.
+
+    Args:
+        judges: labelled data to score on.
+    """
     last, outcome = recipe.stages[-1], outcomes[-1]
     seconds = sum(part.seconds for part in outcomes)
     summary: dict[str, Any] = {
@@ -78,7 +81,7 @@ def summarize(
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
         summary[f"{role}_flops"] = None if network is None else count_flops(network)
-    summary |= _accuracies(recipe, teacher, student, say)
+    summary |= _accuracies(judges, teacher, student)
     if teacher is None:
         summary |= {"agreement": None, "agreement_count": None, "agreement_on": None}
     else:
@@ -142,17 +145,14 @@ def _held_out_name(stage: Stage) -> str:
 
 
 def _accuracies(
-    recipe: Recipe, teacher: Network | None, student: Network, say: Callable[[str], None]
+    judges: Dataset | None, teacher: Network | None, student: Network
 ) -> dict[str, Any]:
     none = {f"{role}_{what}": None for role in ("teacher", "student") for what in _SCORES}
-    if recipe.eval is None:
+    if judges is None:
         return {**none, "accuracy_count": None, "per_class": None}
-    data = open_data(recipe.eval, student.contract, split="test")
-    for note in data.notes:
-        say(f"--eval: {note}")
-    scores = {"student": evaluate(student, data)}
+    scores = {"student": evaluate(student, judges)}
     if teacher is not None:
-        scores["teacher"] = evaluate(teacher, data)
+        scores["teacher"] = evaluate(teacher, judges)
     figures = {
         f"{role}_{what}": getattr(score, what) for role, score in scores.items() for what in _SCORES
     }

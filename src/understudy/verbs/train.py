@@ -42,6 +42,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     allow_code: Sequence[str] = (),
+    tensorboard: bool = False,
+    checkpoint_seconds: float = 30.0,
     say: Callable[[str], None] = lambda _: None,
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
@@ -93,6 +95,8 @@ def train(
         budget=budget,
         allow_code=allow_code if recipe is not None else True,
         networks=networks,
+        tensorboard=tensorboard,
+        checkpoint_seconds=checkpoint_seconds,
         say=say,
         watch=watch,
     )
