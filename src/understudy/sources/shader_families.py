@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import partial
 
 from understudy.checks import one_of
-from understudy.sources import shader_figures as figures
+from understudy.sources import shader_animals as animals
 from understudy.sources import shader_scenes as scenes
+from understudy.sources import shader_vehicles as vehicles
 from understudy.sources.shader_code import compile_torch
 from understudy.sources.shader_colour import Colour, any_palette, toned
 from understudy.sources.shader_fields import FIELDS, Field
@@ -41,13 +42,16 @@ SCENES: dict[str, Picture] = {
 FIGURES: dict[str, Picture] = {
     figure.__name__: figure
     for figure in (
-        figures.creatures,
-        figures.faces,
-        figures.vehicles,
-        figures.fronts,
-        figures.vessels,
-        figures.flyers,
-        figures.perched,
+        animals.creatures,
+        animals.profiles,
+        animals.faces,
+        animals.perched,
+        animals.crouchers,
+        vehicles.vehicles,
+        vehicles.wagons,
+        vehicles.fronts,
+        vehicles.vessels,
+        vehicles.flyers,
     )
 }
 FAMILIES = TEXTURES | SCENES | FIGURES

@@ -166,6 +166,12 @@ def segment(point: Point, end: Point) -> Expr:
     return Point(point.x - along * end.x, point.y - along * end.y).length()
 
 
+def rod(point: Point, start: Point, end: Point, thickness: Scalar) -> Expr:
+    """Return the signed distance to a rod with round ends."""
+    here = Point(point.x - start.x, point.y - start.y)
+    return segment(here, Point(end.x - start.x, end.y - start.y)) - thickness
+
+
 def polygon(point: Point, radius: Scalar, corners: int) -> Expr:
     """Return the signed distance to the sides of a regular polygon about the origin."""
     distance: Expr | None = None

@@ -1,25 +1,18 @@
 """Scenes: pictures of opaque things before and behind each other, with surfaces, light and shadow.
 
 What a classifier learned to see has edges where one thing hides another, a figure on a ground, an
-upright and a light from above. `leaves`, `blobs`, `spheres` and `hills` have these and stand for
-nothing; the others are loosely built like animals, vehicles and faces, from common knowledge of
-such things and from no picture.
+upright and a light from above. These pictures have them too and stand for nothing.
 """
-
-from collections.abc import Callable
 
 from understudy.sources.shader_colour import (
     TINTS,
     Colour,
     any_palette,
     colour,
-    gradient_palette,
-    lightness_palette,
 )
 from understudy.sources.shader_fields import FIELDS, octaves
 from understudy.sources.shader_ir import Expr
 from understudy.sources.shader_math import (
-    TURN,
     Point,
     box,
     clamp01,
@@ -35,104 +28,19 @@ from understudy.sources.shader_math import (
     random_at,
     sin,
     smaller,
-    sqrt,
     star,
     value_noise,
 )
 from understudy.sources.shader_sketch import Sketch
-
-Scene = Callable[[Sketch, Point], Colour]
-
-# Fields that a surface may bear: those that look alike wherever on the surface one looks.
-_SURFACES = (
-    "value_fbm",
-    "gradient_fbm",
-    "ridged",
-    "cells",
-    "stripes",
-    "marble",
-    "fur",
-    "spots",
-    "gradients",
-    "layers",
+from understudy.sources.shader_stage import (
+    ground_behind,
+    lamp_above,
+    shaded,
+    sky,
+    softness_of_edges,
+    surface,
+    texture,
 )
-
-
-def _softness(sketch: Sketch) -> Expr:
-    return sketch.logarithmic(0.02, 0.09)
-
-
-def _texture(sketch: Sketch, point: Point) -> Colour:
-    """Return any field in any palette."""
-    field = FIELDS[sketch.pick(tuple(FIELDS))]
-    return any_palette(sketch)(field(sketch, point))
-
-
-def _surface(sketch: Sketch, point: Point, tints: tuple[str, ...] = TINTS) -> Colour:
-    """Return a material: a quiet field in shades of few colours."""
-    value = FIELDS[sketch.pick(_SURFACES)](sketch, point)
-    if sketch.chance(0.5):
-        return lightness_palette(sketch, sketch.pick(tints))(value)
-    chosen = tuple(sketch.pick(tints) for _ in range(sketch.pick((2, 3))))
-    return gradient_palette(sketch, chosen)(value)
-
-
-def _ground(sketch: Sketch, point: Point) -> Colour:
-    """Return what lies behind things: plain, textured, or a place with a horizon."""
-    kind = sketch.pick(("plain", "surface", "surface", "place", "place", "texture"))
-    if kind == "plain":
-        value = FIELDS["gradients"](sketch, point)
-        return gradient_palette(sketch, (sketch.pick(TINTS), sketch.pick(TINTS)))(value)
-    if kind == "surface":
-        return _surface(sketch, point)
-    return _place(sketch, point) if kind == "place" else _texture(sketch, point)
-
-
-def _place(sketch: Sketch, point: Point, below: tuple[str, ...] = ()) -> Colour:
-    """Return something lying below and something standing behind, with a horizon between."""
-    floor_tints = below or ("earth", "foliage", "grey", "water", "any")
-    behind = _backdrop(sketch, point)
-    horizon = sketch.uniform(-0.7, 0.5)
-    # Texture on a floor is finer the nearer it is to the horizon.
-    depth = 0.35 / (larger(horizon - point.y, 0.0) + 0.25)
-    lying = _surface(sketch, Point(point.x * (0.6 + depth), depth * 3.0), floor_tints)
-    rough = sketch.uniform(0.0, 0.25) * line_noise(point.x * 3.0, sketch.salt())
-    return behind.mixed(lying, cover(point.y - horizon - rough, _softness(sketch)))
-
-
-def _backdrop(sketch: Sketch, point: Point) -> Colour:
-    if sketch.chance(0.5):
-        return _sky(sketch, point)
-    return _surface(sketch, point, ("foliage", "earth", "grey", "any"))
-
-
-def _sky(sketch: Sketch, point: Point) -> Colour:
-    """Return air: light at the bottom, darker above, with clouds or without."""
-    low = colour(sketch, "sky", 0.6, 0.95)
-    high = colour(sketch, sketch.pick(("sky", "sky", "grey", "any")), 0.25, 0.85)
-    air = low.mixed(high, ramp(point.y * 0.5 + 0.5))
-    if sketch.chance(0.4):
-        return air
-    flat = sketch.view(point, 0.5, 1.6, tilt=0.2).scaled(1.0, sketch.uniform(1.0, 3.0))
-    mist = octaves(value_noise, flat, sketch.salt(), 3)
-    cloud = clamp01(sketch.uniform(-0.3, 0.5) + mist * sketch.uniform(1.0, 3.0))
-    return air.mixed(colour(sketch, "grey", 0.5, 1.0), cloud)
-
-
-def _shaded(
-    sketch: Sketch, bare: Colour, across: Expr, up: Expr, lamp: Point, roundness: float = 1.0
-) -> Colour:
-    """Return a bulging surface under a lamp; (across, up) is the place on it, 1 at its rim."""
-    squared = across * across + up * up
-    facing = sqrt(larger(1.0 - squared, 0.0))
-    light = across * lamp.x + up * lamp.y + 0.7 * facing
-    return bare.lit(1.0 - 0.6 * roundness + 0.9 * roundness * larger(light, 0.0))
-
-
-def _lamp(sketch: Sketch) -> Point:
-    """Return where light comes from: above, from either side."""
-    angle = sketch.uniform(0.05, 0.45) * TURN
-    return Point(0.7 * cos(angle), 0.7 * sin(angle))
 
 
 def _silhouette(sketch: Sketch, point: Point) -> Expr:
@@ -173,20 +81,20 @@ def _set_in(
     moved = point.shifted(centre.x, centre.y)
     here = moved.rotated(turn).scaled(1.0 / size, aspect / size)
     distance = _silhouette(sketch, here) * size
-    surface = _surface(sketch, here) if sketch.chance(0.8) else _texture(sketch, here)
+    skin = surface(sketch, here) if sketch.chance(0.8) else texture(sketch, here)
     upright = moved.scaled(1.0 / size)
-    surface = _shaded(sketch, surface, upright.x, upright.y, lamp, sketch.pick((0.4, 0.8, 1.0)))
-    softness = _softness(sketch)
+    skin = shaded(skin, upright.x, upright.y, lamp, sketch.pick((0.4, 0.8, 1.0)))
+    softness = softness_of_edges(sketch)
     if sketch.chance(0.4):
         # A shadow needs no second outline: the edge, widened away from the lamp.
         away = distance + 0.25 * size * (upright.x * lamp.x + upright.y * lamp.y)
         ground = ground.lit(1.0 - 0.5 * cover(away, 0.3 * size))
-    return ground.mixed(surface, cover(distance, softness))
+    return ground.mixed(skin, cover(distance, softness))
 
 
 def blobs(sketch: Sketch, point: Point) -> Colour:
     """Return one to three lit things of any outline before any ground."""
-    picture, lamp = _ground(sketch, point), _lamp(sketch)
+    picture, lamp = ground_behind(sketch, point), lamp_above(sketch)
     count = sketch.pick((1, 1, 1, 2, 3))
     for _ in range(count):
         picture = _set_in(sketch, picture, point, lamp, 0.3, 0.85 if count == 1 else 0.55)
@@ -198,7 +106,7 @@ def leaves(sketch: Sketch, point: Point) -> Colour:
     count = sketch.pick((10, 14, 18, 24))
     tints = tuple(sketch.pick(TINTS) for _ in range(3))
     picture = colour(sketch, tints[0]).mixed(colour(sketch, tints[1]), ramp(point.y * 0.5 + 0.5))
-    softness = _softness(sketch)
+    softness = softness_of_edges(sketch)
     for index in range(count):
         # Radii fall as a power law, as they do where things stand at all distances.
         size = sketch.uniform(0.7, 1.3) * (1.1 * (1.0 - index / count) ** 1.5 + 0.1)
@@ -232,18 +140,18 @@ def spheres(sketch: Sketch, point: Point) -> Colour:
         here.y - row - 0.5 - slack * (tone * 2.0 - 1.0),
     )
     ball = any_palette(sketch)(other * 0.8 + 0.2 * tone)
-    lamp = _lamp(sketch)
-    ball = _shaded(sketch, ball, inside.x / size, inside.y / size, lamp)
-    return _ground(sketch, point).mixed(ball, cover(inside.length() - size, 0.06))
+    lamp = lamp_above(sketch)
+    ball = shaded(ball, inside.x / size, inside.y / size, lamp)
+    return ground_behind(sketch, point).mixed(ball, cover(inside.length() - size, 0.06))
 
 
 def hills(sketch: Sketch, point: Point) -> Colour:
     """Return ranges behind each other, paler in the distance, under a sky."""
-    picture = _sky(sketch, point)
+    picture = sky(sketch, point)
     haze = colour(sketch, "sky", 0.5, 0.9)
     count = sketch.pick((1, 2, 3))
     tints = sketch.pick((("foliage",), ("earth",), ("foliage", "earth"), ("grey", "water"), TINTS))
-    softness = _softness(sketch)
+    softness = softness_of_edges(sketch)
     for index in range(count):
         near = (index + 1) / count
         along = point.x * sketch.logarithmic(0.7, 3.0) + sketch.uniform(0.0, 9.0)
@@ -251,7 +159,7 @@ def hills(sketch: Sketch, point: Point) -> Colour:
         profile = line_noise(along, salt) + 0.5 * line_noise(along * 2.3, salt + 1.0)
         profile = profile + 0.2 * line_noise(along * 5.9, salt + 2.0)
         crest = sketch.uniform(0.5, 0.8) - 1.1 * near + sketch.uniform(0.2, 0.8) * profile
-        slope = _surface(sketch, point.scaled(1.0, 1.5), tints)
+        slope = surface(sketch, point.scaled(1.0, 1.5), tints)
         slope = slope.mixed(haze, sketch.uniform(0.3, 0.7) * (1.0 - near))
         picture = picture.mixed(slope, cover(point.y - crest, softness))
     return picture
@@ -274,12 +182,12 @@ def masked(sketch: Sketch, point: Point) -> Colour:
     """Return two textures, each showing where a third field is high or low."""
     field = FIELDS[sketch.pick(("value_fbm", "plasma", "cracks", "stripes", "shapes", "metaballs"))]
     where = clamp01(0.5 + (field(sketch, point) - 0.5) * sketch.logarithmic(3.0, 15.0))
-    return _texture(sketch, point).mixed(_texture(sketch, point), where)
+    return texture(sketch, point).mixed(texture(sketch, point), where)
 
 
 def mirrored(sketch: Sketch, point: Point) -> Colour:
     """Return a figure that is the same left and right, with marks on it, before a ground."""
-    ground, lamp = _ground(sketch, point), _lamp(sketch)
+    ground, lamp = ground_behind(sketch, point), lamp_above(sketch)
     centre = sketch.place(0.25)
     size = sketch.uniform(0.55, 1.1)
     upright = point.shifted(centre.x, centre.y).rotated(sketch.uniform(-0.3, 0.3))
@@ -287,10 +195,10 @@ def mirrored(sketch: Sketch, point: Point) -> Colour:
     rough = octaves(gradient_noise, here.scaled(sketch.uniform(1.0, 2.2)), sketch.salt(), 3)
     outline = here.scaled(sketch.uniform(0.9, 1.6), 1.0).length() - 0.75
     distance = (outline + sketch.uniform(0.3, 1.2) * rough) * size
-    surface = _surface(sketch, here)
-    surface = _shaded(sketch, surface, upright.x / size, here.y, lamp)
+    skin = surface(sketch, here)
+    skin = shaded(skin, upright.x / size, here.y, lamp)
     for _ in range(sketch.pick((1, 2, 3))):
         mark = here.shifted(-sketch.uniform(0.0, 0.5), sketch.uniform(-0.5, 0.5))
         spot = cover(mark.length() - sketch.uniform(0.05, 0.25), 0.1)
-        surface = surface.mixed(colour(sketch, sketch.pick(TINTS), 0.0, 1.0), spot)
-    return ground.mixed(surface, cover(distance, _softness(sketch)))
+        skin = skin.mixed(colour(sketch, sketch.pick(TINTS), 0.0, 1.0), spot)
+    return ground.mixed(skin, cover(distance, softness_of_edges(sketch)))
