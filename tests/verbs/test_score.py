@@ -1,0 +1,105 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.tiny import CONTRACT, Grey, network
+from understudy import recipe as recipe_file
+from understudy.audits import transfer_reference
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.recipes import shader_kd
+from understudy.sources.augmentation import Augmented
+from understudy.sources.flat import Flat
+from understudy.sources.leaves import Leaves
+from understudy.sources.mixing import Mixed
+from understudy.sources.shaders import Shaders
+from understudy.verbs.score import score
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_reference():
+    with pytest.MonkeyPatch.context() as patch:
+        some = tuple(s for s in transfer_reference.FAMILIES if not isinstance(s, Shaders))
+        patch.setattr(transfer_reference, "FAMILIES", some)
+        patch.setattr(transfer_reference, "_IMAGES", 512)
+        yield
+
+
+def teacher():
+    return Network(network(0), CONTRACT)
+
+
+def leaves_recipe(**changes):
+    grey = (0.5,) * 3
+    convnet = NetworkRef(ref="builtin/convnet-6", mean=grey, std=grey, size=(8, 8), classes=3)
+    made = shader_kd(convnet, convnet, CONTRACT, base=Leaves(), without=("attack", "balance"))
+    stage = replace(made.stages[0], objective=SoftTargets(temperature=2.0))
+    return replace(made, stages=(stage,), **changes)
+
+
+def test_a_source_is_scored_raw_and_as_the_default_recipe_feeds_it():
+    (card,) = score(teacher(), ["noise"], count=64)
+    assert card.name == "noise"
+    assert card.wrappers == ("balanced", "augmented", "adversarial")
+    assert card.temperature == 20.0
+    assert card.raw.count == card.shown.count == 64
+
+
+def test_one_card_for_each_source_in_their_order():
+    cards = score(teacher(), ["flat", "noise"], recipe=leaves_recipe(method="mine"), count=64)
+    assert [card.name for card in cards] == ["mine", "flat", "noise"]
+    assert json.dumps([card.to_json() for card in cards], allow_nan=False)
+
+
+def test_a_recipe_says_how_every_source_is_fed(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_file.to_toml(leaves_recipe()))
+    own, flat = score(teacher(), ["flat"], recipe=file, count=64)
+    assert own.wrappers == flat.wrappers == ("augmented",)
+    assert own.temperature == flat.temperature == 2.0
+    assert flat.raw == score(teacher(), [Flat()], recipe=file, count=64)[1].raw
+    assert own.raw != flat.raw
+
+
+def test_a_recipe_brings_its_own_teacher():
+    (card,) = score(recipe=leaves_recipe(), count=64)
+    assert card.teacher == "builtin/convnet-6"
+
+
+def test_wrappers_made_in_python_are_left_as_they_are():
+    (card,) = score(teacher(), [Mixed(source=Augmented(source=Grey()))], count=64)
+    assert card.wrappers == ("augmented", "mixed")
+
+
+def test_images_on_disk_are_a_source():
+    (card,) = score(teacher(), ["builtin/digits:train"], recipe=None, count=64)
+    assert card.name == "builtin/digits:train"
+
+
+def test_random_weights_are_said():
+    said = []
+    score(
+        "builtin/convnet-6",
+        ["flat"],
+        classes=3,
+        size=8,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        count=64,
+        say=said.append,
+    )
+    assert any("random" in line for line in said)
+
+
+def test_nothing_to_score_and_no_teacher_are_refused():
+    with pytest.raises(ValueError, match="name it with --transfer or --recipe"):
+        score(teacher())
+    with pytest.raises(ValueError, match="score needs a teacher"):
+        score(None, ["noise"])
+
+
+def test_an_unknown_source_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'noise'"):
+        score(teacher(), ["noize"])
