@@ -8,8 +8,8 @@ runtime fuses each into an integer kernel.
 What is rounded follows from the kind of network. In a convolutional one it is every operation that
 has an integer kernel, so that activations stay uint8 from layer to layer. Where there is layer
 normalisation or a softmax it is only products with weights: the runtime has no integer kernel for
-the rest, and going back and forth costs time (benchmarks/int8.py, a small vision transformer: 2.1
-times the speed of float32 in batches, against 1.8). What the last product answers is not rounded.
+the rest, and going back and forth costs time (benchmarks/int8.py, a small vision transformer: 1.8
+times the speed of float32, against 1.6). What the last product answers is not rounded.
 """
 
 import contextlib
