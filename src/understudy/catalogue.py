@@ -16,8 +16,10 @@ from understudy.sources import (
     balanced,
     flat,
     leaves,
+    matched,
     mixing,
     noise,
+    shader_files,
     shaders,
     surrogate,
 )
@@ -64,12 +66,14 @@ def _objective(name: str, settings: type, file: str, card: Card = _PLAIN) -> Ent
 
 SOURCES = (
     _source("shaders", shaders.Shaders, "shaders", shaders.CARD),
+    _source("shader-files", shader_files.ShaderFiles, "shader_files", shaders.CARD),
     _source("leaves", leaves.Leaves, "leaves", leaves.CARD),
     _source("noise", noise.Noise, "noise", noise.CARD),
     _source("flat", flat.Flat, "flat", flat.CARD),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
 )
 WRAPPERS = (
+    _wrapper("matched", matched.Matched, "matched", matched.CARD),
     _wrapper("balanced", balanced.Balanced, "balanced", balanced.CARD),
     _wrapper("augmented", augmentation.Augmented, "augmentation", augmentation.CARD),
     _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),

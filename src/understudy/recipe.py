@@ -75,7 +75,7 @@ def to_table(part: Any) -> Any:
         return table
     if isinstance(part, tuple | list):
         return [to_table(item) for item in part]
-    return part
+    return str(part) if isinstance(part, Path) else part
 
 
 def to_toml(recipe: Recipe) -> str:

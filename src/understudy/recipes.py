@@ -22,12 +22,13 @@ from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
+from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 
 # What can be left out of a recipe, to see what it is worth.
-PARTS = ("balance", "augmentation", "mixup", "attack")
+PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
 
 # Below this many pixels a side, crops and mixtures leave nothing to recognise.
 _TINY = 16
@@ -51,7 +52,7 @@ def shader_kd(
     seed: int = 0,
     device: str = "auto",
 ) -> Recipe:
-    """Balanced shader images, heavily augmented, mixed and attacked; soft targets at T = 20.
+    """Matched, balanced shader images, heavily augmented, mixed and attacked; soft targets, T = 20.
 
     Frank, Davis: arXiv:2310.13782; settings of their arXiv:2411.12817 where those are known.
 
@@ -64,6 +65,8 @@ def shader_kd(
     tiny = min(contract.size) < _TINY
     precision = fast_precision(device)
     source = base if base is not None else Shaders()
+    if "matching" not in without:
+        source = Matched(source=source)
     if "balance" not in without:
         source = Balanced(source=source, precision=precision)
     if "augmentation" not in without:
@@ -109,7 +112,7 @@ def surrogate_kd(
         student,
         contract,
         base=base,
-        without={*without, "attack", "balance"},
+        without={*without, "attack", "balance", "matching"},
         augmentation="standard",
         seed=seed,
         device=device,

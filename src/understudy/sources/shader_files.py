@@ -26,7 +26,7 @@ from understudy.sources.shader_glsl import VERTEX_SHADER
 from understudy.sources.shader_prelude import complete
 from understudy.sources.shaders import check_channels, fitted, worth_showing
 
-_SUFFIXES = (".frag", ".glsl", ".twigl")
+SUFFIXES = (".frag", ".glsl", ".twigl")
 # Of the files, or where they are few of the time, one part in ten is held out.
 _HELD_OUT = 10
 _MOST_ATTEMPTS = 16
@@ -78,9 +78,9 @@ def shader_files(folder: Path) -> tuple[Path, ...]:
     """Return the shader files in a folder, by name."""
     if not folder.is_dir():
         raise ValueError(f"no folder of shaders at '{folder}'")
-    files = tuple(sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES))
+    files = tuple(sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES))
     if not files:
-        raise ValueError(f"no shader in '{folder}': expected files named *{', *'.join(_SUFFIXES)}")
+        raise ValueError(f"no shader in '{folder}': expected files named *{', *'.join(SUFFIXES)}")
     return files
 
 

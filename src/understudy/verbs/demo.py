@@ -18,8 +18,8 @@ from understudy.verbs.report import report
 from understudy.verbs.train import train
 
 DATA = "builtin/digits"
-TEACHER, STUDENT = "builtin/convnet-16", "builtin/convnet-6"
-TEACHER_STEPS, STEPS, BATCH = 1500, 2000, 128
+TEACHER, STUDENT = "builtin/convnet-32", "builtin/convnet-16"
+TEACHER_STEPS, STEPS, BATCH = 800, 1500, 128
 
 # name, what it is shown, and which parts of the recipe are left out
 ARMS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (

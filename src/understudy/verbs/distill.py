@@ -142,7 +142,7 @@ def _recipe(
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
     base = None if transfer is None else source_named(transfer, labels=labels)
     # Balancing and attacks choose images by what the teacher says of them, not by their labels.
-    left_out = {*without, "balance", "attack"} if labels else {*without}
+    left_out = {*without, "balance", "attack", "matching"} if labels else {*without}
     recipe = make(teacher, student, contract, base=base, without=left_out)
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
     if labels and chosen is None:

@@ -15,10 +15,14 @@ from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source
 from understudy.recipe import Recipe, replace_keys
+from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
+from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.surrogate import Surrogate
 
 # Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
 IN_PYTHON = "python:"
+# Sources that are named by their folder.
+ON_DISK = ("surrogate", "shader-files")
 
 
 def network_named(
@@ -88,23 +92,21 @@ def open_network(
 
 
 def source_named(source: str | Source, *, labels: bool = False) -> Source:
-    """Return the source of a name of the catalogue, or of images on disk."""
+    """Return the source of a name of the catalogue, or of images or shaders on disk."""
     if not isinstance(source, str):
         return source
-    plain = {entry.name: entry.settings for entry in catalogue.SOURCES}
-    settings = plain.get(source)
-    if source != "surrogate" and settings is not None:
-        made = settings()
-        assert isinstance(made, Source)
-        return made
-    if source.startswith("builtin/") or Path(source).exists():
+    made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
+    if (settings := made.get(source)) is not None:
+        named = settings()
+        assert isinstance(named, Source)
+        return named
+    path = Path(source)
+    if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
+        return ShaderFiles(folder=path)
+    if source.startswith("builtin/") or path.exists():
         return Surrogate(data=source, labels=labels)
-    return _no_source(source, [name for name in plain if name != "surrogate"])
-
-
-def _no_source(source: str, names: Sequence[str]) -> Source:
-    way_out = "; or the path of an image folder, a SET or a .npz"
-    one_of("source", source, names, way_out=way_out)
+    way_out = "; or the path of images (a folder, a SET, a .npz) or of a folder of shaders"
+    one_of("source", source, made, way_out=way_out)
     raise AssertionError(source)
 
 

@@ -14,6 +14,7 @@ from understudy.export.exporting import FILES
 from understudy.fit import FitSettings
 from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS
+from understudy.verbs.naming import ON_DISK
 
 
 def reference() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def reference() -> dict[str, Any]:
     fit = FitSettings()
     return {
         "methods": list(METHODS),
-        "sources": [entry.name for entry in catalogue.SOURCES if entry.name != "surrogate"],
+        "sources": [entry.name for entry in catalogue.SOURCES if entry.name not in ON_DISK],
         "objectives": [e.name for e in catalogue.OBJECTIVES if e.name != "weighted"],
         "parts": list(PARTS),
         "formats": list(FILES),

@@ -1,0 +1,206 @@
+"""What the distillation benchmarks share: arms, one run of an arm, and results that grow by rows.
+
+An arm is a published recipe with parts swapped or left out. All arms of a table share teacher,
+student, initial weights (by seed), batch size, and either the number of steps or the wall time.
+Accuracy on the test split is only ever looked at: the last step is the student, and the learning
+curve is drawn with the clock stopped.
+"""
+
+import fcntl
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.audits.evaluation import evaluate
+from understudy.data.datasets import Dataset
+from understudy.loading import load
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.pipeline import train_stage, within_budget
+from understudy.protocols import Source
+from understudy.recipe import Recipe, replace_keys, to_toml
+from understudy.recipes import shader_kd
+from understudy.seeding import child_seed, from_seed
+from understudy.summary import answer_held_out
+from understudy.tasks.classification import Classification
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of a table: what is shown, and what the recipe goes without."""
+
+    name: str
+    base: Source | None = None
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all arms of a table share."""
+
+    teacher: NetworkRef
+    student: str
+    batch_size: int
+    assignments: dict[str, str]
+    curve: int = 8
+
+
+def recipe_of(arm: Arm, setting: Setting, teacher: Network, seed: int, steps: int) -> Recipe:
+    """Return the recipe of an arm."""
+    made = shader_kd(
+        setting.teacher,
+        NetworkRef(ref=setting.student),
+        teacher.contract,
+        base=arm.base,
+        without=arm.without,
+        seed=seed,
+    )
+    fit = replace(made.stages[0].fit, steps=steps, batch_size=setting.batch_size)
+    made = replace(made, stages=(replace(made.stages[0], fit=fit),))
+    known = to_toml(made)
+    present = {key: text for key, text in setting.assignments.items() if f"{key} =" in known}
+    return replace_keys(made, present)
+
+
+def run_arm(
+    arm: Arm,
+    setting: Setting,
+    teacher: Network,
+    test: Dataset,
+    *,
+    seed: int,
+    steps: int | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """Train one student and return its row: accuracy, agreement, curve and cost."""
+    recipe = recipe_of(arm, setting, teacher, seed, steps or 1000)
+    student = load(
+        recipe.student, like=teacher.contract, rng=from_seed(child_seed(seed, "student"))
+    )
+    if steps is None:
+        assert seconds is not None
+        recipe = within_budget(recipe, teacher, student, seconds)
+    stage = recipe.stages[0]
+    every = max(1, stage.fit.steps // setting.curve)
+    stage = replace(stage, fit=replace(stage.fit, log_every=every))
+    looking = 0.0
+    curve: list[dict[str, float]] = []
+    began = time.perf_counter()
+
+    def look(line: dict[str, Any]) -> None:
+        nonlocal looking
+        start = time.perf_counter()
+        accuracy = evaluate(student, test).accuracy
+        looking += time.perf_counter() - start
+        curve.append(
+            {"step": line["step"], "seconds": start - began - looking, "accuracy": accuracy}
+        )
+
+    with tempfile.TemporaryDirectory() as scratch:
+        outcome = train_stage(
+            stage,
+            teacher,
+            student,
+            from_seed(child_seed(seed, "stage", 0)),
+            watcher=look,
+            scratch=Path(scratch),
+        )
+    wall = time.perf_counter() - began - looking
+    score = evaluate(student, test)
+    held_out = answer_held_out(stage, seed, teacher, student, count=1024)
+    agreement = Classification().agreement([(held_out.student, held_out.teacher)])
+    accuracies = [point["accuracy"] for point in curve]
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "steps": stage.fit.steps,
+        "seconds": wall,
+        "images_per_second": outcome.images / wall,
+        "accuracy": score.accuracy,
+        "correct": score.correct,
+        "count": score.count,
+        "best_minus_last": max(accuracies) - accuracies[-1],
+        "agreement": agreement.value,
+        "curve": curve,
+        "facts": outcome.terms["facts"],
+    }
+
+
+class Table:
+    """Rows in a results file, written one by one; a row that is there is not run again."""
+
+    def __init__(self, name: str, question: str, setting: dict[str, Any]) -> None:
+        self.path = RESULTS / f"{name}.json"
+        self._head = {"question": question, "versions": versions(), "setting": setting}
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+
+    def has(self, **key: Any) -> bool:
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
+
+    def add(self, row: dict[str, Any], keys: Sequence[str]) -> None:
+        """Append a row, beside what other processes have written meanwhile."""
+        RESULTS.mkdir(exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+            self.rows.append(row)
+            self.write(keys)
+
+    def write(self, keys: Sequence[str]) -> None:
+        """Write rows and, per group of `keys`, mean, spread and number of seeds."""
+        whole = {**self._head, "summary": summarize(self.rows, keys), "rows": self.rows}
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        part.replace(self.path)
+
+
+def summarize(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return mean and standard deviation of the accuracy over seeds, best group first."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    made = []
+    for group, members in groups.items():
+        accuracies = [row["accuracy"] for row in members]
+        made.append(
+            dict(zip(keys, group, strict=True))
+            | {
+                "mean": statistics.mean(accuracies),
+                "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "seeds": len(accuracies),
+                "agreement": statistics.mean(row["agreement"] for row in members),
+                "seconds": statistics.mean(row["seconds"] for row in members),
+                "steps": statistics.mean(row["steps"] for row in members),
+            }
+        )
+    return sorted(made, key=lambda row: -row["mean"])
+
+
+def versions() -> dict[str, str]:
+    """Return what the figures were made with."""
+    packages = {package: version(package) for package in ("torch", "numpy", "understudy")}
+    threads = str(torch.get_num_threads())
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.machine()
+    return {"python": platform.python_version(), **packages, "threads": threads, "device": device}
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a summary for the terminal."""
+    for row in rows:
+        spread = "  one seed" if row["sd"] is None else f" +- {row['sd']:6.2%}"
+        name = " ".join(str(row[key]) for key in row if key in ("at", "arm"))
+        print(f"{name:44}{row['mean']:7.2%}{spread}  n={row['seeds']}  {row['seconds']:6.0f} s")
