@@ -14,7 +14,7 @@ from understudy.fit import FitSettings, Journal, Keeper, Outcome, channels_last,
 from understudy.nets.network import freeze
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.objectives.weighted import AnyObjective, open_criterion
-from understudy.protocols import Batch, InputContract, Rule, Site, Source, Stream
+from understudy.protocols import Batch, Criterion, InputContract, Rule, Site, Source, Stream
 from understudy.seeding import child
 
 
@@ -55,6 +55,38 @@ class Answered:
         self.stream.load_state_dict(state)
 
 
+def open_distillation(
+    student: nn.Module,
+    teacher: nn.Module,
+    source: Source,
+    objective: AnyObjective,
+    *,
+    settings: FitSettings,
+    site: Site,
+    rng: torch.Generator,
+) -> tuple[Answered, Criterion]:
+    """Return what `fit` needs beside the student: the stream, with answers, and the criterion.
+
+    The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
+    example of two items, drawn from a stream of its own. Whatever is wrong with the source or the
+    objective shows here, before the first step.
+    """
+    frozen = freeze(teacher)
+    if settings.channels_last:
+        frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None)
+    example = source.open(small, frozen, child(rng, "example")).draw(0, student)
+    criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
+    answered = Answered(
+        source.open(site, frozen, child(rng, "source")),
+        frozen,
+        criterion.taps.teacher,
+        settings.precision,
+        lay_channels_last=settings.channels_last,
+    )
+    return answered, criterion
+
+
 def distill(
     student: nn.Module,
     teacher: nn.Module,
@@ -71,37 +103,21 @@ def distill(
     """Train `student` in place to match `teacher` on what `source` shows.
 
     A source that asks the teacher itself (`Batch.teacher`) must bring the taps it is asked for.
-
-    The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
-    example of two items, drawn from a stream of its own.
     """
-    frozen = freeze(teacher)
-    if settings.channels_last:
-        frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None)
-    example = source.open(small, frozen, child(rng, "example")).draw(0, student)
-    criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
-    answered = Answered(
-        source.open(site, frozen, child(rng, "source")),
-        frozen,
-        criterion.taps.teacher,
-        settings.precision,
-        lay_channels_last=settings.channels_last,
+    stream, criterion = open_distillation(
+        student, teacher, source, objective, settings=settings, site=site, rng=rng
     )
-    try:
-        return fit(
-            student,
-            answered,
-            criterion,
-            settings=settings,
-            rng=rng,
-            rules=rules,
-            keeper=keeper,
-            journal=journal,
-            world=site.world,
-        )
-    finally:
-        answered.taps.close()
+    return fit(
+        student,
+        stream,
+        criterion,
+        settings=settings,
+        rng=rng,
+        rules=rules,
+        keeper=keeper,
+        journal=journal,
+        world=site.world,
+    )
 
 
 def site_of(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from understudy import recipe as recipe_file
 from understudy.budget import Lap, steps_within, time_steps
 from understudy.data.checkpoints import first_line
 from understudy.data.datasets import open_data
-from understudy.distill import distill, site_of
+from understudy.distill import open_distillation, site_of
 from understudy.export.programs import trace_program, write_program
-from understudy.fit import FitSettings, Keeper, Outcome, fit
+from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
 from understudy.loading import rebuilds, resolve, save
 from understudy.nets.network import Network, freeze
@@ -32,7 +32,7 @@ from understudy.nets.taps import device_of
 from understudy.objectives.weighted import open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
-from understudy.protocols import InputContract
+from understudy.protocols import InputContract, Stream
 from understudy.recipe import Recipe, RecipeError, Stage
 from understudy.run_folder import (
     RECIPE,
@@ -91,12 +91,7 @@ def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
 def _run(
     recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
 ) -> dict[str, Any]:
-    if conduct.tensorboard:
-        require("torch.utils.tensorboard")
-    saved = processes.first and folder.check(resume=conduct.resume, overwrite=conduct.overwrite)
-    if saved:
-        recipe = _going_on(recipe, recipe_file.read(folder.file(RECIPE)), conduct)
-    recipe, saved = processes.agree((recipe, saved))
+    recipe, saved = processes.agree(_looked_up(recipe, folder, conduct, processes))
     notes: list[str] = []
     teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
     judges = None
@@ -106,19 +101,20 @@ def _run(
     if conduct.budget is not None and not saved:
         left = conduct.budget - (time.perf_counter() - began)
         recipe = within_budget(recipe, teacher, student, left, processes)
+        recipe = processes.agree(recipe)
         notes.append(f"budget {conduct.budget:.0f}s: {recipe.stages[-1].fit.steps} steps")
+    opening = functools.partial(
+        open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
+    )
+    train = opening(recipe.stages[0], teacher, student, _stage_rng(recipe, 0))
     if processes.first:
-        folder.begin(overwrite=conduct.overwrite)
-        if not saved:
-            write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
-        conduct = dataclasses.replace(conduct, say=folder.logging(conduct.say))
-        for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
-            conduct.say(note)
-    recipe = processes.agree(recipe)
-    outcomes = [
-        _train_in_folder(stage, i, recipe, teacher, student, folder, conduct, processes)
-        for i, stage in enumerate(recipe.stages)
-    ]
+        conduct = _begun(recipe, folder, conduct, notes, saved=saved)
+    processes.agree(None)  # nobody goes on before the folder stands
+    outcomes = []
+    for i, stage in enumerate(recipe.stages):
+        if i > 0:
+            train = opening(stage, teacher, student, _stage_rng(recipe, i))
+        outcomes.append(_train_in_folder(train, i, stage.fit.steps, folder, conduct, processes))
     if not processes.first:
         return {}
     made = _network_of(outcomes[-1].network, student)
@@ -126,6 +122,30 @@ def _run(
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
     return summarize(recipe, folder, outcomes, teacher, made, judges)
+
+
+def _looked_up(
+    recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team
+) -> tuple[Recipe, bool]:
+    """Return the recipe to carry out, and whether it is one to go on with; nothing is written."""
+    if conduct.tensorboard:
+        require("torch.utils.tensorboard")
+    if not processes.first or not folder.check(resume=conduct.resume, overwrite=conduct.overwrite):
+        return recipe, False
+    return _going_on(recipe, recipe_file.read(folder.file(RECIPE)), conduct), True
+
+
+def _begun(
+    recipe: Recipe, folder: RunFolder, conduct: Conduct, notes: Sequence[str], *, saved: bool
+) -> Conduct:
+    """Make the folder, with the recipe, and return the conduct that also writes its log."""
+    folder.begin(overwrite=conduct.overwrite)
+    if not saved:
+        write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
+    say = folder.logging(conduct.say)
+    for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
+        say(note)
+    return dataclasses.replace(conduct, say=say)
 
 
 def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network | None, Network]:
@@ -173,18 +193,16 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def train_stage(
+def open_stage(
     stage: Stage,
     teacher: Network | None,
     student: Network,
     rng: torch.Generator,
     *,
     settings: FitSettings | None = None,
-    keeper: Keeper | None = None,
-    watcher: Watcher | None = None,
     **where: Any,
-) -> Outcome:
-    """Train `student` in place by one stage of a recipe.
+) -> Callable[..., Outcome]:
+    """Return the training of `student` by one stage, ready to be called with keeper and journal.
 
     Args:
         settings: in place of the stage's own, for a part of a run.
@@ -192,8 +210,9 @@ def train_stage(
     """
     site = site_of(student.contract, student, stage.fit, **where)
     settings = settings or stage.fit
+    stream: Stream
     if teacher is not None:
-        return distill(
+        stream, criterion = open_distillation(
             student,
             teacher,
             stage.source,
@@ -201,21 +220,19 @@ def train_stage(
             settings=settings,
             site=site,
             rng=rng,
-            rules=stage.rules,
-            keeper=keeper,
-            journal=watcher,
         )
-    stream = stage.source.open(site, None, child(rng, "source"))
-    example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
-    return fit(
+    else:
+        stream = stage.source.open(site, None, child(rng, "source"))
+        example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
+        criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
+    return functools.partial(
+        fit,
         student,
         stream,
-        open_criterion(stage.objective, student, None, example, child(rng, "objective")),
+        criterion,
         settings=settings,
         rng=rng,
         rules=stage.rules,
-        keeper=keeper,
-        journal=watcher,
         world=site.world,
     )
 
@@ -237,17 +254,17 @@ def within_budget(
 
         def train(settings: FitSettings, lap: Lap, stage: Stage = stage, i: int = i) -> None:
             with tempfile.TemporaryDirectory() as scratch:
-                train_stage(
+                timed = open_stage(
                     stage,
                     teacher,
                     copy.deepcopy(student),
                     _stage_rng(recipe, i),
                     settings=settings,
-                    watcher=lap,
                     rank=processes.rank,
                     world=processes.world,
                     scratch=Path(scratch),
                 )
+                timed(journal=lap)
 
         timing = time_steps(train, stage.fit)
         steps = steps_within(seconds * weights[i] / sum(weights), timing)
@@ -256,54 +273,40 @@ def within_budget(
 
 
 def _train_in_folder(
-    stage: Stage,
-    i: int,
-    recipe: Recipe,
-    teacher: Network | None,
-    student: Network,
+    train: Callable[..., Outcome],
+    stage: int,
+    steps: int,
     folder: RunFolder,
     conduct: Conduct,
     processes: Team,
 ) -> Outcome:
-    rank, world = processes.rank, processes.world
-    together = max(1, stage.fit.steps // 20) if world > 1 else None
+    together = max(1, steps // 20) if processes.world > 1 else None
     keeper = FolderKeeper(
         folder,
-        i,
+        stage,
         seconds=conduct.checkpoint_seconds,
         steps=together,
-        rank=rank,
-        world=world,
+        rank=processes.rank,
+        world=processes.world,
         gather=processes.gather,
     )
-    train = functools.partial(
-        train_stage,
-        stage,
-        teacher,
-        student,
-        _stage_rng(recipe, i),
-        keeper=keeper,
-        rank=rank,
-        world=world,
-        scratch=folder.scratch,
-    )
     if not processes.first:
-        return train()
+        return train(keeper=keeper)
     state = keeper.load()
     step = 0 if state is None else state["step"]
     if state is not None:
-        conduct.say(f"going on from step {step} of {stage.fit.steps}")
+        conduct.say(f"going on from step {step} of {steps}")
     with contextlib.ExitStack() as stack:
-        journals: list[Watcher] = [stack.enter_context(Journal(folder, i, after_step=step))]
+        journals: list[Watcher] = [stack.enter_context(Journal(folder, stage, after_step=step))]
         if conduct.tensorboard:
-            journals.append(stack.enter_context(TensorBoard(folder, i, after_step=step)))
+            journals.append(stack.enter_context(TensorBoard(folder, stage, after_step=step)))
 
-        def watcher(line: dict[str, Any]) -> None:
-            for journal in journals:
-                journal(line)
-            conduct.watch(stage.fit.steps, line)
+        def journal(line: dict[str, Any]) -> None:
+            for told in journals:
+                told(line)
+            conduct.watch(steps, line)
 
-        return train(watcher=watcher)
+        return train(keeper=keeper, journal=journal)
 
 
 def _check_answer(role: str, network: Network) -> None:
