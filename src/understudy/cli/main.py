@@ -5,7 +5,6 @@ Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 1
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated, cast
 
 import typer
@@ -28,19 +27,29 @@ for group in (training, looking, making):
     group.register(app)
 
 
-@app.callback(invoke_without_command=True)
-def understudy(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", metavar="", help="Show the version and exit.")
-    ] = False,
-) -> None:
-    if version:
+def _tell_version(asked: bool) -> bool:
+    if asked:
+        from importlib import metadata
+
         console.results.print(f"understudy {metadata.version('understudy')}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
+    return asked
+
+
+@app.callback()
+def understudy(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            callback=_tell_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Holds what stands before a verb."""
 
 
 def run() -> None:
@@ -51,6 +60,9 @@ def run() -> None:
 
 def status(arguments: Sequence[str], *, debug: bool = False) -> int:
     """Run the command with `arguments`, tell a failure, and return the exit status."""
+    if not arguments:
+        app(["--help"], prog_name="understudy", standalone_mode=False)
+        return 2
     try:
         code = app(arguments, prog_name="understudy", standalone_mode=False) or 0
     except _BadUsage as error:

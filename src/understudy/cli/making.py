@@ -81,7 +81,7 @@ def synthesize(
             std=std,
             classes=classes,
             device=device or "auto",
-            set=o.assignments(set_),
+            set=dict(set_),
             resume=resume,
             overwrite=overwrite,
             say=shown.say,

@@ -58,13 +58,12 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def assignments(texts: list[str]) -> dict[str, str]:
-    """Return KEY=VALUE texts as a mapping."""
-    pairs = [text.partition("=") for text in texts]
-    for key, mark, _ in pairs:
-        if not key or not mark:
-            raise typer.BadParameter(f"expected KEY=VALUE, got '{key}'", param_hint="--set")
-    return {key: value for key, _, value in pairs}
+def assignment(text: str) -> tuple[str, str]:
+    """Return key and value of a text KEY=VALUE."""
+    key, mark, value = text.partition("=")
+    if not key or not mark:
+        raise typer.BadParameter(f"expected KEY=VALUE, got '{text}'")
+    return key, value
 
 
 def known(name: str, kind: str, text: str, way_out: str = "") -> str:
@@ -190,7 +189,13 @@ Labels = Annotated[
 ]
 RecipeFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Run a recipe.toml again.", rich_help_panel=_RUN),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Run a recipe.toml again.",
+        rich_help_panel=_RUN,
+    ),
 ]
 InitFrom = Annotated[
     str | None,
@@ -250,9 +255,13 @@ Precision = Annotated[
     ),
 ]
 Set = Annotated[
-    list[str],
+    list[Any],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any field of the recipe.", rich_help_panel=_RUN
+        "--set",
+        parser=assignment,
+        metavar="KEY=VALUE",
+        help="Any field of the recipe.",
+        rich_help_panel=_RUN,
     ),
 ]
 Resume = Annotated[
