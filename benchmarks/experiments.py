@@ -25,7 +25,8 @@ from understudy.data.datasets import Dataset
 from understudy.loading import load
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
-from understudy.pipeline import train_stage, within_budget
+from understudy.pipeline import open_stage, within_budget
+from understudy.processes import team
 from understudy.protocols import Source
 from understudy.recipe import Recipe, replace_keys, to_toml
 from understudy.recipes import shader_kd
@@ -90,7 +91,8 @@ def run_arm(
     )
     if steps is None:
         assert seconds is not None
-        recipe = within_budget(recipe, teacher, student, seconds)
+        with team(cpu=not torch.cuda.is_available()) as alone:
+            recipe = within_budget(recipe, teacher, student, seconds, alone)
     stage = recipe.stages[0]
     every = max(1, stage.fit.steps // setting.curve)
     stage = replace(stage, fit=replace(stage.fit, log_every=every))
@@ -108,14 +110,9 @@ def run_arm(
         )
 
     with tempfile.TemporaryDirectory() as scratch:
-        outcome = train_stage(
-            stage,
-            teacher,
-            student,
-            from_seed(child_seed(seed, "stage", 0)),
-            watcher=look,
-            scratch=Path(scratch),
-        )
+        rng = from_seed(child_seed(seed, "stage", 0))
+        train = open_stage(stage, teacher, student, rng, scratch=Path(scratch))
+        outcome = train(journal=look)
     wall = time.perf_counter() - began - looking
     score = evaluate(student, test)
     held_out = answer_held_out(stage, seed, teacher, student, count=1024)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from real_data import cifar10_folder, data_folder
 from understudy.data.datasets import Dataset, batches, open_data
-from understudy.export import int8_onnx
-from understudy.export.int8_onnx import Int8, export_int8_onnx
-from understudy.export.measure import Answer, Timing, time_forms
-from understudy.export.onnx import (
+from understudy.exports import int8_onnx
+from understudy.exports.int8_onnx import Int8, export_int8_onnx
+from understudy.exports.measure import Answer, Timing, time_forms
+from understudy.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
     export_onnx,

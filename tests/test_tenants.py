@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import tiny
-from understudy.distill import distill
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted
 from understudy.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
 from understudy.seeding import child, child_seed
+from understudy.spine import distill
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ about it. Evaluation, logging and checkpoints never touch what the student's byt
 import contextlib
 import copy
 import dataclasses
+import errno
 import functools
 import tempfile
 import time
@@ -22,8 +23,7 @@ from understudy import recipe as recipe_file
 from understudy.budget import Lap, steps_within, time_steps
 from understudy.data.checkpoints import first_line
 from understudy.data.datasets import open_data
-from understudy.distill import open_distillation, site_of
-from understudy.export.programs import trace_program, write_program
+from understudy.exports.programs import trace_program, write_program
 from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
 from understudy.loading import rebuilds, resolve, save
@@ -35,14 +35,17 @@ from understudy.processes import Team, team
 from understudy.protocols import InputContract, Stream
 from understudy.recipe import Recipe, RecipeError, Stage
 from understudy.run_folder import (
+    MAKE_ROOM,
     RECIPE,
     FolderKeeper,
     Journal,
     RunFolder,
+    RunFolderError,
     TensorBoard,
     write_whole,
 )
 from understudy.seeding import child, child_seed, from_seed
+from understudy.spine import open_distillation, site_of
 from understudy.summary import summarize
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
@@ -56,6 +59,7 @@ class Conduct:
     Args:
         budget: seconds that become steps, once; None where the recipe says the steps.
         networks: networks made in Python, in place of the recipe's references, by role.
+        skip_bad: leave unreadable files of the data to score on out, instead of raising.
         say: is told lines worth a person's eye.
         watch: is told the number of steps and each line of the journal.
         checkpoint_seconds: time between two checkpoints.
@@ -67,6 +71,7 @@ class Conduct:
     budget: float | None = None
     allow_code: bool | Collection[str | Path] = False
     networks: Mapping[str, Network] = field(default_factory=dict)
+    skip_bad: bool = False
     say: Callable[[str], None] = lambda _: None
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
     checkpoint_seconds: float = 30.0
@@ -96,7 +101,9 @@ def _run(
     teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
     judges = None
     if recipe.eval is not None:
-        judges = open_data(recipe.eval, student.contract, split="test", labels=True)
+        judges = open_data(
+            recipe.eval, student.contract, split="test", labels=True, skip_bad=conduct.skip_bad
+        )
         notes += [f"--eval: {note}" for note in judges.notes]
     if conduct.budget is not None and not saved:
         left = conduct.budget - (time.perf_counter() - began)
@@ -306,7 +313,14 @@ def _train_in_folder(
                 told(line)
             conduct.watch(steps, line)
 
-        return train(keeper=keeper, journal=journal)
+        try:
+            return train(keeper=keeper, journal=journal)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise RunFolderError(  # from a source that keeps its images there
+                f"cannot write into {folder.scratch}: {error.strerror}; {MAKE_ROOM}"
+            ) from error
 
 
 def _check_answer(role: str, network: Network) -> None:

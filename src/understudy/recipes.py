@@ -68,7 +68,8 @@ def shader_kd(
     if "matching" not in without:
         source = Matched(source=source)
     if "balance" not in without:
-        source = Balanced(source=source, precision=precision)
+        # Below 16 showings an image costs more to draw than to learn from.
+        source = Balanced(source=source, precision=precision, least_showings=16, fill_every=2)
     if "augmentation" not in without:
         source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
     if "mixup" not in without and not tiny:

@@ -24,7 +24,7 @@ from understudy.optional import require
 RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", "log.txt"
 CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
 _PART = ".part"
-_MAKE_ROOM = "make room, then go on with --resume"
+MAKE_ROOM = "make room, then go on with --resume"
 # What a run that was killed before its recipe was written leaves behind.
 _BEFORE_RECIPE = {CHECKPOINT, LOG, RECIPE + _PART}
 
@@ -106,7 +106,7 @@ class RunFolder:
         def tell(text: str) -> None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             path = self.file(LOG)
-            with _told(path, _MAKE_ROOM), path.open("a", encoding="utf-8") as file:
+            with _told(path, MAKE_ROOM), path.open("a", encoding="utf-8") as file:
                 file.write(f"{stamp} {text}\n")
             say(text)
 
@@ -183,7 +183,7 @@ class FolderKeeper:
 
     def _write(self, state: dict[str, Any]) -> None:
         part = self.path.with_suffix(_PART)
-        intact = f"the one before it is intact: {_MAKE_ROOM}"
+        intact = f"the one before it is intact: {MAKE_ROOM}"
         with _told(self.path, intact, part, what="the checkpoint "):
             with part.open("wb") as file:
                 torch.save(state, file)
@@ -203,7 +203,7 @@ class Journal:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __call__(self, figures: Mapping[str, Any]) -> None:
-        with _told(self._path, _MAKE_ROOM):
+        with _told(self._path, MAKE_ROOM):
             self._file.write(json.dumps({"stage": self.stage, **figures}) + "\n")
             self._file.flush()
 

@@ -19,18 +19,18 @@ from torch import Tensor
 from understudy.audits.evaluation import Evaluation, evaluate
 from understudy.catalogue import METHODS
 from understudy.data.datasets import Dataset
-from understudy.distill import site_of
-from understudy.export.manifest import run_manifest
-from understudy.export.measure import count_flops
+from understudy.exports.manifest import run_manifest
+from understudy.exports.measure import count_flops
 from understudy.fit import Outcome
 from understudy.nets.network import Network, count_parameters, freeze
 from understudy.nets.taps import device_of
 from understudy.protocols import innermost
 from understudy.recipe import Recipe, Stage
-from understudy.report.page import write_report
+from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.surrogate import Surrogate
+from understudy.spine import site_of
 from understudy.tasks.classification import Classification
 
 # At 2 048 images the standard error of a share is at most 1.1 points.

@@ -239,6 +239,24 @@ def test_a_short_run_keeps_no_more_than_it_shows():
     assert stream.report()["draws"] <= 2 * CLASSES
 
 
+def test_an_image_that_would_be_shown_too_seldom_is_not_drawn():
+    stream = open_stream(settings(least_showings=4), batch_size=4 * CLASSES, steps=2)
+    assert stream.capacity == 2 * CLASSES
+
+
+def test_held_out_images_are_drawn_for_a_single_look():
+    stream = open_stream(
+        settings(least_showings=4), batch_size=4 * CLASSES, steps=2, split="held_out"
+    )
+    assert stream.capacity == 8 * CLASSES
+
+
+def test_steps_between_two_chunks_draw_nothing():
+    stream = open_stream(settings(pool_size=400, chunk=40, fill_every=3), batch_size=8, steps=100)
+    drawn = [(stream.draw(step, None), stream.report()["draws"])[1] for step in range(7)]
+    assert drawn == [40, 40, 40, 80, 80, 80, 120]
+
+
 def test_a_source_of_one_colour_still_gives_batches():
     stream = open_stream(settings(Grey(top=0.0), attack_fill=False))
     fill(stream)
@@ -331,6 +349,7 @@ def test_what_the_pool_cost_is_among_the_facts():
             "pool_attack_passes": report["attack_passes"],
             "pool_entropy": report["entropy"],
             "pool_uncovered": 0,
+            "pool": report["images"] / report["capacity"],
         }
     )
     assert all(value.dim() == 0 for value in facts.values())

@@ -108,6 +108,21 @@ def test_the_splits_share_neither_programs_nor_images_whatever_the_seeds():
         assert all(seed % 2 == 1 for seeds in held_out for seed in seeds[kind])
 
 
+def test_steps_may_be_skipped_and_drawn_far_apart():
+    stream, fresh = opened(num_programs=3), opened(num_programs=3)
+    for step in (0, 40, 1, 41):
+        stream.draw(step, None)
+    assert torch.equal(stream.draw(40, None).images, fresh.draw(40, None).images)
+    assert torch.equal(stream.draw(1, None).images, fresh.draw(1, None).images)
+
+
+def test_a_batch_may_end_within_a_programs_turn_and_span_laps():
+    stream = opened(site(batch_size=19), num_programs=3, instances=4)
+    counts = [len(showing.times) for showing in stream.plan(1)]
+    assert counts == [4, 4, 4, 4, 3]
+    assert stream.draw(1, None).images.shape[0] == 19
+
+
 def test_ranks_draw_parts_of_their_own():
     seeds = [record(opened(site(rank=rank, world=2)))[1] for rank in range(2)]
     assert seeds[0].isdisjoint(seeds[1])

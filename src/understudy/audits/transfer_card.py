@@ -53,7 +53,7 @@ class Limits:
             "boundary_success": (0.95, None),
             "feature_coverage": (0.7, None),
             "duplicates": (None, 0.02),
-            "teacher_entropy_tau": (0.5, 0.95),
+            "teacher_entropy_tau": (0.5, 0.99),
         }
     )
 

@@ -166,8 +166,8 @@ class BatchNormTally:
         mean = values.mean(-1, keepdim=True)
         # var_mean is forty times slower on the CPU.
         spread = torch.linalg.vector_norm(values - mean, dim=-1)
-        variance = spread.double().square().cpu() / values.shape[-1]
-        shifted = mean[..., 0].double().cpu() - stored.double().cpu()
+        variance = spread.cpu().double().square() / values.shape[-1]
+        shifted = mean[..., 0].cpu().double() - stored.cpu().double()
         # A network that folds positions into the batch shows several rows of each image.
         weights = self._weights.repeat_interleave(len(values) // self._weights.shape[1], dim=1)
         self._sums[i] += torch.stack(
@@ -265,7 +265,7 @@ class PixelTally:
                 f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}; divide bytes "
                 "by 255, and leave the normalisation to the network"
             )
-        values = images.double().transpose(0, 1).flatten(1).cpu()
+        values = images.cpu().double().transpose(0, 1).flatten(1)
         at_end = ((values <= 0) | (values >= 1)).double()
         self._sums += torch.stack([values.sum(1), values.square().sum(1), at_end.sum(1)])
         self._count += values.shape[1]
@@ -388,5 +388,7 @@ def _estimate(name: str, values: Tensor) -> Estimate:
 
 
 def _between(value: float, error: float, bound: float) -> Estimate:
-    low, high = max(0.0, value - _REACH * error), min(bound, value + _REACH * error)
+    # Rounding may leave a trace of spread where there is none.
+    reach = _REACH * error if error > 1e-9 else 0.0
+    low, high = max(0.0, value - reach), min(bound, value + reach)
     return Estimate(value=value, low=min(low, value), high=max(high, value))

@@ -123,7 +123,10 @@ class Balanced:
     Args:
         pool_size: images kept, over all processes; rounded up to a multiple of the classes, and
             never more than the run will show.
+        least_showings: how often the run shall show an image for it to be worth drawing; a short
+            run keeps fewer images.
         chunk: candidates drawn at once.
+        fill_every: steps between two chunks.
         max_draws_factor: candidates drawn at most, as a multiple of the pool's size.
         attack_fill: whether starved classes are filled by attack.
         attacks_per_chunk: candidates of a chunk that are attacked at most.
@@ -133,7 +136,9 @@ class Balanced:
 
     source: Source
     pool_size: int = 50_000
+    least_showings: int = 1
     chunk: int = 512
+    fill_every: int = 1
     max_draws_factor: float = 2.0
     attack_fill: bool = True
     attacks_per_chunk: int = 128
@@ -142,7 +147,7 @@ class Balanced:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("pool_size", "chunk", "attacks_per_chunk"):
+        for name in ("pool_size", "least_showings", "chunk", "fill_every", "attacks_per_chunk"):
             positive(name, getattr(self, name))
         if not self.max_draws_factor >= 1:
             raise ValueError(f"max_draws_factor must be at least 1, got {self.max_draws_factor}")
@@ -163,7 +168,10 @@ class BalancedStream:
         self, settings: Balanced, site: Site, teacher: nn.Module, rng: torch.Generator
     ) -> None:
         classes = site.contract.classes
-        shown = min(-(-settings.pool_size // site.world), site.steps * site.batch_size)
+        # What is only looked at is drawn for a single showing.
+        showings = settings.least_showings if site.split == "train" else 1
+        worth_drawing = -(-site.steps * site.batch_size // showings)
+        shown = min(-(-settings.pool_size // site.world), worth_drawing)
         self.quota = -(-shown // classes)
         self.capacity = self.quota * classes
         self.chunk = min(settings.chunk, self.capacity)
@@ -184,7 +192,7 @@ class BalancedStream:
         return len(self._classes) == self.capacity or self._cost["chunks"] == self.max_chunks
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        if not self.finished:
+        if not self.finished and step % self._settings.fill_every == 0:
             self._add_chunk()
         count = self._site.batch_size
         while len(self._classes) < min(count, self.capacity) and not self.finished:
@@ -229,7 +237,10 @@ class BalancedStream:
     def _facts(self) -> dict[str, Tensor]:
         report = self.report() | {"uncovered": int((self._counts == 0).sum())}
         names = ("images", "draws", "forwards", "attack_passes", "entropy", "uncovered")
-        return {f"pool_{name}": torch.tensor(float(report[name])) for name in names}
+        told = {f"pool_{name}": torch.tensor(float(report[name])) for name in names}
+        drawn = self._cost["chunks"] / self.max_chunks
+        filled = 1.0 if self.finished else max(drawn, len(self._classes) / self.capacity)
+        return told | {"pool": torch.tensor(filled)}
 
     def _sort(self) -> None:
         self._order = self._classes.argsort(stable=True)

@@ -55,6 +55,8 @@ _SMALLEST_STD = 0.02
 _LARGEST_SATURATED_SHARE = 0.95
 _PROGRAM_TRIAL = 16
 _MOST_ATTEMPTS = 100
+# Choosing is a matter of overhead: the images of four turns cost little more than those of one.
+_LAPS_AHEAD = 4
 
 
 def worth_showing(images: Float[Tensor, "images channels height width"]) -> Bool[Tensor, " images"]:
@@ -92,12 +94,19 @@ def _probed(instances: Instances, probe: TorchPainter) -> Bool[Tensor, " images"
     return worth_showing(probe.paint([instances], _PROBE_SIZE, 1))
 
 
-class Turn(NamedTuple):
+class Showing(NamedTuple):
     """Images of one program: their seeds, and their times in seconds."""
 
     program: Program
     image_seeds: Int[Tensor, " images"]
     times: Float[Tensor, " images"]
+
+
+class _Turn(NamedTuple):
+    """Which of a set's programs is shown, and which of that program's images."""
+
+    number: int
+    places: range
 
 
 def worthy_instances(
@@ -164,30 +173,32 @@ class Shaders:
 
 @dataclass(kw_only=True)
 class ShaderStream:
-    """A set of shader programs at work. It has no state: a step's images follow from the seed."""
+    """A set of shader programs at work. It has no state: a step's images follow from the seed.
+
+    Programs take turns: in every lap each shows a few images, in an order drawn for the lap. What
+    is kept from step to step is only what would be computed again.
+    """
 
     settings: Shaders
     site: Site
     seed: int
     painter: TorchPainter | GlPainter
     _programs: dict[int, Program] = field(default_factory=dict)
-    _orders: dict[int, Tensor] = field(default_factory=dict)
+    _orders: dict[int, list[int]] = field(default_factory=dict)
+    _ahead: dict[int, tuple[int, Instances]] = field(default_factory=dict)
     _probe: TorchPainter = field(default_factory=lambda: TorchPainter(torch.device("cpu")))
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         """Return the images of `step`; neither the student nor earlier steps matter."""
-        batch = [worthy_instances(*turn, self._probe) for turn in self.plan(step)]
+        batch = [self._instances(turn) for turn in self._turns(step)]
         images = self.painter.paint(batch, self.site.contract.size, self.settings.supersample)
         return image_batch(fitted(images, self.site))
 
-    def plan(self, step: int) -> list[Turn]:
+    def plan(self, step: int) -> list[Showing]:
         """Return what the images of `step` show: the record by which each can be painted again."""
-        count, per_program = self.site.batch_size, self.settings.instances
-        num_turns = math.ceil(count / per_program)
-        first = (step * self.site.world + self.site.rank) * num_turns
         return [
-            self._turn(first + turn, min(per_program, count - turn * per_program))
-            for turn in range(num_turns)
+            Showing(self._program(turn.number), *self._seeds_and_times(turn.number, turn.places))
+            for turn in self._turns(step)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,29 +210,57 @@ class ShaderStream:
         if state:
             raise ValueError(f"a stream of shader images has no state, got {sorted(state)}")
 
-    def _turn(self, turn: int, count: int) -> Turn:
-        seeds = torch.tensor([self._seed_of("image", turn, place) for place in range(count)])
+    def _turns(self, step: int) -> list[_Turn]:
+        count, per_program = self.site.batch_size, self.settings.instances
+        num_turns = math.ceil(count / per_program)
+        first = (step * self.site.world + self.site.rank) * num_turns
+        turns = []
+        for turn in range(num_turns):
+            lap, place = divmod(first + turn, self.settings.num_programs)
+            start, left = lap * per_program, count - turn * per_program
+            turns.append(
+                _Turn(self._order(lap)[place], range(start, start + min(per_program, left)))
+            )
+        return turns
+
+    def _order(self, lap: int) -> list[int]:
+        """Return the programs' numbers in the order of their turns."""
+        if lap not in self._orders:
+            rng = from_seed(child_seed(self.seed, "order", lap))
+            order = torch.randperm(self.settings.num_programs, generator=rng).tolist()
+            # A batch may end one lap and begin the next.
+            self._orders = {lap: order, **{k: v for k, v in self._orders.items() if k == lap - 1}}
+        return self._orders[lap]
+
+    def _instances(self, turn: _Turn) -> Instances:
+        """Return the images of a turn; those of the program's next turns are chosen with them."""
+        ahead = self.settings.instances * _LAPS_AHEAD
+        block, first = divmod(turn.places.start, ahead)
+        if self._ahead.get(turn.number, (None,))[0] != block:
+            places = range(block * ahead, (block + 1) * ahead)
+            showing = Showing(
+                self._program(turn.number), *self._seeds_and_times(turn.number, places)
+            )
+            self._ahead[turn.number] = (block, worthy_instances(*showing, self._probe))
+        return self._ahead[turn.number][1].part(first, first + len(turn.places))
+
+    def _seeds_and_times(self, number: int, places: range) -> tuple[Tensor, Tensor]:
+        seeds = torch.tensor([self._seed_of("image", number, place) for place in places])
         low, high = self.settings.time_range
         # The hash of an attempt that is never made: times must not hang on the other parameters.
         share = uniforms(seeds, torch.full_like(seeds, -1), 1)[0]
-        return Turn(self._program(turn), seeds, low + (high - low) * share)
+        return seeds, low + (high - low) * share
 
-    def _program(self, turn: int) -> Program:
-        """Return whose turn it is: every program has one before any has another."""
-        lap, place = divmod(turn, self.settings.num_programs)
-        if lap not in self._orders:
-            rng = from_seed(child_seed(self.seed, "order", lap))
-            self._orders = {lap: torch.randperm(self.settings.num_programs, generator=rng)}
-        index = int(self._orders[lap][place])
-        if index not in self._programs:
+    def _program(self, number: int) -> Program:
+        if number not in self._programs:
             families = self.settings.families or tuple(FAMILIES)
-            self._programs[index] = self._worthy_program(index, families[index % len(families)])
-        return self._programs[index]
+            self._programs[number] = self._worthy_program(number, families[number % len(families)])
+        return self._programs[number]
 
-    def _worthy_program(self, index: int, family: str) -> Program:
+    def _worthy_program(self, number: int, family: str) -> Program:
         """Return the first program at this place of the list that mostly shows something."""
         for attempt in range(_MOST_ATTEMPTS):
-            program = draw_program(self._seed_of("program", index, attempt), family)
+            program = draw_program(self._seed_of("program", number, attempt), family)
             trial = torch.arange(_PROGRAM_TRIAL)
             instances = program.instances(trial, trial.to(torch.float64))
             if _probed(instances, self._probe).float().mean() > 0.5:

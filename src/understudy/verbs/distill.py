@@ -47,6 +47,7 @@ def distill(
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
     classes: int | str | None = None,
+    skip_bad: bool = False,
     recipe: str | Path | Recipe | None = None,
     init_from: str | None = None,
     steps: int | None = None,
@@ -72,6 +73,7 @@ def distill(
         method: a published recipe; transfer, objective and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
         eval: labelled data to score on; never changes the student.
+        skip_bad: leave unreadable image files out instead of raising.
         recipe: a recipe to run again, in place of teacher, student and method.
         init_from: weights the student starts from.
         budget: seconds, in place of steps.
@@ -110,6 +112,7 @@ def distill(
         seed=seed,
         device=device,
         precision=precision,
+        skip_bad=skip_bad,
         assignments=set,
     )
     conduct = Conduct(
@@ -118,6 +121,7 @@ def distill(
         budget=budget,
         allow_code=allow_code if recipe is not None else True,
         networks=networks,
+        skip_bad=skip_bad,
         tensorboard=tensorboard,
         checkpoint_seconds=checkpoint_seconds,
         say=say,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from understudy.data.datasets import open_data
-from understudy.export.exporting import FILES, export_network
-from understudy.export.int8_onnx import Int8
-from understudy.export.measure import Exported
+from understudy.exports.exporting import FILES, export_network
+from understudy.exports.int8_onnx import Int8
+from understudy.exports.measure import Exported
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.protocols import Site, Source, Split

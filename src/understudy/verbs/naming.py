@@ -13,7 +13,7 @@ from understudy.loading import read_names, resolve
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import InputContract, Source
+from understudy.protocols import InputContract, Source, innermost
 from understudy.recipe import Recipe, replace_keys
 from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from understudy.sources.shader_files import ShaderFiles
@@ -135,9 +135,12 @@ def with_options(
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
+    skip_bad: bool = False,
     assignments: Mapping[str, str] | None = None,
 ) -> Recipe:
     """Return the recipe with the options that every training verb has; --set comes last."""
+    if skip_bad and any(isinstance(innermost(s.source), Surrogate) for s in recipe.stages):
+        assignments = {"surrogate.skip_bad": "true"} | dict(assignments or {})
     fit: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from understudy import catalogue
-from understudy.export.exporting import FILES
+from understudy.exports.exporting import FILES
 from understudy.fit import FitSettings
 from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from understudy.report.page import write_report
+from understudy.reports.page import write_report
 
 
 def report(run: str | Path) -> Path:

@@ -1,7 +1,14 @@
-"""`synthesize`: any source, written to disk as a SET."""
+"""`synthesize`: any source, written to disk as a SET.
+
+With `balance` an image is kept while fewer than ceil(count / classes) of the class that the teacher
+calls it are there; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones
+for as long as a run needs images. Once ten times the count were drawn, any image is kept.
+"""
 
 import dataclasses
+import io
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +17,20 @@ import torch
 from torch import nn
 
 from understudy import recipe as recipe_file
+from understudy.data.checkpoints import DAMAGE, first_line
 from understudy.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
-from understudy.protocols import InputContract, Site, Source
-from understudy.run_folder import RunFolderError
+from understudy.protocols import Batch, InputContract, Site, Source, Stream
+from understudy.run_folder import RunFolderError, write_whole
 from understudy.seeding import from_seed
-from understudy.sources.balanced import Balanced
+from understudy.sources.balanced import admit
 from understudy.verbs.naming import open_network, source_named
 
 _SHARD = 256
+# Of the count; what is still lacking then is filled with images of any class.
+_MOST_DRAWN = 10
 
 
 def synthesize(
@@ -61,61 +71,118 @@ def synthesize(
         )
     contract = _contract(network, size, channels)
     made = _with_fields(source_named(source), set or {})
-    if balance:
-        made = Balanced(source=made, pool_size=count)
     folder = _prepared(Path(out), resume=resume, overwrite=overwrite)
-    if resume and is_begun(folder) and (folder / "set.json").exists():
+    if resume and (folder / "set.json").exists():
         say(f"{folder} is finished already")
         return _told(read_image_set(folder))
     where = device_named(device)
     steps = -(-count // _SHARD)
     site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
     frozen = None if network is None else freeze(network.to(where))
-    stream = made.open(site, frozen, from_seed(seed))
-    return _told(_write(stream, site, count, folder, made, seed, watch))
+    stream: Stream = made.open(site, frozen, from_seed(seed))
+    if balance:
+        if frozen is None:
+            raise ValueError("to balance the classes a teacher has to name them; give --teacher")
+        stream = _Even(stream, frozen, contract.classes, count)
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
+    table = recipe_file.to_table(made) | ({"balanced_by": str(teacher)} if balance else {})
+    return _told(_write(stream, contract, count, folder, table, seed, watch))
+
+
+class _Even:
+    """A stream without the images of classes of which there are enough."""
+
+    def __init__(self, stream: Stream, teacher: nn.Module, classes: int, count: int) -> None:
+        self._stream, self._teacher, self._count = stream, teacher, count
+        self._kept = torch.zeros(classes, dtype=torch.int64)
+        self._drawn = 0
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self._stream.draw(step, student)
+        with torch.no_grad():
+            classes = self._teacher(batch.images).argmax(-1).cpu()
+        quota = -(-self._count // len(self._kept))
+        fits = admit(classes, self._kept, quota)
+        if self._drawn >= _MOST_DRAWN * self._count:
+            fits[:] = True
+        self._drawn += len(classes)
+        self._kept += classes[fits].bincount(minlength=len(self._kept))
+        labels = None if batch.labels is None else batch.labels[fits]
+        return dataclasses.replace(
+            batch, views={name: view[fits] for name, view in batch.views.items()}, labels=labels
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stream": self._stream.state_dict(), "kept": self._kept, "drawn": self._drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state["stream"])
+        self._kept, self._drawn = state["kept"], state["drawn"]
 
 
 def _write(
-    stream: Any,
-    site: Site,
+    stream: Stream,
+    contract: InputContract,
     count: int,
     folder: Path,
-    source: Source,
+    table: dict[str, Any],
     seed: int,
     watch: Callable[[int, dict[str, Any]], None],
 ) -> ImageSet:
-    table = recipe_file.to_table(source)
-    first = stream.draw(0, None)
-    labels = first.labels is not None
-    contract = site.contract
+    begun = time.perf_counter()
+    untouched = stream.state_dict()
+    labels = stream.draw(0, None).labels is not None
+    stream.load_state_dict(untouched)
     writer = ImageSetWriter(
         folder,
         count,
         contract.size,
         contract.channels,
         labels,
-        source=str(table.get("kind", type(source).__name__)),
+        source=str(table["kind"]),
         settings=table,
         seed=seed,
     )
-    step = writer.written // site.batch_size
-    if step:
-        stream.load_state_dict(torch.load(_state(folder, writer.written), weights_only=True))
+    step, first = 0, writer.written
+    if first:
+        step = _go_on(stream, _state(folder, first))
     while writer.written < count:
-        batch = first if step == 0 else stream.draw(step, None)
+        batch = stream.draw(step, None)
+        step += 1
         left = count - writer.written
         pixels = (batch.images[:left] * 255).round().to(torch.uint8)
+        if not len(pixels):
+            continue
         # The state of the next draw is on disk before the shard that makes it the next one.
-        after = writer.written + len(pixels)
-        torch.save(stream.state_dict(), _state(folder, after))
+        _keep(stream, step, _state(folder, writer.written + len(pixels)))
         before = _state(folder, writer.written)
         writer.append(pixels, None if batch.labels is None else batch.labels[:left])
         before.unlink(missing_ok=True)
-        step += 1
-        watch(site.steps, {"step": step, "images_per_second": float("nan")})
+        seconds = time.perf_counter() - begun
+        rate = (writer.written - first) / seconds
+        watch(count, {"step": writer.written, "seconds": seconds, "images_per_second": rate})
     made = writer.finish()
     _state(folder, count).unlink(missing_ok=True)
     return made
+
+
+def _keep(stream: Stream, step: int, path: Path) -> None:
+    file = io.BytesIO()
+    torch.save({"stream": stream.state_dict(), "step": step}, file)
+    write_whole(path, file.getvalue())
+
+
+def _go_on(stream: Stream, path: Path) -> int:
+    """Put the stream where it was, and return the step that comes next."""
+    try:
+        state = torch.load(path, weights_only=True)
+        stream.load_state_dict(state["stream"])
+        return int(state["step"])
+    except DAMAGE as error:
+        raise RunFolderError(
+            f"{path} is missing or damaged ({first_line(error)}); start afresh with --overwrite"
+        ) from error
 
 
 def _state(folder: Path, written: int) -> Path:
@@ -140,15 +207,20 @@ def _with_fields(source: Source, texts: Mapping[str, str]) -> Source:
 
 
 def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        if not overwrite:
-            raise RunFolderError(
-                f"{folder} exists; go on with --resume, replace it with --overwrite, "
-                "or choose another --out"
-            )
-        if not is_begun(folder):
-            raise RunFolderError(f"{folder} is not a SET; refusing to overwrite it")
-        shutil.rmtree(folder)
+    """Return the folder if the set may be written there; nothing is changed yet."""
+    if resume and overwrite:
+        raise RunFolderError("--resume and --overwrite exclude each other; choose one")
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; choose a folder for the set")
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if not resume and not overwrite:
+        raise RunFolderError(
+            f"{folder} exists; go on with --resume, replace it with --overwrite, "
+            "or choose another --out"
+        )
+    if not is_begun(folder):
+        raise RunFolderError(f"{folder} is not a SET; refusing to write into it")
     return folder
 
 

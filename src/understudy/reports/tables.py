@@ -1,0 +1,211 @@
+"""The report's tables: which figures stand side by side, how they are written and known.
+
+Pure functions from parts of the record to rows of text; None where there is nothing to tell, and
+no column in which nothing was measured.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from understudy.protocols import Tag
+from understudy.reports import figures
+from understudy.reports.facts import MISSING
+from understudy.reports.record import Arm, ClassScore, ExportedForm, Summary
+from understudy.reports.verdict import accuracy_interval, chance
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Text of a cell; `bar` is the length of the bar below it, as a share of the column."""
+
+    text: str
+    bar: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns by title and tag (None: no figures), and rows of as many cells."""
+
+    columns: tuple[tuple[str, Tag | None], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
+    """Return teacher, student and guessing, each with its count, interval and calibration."""
+    count, guess = summary.accuracy_count, chance(summary, num_classes)
+    teacher, student = summary.teacher_calibration_error, summary.student_calibration_error
+    known = [
+        (arm, error)
+        for arm, error in (
+            (_arm("Teacher", summary.teacher_accuracy, summary.teacher_correct, count), teacher),
+            (_arm("Student", summary.student_accuracy, summary.student_correct, count), student),
+        )
+        if arm.accuracy is not None
+    ]
+    if not known:
+        return None
+    if guess is not None:
+        known.append((_arm("Always the same class", guess, None, None), None))
+    return _tabulate(
+        known,
+        ("", None, lambda row: row[0].name),
+        ("Accuracy", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
+        ("Correct", "measured", lambda row: _correct(row[0])),
+        ("95 % interval", "measured", lambda row: _interval(row[0])),
+        ("Calibration error", "measured", lambda row: _or_missing(row[1], figures.percent)),
+    )
+
+
+def arms_table(arms: Sequence[Arm]) -> Table:
+    """Return the compared transfer sets."""
+    return _tabulate(
+        arms,
+        ("Transfer set", None, lambda arm: arm.name),
+        ("Accuracy", "measured", lambda arm: _or_missing(arm.accuracy, figures.percent)),
+        ("Correct", "measured", _correct),
+        ("95 % interval", "measured", _interval),
+        ("Agreement", "proxy", lambda arm: _or_missing(arm.agreement, figures.percent)),
+        ("Time", "measured", lambda arm: _or_missing(arm.seconds, figures.duration)),
+    )
+
+
+def class_table(per_class: Mapping[str, ClassScore]) -> Table:
+    """Return every class with both accuracies, the largest loss first."""
+    rows = sorted(
+        per_class.items(), key=lambda row: (row[1].student or 0.0) - (row[1].teacher or 0.0)
+    )
+    return _tabulate(
+        rows,
+        ("Class", None, lambda row: row[0]),
+        ("Teacher", "measured", lambda row: _or_missing(row[1].teacher, figures.percent)),
+        ("Student", "measured", lambda row: _or_missing(row[1].student, figures.percent)),
+        ("Change", "measured", lambda row: _change(row[1])),
+        ("Images", "measured", lambda row: figures.count(row[1].count)),
+    )
+
+
+def scores_table(summary: Summary) -> Table | None:
+    """Return the scores of a task that accuracy does not describe."""
+    teacher, student = summary.teacher_scores or {}, summary.student_scores or {}
+    names = list(dict.fromkeys([*teacher, *student]))
+    if not names:
+        return None
+    return _tabulate(
+        names,
+        ("Score", None, str),
+        ("Teacher", "measured", lambda name: _or_missing(teacher.get(name), figures.plain)),
+        ("Student", "measured", lambda name: _or_missing(student.get(name), figures.plain)),
+    )
+
+
+def networks_table(summary: Summary) -> Table | None:
+    """Return parameters and FLOPs of teacher and student."""
+    rows = [
+        (name, teacher, student)
+        for name, teacher, student in (
+            ("Parameters", summary.teacher_parameters, summary.student_parameters),
+            ("FLOPs an image", summary.teacher_flops, summary.student_flops),
+        )
+        if teacher is not None or student is not None
+    ]
+    if not rows:
+        return None
+    return _tabulate(
+        rows,
+        ("", None, lambda row: row[0]),
+        ("Teacher", "measured", lambda row: _or_missing(row[1], figures.short)),
+        ("Student", "measured", lambda row: _or_missing(row[2], figures.short)),
+        (
+            "Student is",
+            "measured",
+            lambda row: (
+                f"{figures.share_of(row[2], row[1])} the teacher's"
+                if row[1] and row[2]
+                else MISSING
+            ),
+        ),
+    )
+
+
+def forms_table(exports: Sequence[ExportedForm]) -> Table:
+    """Return what each exported form weighs, how fast it is and how true."""
+    largest = max((form.bytes or 0 for form in exports), default=0)
+    slowest = max((form.latency_ms or 0.0 for form in exports), default=0.0)
+    return _tabulate(
+        exports,
+        ("Form", None, lambda form: form.form),
+        ("File", "measured", lambda form: _barred(form.bytes, largest, figures.size)),
+        ("Weights", "measured", lambda form: _or_missing(form.weight_bytes, figures.size)),
+        (
+            "Latency",
+            "measured",
+            lambda form: _barred(form.latency_ms, slowest, figures.milliseconds),
+        ),
+        ("Images/s", "measured", lambda form: _or_missing(form.images_per_second, figures.count)),
+        ("Accuracy", "measured", lambda form: _or_missing(form.accuracy, figures.percent)),
+        ("Same answer", "proxy", lambda form: _or_missing(form.agreement, figures.percent)),
+        (
+            "Largest difference",
+            "proxy",
+            lambda form: _or_missing(form.max_difference, figures.plain),
+        ),
+        (
+            "Quantize nodes",
+            "measured",
+            lambda form: _or_missing(form.quantize_nodes, figures.count),
+        ),
+    )
+
+
+def _tabulate(
+    items: Iterable[Item],
+    *columns: tuple[str, Tag | None, Callable[[Item], str | Cell]],
+) -> Table:
+    """Return one row an item and one column a title, but for columns with nothing in them."""
+    filled = []
+    for title, tag, write in columns:
+        written = [write(item) for item in items]
+        cells = [Cell(text=cell) if isinstance(cell, str) else cell for cell in written]
+        if any(cell.text != MISSING for cell in cells):
+            filled.append((title, tag, cells))
+    return Table(
+        columns=tuple((title, tag) for title, tag, _ in filled),
+        rows=tuple(zip(*(cells for _, _, cells in filled), strict=True)),
+    )
+
+
+def _arm(name: str, accuracy: float | None, correct: int | None, count: int | None) -> Arm:
+    return Arm(name=name, accuracy=accuracy, correct=correct, count=count)
+
+
+def _correct(arm: Arm) -> str:
+    if arm.accuracy is None or not arm.count:
+        return MISSING
+    right = round(arm.accuracy * arm.count) if arm.correct is None else arm.correct
+    return f"{figures.count(right)} of {figures.count(arm.count)}"
+
+
+def _interval(arm: Arm) -> str:
+    if arm.accuracy is None or not arm.count:
+        return MISSING
+    return figures.interval(*accuracy_interval(arm.accuracy, arm.correct, arm.count))
+
+
+def _change(score: ClassScore) -> str:
+    if score.teacher is None or score.student is None:
+        return MISSING
+    return figures.points(score.student - score.teacher)
+
+
+def _or_missing(value: float | None, write: Callable[[float], str]) -> str:
+    return MISSING if value is None else write(value)
+
+
+def _barred(value: float | None, largest: float, write: Callable[[float], str]) -> Cell:
+    # No file has no bytes, and nothing takes no time: nobody measured.
+    if not value:
+        return Cell(text=MISSING)
+    return Cell(text=write(value), bar=value / largest)

@@ -1,0 +1,181 @@
+"""Networks as eight-bit ONNX."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.numpy_helper import to_array
+from torch import Tensor, nn
+
+from tests.exports.conftest import CONTRACT, images
+from understudy.exports.int8_onnx import Int8, export_int8_onnx
+from understudy.exports.onnx import (
+    count_quantize_nodes,
+    count_weight_bytes,
+    description_of,
+    export_onnx,
+    open_session,
+)
+from understudy.nets.builtin import build
+from understudy.nets.network import Network
+from understudy.nets.vit import VisionTransformer
+
+
+class OneToOne(nn.Module):
+    """A convolution that changes nothing, so that ranges can be told by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1)[:, :3]
+
+
+class ZeroMean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3]
+
+
+def scales(path: Path) -> list[float]:
+    """Scales of the activations, in the order of the graph."""
+    graph = onnx.load(path).graph
+    values = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+    return [float(values[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"]
+
+
+def test_it_answers_nearly_as_the_float_file(
+    float_file: Path, int8_file: Path, probe: Tensor
+) -> None:
+    feed = {"images": probe.numpy()}
+    floats, rounded = (open_session(path, 1).run(None, feed)[0] for path in (float_file, int8_file))
+    assert 0 < np.abs(floats - rounded).max() < 0.05 * np.ptp(floats)
+
+
+def test_weights_are_int8_with_one_scale_an_output_channel(int8_file: Path) -> None:
+    graph = onnx.load(int8_file).graph
+    shapes = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+    (weight,) = (
+        node for node in graph.node if shapes.get(node.input[0], (0, ()))[1] == (16, 1, 3, 3)
+    )
+    assert weight.op_type == "DequantizeLinear"
+    assert shapes[weight.input[0]][0] == onnx.TensorProto.INT8
+    assert shapes[weight.input[1]] == (onnx.TensorProto.FLOAT, (16,))
+
+
+def test_activations_are_uint8_over_the_calibrated_range_by_hand(tmp_path: Path) -> None:
+    export_onnx(Network(OneToOne(), CONTRACT), tmp_path / "net.onnx")
+    black_and_white = torch.zeros(2, 1, 8, 8)
+    black_and_white[1] = 1.0
+    export_int8_onnx(tmp_path / "net.onnx", tmp_path / "int8.onnx", [black_and_white], Int8())
+    # Normalised: (0 - 0.4) / 0.3 to (1 - 0.4) / 0.3, in 255 steps.
+    assert scales(tmp_path / "int8.onnx")[0] == pytest.approx(1 / 0.3 / 255, rel=1e-5)
+
+
+def test_a_percentile_cuts_an_outlier_off(tmp_path: Path) -> None:
+    export_onnx(Network(OneToOne(), CONTRACT), tmp_path / "net.onnx")
+    grey = torch.full((40, 1, 8, 8), 0.4) + 0.05 * images(40)
+    grey[0, 0, 0, 0] = 1.0
+    wide, narrow = tmp_path / "wide.onnx", tmp_path / "narrow.onnx"
+    export_int8_onnx(tmp_path / "net.onnx", wide, [grey], Int8())
+    settings = Int8(method="percentile", percentile=99.0)
+    export_int8_onnx(tmp_path / "net.onnx", narrow, [grey], settings)
+    assert scales(narrow)[0] < 0.2 * scales(wide)[0]
+
+
+def test_the_logits_themselves_are_not_rounded(int8_file: Path) -> None:
+    graph = onnx.load(int8_file).graph
+    (last,) = (node for node in graph.node if "logits" in node.output)
+    assert last.op_type == "Gemm"
+
+
+def test_the_file_is_a_fraction_of_the_float_file_from_a_quarter_million_parameters(
+    tmp_path: Path,
+) -> None:
+    network = Network(build("resnet20", classes=3, channels=1), CONTRACT).eval()
+    floats, rounded = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    export_onnx(network, floats)
+    export_int8_onnx(floats, rounded, [images(16)], Int8())
+    assert rounded.stat().st_size <= 0.30 * floats.stat().st_size
+    weights = [count_weight_bytes(onnx.load(path)) for path in (rounded, floats)]
+    assert weights[0] <= 0.27 * weights[1]
+    assert count_quantize_nodes(onnx.load(rounded)) > 2 * 20
+
+
+def test_a_transformer_keeps_its_residual_stream_in_float(tmp_path: Path) -> None:
+    body = VisionTransformer(dim=12, depth=1, heads=2, classes=3, channels=1, size=(8, 8))
+    network = Network(body, CONTRACT).eval()
+    export_onnx(network, tmp_path / "net.onnx")
+    export_int8_onnx(tmp_path / "net.onnx", tmp_path / "int8.onnx", [images(8)], Int8())
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    read_by_norm = [made_by[n.input[0]] for n in graph.node if n.op_type == "LayerNormalization"]
+    assert "DequantizeLinear" not in read_by_norm
+    assert count_quantize_nodes(onnx.load(tmp_path / "int8.onnx")) > 0
+
+
+def test_the_contract_and_the_free_batch_come_along(float_file: Path, int8_file: Path) -> None:
+    floats, rounded = onnx.load(float_file), onnx.load(int8_file)
+    onnx.checker.check_model(rounded, full_check=True)
+    assert description_of(rounded) == description_of(floats)
+    assert rounded.graph.input[0].type == floats.graph.input[0].type
+
+
+def test_the_same_calibration_gives_the_same_bytes(
+    float_file: Path, int8_file: Path, tmp_path: Path
+) -> None:
+    export_int8_onnx(float_file, tmp_path / "again.onnx", [images(64)], Int8())
+    assert (tmp_path / "again.onnx").read_bytes() == int8_file.read_bytes()
+
+
+def test_how_calibration_images_are_batched_does_not_matter(
+    float_file: Path, int8_file: Path, tmp_path: Path
+) -> None:
+    export_int8_onnx(float_file, tmp_path / "again.onnx", images(64).split(10), Int8())
+    assert (tmp_path / "again.onnx").read_bytes() == int8_file.read_bytes()
+
+
+def test_no_more_images_are_drawn_than_needed(float_file: Path, tmp_path: Path) -> None:
+    drawn = []
+
+    def draw() -> Iterator[Tensor]:
+        for seed in range(100):
+            drawn.append(seed)
+            yield images(10, seed)
+
+    export_int8_onnx(float_file, tmp_path / "few.onnx", draw(), Int8(num_images=25))
+    assert drawn == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_quantization_says_nothing(
+    float_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], method: str
+) -> None:
+    export_int8_onnx(float_file, tmp_path / "int8.onnx", [images(20)], Int8(method=method))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_calibration_images_of_another_size_are_refused(float_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"network's shape \(1, 8, 8\), got \(3, 32, 32\)"):
+        export_int8_onnx(float_file, tmp_path / "no.onnx", [torch.rand(2, 3, 32, 32)], Int8())
+
+
+def test_no_calibration_images_are_refused(float_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs calibration images, got none"):
+        export_int8_onnx(float_file, tmp_path / "no.onnx", [], Int8())
+
+
+def test_a_network_with_nothing_to_quantize_is_refused(tmp_path: Path) -> None:
+    export_onnx(Network(ZeroMean(), CONTRACT), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=r"nothing in net\.onnx can be quantized"):
+        export_int8_onnx(tmp_path / "net.onnx", tmp_path / "no.onnx", [images(4)], Int8())
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_a_percentile_that_is_a_share_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"percentile must lie in \(50, 100\], got 0.999"):
+        Int8(percentile=0.999)

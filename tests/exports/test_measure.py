@@ -1,0 +1,65 @@
+"""Sizes and speeds."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.exports.conftest import CONTRACT, images
+from understudy.exports.measure import Exported, Timing, count_flops, time_forms
+from understudy.nets.network import Network
+
+
+def test_operations_by_hand() -> None:
+    body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 6 * 6, 3))
+    # Two per multiply-add: 6 x 6 places, 2 channels, 9 weights; then 72 x 3.
+    assert count_flops(Network(body, CONTRACT)) == 2 * (36 * 2 * 9 + 72 * 3)
+
+
+def test_forms_are_timed_in_turn_at_both_batch_sizes() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def form(name: str) -> object:
+        def answer(batch: Tensor) -> Tensor:
+            calls.append((name, len(batch)))
+            return batch
+
+        return answer
+
+    timing = Timing(batch_size=8, rounds=2, seconds=60.0)
+    paces = time_forms({"a": form("a"), "b": form("b")}, images(3), timing)
+    once = [("a", 1), ("b", 1)]
+    assert calls[:6] == 3 * once  # a call to warm up, then the rounds
+    assert calls[6:] == 3 * [("a", 8), ("b", 8)]
+    assert all(pace.latency_ms > 0 and pace.images_per_second > 0 for pace in paces.values())
+
+
+def test_time_that_is_up_still_gives_three_rounds() -> None:
+    calls: list[int] = []
+
+    def answer(batch: Tensor) -> Tensor:
+        calls.append(len(batch))
+        return batch
+
+    time_forms({"a": answer}, images(1), Timing(batch_size=1, rounds=50, seconds=1e-9))
+    assert len(calls) == 2 * (1 + 3)
+
+
+def test_a_timing_without_rounds_is_refused() -> None:
+    with pytest.raises(ValueError, match="rounds must be positive, got 0"):
+        Timing(rounds=0)
+
+
+def test_a_row_becomes_json_field_by_field() -> None:
+    row = Exported(
+        form="onnx",
+        path="student.onnx",
+        bytes=10,
+        weight_bytes=8,
+        latency_ms=1.0,
+        images_per_second=2.0,
+        max_difference=0.0,
+        agreement=1.0,
+    )
+    assert row.to_json()["form"] == "onnx"
+    assert row.to_json()["accuracy"] is None
+    assert torch.tensor(row.to_json()["bytes"]) == 10

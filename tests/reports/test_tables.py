@@ -1,0 +1,98 @@
+from understudy.reports.record import Arm, ClassScore, ExportedForm, Summary
+from understudy.reports.tables import (
+    Table,
+    accuracy_table,
+    arms_table,
+    class_table,
+    forms_table,
+    networks_table,
+    scores_table,
+)
+
+
+def texts(table: Table | None) -> list[list[str]]:
+    assert table is not None
+    return [[title for title, _ in table.columns]] + [
+        [cell.text for cell in row] for row in table.rows
+    ]
+
+
+def test_accuracy_stands_beside_its_count_interval_and_chance():
+    summary = Summary(teacher_accuracy=0.5, student_accuracy=1.0, accuracy_count=10)
+    assert texts(accuracy_table(summary, 4)) == [
+        ["", "Accuracy", "Correct", "95 % interval"],
+        ["Teacher", "50.0 %", "5 of 10", "23.7 to 76.3 %"],
+        ["Student", "100.0 %", "10 of 10", "72.2 to 100.0 %"],
+        ["Always the same class", "25.0 %", "–", "–"],
+    ]
+
+
+def test_calibration_has_a_column_where_it_was_measured():
+    summary = Summary(student_accuracy=0.5, student_calibration_error=0.031)
+    assert texts(accuracy_table(summary, None)) == [
+        ["", "Accuracy", "Calibration error"],
+        ["Student", "50.0 %", "3.1 %"],
+    ]
+
+
+def test_without_labels_there_is_no_accuracy_table():
+    assert accuracy_table(Summary(), 10) is None
+
+
+def test_classes_come_with_the_largest_loss_first():
+    scores = {
+        "kept": ClassScore(count=5, teacher=0.8, student=0.8),
+        "lost": ClassScore(count=5, teacher=0.8, student=0.2),
+    }
+    assert texts(class_table(scores))[1] == ["lost", "80.0 %", "20.0 %", "−60.0 points", "5"]
+
+
+def test_a_column_in_which_nothing_was_measured_is_left_out():
+    arms = [Arm(name="noise", agreement=0.5), Arm(name="shaders", agreement=0.9)]
+    assert texts(arms_table(arms)) == [
+        ["Transfer set", "Agreement"],
+        ["noise", "50.0 %"],
+        ["shaders", "90.0 %"],
+    ]
+
+
+def test_bars_are_shares_of_the_longest():
+    forms = [ExportedForm(form="torch", bytes=1000), ExportedForm(form="int8", bytes=250)]
+    table = forms_table(forms)
+    assert [row[1].bar for row in table.rows] == [1.0, 0.25]
+
+
+def test_a_form_without_a_file_has_no_size():
+    forms = [ExportedForm(form="torch", bytes=0), ExportedForm(form="onnx", bytes=250)]
+    assert forms_table(forms).rows[0][1].text == "–"
+
+
+def test_every_column_of_figures_is_tagged():
+    forms = [
+        ExportedForm(
+            form="int8", bytes=1, weight_bytes=1, latency_ms=1.0, images_per_second=1.0,
+            max_difference=1.0, agreement=1.0, accuracy=1.0, quantize_nodes=1,
+        )
+    ]  # fmt: skip
+    _, *columns = forms_table(forms).columns
+    assert len(columns) == 8
+    assert all(tag in ("measured", "proxy") for _, tag in columns)
+
+
+def test_networks_are_compared_by_parameters_and_flops():
+    summary = Summary(teacher_parameters=1200, student_parameters=100, student_flops=5_000_000)
+    assert texts(networks_table(summary)) == [
+        ["", "Teacher", "Student", "Student is"],
+        ["Parameters", "1.20 k", "100", "1/12 of the teacher's"],
+        ["FLOPs an image", "–", "5.00 M", "–"],
+    ]
+    assert networks_table(Summary()) is None
+
+
+def test_other_scores_stand_side_by_side():
+    summary = Summary(teacher_scores={"mIoU": 0.7}, student_scores={"mIoU": 0.61, "PSNR": 30.0})
+    assert texts(scores_table(summary)) == [
+        ["Score", "Teacher", "Student"],
+        ["mIoU", "0.7", "0.61"],
+        ["PSNR", "–", "30"],
+    ]
