@@ -16,13 +16,15 @@ def line(step: int, seconds: float, **figures: float) -> dict:
 def test_a_pace_says_how_far_how_fast_and_how_long_it_will_take():
     pace = Pace()
     assert pace(1000, line(100, 10.0, loss=0.12345)) == "100/1000  1,234/s  1m30s left  loss 0.123"
-    assert pace(1000, line(200, 30.0)) == "200/1000  1,234/s  2m40s left"
+    assert pace(1000, line(200, 30.0)) == "200/1000  1,234/s  2m00s left"
 
 
-def test_the_time_left_is_that_of_the_latest_steps_and_of_a_new_run_afresh():
+def test_the_time_left_follows_the_latest_lines_and_a_new_run_starts_afresh():
     pace = Pace()
-    pace(100, line(90, 900.0))
-    assert " 10s left" in pace(100, line(95, 910.0))
+    pace(100, line(50, 1000.0))
+    for step in range(51, 72):
+        told = pace(100, line(step, 1000.0 + 2 * step))
+    assert " 58s left" in told
     assert " 1h50m left" in pace(100, line(1, 66.7))
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 
 # Seconds between two lines where there is no terminal to draw a bar on.
 _BETWEEN_LINES = 10.0
+# Journal lines that tell the pace.
+_LINES = 20
 
 
 class Progression(Protocol):
@@ -34,19 +37,19 @@ class Progression(Protocol):
 
 
 class Pace:
-    """Says how far a run is, how fast, and how long it will yet take."""
+    """Says how far a run is, how fast, and how long it will yet take at the pace of late."""
 
     def __init__(self) -> None:
-        self._before = (0, 0.0)
+        self._seen = deque([(0, 0.0)], maxlen=_LINES)
 
     def __call__(self, steps: int, line: dict[str, Any]) -> str:
         """Return "done/steps, images a second, time left, loss" of a journal line."""
         step, seconds = line["step"], line["seconds"]
-        if step <= self._before[0]:
-            self._before = (0, 0.0)
-        done, spent = step - self._before[0], seconds - self._before[1]
-        self._before = (step, seconds)
-        left = spent / done * (steps - step)
+        if step <= self._seen[-1][0]:  # a new run
+            self._seen = deque([(0, 0.0)], maxlen=_LINES)
+        first_step, first_seconds = self._seen[0]
+        self._seen.append((step, seconds))
+        left = (seconds - first_seconds) / (step - first_step) * (steps - step)
         parts = [f"{step}/{steps}", f"{line['images_per_second']:,.0f}/s", f"{_time(left)} left"]
         if "loss" in line:
             parts.append(f"loss {line['loss']:.3g}")

@@ -26,7 +26,7 @@ from understudy.protocols import Batch, InputContract, Site, Source, Stream
 from understudy.run_folder import RunFolderError, write_whole
 from understudy.seeding import from_seed
 from understudy.sources.balanced import admit
-from understudy.verbs.naming import open_network, source_named
+from understudy.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256
 # Of the count; what is still lacking then is filled with images of any class.
@@ -80,14 +80,21 @@ def synthesize(
     site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
     frozen = None if network is None else freeze(network.to(where))
     stream: Stream = made.open(site, frozen, from_seed(seed))
+    table = recipe_file.to_table(made)
     if balance:
-        if frozen is None:
+        if frozen is None or teacher is None:
             raise ValueError("to balance the classes a teacher has to name them; give --teacher")
-        stream = _Even(stream, frozen, contract.classes, count)
+        stream = even = _Even(stream, frozen, contract.classes, count)
+        table |= {"balanced_by": network_named(teacher).ref}
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    table = recipe_file.to_table(made) | ({"balanced_by": str(teacher)} if balance else {})
-    return _told(_write(stream, contract, count, folder, table, seed, watch))
+    written = _write(stream, contract, count, folder, table, seed, watch)
+    if balance and even.surplus:
+        say(
+            f"{even.surplus} of {count} images are of classes that had enough of them: "
+            "the source hardly shows the others"
+        )
+    return _told(written)
 
 
 class _Even:
@@ -96,7 +103,7 @@ class _Even:
     def __init__(self, stream: Stream, teacher: nn.Module, classes: int, count: int) -> None:
         self._stream, self._teacher, self._count = stream, teacher, count
         self._kept = torch.zeros(classes, dtype=torch.int64)
-        self._drawn = 0
+        self._drawn = self.surplus = 0
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._stream.draw(step, student)
@@ -105,6 +112,7 @@ class _Even:
         quota = -(-self._count // len(self._kept))
         fits = admit(classes, self._kept, quota)
         if self._drawn >= _MOST_DRAWN * self._count:
+            self.surplus = min(self.surplus + int((~fits).sum()), self._count)
             fits[:] = True
         self._drawn += len(classes)
         self._kept += classes[fits].bincount(minlength=len(self._kept))
@@ -114,11 +122,13 @@ class _Even:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stream": self._stream.state_dict(), "kept": self._kept, "drawn": self._drawn}
+        counts = {"kept": self._kept, "drawn": self._drawn, "surplus": self.surplus}
+        return {"stream": self._stream.state_dict(), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._stream.load_state_dict(state["stream"])
-        self._kept, self._drawn = state["kept"], state["drawn"]
+        self._kept = state["kept"].clone()
+        self._drawn, self.surplus = state["drawn"], state["surplus"]
 
 
 def _write(
