@@ -54,7 +54,7 @@ class Setting:
     student: str
     batch_size: int
     assignments: dict[str, str]
-    curve: int = 8
+    curve: int = 4
 
 
 def recipe_of(arm: Arm, setting: Setting, teacher: Network, seed: int, steps: int) -> Recipe:

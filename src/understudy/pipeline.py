@@ -64,6 +64,7 @@ class Conduct:
         watch: is told the number of steps and each line of the journal.
         checkpoint_seconds: time between two checkpoints.
         tensorboard: also write the journal for TensorBoard.
+        audit: whether the transfer set is scored for the report.
     """
 
     resume: bool = False
@@ -76,6 +77,7 @@ class Conduct:
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
+    audit: bool = True
 
 
 def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def _run(
     save(made, folder.path)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
-    return summarize(recipe, folder, outcomes, teacher, made, judges)
+    return summarize(recipe, folder, outcomes, teacher, made, judges, audit=conduct.audit)
 
 
 def _looked_up(

@@ -30,7 +30,7 @@ from understudy.sources.surrogate import Surrogate
 # What can be left out of a recipe, to see what it is worth.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
 
-# Below this many pixels a side, crops and mixtures leave nothing to recognise.
+# Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
 _TINY = 16
 
 
@@ -70,7 +70,7 @@ def shader_kd(
     if "balance" not in without:
         # Below 16 showings an image costs more to draw than to learn from.
         source = Balanced(source=source, precision=precision, least_showings=16, fill_every=2)
-    if "augmentation" not in without:
+    if "augmentation" not in without and not tiny:
         source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
     if "mixup" not in without and not tiny:
         source = Mixed(source=source)

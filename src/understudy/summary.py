@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from understudy.audits.calibration import committed
 from understudy.audits.evaluation import Evaluation, evaluate
+from understudy.audits.transfer_set import TransferSetScorer
 from understudy.catalogue import METHODS
 from understudy.data.datasets import Dataset
 from understudy.exports.manifest import run_manifest
@@ -24,7 +26,9 @@ from understudy.exports.measure import count_flops
 from understudy.fit import Outcome
 from understudy.nets.network import Network, count_parameters, freeze
 from understudy.nets.taps import device_of
-from understudy.protocols import innermost
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.weighted import AnyObjective, Weighted
+from understudy.protocols import Finding, innermost
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
@@ -36,6 +40,7 @@ from understudy.tasks.classification import Classification
 # At 2 048 images the standard error of a share is at most 1.1 points.
 _HELD_OUT = 2048
 _SAMPLES = 48
+_SCORED = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +60,14 @@ def summarize(
     teacher: Network | None,
     student: Network,
     judges: Dataset | None,
+    *,
+    audit: bool,
 ) -> dict[str, Any]:
     """Judge the student, write what was found into the run's folder, and return the summary.
 
     Args:
         judges: labelled data to score on.
+        audit: whether the transfer set is scored, too.
     """
     last, outcome = recipe.stages[-1], outcomes[-1]
     seconds = sum(part.seconds for part in outcomes)
@@ -93,10 +101,31 @@ def summarize(
             "agreement_on": held_out.on,
         }
         write_whole(folder.file("samples.npz"), _samples(held_out))
+        if audit:
+            found = score_stage(last, teacher, recipe.seed)
+            write_json(folder.file("findings.json"), [finding_json(found)])
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
     write_report(folder.path)
     return summary
+
+
+def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
+    """Return the transfer-set score of what a stage showed."""
+    scorer = TransferSetScorer(
+        teacher, temperature=temperature_of(stage.objective), calibration=committed()
+    )
+    name = type(innermost(stage.source)).__name__.lower()
+    return scorer.score(stage.source, name=name, count=_SCORED, seed=seed).to_finding()
+
+
+def temperature_of(objective: AnyObjective) -> float:
+    """Return the temperature of the soft targets among the objectives; 1 where there are none."""
+    if isinstance(objective, SoftTargets):
+        return objective.temperature
+    if isinstance(objective, Weighted):
+        return max((temperature_of(term) for _, term in objective.terms), default=1.0)
+    return 1.0
 
 
 def answer_held_out(
@@ -135,6 +164,12 @@ def _manifest(recipe: Recipe, student: Network) -> dict[str, Any]:
         device=device_of(student),
         command=sys.argv,
     )
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Return what findings.json holds of a finding; its pictures stay behind."""
+    told = {item.name: getattr(finding, item.name) for item in dataclasses.fields(finding)}
+    return {name: value for name, value in told.items() if name != "pictures"}
 
 
 def _held_out_name(stage: Stage) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from understudy.run_folder import SUMMARY, write_json
+from understudy.run_folder import SUMMARY, write_json, write_whole
 from understudy.verbs.distill import distill
 from understudy.verbs.export import export
 from understudy.verbs.report import report
@@ -26,7 +26,7 @@ ARMS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ("shader images", None, ()),
     ("noise", "noise", ("attack",)),
     ("noise and attack", "noise", ()),
-    ("the real digits", DATA, ("balance", "attack")),
+    ("the real digits", DATA, ("matching", "balance", "attack")),
 )
 
 
@@ -40,39 +40,42 @@ def demo(
 ) -> dict[str, Any]:
     """Run the demonstration in the folder `out` and return the summary of its shader student."""
     out = Path(out)
-    teacher = out / "teacher"
+    teacher, arms = run_arms(out, seed=seed, overwrite=overwrite, say=say, watch=watch)
+    shown = out / _folder(ARMS[0][0])
+    summary: dict[str, Any] = json.loads((shown / SUMMARY).read_text(encoding="utf-8"))
+    summary["arms"] = arms
+    write_json(shown / SUMMARY, summary)
+    say("export: ONNX, and int8 ONNX calibrated on shader images")
+    export(str(shown), format=("onnx", "int8-onnx"), out=shown, eval=DATA)
+    write_whole(out / "report.html", report(shown).read_bytes())
+    return summary | {"teacher": teacher}
+
+
+def run_arms(out: Path, *, seed: int, **told: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train the teacher and a student of every arm; return the scores of each."""
+    say: Callable[[str], None] = told.pop("say", lambda _: None)
+    told |= {"seed": seed, "batch_size": BATCH, "eval": DATA}
     say(f"teacher: {TEACHER} learns {DATA}")
-    told: dict[str, Any] = {"seed": seed, "overwrite": overwrite, "watch": watch}
-    made = train(
-        TEACHER, DATA, out=teacher, steps=TEACHER_STEPS, batch_size=BATCH, eval=DATA, **told
-    )
-    arms = [{"name": "teacher", **_scores(made)}]
-    first = None
+    teacher = train(TEACHER, DATA, out=out / "teacher", steps=TEACHER_STEPS, **told)
+    arms = []
     for name, transfer, without in ARMS:
-        folder = out / name.replace(" ", "-")
         say(f"student: {STUDENT} learns from its teacher and {name}")
         made = distill(
-            str(teacher),
+            str(out / "teacher"),
             STUDENT,
-            out=folder,
+            out=out / _folder(name),
             transfer=transfer,
             without=without,
             steps=STEPS,
-            batch_size=BATCH,
-            eval=DATA,
+            audit=name == ARMS[0][0],
             **told,
         )
-        first = first or folder
         arms.append({"name": name, **_scores(made)})
-    assert first is not None
-    summary: dict[str, Any] = json.loads((first / SUMMARY).read_text(encoding="utf-8"))
-    summary["arms"] = arms
-    write_json(first / SUMMARY, summary)
-    say("export: ONNX and int8 ONNX, calibrated on shader images")
-    export(str(first), format=("onnx", "int8-onnx"), out=first, eval=DATA)
-    report(first).replace(out / "report.html")
-    report(first)
-    return summary
+    return _scores(teacher), arms
+
+
+def _folder(arm: str) -> str:
+    return arm.replace(" ", "-")
 
 
 def _scores(summary: dict[str, Any]) -> dict[str, Any]:

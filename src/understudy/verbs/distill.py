@@ -63,6 +63,7 @@ def distill(
     allow_code: Sequence[str] = (),
     tensorboard: bool = False,
     checkpoint_seconds: float = 30.0,
+    audit: bool = True,
     say: Callable[[str], None] = lambda _: None,
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def distill(
         budget: seconds, in place of steps.
         set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
         allow_code: files whose code a recipe may run.
+        audit: whether the transfer set is scored for the report.
     """
     networks: dict[str, Network] = {}
     if recipe is not None:
@@ -124,6 +126,7 @@ def distill(
         skip_bad=skip_bad,
         tensorboard=tensorboard,
         checkpoint_seconds=checkpoint_seconds,
+        audit=audit,
         say=say,
         watch=watch,
     )
