@@ -23,7 +23,7 @@ from understudy.cards import Card
 from understudy.checks import one_of, positive
 from understudy.protocols import Batch, Site, image_batch
 from understudy.seeding import child_seed, from_seed
-from understudy.sources.shader_families import FAMILIES, draw_program
+from understudy.sources.shader_families import ABSTRACT, FAMILIES, draw_program
 from understudy.sources.shader_gl import GlPainter
 from understudy.sources.shader_program import Instances, Program
 from understudy.sources.shader_sketch import uniforms
@@ -138,7 +138,8 @@ class Shaders:
 
     Args:
         num_programs: how many different formulas the set consists of.
-        families: which families programs are drawn from, by name; None for all of them.
+        families: which families programs are drawn from, by name; None for those that stand for
+            nothing in the world, so that the set owes nothing to what classes look like.
         supersample: a pixel is the mean of this many samples, squared.
         backend: "torch" paints on the site's device, "gl" through OpenGL.
         time_range: an image's time is uniform in it, in seconds.
@@ -160,7 +161,9 @@ class Shaders:
         for family in self.families or ():
             one_of("shader family", family, FAMILIES)
         if self.families == ():
-            raise ValueError("families must name one at least, got (); None stands for all")
+            raise ValueError(
+                "families must name one at least, got (); None stands for the abstract"
+            )
         if not 0 <= self.time_range[0] <= self.time_range[1]:
             raise ValueError(f"time_range must be two times in order, got {self.time_range}")
 
@@ -253,7 +256,7 @@ class ShaderStream:
 
     def _program(self, number: int) -> Program:
         if number not in self._programs:
-            families = self.settings.families or tuple(FAMILIES)
+            families = self.settings.families or ABSTRACT
             self._programs[number] = self._worthy_program(number, families[number % len(families)])
         return self._programs[number]
 
