@@ -42,7 +42,7 @@ _SURFACES = (
 
 def softness_of_edges(sketch: Sketch) -> Expr:
     """Return how wide edges are: from a hair's breadth to out of focus."""
-    return sketch.logarithmic(0.02, 0.09)
+    return sketch.logarithmic(0.008, 0.09)
 
 
 def texture(sketch: Sketch, point: Point) -> Colour:

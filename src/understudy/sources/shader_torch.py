@@ -20,7 +20,7 @@ _DEVICE_BLOCK = 1 << 22
 
 
 class TorchPainter:
-    """Paints programs on one device; between two batches it keeps working memory only."""
+    """Paints programs on one device, for one thread at a time; it keeps working memory only."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
