@@ -35,6 +35,11 @@ def test_help_fits_80_columns_and_loses_no_word(verb, monkeypatch):
     assert "…" not in told.out
 
 
+def test_audit_transfer_is_another_name_of_score():
+    one, other = command("score", "--help").out, command("audit", "transfer", "--help").out
+    assert other.replace("audit transfer", "score").split() == one.split()
+
+
 def test_the_version_is_the_packages():
     told = command("--version")
     assert told.out.startswith("understudy ")
