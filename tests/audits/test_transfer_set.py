@@ -193,3 +193,10 @@ def test_what_shows_no_images_is_refused():
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="count must be positive, got 0"):
         card(Grey(), count=0)
+
+
+def test_a_source_that_plans_ahead_is_told_how_long_the_run_will_be():
+    source = Balanced(source=Grey(), chunk=64, least_showings=16)
+    short, long = (plain(card(source, count=256, run_length=n).fed) for n in (None, 64 * 256))
+    assert short["duplicates"] > 0.9  # a pool of sixteen images
+    assert long["duplicates"] < 0.9

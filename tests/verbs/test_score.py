@@ -9,6 +9,7 @@ from understudy.audits import transfer_reference
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.soft_targets import SoftTargets
+from understudy.protocols import WrappingSource
 from understudy.recipes import shader_kd
 from understudy.sources.augmentation import Augmented
 from understudy.sources.flat import Flat
@@ -16,6 +17,9 @@ from understudy.sources.leaves import Leaves
 from understudy.sources.mixing import Mixed
 from understudy.sources.shaders import Shaders
 from understudy.verbs.score import score
+
+GREY = (0.5,) * 3
+REFERENCE = NetworkRef(ref="builtin/convnet-6", mean=GREY, std=GREY, size=(8, 8), classes=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,18 +36,24 @@ def teacher():
 
 
 def leaves_recipe(**changes):
-    grey = (0.5,) * 3
-    convnet = NetworkRef(ref="builtin/convnet-6", mean=grey, std=grey, size=(8, 8), classes=3)
-    made = shader_kd(convnet, convnet, CONTRACT, base=Leaves(), without=("attack", "balance"))
-    stage = replace(made.stages[0], objective=SoftTargets(temperature=2.0))
+    made = shader_kd(REFERENCE, REFERENCE, CONTRACT)
+    objective = SoftTargets(temperature=2.0)
+    stage = replace(made.stages[0], source=Augmented(source=Leaves()), objective=objective)
     return replace(made, stages=(stage,), **changes)
+
+
+def wrappers(source):
+    if not isinstance(source, WrappingSource):
+        return ()
+    return (*wrappers(source.source), type(source).__name__.lower())
 
 
 def test_a_source_is_scored_raw_and_as_the_default_recipe_feeds_it():
     (card,) = score(teacher(), ["noise"], count=64)
+    default = shader_kd(REFERENCE, REFERENCE, CONTRACT).stages[0]
     assert card.name == "noise"
-    assert card.wrappers == ("balanced", "augmented", "adversarial")
-    assert card.temperature == 20.0
+    assert card.wrappers == wrappers(default.source)
+    assert card.temperature == default.objective.temperature
     assert card.raw.count == card.shown.count == 64
 
 

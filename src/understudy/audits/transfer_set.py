@@ -68,19 +68,24 @@ class TransferSetScorer:
         self._limits = limits or Limits()
         self._centres = reference_centres(self._teacher, self._contract, self._device)
 
-    def score(self, source: Source, *, name: str, count: int, seed: int) -> TransferSetCard:
+    def score(
+        self, source: Source, *, name: str, count: int, seed: int, run_length: int | None = None
+    ) -> TransferSetCard:
         """Return the report card of a source, wrappers and all.
 
         Args:
             count: images to look at, of each of the two streams.
+            run_length: images that the run will show, which is what a source that plans ahead goes
+                by; None stands for no more than are looked at.
         """
         positive("count", count)
+        length = max(count, run_length or 0)
         inner, rng = innermost(source), from_seed(seed)
-        raw, images = self._examine(inner, count, child(rng, "raw"))
+        raw, images = self._examine(inner, count, length, child(rng, "raw"))
         fed = None
         if inner is not source:
             raw = self._with_agreement(raw, source, images, child(rng, "agreement"))
-            fed, _ = self._examine(source, count, child(rng, "fed"))
+            fed, _ = self._examine(source, count, length, child(rng, "fed"))
         shown = raw if fed is None else fed
         verdict, reasons = judge(shown, self._limits)
         return TransferSetCard(
@@ -101,10 +106,10 @@ class TransferSetScorer:
         )
 
     def _examine(
-        self, source: Source, count: int, rng: torch.Generator
+        self, source: Source, count: int, length: int, rng: torch.Generator
     ) -> tuple[StreamDiagnostics, Tensor]:
         """Return the diagnostics of a stream and some of its images, evenly spaced."""
-        steps = -(-count // _BATCH)
+        steps = -(-length // _BATCH)
         site = Site(contract=self._contract, device=self._device, batch_size=_BATCH, steps=steps)
         stream = source.open(site, self._teacher, child(rng, "source"))
         if isinstance(stream, Sized):
@@ -181,6 +186,7 @@ def score_transfer_set(
     count: int,
     seed: int,
     temperature: float,
+    run_length: int | None = None,
     calibration: Calibration | None = None,
     limits: Limits | None = None,
 ) -> TransferSetCard:
@@ -188,7 +194,7 @@ def score_transfer_set(
     scorer = TransferSetScorer(
         teacher, temperature=temperature, calibration=calibration, limits=limits
     )
-    return scorer.score(source, name=name, count=count, seed=seed)
+    return scorer.score(source, name=name, count=count, seed=seed, run_length=run_length)
 
 
 def _draw(stream: Stream, count: int) -> Iterator[Float[Tensor, "batch channels height width"]]:

@@ -14,12 +14,11 @@ from understudy.audits.transfer_set import TransferSetScorer
 from understudy.loading import resolve
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.pipeline import device_named
 from understudy.protocols import Source, WrappingSource
 from understudy.recipe import Recipe
 from understudy.recipes import shader_kd
+from understudy.summary import temperature_of
 from understudy.verbs.naming import network_named, open_network, source_named
 
 
@@ -61,9 +60,14 @@ def score(
         fed = source if isinstance(source, WrappingSource) else _around(stages[0].source, source)
         sets.append((_name_of(named), fed))
     scorer = TransferSetScorer(
-        network, temperature=_temperature(stages[0].objective), calibration=committed()
+        network, temperature=temperature_of(stages[0].objective), calibration=committed()
     )
-    return [scorer.score(source, name=name, count=count, seed=seed) for name, source in sets]
+    fit = stages[0].fit
+    length = fit.steps * fit.batch_size
+    return [
+        scorer.score(source, name=name, count=count, seed=seed, run_length=length)
+        for name, source in sets
+    ]
 
 
 def _read(file: str | Path) -> Recipe:
@@ -104,16 +108,6 @@ def _around(template: Source, source: Source) -> Source:
     settings: Any = template  # a frozen dataclass, as all settings are
     wrapped: Source = dataclasses.replace(settings, source=_around(template.source, source))
     return wrapped
-
-
-def _temperature(objective: AnyObjective) -> float:
-    """Return the temperature of the soft targets among the objectives; 1 where there are none."""
-    if isinstance(objective, SoftTargets):
-        return objective.temperature
-    if isinstance(objective, Weighted):
-        softened = [_temperature(term) for _, term in objective.terms]
-        return max(softened, default=1.0)
-    return 1.0
 
 
 def _name_of(source: str | Source) -> str:
