@@ -72,7 +72,7 @@ def spearman(scores: Sequence[float], ratios: Sequence[float]) -> dict[str, Any]
         chosen = rng.integers(0, len(x), len(x))
         if np.ptp(x[chosen]) > 0 and np.ptp(y[chosen]) > 0:
             drawn.append(spearmanr(x[chosen], y[chosen]).statistic)
-    low, high = np.quantile(drawn, [0.05, 0.95])
+    low, high = np.quantile(drawn, [0.05, 0.95]).tolist()
     value = spearmanr(x, y).statistic if np.ptp(x) > 0 else 0.0
     return {"spearman": round(float(value), 3), "interval": [round(low, 3), round(high, 3)]}
 
@@ -115,7 +115,8 @@ def choose(rows: Rows) -> tuple[str, ...]:
         for size in range(1, MOST_CHOSEN + 1)
         for names in itertools.combinations(CANDIDATES, size)
     ]
-    return min(subsets, key=lambda names: left_out_error(rows, names))
+    best = min(subsets, key=lambda names: left_out_error(rows, names))
+    return tuple(term.name for term in fitted(rows, best).terms if term.weight > 0)
 
 
 def across(fitting: Rows, testing: Rows, names: Sequence[str]) -> dict[str, Any]:
