@@ -139,7 +139,11 @@ class Table:
 
     def __init__(self, name: str, question: str, setting: dict[str, Any]) -> None:
         self.path = RESULTS / f"{name}.json"
-        self._head = {"question": question, "versions": versions(), "setting": setting}
+        self.head: dict[str, Any] = {
+            "question": question,
+            "versions": versions(),
+            "setting": setting,
+        }
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
             self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
@@ -157,9 +161,14 @@ class Table:
             self.rows.append(row)
             self.write(keys)
 
+    def extend(self, **figures: Any) -> None:
+        """Add figures over all rows to the head of the file."""
+        self.head |= figures
+        self.write(("arm",))
+
     def write(self, keys: Sequence[str]) -> None:
         """Write rows and, per group of `keys`, mean, spread and number of seeds."""
-        whole = {**self._head, "summary": summarize(self.rows, keys), "rows": self.rows}
+        whole = {**self.head, "summary": summarize(self.rows, keys), "rows": self.rows}
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)

@@ -150,7 +150,7 @@ def main() -> None:
                 "ratio_range": [min(b / o for b, o in seconds), max(b / o for b, o in seconds)],
             }
             rows.append(row)
-            print({k: v if isinstance(v, str) else v for k, v in row.items()}, flush=True)
+            print(f"{row['pair']} {precision}: ratio {row['ratio']:.3f}", flush=True)
     result = {"question": __doc__.splitlines()[0], "versions": versions(), "rows": rows}
     path = RESULTS / ("loop.json" if given.device == "cpu" else f"loop_{given.device}.json")
     Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from torch import Tensor
 from understudy.audits.calibration import committed
 from understudy.audits.evaluation import Evaluation, evaluate
 from understudy.audits.transfer_set import TransferSetScorer
-from understudy.catalogue import METHODS
+from understudy.catalogue import METHODS, kind_of
 from understudy.data.datasets import Dataset
 from understudy.exports.manifest import run_manifest
 from understudy.exports.measure import count_flops
@@ -176,7 +176,8 @@ def _held_out_name(stage: Stage) -> str:
     source = innermost(stage.source)
     if isinstance(source, Surrogate):
         return "images of the transfer set kept apart by their hash, as fed"
-    return f"{type(source).__name__.lower()} images of a disjoint range of seeds, as fed"
+    name = kind_of(type(source)) or type(source).__name__
+    return f"images of the source {name}, from a disjoint range of seeds, as fed"
 
 
 def _accuracies(
