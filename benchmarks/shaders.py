@@ -35,7 +35,7 @@ from understudy.protocols import InputContract, Site, Source
 from understudy.seeding import from_seed
 from understudy.sources.leaves import Leaves
 from understudy.sources.noise import Noise
-from understudy.sources.shader_families import ABSTRACT, FAMILIES, draw_program
+from understudy.sources.shader_families import FAMILIES, draw_program
 from understudy.sources.shader_gl import GlPainter
 from understudy.sources.shader_torch import TorchPainter
 from understudy.sources.shaders import Shaders, ShaderStream
@@ -185,7 +185,7 @@ def coverage() -> dict[str, Any] | str:
     ).eval()
     sources: dict[str, Source] = {
         "shaders": Shaders(),
-        "shaders, abstract families": Shaders(families=ABSTRACT),
+        "shaders, figures among them": Shaders(families=tuple(FAMILIES)),
         "dead leaves": Leaves(),
         "Gaussian noise": Noise(),
     }
