@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow lint docs benchmarks clean
+.PHONY: demo test test-slow lint docs pages pictures benchmarks clean
 
 demo: $(READY)
 	$(BIN)/understudy demo --out demo --overwrite
@@ -27,6 +27,17 @@ lint: $(READY_TEST)
 
 docs: $(READY_DOCS)
 	$(BIN)/mkdocs build --strict
+
+# What code and results say of themselves, written into the pages anew.
+pages: $(READY)
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/figures.py
+
+# Two of them show what the demo made.
+pictures: $(READY)
+	test -d demo || $(BIN)/understudy demo --out demo
+	for script in $(filter-out docs/pictures/drawing.py,$(wildcard docs/pictures/*.py)); do \
+		$(BIN)/python $$script || exit 1; done
 
 # torch first: a range would take the newest build there is.
 $(READY): pyproject.toml

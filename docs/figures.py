@@ -1,0 +1,413 @@
+"""Writes measured figures into the pages, and from nowhere but benchmarks/results/*.json.
+
+    python docs/figures.py
+
+Parts of pages are marked (see marked.py):
+    figures: cifar10    the table of one results file; where it is not there, which script prints it
+    figures: cifar10: full, noise   of a distillation benchmark, these arms only
+    figures: all        every results file with its question
+    figures: summary    the short table of the README
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import marked
+
+RESULTS = marked.ROOT / "benchmarks" / "results"
+SCRIPTS = marked.ROOT / "benchmarks"
+
+Result = Mapping[str, Any]
+# One lists what the summary says of a file, as (what, figure, held against); none says nothing.
+Row = tuple[str, str, str]
+
+_MINUS = "\N{MINUS SIGN}"
+_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+
+def figures(argument: str) -> str:
+    """Return the table of one results file, of "all" of them, or the "summary" of the README."""
+    name, _, chosen = argument.partition(": ")
+    if name == "all":
+        return "\n\n".join(_section(path.stem) for path in sorted(RESULTS.glob("*.json")))
+    if name == "summary":
+        return _summary()
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"Not measured yet; `benchmarks/{_script(name)}` prints these figures."
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if chosen:
+        arms = chosen.split(", ")
+        result["summary"] = [row for row in result["summary"] if row["arm"] in arms]
+    return f"{_table_of(name, result)}\n\n{_source(name, result)}"
+
+
+MAKERS: marked.Makers = {"figures": figures}
+
+
+def _section(name: str) -> str:
+    result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return f"## {result.get('question', name)}\n\n{figures(name)}"
+
+
+def _script(name: str) -> str:
+    """Return the script that prints a results file: the longest name that begins like it."""
+    found = [path for path in SCRIPTS.glob("*.py") if name.startswith(path.stem)]
+    return max(found, key=lambda path: len(path.stem)).name if found else f"{name}.py"
+
+
+def _source(name: str, result: Result) -> str:
+    versions = result.get("versions", {})
+    made = [f"{part} {versions[part]}" for part in ("python", "torch") if part in versions]
+    return f"`benchmarks/{_script(name)}`" + (f", {', '.join(made)}." if made else ".")
+
+
+def _summary() -> str:
+    lines = ["| what | figure | held against |", "| --- | --- | --- |"]
+    for name, rows in _SUMMARIES.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            lines += [f"| {' | '.join(row)} |" for row in rows(result)]
+    return "\n".join(lines)
+
+
+def _table_of(name: str, result: Result) -> str:
+    if name in _TABLES:
+        return _TABLES[name](result)
+    if "summary" in result:
+        return _arms(result) if result["summary"] else "Not measured yet."
+    return _plain_rows(result.get("rows", ()))
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; all columns but the first are figures."""
+    ruler = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _spread(mean: float, sd: float | None, seeds: int) -> str:
+    if sd is None or seeds < 2:
+        return f"{100 * mean:.1f} (one seed)"
+    return f"{100 * mean:.1f} {_PLUS_MINUS} {100 * sd:.1f} ({seeds} seeds)"
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f}".replace("-", _MINUS)
+
+
+def _arms(result: Result) -> str:
+    """The table of a distillation benchmark: arms at equal steps, and at equal time."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["summary"]:
+        groups.setdefault(str(row.get("at", "")), []).append(row)
+    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    parts = [f"{', '.join(told)}."] if told else []
+    for at, rows in groups.items():
+        table = [
+            [
+                row["arm"],
+                _spread(row["mean"], row["sd"], row["seeds"]),
+                _percent(row["agreement"]),
+                f"{row['steps']:,.0f}",
+                f"{row['seconds']:,.0f}",
+            ]
+            for row in rows
+        ]
+        heads = (f"at {at}", "accuracy, %", "agreement", "steps", "seconds")
+        parts.append(_table(heads, table))
+    return "\n\n".join(parts)
+
+
+def _evaluated(result: Result) -> str:
+    rows = [
+        [
+            row["network"],
+            f"{row['parameters']:,}",
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['correct']:,} of {row['count']:,}",
+            _percent(row["expected"]),
+        ]
+        for row in result["rows"]
+    ]
+    return _table(("network", "parameters", "accuracy", "right", "known of it"), rows)
+
+
+def _int8(result: Result) -> str:
+    rows = []
+    for row in result["rows"]:
+        by = {
+            item["images"]: item
+            for item in reversed(row.get("calibrated", ()))
+            if item["settings"]["method"] == "minmax"
+        }
+        changes = [
+            f"{_points(by[kind]['mean_points'])} {_PLUS_MINUS} {by[kind]['spread_points']:.2f}"
+            if kind in by
+            else "—"
+            for kind in ("real", "shaders", "noise")
+        ]
+        speed = row["speed"]
+        rows.append(
+            [
+                row["network"],
+                *changes,
+                f"{row['bytes_ratio']:.2f}",
+                f"{speed['int8_one_image']:.1f}",
+                f"{speed['int8_in_batches']:.1f}",
+            ]
+        )
+    heads = (
+        *("network", "points, real images", "points, shaders", "points, noise"),
+        *("bytes", "speed, one image", "speed, batches"),
+    )
+    told = (
+        "Change of accuracy in points when float32 ONNX becomes int8, by what it was calibrated "
+        "on (512 images, three seeds); bytes and speed as a multiple of float32 ONNX, on one "
+        "thread. A dash: not trained, so there is no accuracy to lose."
+    )
+    return f"{told}\n\n{_table(heads, rows)}"
+
+
+def _augmentation(result: Result) -> str:
+    rates = result["images_per_second"]
+    rows = [[name, f"{rate['median']:,}"] for name, rate in rates.items()]
+    table = _table(("setting, 32 x 32 in batches of 256, one thread", "images a second"), rows)
+    composed = result["composing"]["ratio"]
+    lines = [f"* Speed of composing operations, against one pass each: {composed} times."]
+    if "kornia" in result:
+        kornia = result["kornia"]
+        lines.append(f"* Speed against kornia {kornia['version']}: {kornia['ratio']} times.")
+    return f"{table}\n\n" + "\n".join(lines)
+
+
+def _shaders(result: Result) -> str:
+    parts = []
+    coverage = result.get("coverage")
+    if isinstance(coverage, Mapping):
+        rows = [
+            [
+                name,
+                f"{row['relative_entropy']:.3f} {_PLUS_MINUS} {row['spread']:.3f}",
+                _percent(row["smallest_class_share"]),
+            ]
+            for name, row in coverage["sources"].items()
+        ]
+        told = (
+            f"What a CIFAR-10 ResNet-20 calls {coverage['images']:,} raw images of each source, "
+            f"{coverage['seeds']} seeds; 1 is an even share of every class."
+        )
+        table = _table(("source", "entropy of its classes", "smallest class"), rows)
+        parts.append(f"{told}\n\n{table}")
+    agreement = result.get("agreement")
+    if isinstance(agreement, Mapping):
+        within, mean = (
+            agreement[key] for key in ("worst_pixels_within_tolerance", "worst_mean_difference")
+        )
+        parts.append(
+            f"OpenGL ({agreement['renderer']}) against torch, the worst of all families: "
+            f"{100 * within:.2f} % of the pixels within 2/255; the largest mean difference of an "
+            f"image is {255 * mean:.2f}/255."
+        )
+    speed = result.get("speed")
+    if isinstance(speed, Mapping):
+        rows = [
+            [str(size), *(f"{rate:,}" for rate in row["images_per_second"].values())]
+            for size, row in speed["sizes"].items()
+        ]
+        names = next(iter(speed["sizes"].values()))["images_per_second"]
+        heads = ("images a second at size", *names)
+        parts.append(_table(heads, rows))
+    return "\n\n".join(parts)
+
+
+def _loop(result: Result) -> str:
+    rows = [
+        [
+            row["pair"],
+            row["precision"],
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    told = "Images a second of `distill` over those of a hand-written loop with the same networks."
+    return f"{told}\n\n{_table(('networks', 'precision', 'ratio', 'range'), rows)}"
+
+
+def _resume(result: Result) -> str:
+    return (
+        f"{result['of']} runs of {result['steps']} steps were killed {result['kills']} times at "
+        f"random instants and gone on with; {result['same_students']} of {result['of']} students "
+        "are the same, byte for byte, as without a kill."
+    )
+
+
+def _scored(result: Result) -> str:
+    rows = [
+        [
+            row["name"].replace("|", "\\|"),
+            str(row["verdict"]),
+            f"{row['fed']['class_entropy']:.2f}",
+            f"{row['fed']['pair_coverage']:.2f}",
+            _percent(statistics.mean(row["accuracy"])),
+        ]
+        for row in sorted(result["rows"], key=lambda row: -statistics.mean(row["accuracy"]))
+    ]
+    heads = ("transfer set \\| what is around it", "verdict", "class entropy", "pairs", "accuracy")
+    told = (
+        f"{len(rows)} transfer sets, scored as fed, then taught to a {result['student']} for "
+        f"{result['steps']} steps; the teacher is right on {_percent(result['teacher_accuracy'])}."
+    )
+    return f"{told}\n\n{_table(heads, rows)}"
+
+
+def _plain_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return any list of rows as a table of those of its values that are texts or numbers."""
+    if not rows:
+        return "No rows yet."
+    heads = [key for key, value in rows[0].items() if isinstance(value, str | int | float)]
+    return _table(
+        [key.replace("_", " ") for key in heads],
+        [[_cell(row.get(key)) for key in heads] for row in rows],
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "—"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+_TABLES: Mapping[str, Callable[[Result], str]] = {
+    "evaluate_cifar10": _evaluated,
+    "int8": _int8,
+    "augmentation": _augmentation,
+    "shaders": _shaders,
+    "loop": _loop,
+    "resume": _resume,
+    "score_digits": _scored,
+    "score_cifar10": _scored,
+}
+
+
+def _told_arms(task: str) -> Callable[[Result], list[Row]]:
+    """Return what the summary says of a distillation benchmark: the recipe and its rivals."""
+
+    def rows(result: Result) -> list[Row]:
+        groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for row in result["summary"]:
+            groups.setdefault(str(row.get("at", "")), {})[row["arm"]] = row
+        told = []
+        for at, arms in groups.items():
+            full = arms.get("full")
+            if full is None:
+                continue
+            rivals = [
+                f"{name} {_spread(arms[name]['mean'], arms[name]['sd'], arms[name]['seeds'])}"
+                for name in ("real", "noise + attack", "noise", "leaves")
+                if name in arms
+            ]
+            figure = _spread(full["mean"], full["sd"], full["seeds"])
+            told.append(
+                (
+                    f"{task}: accuracy of a student taught by shader images, %, at {at}",
+                    figure,
+                    "; ".join(rivals),
+                )
+            )
+        return told
+
+    return rows
+
+
+def _told_int8(result: Result) -> list[Row]:
+    told = []
+    for row in result["rows"]:
+        shaders = [item for item in row.get("calibrated", ()) if item["images"] == "shaders"]
+        if row["network"] not in ("resnet20", "resnet56") or not shaders:
+            continue
+        told.append(
+            (
+                f"{row['network']}, CIFAR-10, as int8 ONNX calibrated on shader images",
+                f"{_points(shaders[0]['mean_points'])} points, {row['bytes_ratio']:.2f} of the "
+                f"bytes, {row['speed']['int8_one_image']:.1f} times the speed",
+                "float32 ONNX, one thread, one image",
+            )
+        )
+    return told
+
+
+def _told_evaluation(result: Result) -> list[Row]:
+    return [
+        (
+            f"public {row['network']}, CIFAR-10 as JPEG, loaded and scored",
+            f"{100 * row['accuracy']:.2f} % of {row['count']:,}",
+            f"{_percent(row['expected'])} known of it",
+        )
+        for row in result["rows"]
+    ]
+
+
+def _told_loop(result: Result) -> list[Row]:
+    return [
+        (
+            f"images a second of `distill`, {row['pair']}, {row['precision']}",
+            f"{row['ratio']:.2f} times",
+            "a hand-written loop",
+        )
+        for row in result["rows"]
+        if row["precision"] == "float32" and row["pair"].startswith("resnet")
+    ]
+
+
+def _told_resume(result: Result) -> list[Row]:
+    return [
+        (
+            f"runs killed at random instants, {result['kills']} times in all, and resumed",
+            f"{result['same_students']} of {result['of']} students the same, byte for byte",
+            "the same runs without a kill",
+        )
+    ]
+
+
+def _told_shaders(result: Result) -> list[Row]:
+    coverage = result.get("coverage")
+    if not isinstance(coverage, Mapping):
+        return []
+    sources = coverage["sources"]
+    rivals = [
+        f"{name} {row['relative_entropy']:.2f}"
+        for name, row in sources.items()
+        if name != "shaders"
+    ]
+    return [
+        (
+            "how evenly a CIFAR-10 ResNet-20 sees its classes in raw shader images (1: evenly)",
+            f"{sources['shaders']['relative_entropy']:.2f}",
+            "; ".join(rivals),
+        )
+    ]
+
+
+_SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
+    "cifar10": _told_arms("CIFAR-10, ResNet-20 to ResNet-8"),
+    "digits": _told_arms("digits, 8 x 8"),
+    "shaders": _told_shaders,
+    "int8": _told_int8,
+    "resume": _told_resume,
+    "loop": _told_loop,
+    "evaluate_cifar10": _told_evaluation,
+}
+
+
+if __name__ == "__main__":
+    marked.write(MAKERS)

@@ -1,0 +1,155 @@
+"""The pages tell the truth: every block on them runs, and what scripts write into them is fresh."""
+
+import importlib
+import multiprocessing
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from tests import pages
+from tests.pages import DOCS, PAGES, ROOT, PageError, blocks, check_shown, name_of
+from understudy import catalogue
+from understudy.optional import reason_absent
+from understudy.verbs.doctor import doctor
+
+MOST_BYTES = 60_000
+LANGUAGES = ("python", "console", "text", "toml")
+MARKS = ("", "end", "not run", "fails", "needs")
+TITLES = (
+    "Equation",
+    "When to use it, and when not",
+    "Settings",
+    "Ten lines",
+    "Ours against the paper's",
+    "Differences from the paper",
+)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A process that runs pages as a reader's would, without this suite's type checks."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=pages.be_brief) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def workplace(reader, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    reader.submit(pages.furnish, folder).result()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opengl():
+    return any(offer["name"] == "OpenGL" and offer["there"] for offer in doctor())
+
+
+def runs(page):
+    return any(b.language in ("python", "console") and b.mark != "not run" for b in blocks(page))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name_of)
+def test_every_block_of_a_page_runs(page, reader, workplace, opengl, tmp_path):
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    reader.submit(pages.run_page, page, tmp_path, opengl=opengl).result()
+
+
+def test_blocks_are_of_a_known_language_and_left_out_only_with_a_reason():
+    for page in PAGES:
+        for block in blocks(page):
+            where = f"{name_of(page)}, line {block.line}"
+            assert block.language in LANGUAGES, f"{where}: say what language the block is in"
+            assert block.mark in MARKS, where
+            assert block.reason or block.mark in ("", "end"), where
+
+
+def test_what_a_command_does_not_say_is_noticed():
+    check_shown("12 images in set\nreport run", ["2,000 images in", "report"], "here")
+    with pytest.raises(PageError, match="does not say '7 pictures'"):
+        check_shown("12 images in set", ["7 pictures"], "here")
+    with pytest.raises(PageError, match="does not say 'one'"):
+        check_shown("one\ntwo", ["two", "one"], "here")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports one of the scripts in docs/ by name."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", ["generate_reference", "figures"])
+def test_what_a_script_writes_into_the_pages_is_fresh(name, script):
+    stale = [name_of(page) for page in script("marked").stale(script(name).MAKERS)]
+    assert not stale, f"run `make pages`: {', '.join(stale)}"
+
+
+def test_every_marked_part_is_known_to_a_script(script):
+    known = {*script("generate_reference").MAKERS, *script("figures").MAKERS}
+    for page in PAGES:
+        kinds = re.findall(r"^<!-- ([\w-]+): [^\n]* -->\n\n", page.read_text("utf-8"), re.MULTILINE)
+        assert set(kinds) <= known, name_of(page)
+
+
+def test_the_reference_of_the_command_lists_every_verb(script):
+    page = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+    for verb in script("generate_reference").verbs():
+        assert f"\n<!-- verb: {verb} -->\n" in page, f"reference/cli.md lacks `{verb}`"
+
+
+def test_the_reference_of_the_command_is_written_without_torch():
+    code = "import sys, generate_reference as g; g.verb('distill'); print('torch' in sys.modules)"
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=DOCS, capture_output=True, text=True, check=True
+    )
+    assert made.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.METHODS])
+def test_every_method_has_a_page_and_a_picture(name):
+    text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(TITLES)
+    assert f"<!-- card: {name} -->" in text
+    stem = name.replace("-", "_")
+    assert f"(../pictures/{stem}.png)" in text
+    assert (DOCS / "pictures" / f"{stem}.py").is_file()
+
+
+def test_every_page_about_a_method_is_about_one_that_is_there():
+    about = {page.stem for page in (DOCS / "methods").glob("*.md")} - {"index"}
+    assert about == {entry.name for entry in catalogue.METHODS}
+
+
+def test_every_picture_is_on_a_page_and_small():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in (DOCS / "pictures").glob("*.png"):
+        assert f"pictures/{picture.name}" in text, f"{picture.name} is on no page"
+        assert picture.stat().st_size < MOST_BYTES, picture.name
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    if reason_absent("mkdocs") is not None:
+        pytest.skip("mkdocs is not installed; make docs does it")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    fetched = re.compile(r'<(?:script|img|iframe)[^>]+src="http|<link[^>]+stylesheet[^>]+="http')
+    for page in tmp_path.rglob("*.html"):
+        assert not fetched.search(page.read_text(encoding="utf-8")), page.name
