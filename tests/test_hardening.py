@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def weights(teacher) -> Path:
     return teacher / "student.safetensors"
+
+
+@pytest.fixture(scope="module")
+def finished(teacher) -> Path:
+    """A finished run; `run` gives each test one of its own."""
+    out = teacher.with_name("finished")
+    assert distilled(teacher, out).status == 0
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def distilled(teacher, out, *more):
@@ -156,21 +170,18 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def test_every_unreadable_image_is_listed_and_an_earlier_run_stays(tmp_path, teacher, images):
-    assert distilled(teacher, tmp_path / "run").status == 0
-    before = contents(tmp_path / "run")
+def test_every_unreadable_image_is_listed_and_an_earlier_run_stays(run, teacher, images):
+    before = contents(run)
     swapped = ("--transfer", images, "--method", "surrogate-kd", "--overwrite")
-    told = command(
-        *("distill", "--teacher", teacher, *STUDENT, "--out", tmp_path / "run", *swapped)
-    )
+    told = command("distill", "--teacher", teacher, *STUDENT, "--out", run, *swapped)
     assert told.status == 1
     assert told.reason.startswith(f"2 of 4 images in {images} cannot be read: ")
     assert all(str(images / f"torn{i}.png") in told.reason for i in range(2))
-    assert contents(tmp_path / "run") == before
+    assert contents(run) == before
 
 
 def test_unreadable_images_are_left_out_where_one_says_so(tmp_path, teacher, images):
-    words = ("--transfer", images, "--method", "surrogate-kd", "--skip-bad", "--without", "mixup")
+    words = ("--transfer", images, "--method", "surrogate-kd", "--skip-bad")
     told = command("distill", "--teacher", teacher, *STUDENT, *words, "--out", tmp_path / "run")
     assert told.status == 0
     assert "skip_bad = true" in (tmp_path / "run" / "recipe.toml").read_text()
@@ -192,35 +203,29 @@ def test_an_empty_folder_is_named(tmp_path, teacher, verb):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_key_of_a_recipe_is_named_with_the_nearest(tmp_path, teacher):
-    distilled(teacher, tmp_path / "run")
+def test_an_unknown_key_of_a_recipe_is_named_with_the_nearest(tmp_path, run):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        (tmp_path / "run" / "recipe.toml").read_text().replace("momentum", "momentun")
-    )
+    recipe.write_text((run / "recipe.toml").read_text().replace("momentum", "momentun"))
     told = command("distill", "--recipe", recipe, "--out", tmp_path / "again")
     assert told.status == 1
     assert "unknown key 'momentun'; did you mean 'momentum'" in told.reason
     assert str(recipe) in told.reason
 
 
-def test_a_damaged_checkpoint_stops_resume_and_nothing_is_touched(tmp_path, teacher):
-    out = tmp_path / "run"
-    distilled(teacher, out)
-    checkpoint = out / "checkpoint" / "stage0.pt"
+def test_a_damaged_checkpoint_stops_resume_and_nothing_is_touched(run, teacher):
+    checkpoint = run / "checkpoint" / "stage0.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    before = {path: data for path, data in contents(out).items() if path.name != "log.txt"}
-    told = distilled(teacher, out, "--resume")
+    before = {path: data for path, data in contents(run).items() if path.name != "log.txt"}
+    told = distilled(teacher, run, "--resume")
     assert told.status == 1
     assert "stage0.pt is damaged" in told.reason
     assert told.reason.endswith("start afresh with --overwrite")
-    after = {path: data for path, data in contents(out).items() if path.name != "log.txt"}
+    after = {path: data for path, data in contents(run).items() if path.name != "log.txt"}
     assert after == before
 
 
-def test_resume_with_other_options_names_them(tmp_path, teacher):
-    distilled(teacher, tmp_path / "run")
-    told = distilled(teacher, tmp_path / "run", "--resume", "--seed", "4", "--lr", "0.2")
+def test_resume_with_other_options_names_them(run, teacher):
+    told = distilled(teacher, run, "--resume", "--seed", "4", "--lr", "0.2")
     assert told.status == 1
     assert "differs from the one in the folder in stages.0.fit.learning_rate, seed;" in told.reason
 
@@ -241,18 +246,14 @@ def test_where_there_is_no_egl_the_way_out_is_said(tmp_path, teacher, monkeypatc
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_an_earlier_run_is_touched(
-    tmp_path, teacher, monkeypatch
+    run, teacher, monkeypatch
 ):
-    distilled(teacher, tmp_path / "run")
-    before = contents(tmp_path / "run")
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    told = distilled(teacher, tmp_path / "run", "--overwrite", "--tensorboard")
+    before = contents(run)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    told = distilled(teacher, run, "--overwrite", "--tensorboard")
     assert told.status == 1
     assert told.reason.endswith("pip install 'understudy[track]'")
-    assert contents(tmp_path / "run") == before
-
-
-# Disks
+    assert contents(run) == before
 
 
 def mount(*words: object) -> None:
@@ -293,32 +294,42 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-RUN = {"transfer": "noise", "without": ["attack"], "steps": 6, "batch_size": 8, "set": {
-    "log_every": "1", "pool_size": "48", "chunk": "16"
-}}  # fmt: skip
+POOLED = {
+    "transfer": "noise",
+    "without": ["attack"],
+    "steps": 6,
+    "batch_size": 8,
+    "set": {"log_every": "1", "pool_size": "48", "chunk": "16"},
+    "audit": False,
+}
+
+
+@pytest.fixture(scope="module")
+def pooled(teacher) -> bytes:
+    """The weights that a run on a roomy disk makes."""
+    out = teacher.with_name("pooled")
+    distill(str(teacher), "builtin/convnet-3", out=out, **POOLED)
+    return (out / "student.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("when", [1, 5], ids=["pool", "checkpoint"])
 def test_a_full_disk_stops_a_run_which_then_goes_on_to_the_same_student(
-    tmp_path, teacher, small_disk, when
+    teacher, pooled, small_disk, when
 ):
-    distill(str(teacher), "builtin/convnet-3", out=tmp_path / "whole", **RUN)
     out = small_disk / "run"
 
     def watch(steps, line):
         if line["step"] == when:
             fill(small_disk)
 
+    told = {"out": out, **POOLED}
     with pytest.raises(RunFolderError, match=r"No space left on device; .*--resume") as caught:
-        distill(
-            str(teacher), "builtin/convnet-3", out=out, watch=watch, checkpoint_seconds=0.0, **RUN
-        )
+        distill(str(teacher), "builtin/convnet-3", watch=watch, checkpoint_seconds=0.0, **told)
     assert "\n" not in str(caught.value)
     assert not list(out.rglob("*.part"))
     (small_disk / "filler").unlink()
-    distill(str(teacher), "builtin/convnet-3", out=out, resume=True, **RUN)
-    name = "student.safetensors"
-    assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    distill(str(teacher), "builtin/convnet-3", resume=True, **told)
+    assert (out / "student.safetensors").read_bytes() == pooled
 
 
 def test_a_full_disk_stops_synthesis_which_then_goes_on_to_the_same_set(tmp_path, small_disk):
@@ -347,9 +358,8 @@ def test_a_full_disk_leaves_an_earlier_export_as_it_was(teacher, small_disk):
     assert contents(out) == before
 
 
-def test_what_cannot_be_written_is_said_and_stays_as_it_was(tmp_path, teacher):
-    out = tmp_path / "run"
-    distilled(teacher, out)
+def test_what_cannot_be_written_is_said_and_stays_as_it_was(run, teacher):
+    out = run
     before = contents(out)
     again = ("distill", "--teacher", teacher, *STUDENT, *NOISE, "--out")
     exporting = ("export", "--model", out, "--format", "pt2", "--calibration", "noise", "--out")

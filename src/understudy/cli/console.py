@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 # torchrun and accelerate number the processes they start.
-_SPEAKS = os.environ.get("RANK", "0") == "0"
+_RANK = os.environ.get("RANK", "0")
+_SPEAKS = _RANK == "0"
 # Lines are cut by the terminal, if there is one, and never by us: a path must survive a pipe.
 errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
@@ -109,7 +110,8 @@ def print_json(value: Any) -> None:
 
 def fail(reason: str) -> None:
     """Write a one-line reason to standard error."""
-    line = Text.assemble(("error:", "bold red"), " ", " ".join(reason.split()))
+    mark = "error:" if _SPEAKS else f"error in process {_RANK}:"
+    line = Text.assemble((mark, "bold red"), " ", " ".join(reason.split()))
     Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
