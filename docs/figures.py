@@ -113,16 +113,27 @@ def _arms(result: Result) -> str:
         table = [
             [
                 row["arm"],
-                _spread(row["mean"], row["sd"], row["seeds"]),
+                _accuracy(row),
                 _percent(row["agreement"]),
                 f"{row['steps']:,.0f}",
                 f"{row['seconds']:,.0f}",
             ]
             for row in rows
         ]
-        heads = (f"at {at}", "accuracy, %", "agreement", "steps", "seconds")
+        heads = (f"at {at}" if at else "arm", "accuracy, %", "agreement", "steps", "seconds")
         parts.append(_table(heads, table))
     return "\n\n".join(parts)
+
+
+def _digits(result: Result) -> str:
+    """The same with what each arm keeps of its teacher's accuracy."""
+    rows = [[name, _percent(kept[0]), _range(kept)] for name, kept in result["kept"].items()]
+    heads = ("arm", "of its teacher's accuracy", "95 % interval over seeds")
+    return f"{_arms(result)}\n\n{_table(heads, rows)}"
+
+
+def _range(kept: Sequence[float]) -> str:
+    return f"{100 * kept[1]:.1f} to {100 * kept[2]:.1f} %"
 
 
 def _evaluated(result: Result) -> str:
@@ -291,6 +302,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
     "augmentation": _augmentation,
+    "digits": _digits,
     "shaders": _shaders,
     "loop": _loop,
     "resume": _resume,
@@ -299,34 +311,43 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
 }
 
 
-def _told_arms(task: str) -> Callable[[Result], list[Row]]:
-    """Return what the summary says of a distillation benchmark: the recipe and its rivals."""
-
-    def rows(result: Result) -> list[Row]:
-        groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for row in result["summary"]:
-            groups.setdefault(str(row.get("at", "")), {})[row["arm"]] = row
-        told = []
-        for at, arms in groups.items():
-            full = arms.get("full")
-            if full is None:
-                continue
-            rivals = [
-                f"{name} {_spread(arms[name]['mean'], arms[name]['sd'], arms[name]['seeds'])}"
-                for name in ("real", "noise + attack", "noise", "leaves")
-                if name in arms
-            ]
-            figure = _spread(full["mean"], full["sd"], full["seeds"])
-            told.append(
-                (
-                    f"{task}: accuracy of a student taught by shader images, %, at {at}",
-                    figure,
-                    "; ".join(rivals),
-                )
+def _told_cifar10(result: Result) -> list[Row]:
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in result["summary"]:
+        groups.setdefault(row["at"], {})[row["arm"]] = row
+    told = []
+    for at, arms in groups.items():
+        if "full" not in arms:
+            continue
+        rivals = [name for name in ("real", "noise + attack", "noise", "leaves") if name in arms]
+        told.append(
+            (
+                f"CIFAR-10, ResNet-20 to ResNet-8, {at}: accuracy of a student taught by shader "
+                "images, %",
+                _accuracy(arms["full"]),
+                "; ".join(f"{name} {_accuracy(arms[name])}" for name in rivals),
             )
-        return told
+        )
+    return told
 
-    return rows
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return _spread(row["mean"], row["sd"], row["seeds"])
+
+
+def _told_digits(result: Result) -> list[Row]:
+    kept = dict(result["kept"])
+    shaders = kept.pop("shader images", None)
+    if shaders is None:
+        return []
+    return [
+        (
+            "digits, 8 x 8: share of its teacher's accuracy that a student taught by shader "
+            "images keeps",
+            f"{_percent(shaders[0])} ({_range(shaders)})",
+            "; ".join(f"{name} {_percent(rival[0])}" for name, rival in kept.items()),
+        )
+    ]
 
 
 def _told_int8(result: Result) -> list[Row]:
@@ -399,8 +420,8 @@ def _told_shaders(result: Result) -> list[Row]:
 
 
 _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
-    "cifar10": _told_arms("CIFAR-10, ResNet-20 to ResNet-8"),
-    "digits": _told_arms("digits, 8 x 8"),
+    "cifar10": _told_cifar10,
+    "digits": _told_digits,
     "shaders": _told_shaders,
     "int8": _told_int8,
     "resume": _told_resume,

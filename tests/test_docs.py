@@ -1,6 +1,7 @@
 """The pages tell the truth: every block on them runs, and what scripts write into them is fresh."""
 
 import importlib
+import json
 import multiprocessing
 import re
 import shutil
@@ -8,7 +9,9 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import pages
 from tests.pages import DOCS, PAGES, ROOT, PageError, blocks, check_shown, name_of
@@ -89,6 +92,20 @@ def test_what_a_script_writes_into_the_pages_is_fresh(name, script):
     assert not stale, f"run `make pages`: {', '.join(stale)}"
 
 
+def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
+    told = {"at": "9 steps", "agreement": 0.5, "seconds": 61.0, "steps": 9.0, "seeds": 3}
+    rows = [told | {"arm": "full", "mean": 0.5, "sd": 0.01}, told | {"arm": "noise", "mean": 0.1}]
+    rows[1] |= {"sd": None, "seeds": 1}
+    whole = {"question": "Which?", "setting": {"pair": "a -> b"}, "summary": rows}
+    (tmp_path / "cifar10.json").write_text(json.dumps(whole))
+    figures = script("figures")
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert "| full | 50.0 ± 1.0 (3 seeds) | 50.0 % | 9 | 61 |" in figures.figures("cifar10")
+    assert "noise" not in figures.figures("cifar10: full")
+    assert "| 50.0 ± 1.0 (3 seeds) | noise 10.0 (one seed) |" in figures.figures("summary")
+    assert figures.figures("digits").startswith("Not measured yet; `benchmarks/digits.py`")
+
+
 def test_every_marked_part_is_known_to_a_script(script):
     known = {*script("generate_reference").MAKERS, *script("figures").MAKERS}
     for page in PAGES:
@@ -153,3 +170,17 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     fetched = re.compile(r'<(?:script|img|iframe)[^>]+src="http|<link[^>]+stylesheet[^>]+="http')
     for page in tmp_path.rglob("*.html"):
         assert not fetched.search(page.read_text(encoding="utf-8")), page.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in (DOCS / "pictures").glob("*.py")])
+def test_a_picture_is_what_its_script_draws(name, tmp_path, opengl):
+    if name in ("drawing", "readme", "report") or (name == "shader_files" and not opengl):
+        pytest.skip("draws nothing by itself, or shows what the demo made, or needs OpenGL")
+    code = "import drawing, pathlib, runpy; drawing.HERE = pathlib.Path({folder!r}); runpy.run_path"
+    code = code.format(folder=str(tmp_path)) + f"('{name}.py', run_name='__main__')"
+    subprocess.run([sys.executable, "-c", code], cwd=DOCS / "pictures", check=True)
+    drawn, kept = (Image.open(at / f"{name}.png") for at in (tmp_path, DOCS / "pictures"))
+    difference = np.asarray(drawn.convert("RGBA"), float) - np.asarray(kept.convert("RGBA"), float)
+    # Another processor rounds otherwise, and may change a teacher's mind about an image.
+    assert np.abs(difference).mean() < 8, f"run docs/pictures/{name}.py"

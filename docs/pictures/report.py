@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from drawing import HERE
 from PIL import Image
 
-WIDTH, TOP, BOTTOM = 660, 50, 700
+WIDTH, TOP, BOTTOM = 660, 50, 686
 SCALE = 2
 
 

@@ -1,4 +1,4 @@
-"""`python -m understudy`, for launchers that start modules: `torchrun -m understudy distill ...`."""
+"""python -m understudy, which is the command where no script of that name is on the path."""
 
 from understudy.cli.main import run
 

@@ -1,0 +1,177 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from understudy.data.image_set import ImageSetError, read_image_set
+from understudy.nets.network import Network
+from understudy.protocols import InputContract
+from understudy.run_folder import RunFolderError
+from understudy.sources.noise import Noise
+from understudy.verbs.synthesize import synthesize
+
+CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=3)
+GREY = Noise(mean=(0.5,), std=(0.25,))
+SMALL = {"count": 600, "size": 8, "channels": 1}
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(images):
+    def watch(steps, line):
+        if line["step"] >= images:
+            raise Killed
+
+    return watch
+
+
+def teacher(threshold: float = 1.0) -> Network:
+    """A teacher that tells dark and bright noise from the rest, by deviations of its mean."""
+
+    class Brightness(nn.Module):
+        def forward(self, images):
+            deviations = (images.mean((1, 2, 3)) - 0.5) / (0.25 / 8)
+            usual = torch.full_like(deviations, threshold)
+            return torch.stack([-deviations, usual, deviations], 1)
+
+    return Network(Brightness(), replace(CONTRACT, mean=(0.0,), std=(1.0,)))
+
+
+def test_a_set_says_what_made_it_and_holds_what_was_asked_for(tmp_path):
+    told = synthesize("noise", out=tmp_path / "set", seed=3, **SMALL)
+    made = read_image_set(tmp_path / "set")
+    assert made.images.shape == (600, 8, 8, 1)
+    assert (made.source, made.seed) == ("noise", 3)
+    assert made.settings == {"kind": "noise", "distribution": "gaussian"}
+    assert json.loads(json.dumps(told)) == told
+    assert {path.name for path in made.folder.iterdir()} == {"images.npy", "set.json"}
+    made.verify()
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
+    one, two, other = (
+        synthesize("leaves", out=tmp_path / str(i), seed=seed, count=20, size=8)["digest"]
+        for i, seed in enumerate((0, 0, 1))
+    )
+    assert one == two != other
+
+
+@pytest.mark.parametrize("images", [256, 512, 600])
+def test_a_set_whose_writer_was_killed_goes_on_to_the_same_images(tmp_path, images):
+    whole = synthesize("noise", out=tmp_path / "whole", **SMALL)
+    with pytest.raises(Killed):
+        synthesize("noise", out=tmp_path / "set", watch=kill_at(images), **SMALL)
+    assert synthesize("noise", out=tmp_path / "set", resume=True, **SMALL) == {
+        **whole,
+        "folder": str(tmp_path / "set"),
+    }
+
+
+def test_a_balanced_set_goes_on_to_the_same_images_as_well(tmp_path):
+    balanced = {"teacher": teacher(), "balance": True, "count": 90}
+    whole = synthesize(GREY, out=tmp_path / "whole", **balanced)
+    with pytest.raises(Killed):
+        synthesize(GREY, out=tmp_path / "set", watch=kill_at(40), **balanced)
+    again = synthesize(GREY, out=tmp_path / "set", resume=True, **balanced)
+    assert again["digest"] == whole["digest"]
+
+
+def counted(folder, network):
+    images = torch.from_numpy(np.array(read_image_set(folder).images))
+    assert len(images.flatten(1).unique(dim=0)) == len(images)
+    return network(images.permute(0, 3, 1, 2) / 255).argmax(-1).bincount(minlength=3).tolist()
+
+
+def test_balance_keeps_as_many_images_of_each_class_and_none_twice(tmp_path):
+    said = []
+    balanced = {"teacher": teacher(), "balance": True, "count": 90, "say": said.append}
+    told = synthesize(GREY, out=tmp_path / "set", **balanced)
+    assert counted(tmp_path / "set", teacher()) == [30, 30, 30]
+    assert told["settings"]["balanced_by"] == "python:Brightness"
+    assert said == []
+
+
+def test_where_the_source_hardly_shows_a_class_any_image_fills_the_set_and_that_is_said(tmp_path):
+    said = []
+    balanced = {"teacher": teacher(9.0), "balance": True, "count": 90, "say": said.append}
+    synthesize(GREY, out=tmp_path / "set", **balanced)
+    assert counted(tmp_path / "set", teacher(9.0)) == [0, 90, 0]
+    assert said == ["60 of 90 images are of classes that had enough of them: "
+                    "the source hardly shows the others"]  # fmt: skip
+
+
+def test_to_balance_needs_a_teacher(tmp_path):
+    with pytest.raises(ValueError, match="a teacher has to name them; give --teacher"):
+        synthesize("noise", out=tmp_path / "set", balance=True, **SMALL)
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_contract_of_a_teacher_says_size_and_channels(tmp_path):
+    synthesize("flat", out=tmp_path / "set", count=4, teacher=teacher())
+    assert read_image_set(tmp_path / "set").images.shape == (4, 8, 8, 1)
+
+
+def test_fields_of_the_source_are_set_by_name_and_a_source_may_come_from_python(tmp_path):
+    uniform = {"set": {"distribution": "uniform"}}
+    one = synthesize("noise", out=tmp_path / "one", **SMALL, **uniform)
+    two = synthesize(Noise(distribution="uniform"), out=tmp_path / "two", **SMALL)
+    assert one["digest"] == two["digest"]
+
+
+def test_labels_of_a_source_are_kept(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((9, 8, 8), np.uint8), y=np.arange(9) % 3)
+    synthesize(
+        str(tmp_path / "x.npz"), out=tmp_path / "set", count=9, teacher=teacher(),
+        set={"labels": "true", "held_out": "0"},
+    )  # fmt: skip
+    labels = read_image_set(tmp_path / "set").labels
+    assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_what_stands_there_is_refused_unless_one_says_what_to_do_with_it(tmp_path):
+    out = tmp_path / "set"
+    first = synthesize("noise", out=out, **SMALL)
+    with pytest.raises(RunFolderError, match="exists; go on with --resume, replace it with --ov"):
+        synthesize("noise", out=out, **SMALL)
+    with pytest.raises(RunFolderError, match="exclude each other"):
+        synthesize("noise", out=out, resume=True, overwrite=True, **SMALL)
+    said = []
+    assert synthesize("noise", out=out, resume=True, say=said.append, **SMALL) == first
+    assert said == [f"{out} is finished already"]
+    other = synthesize("noise", out=out, overwrite=True, seed=1, **SMALL)
+    assert other["digest"] != first["digest"]
+
+
+@pytest.mark.parametrize("way", ["resume", "overwrite"])
+def test_a_folder_that_is_no_set_is_never_written_into(tmp_path, way):
+    (tmp_path / "cat.jpg").write_text("miaow")
+    with pytest.raises(RunFolderError, match="is not a SET; refusing to write into it"):
+        synthesize("noise", out=tmp_path, **{way: True}, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
+
+
+def test_a_set_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
+    out = tmp_path / "set"
+    first = synthesize("noise", out=out, **SMALL)
+    with pytest.raises(ValueError, match="uniform noise takes no mean and std"):
+        synthesize(
+            "noise", out=out, overwrite=True, set={"distribution": "uniform", "mean": "[0.5]"},
+            **SMALL,
+        )  # fmt: skip
+    assert synthesize("noise", out=out, resume=True, **SMALL) == first
+
+
+def test_to_go_on_with_another_seed_or_a_lost_state_is_refused(tmp_path):
+    out = tmp_path / "set"
+    with pytest.raises(Killed):
+        synthesize("noise", out=out, watch=kill_at(256), **SMALL)
+    with pytest.raises(ImageSetError, match="was begun with another seed"):
+        synthesize("noise", out=out, resume=True, seed=1, **SMALL)
+    (out / "stream-256.pt").write_bytes(b"torn")
+    with pytest.raises(RunFolderError, match=r"stream-256.pt is missing or damaged .*--overwrite"):
+        synthesize("noise", out=out, resume=True, **SMALL)
