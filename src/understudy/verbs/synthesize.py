@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy import recipe as recipe_file
 from understudy.data.checkpoints import DAMAGE, first_line
@@ -107,13 +107,14 @@ class _Even:
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._stream.draw(step, student)
-        with torch.no_grad():
-            classes = self._teacher(batch.images).argmax(-1).cpu()
-        quota = -(-self._count // len(self._kept))
-        fits = admit(classes, self._kept, quota)
+        with torch.no_grad():  # about what will be written
+            classes = self._teacher(_to_bytes(batch.images) / 255).argmax(-1).cpu()
+        wanted = admit(classes, self._kept, -(-self._count // len(self._kept)))
+        fits = wanted
         if self._drawn >= _MOST_DRAWN * self._count:
-            self.surplus = min(self.surplus + int((~fits).sum()), self._count)
-            fits[:] = True
+            fits = torch.ones_like(wanted)
+        fits = fits & (fits.cumsum(0) <= self._count - self._kept.sum())
+        self.surplus += int((fits & ~wanted).sum())
         self._drawn += len(classes)
         self._kept += classes[fits].bincount(minlength=len(self._kept))
         labels = None if batch.labels is None else batch.labels[fits]
@@ -122,7 +123,7 @@ class _Even:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        counts = {"kept": self._kept, "drawn": self._drawn, "surplus": self.surplus}
+        counts = {"kept": self._kept.clone(), "drawn": self._drawn, "surplus": self.surplus}
         return {"stream": self._stream.state_dict(), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,7 +162,7 @@ def _write(
         batch = stream.draw(step, None)
         step += 1
         left = count - writer.written
-        pixels = (batch.images[:left] * 255).round().to(torch.uint8)
+        pixels = _to_bytes(batch.images[:left])
         if not len(pixels):
             continue
         # The state of the next draw is on disk before the shard that makes it the next one.
@@ -175,6 +176,10 @@ def _write(
     made = writer.finish()
     _state(folder, count).unlink(missing_ok=True)
     return made
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
 
 
 def _keep(stream: Stream, step: int, path: Path) -> None:
