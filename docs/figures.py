@@ -38,10 +38,13 @@ def figures(argument: str) -> str:
     if not path.exists():
         return f"Not measured yet; `benchmarks/{_script(name)}` prints these figures."
     result = json.loads(path.read_text(encoding="utf-8"))
+    parts = []
     if chosen:
         arms = chosen.split(", ")
         result["summary"] = [row for row in result["summary"] if row["arm"] in arms]
-    return f"{_table_of(name, result)}\n\n{_source(name, result)}"
+        missing = [arm for arm in arms if arm not in {row["arm"] for row in result["summary"]}]
+        parts = [f"Not measured yet: {', '.join(missing)}."] if missing else []
+    return "\n\n".join([_table_of(name, result), *parts, _source(name, result)])
 
 
 MAKERS: marked.Makers = {"figures": figures}
@@ -78,7 +81,7 @@ def _table_of(name: str, result: Result) -> str:
     if name in _TABLES:
         return _TABLES[name](result)
     if "summary" in result:
-        return _arms(result) if result["summary"] else "Not measured yet."
+        return _arms(result)
     return _plain_rows(result.get("rows", ()))
 
 
@@ -325,10 +328,19 @@ def _told_cifar10(result: Result) -> list[Row]:
                 f"CIFAR-10, ResNet-20 to ResNet-8, {at}: accuracy of a student taught by shader "
                 "images, %",
                 _accuracy(arms["full"]),
-                "; ".join(f"{name} {_accuracy(arms[name])}" for name in rivals),
+                "; ".join([*_teacher(), *(f"{name} {_accuracy(arms[name])}" for name in rivals)]),
             )
         )
     return told
+
+
+def _teacher() -> list[str]:
+    """Return what the teacher of the CIFAR-10 arms is right on, where that was measured."""
+    path = RESULTS / "evaluate_cifar10.json"
+    if not path.exists():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == "resnet20"]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:

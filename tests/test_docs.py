@@ -102,6 +102,7 @@ def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "RESULTS", tmp_path)
     assert "| full | 50.0 ± 1.0 (3 seeds) | 50.0 % | 9 | 61 |" in figures.figures("cifar10")
     assert "noise" not in figures.figures("cifar10: full")
+    assert "Not measured yet: real." in figures.figures("cifar10: full, real")
     assert "| 50.0 ± 1.0 (3 seeds) | noise 10.0 (one seed) |" in figures.figures("summary")
     assert figures.figures("digits").startswith("Not measured yet; `benchmarks/digits.py`")
 
