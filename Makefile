@@ -9,8 +9,9 @@ READY_DOCS := $(VENV)/.ready-docs
 
 .PHONY: demo test test-slow lint docs pages pictures benchmarks clean
 
+# One thread: on networks this small, several wait for each other more than they help.
 demo: $(READY)
-	$(BIN)/understudy demo --out demo --overwrite
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/understudy demo --out demo --overwrite
 	@echo "open demo/report.html"
 
 test: $(READY_TEST)
