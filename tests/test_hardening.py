@@ -230,6 +230,19 @@ def test_resume_with_other_options_names_them(run, teacher):
     assert "differs from the one in the folder in stages.0.fit.learning_rate, seed;" in told.reason
 
 
+def test_resume_with_a_teacher_that_has_learned_since_is_refused(run, finished, tmp_path, teacher):
+    again = shutil.copytree(teacher, tmp_path / "teacher")
+    state = load_file(again / "student.safetensors")
+    state["linear.bias"] += 0.01
+    save_file(state, tmp_path / "later.safetensors")
+    recipe = (run / "recipe.toml").read_text()
+    later = recipe.replace("[teacher]", f'[teacher]\nweights = "{tmp_path / "later.safetensors"}"')
+    (run / "recipe.toml").write_text(later)
+    told = command("distill", "--recipe", run / "recipe.toml", "--out", run, "--resume")
+    assert told.status == 1
+    assert "learned from a teacher with other weights; put those back" in told.reason
+
+
 def test_where_there_is_no_egl_the_way_out_is_said(tmp_path, teacher, monkeypatch):
     import moderngl
 

@@ -96,6 +96,14 @@ def test_of_several_processes_the_first_writes_the_streams_of_all(tmp_path):
         FolderKeeper(folder, 0).load()
 
 
+def test_a_checkpoint_is_given_back_to_its_own_teacher_only(tmp_path):
+    folder = made(tmp_path / "run")
+    FolderKeeper(folder, 0, taught_by="one").save(STATE)
+    assert FolderKeeper(folder, 0, taught_by="one").load()["step"] == 3
+    with pytest.raises(RunFolderError, match="learned from a teacher with other weights"):
+        FolderKeeper(folder, 0, taught_by="another").load()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_checkpoint_that_was_cut_short_is_named_with_the_way_out(tmp_path, share):
     keeper = FolderKeeper(made(tmp_path / "run"), 0)

@@ -21,19 +21,18 @@ from torch import nn
 
 from understudy import recipe as recipe_file
 from understudy.budget import Lap, steps_within, time_steps
-from understudy.data.checkpoints import first_line
 from understudy.data.datasets import open_data
 from understudy.exports.programs import trace_program, write_program
 from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
 from understudy.loading import rebuilds, resolve, save
-from understudy.nets.network import Network, freeze
-from understudy.nets.taps import device_of
+from understudy.nets.network import Network
 from understudy.objectives.weighted import open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
-from understudy.protocols import InputContract, Stream
+from understudy.protocols import Stream
 from understudy.recipe import Recipe, RecipeError, Stage
+from understudy.rehearsal import check_pair, rehearse, weights_digest
 from understudy.run_folder import (
     MAKE_ROOM,
     RECIPE,
@@ -119,11 +118,14 @@ def _run(
     if processes.first:
         conduct = _begun(recipe, folder, conduct, notes, saved=saved)
     processes.agree(None)  # nobody goes on before the folder stands
+    taught_by = "" if teacher is None else weights_digest(teacher)
     outcomes = []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
             train = opening(stage, teacher, student, _stage_rng(recipe, i))
-        outcomes.append(_train_in_folder(train, i, stage.fit.steps, folder, conduct, processes))
+        outcomes.append(
+            _train_in_folder(train, i, stage.fit.steps, folder, conduct, processes, taught_by)
+        )
     if not processes.first:
         return {}
     made = _network_of(outcomes[-1].network, student)
@@ -180,10 +182,10 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network | None, Net
             rng=from_seed(child_seed(recipe.seed, "student")),
         ).network
     for role, network in made.items():
-        _check_answer(role, network)
+        rehearse(role, network)
         network.to(device)
     if "teacher" in made:
-        _check_pair(made["teacher"].contract, made["student"].contract)
+        check_pair(made["teacher"].contract, made["student"].contract)
     if _travels_with_code(made["student"]):
         trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]
@@ -288,6 +290,7 @@ def _train_in_folder(
     folder: RunFolder,
     conduct: Conduct,
     processes: Team,
+    taught_by: str,
 ) -> Outcome:
     together = max(1, steps // 20) if processes.world > 1 else None
     keeper = FolderKeeper(
@@ -298,6 +301,7 @@ def _train_in_folder(
         rank=processes.rank,
         world=processes.world,
         gather=processes.gather,
+        taught_by=taught_by,
     )
     if not processes.first:
         return train(keeper=keeper)
@@ -323,42 +327,6 @@ def _train_in_folder(
             raise RunFolderError(  # from a source that keeps its images there
                 f"cannot write into {folder.scratch}: {error.strerror}; {MAKE_ROOM}"
             ) from error
-
-
-def _check_answer(role: str, network: Network) -> None:
-    """Raise unless a network's weights are finite and it answers an image of its contract."""
-    contract = network.contract
-    for name, value in network.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"the {role}'s '{name.removeprefix('body.')}' holds values that are NaN or "
-                "infinite; take an earlier checkpoint"
-            )
-    image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
-    shape = " x ".join(str(side) for side in image.shape[1:])
-    try:
-        with torch.no_grad():
-            answer = freeze(network)(image)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"the {role} does not take an image of {shape} ({first_line(error)}); "
-            "say its size and channels"
-        ) from error
-    if isinstance(answer, torch.Tensor) and answer.shape != (1, contract.classes):
-        raise ValueError(
-            f"the {role} answers an image with {tuple(answer.shape[1:])} numbers, but is said to "
-            f"know {contract.classes} classes"
-        )
-
-
-def _check_pair(teacher: InputContract, student: InputContract) -> None:
-    for name in ("classes", "channels"):
-        ours, theirs = getattr(student, name), getattr(teacher, name)
-        if ours != theirs:
-            raise ValueError(
-                f"the student has {ours} {name}, its teacher {theirs}; "
-                "a student is compared with its teacher on the same images, class by class"
-            )
 
 
 def _travels_with_code(student: Network) -> bool:

@@ -131,6 +131,7 @@ class FolderKeeper:
         seconds: time between two checkpoints of a single process.
         steps: steps between two checkpoints where several processes must agree.
         gather: returns a value of every process, by rank, in the first; None elsewhere.
+        taught_by: tells one teacher from another; a state is given back to its own only.
     """
 
     def __init__(
@@ -143,10 +144,12 @@ class FolderKeeper:
         rank: int = 0,
         world: int = 1,
         gather: Callable[[Any], list[Any] | None] = lambda value: [value],
+        taught_by: str = "",
     ) -> None:
         self.path = folder.scratch / f"stage{stage}.pt"
         self.seconds, self.steps = seconds, steps
         self._rank, self._world, self._gather = rank, world, gather
+        self._taught_by = taught_by
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -157,7 +160,7 @@ class FolderKeeper:
     def save(self, state: dict[str, Any]) -> None:
         streams = self._gather(state["stream"])
         if streams is not None:
-            self._write({**state, "stream": streams})
+            self._write({**state, "stream": streams, "taught_by": self._taught_by})
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -178,6 +181,11 @@ class FolderKeeper:
             raise RunFolderError(
                 f"the checkpoint {self.path} is of {len(state['stream'])} processes, not of "
                 f"{self._world}; go on with as many"
+            )
+        if state["taught_by"] != self._taught_by:
+            raise RunFolderError(
+                f"the checkpoint {self.path} learned from a teacher with other weights; put those "
+                "back, or start afresh with --overwrite"
             )
         return {**state, "stream": state["stream"][self._rank]}
 

@@ -159,5 +159,13 @@ def _note(text: str) -> None:
 
 def _print_figures(figures: Any) -> None:
     for name, value in figures.items():
-        shown = f"{value:,}" if isinstance(value, int) else value
-        results.print(f"{name:24}{shown}", markup=False)
+        if value not in ({}, None):
+            results.print(f"{name.replace('_', ' '):24}{_in_words(value)}", markup=False)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

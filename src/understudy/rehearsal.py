@@ -1,0 +1,61 @@
+"""Before the work begins: does each network answer, and do teacher and student fit together?"""
+
+import hashlib
+
+import torch
+from torch import nn
+
+from understudy.data.checkpoints import first_line
+from understudy.nets.network import Network, freeze
+from understudy.nets.taps import device_of
+from understudy.protocols import InputContract
+
+
+def rehearse(role: str, network: Network) -> None:
+    """Raise unless the weights are finite and a black image is answered as the contract says.
+
+    Args:
+        role: "teacher" or "student", for messages.
+    """
+    contract = network.contract
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"the {role}'s '{name.removeprefix('body.')}' holds values that are NaN or "
+                "infinite; take an earlier checkpoint"
+            )
+    image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
+    shape = " x ".join(str(side) for side in image.shape[1:])
+    try:
+        with torch.no_grad():
+            answer = freeze(network)(image)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"the {role} does not take an image of {shape} ({first_line(error)}); "
+            "say its size and channels"
+        ) from error
+    if isinstance(answer, torch.Tensor) and answer.shape != (1, contract.classes):
+        raise ValueError(
+            f"the {role} answers an image with {tuple(answer.shape[1:])} numbers, but is said to "
+            f"know {contract.classes} classes"
+        )
+
+
+def check_pair(teacher: InputContract, student: InputContract) -> None:
+    """Raise unless the two take the same images and know as many classes."""
+    for name in ("classes", "channels"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours != theirs:
+            raise ValueError(
+                f"the student has {ours} {name}, its teacher {theirs}; "
+                "a student is compared with its teacher on the same images, class by class"
+            )
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return what tells a network's weights from any others."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
