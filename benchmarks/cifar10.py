@@ -1,8 +1,8 @@
 """What is each part of the shader recipe worth on CIFAR-10, against noise, leaves and real images?
 
 Teacher: the public ResNet-20 (81.0 % on the JPEG test split). Student: ResNet-8, from scratch. Arms
-run at equal steps and at equal wall time, on one thread each; the arms that carry the claim over
-three seeds, the others once, marked by their count.
+run at equal steps and at equal time of the one thread that each has; the arms that carry the claim
+over three seeds, the others once, marked by their count.
 
     UNDERSTUDY_DATA=... python benchmarks/cifar10.py --at steps --seeds 0 1 2 --arms full noise ...
 """

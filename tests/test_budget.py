@@ -1,6 +1,5 @@
 import pytest
 
-from understudy import budget
 from understudy.budget import Lap, Timing, steps_within
 
 
@@ -14,10 +13,9 @@ def test_a_budget_too_small_for_one_step_is_refused_with_its_reasons():
         steps_within(10.0, Timing(step=0.5, filling=0.0, spent=10.0))
 
 
-def test_steps_that_fill_a_pool_are_told_from_plain_ones(monkeypatch):
+def test_steps_that_fill_a_pool_are_told_from_plain_ones():
     clock = iter([0.0, *(float(t) for t in (9, 18, 20, 29, 31, 40, 42, 51, 53, 62, 64))])
-    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
-    lap = Lap()
+    lap = Lap(lambda: next(clock))
     for step in range(11):  # every second step adds a hundredth and takes 9 s, the others 2 s
         lap({"facts": {"pool": 0.01 * (1 + (step + 1) // 2)}})
     timing = lap.timing()
@@ -26,10 +24,9 @@ def test_steps_that_fill_a_pool_are_told_from_plain_ones(monkeypatch):
     assert timing.spent == 64.0
 
 
-def test_without_a_pool_every_step_is_plain(monkeypatch):
+def test_without_a_pool_every_step_is_plain():
     clock = iter(float(t) for t in range(0, 100, 3))
-    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
-    lap = Lap()
+    lap = Lap(lambda: next(clock))
     for _ in range(20):
         lap({"loss": 1.0, "facts": {}})
     assert lap.timing() == Timing(step=3.0, filling=0.0, spent=60.0)

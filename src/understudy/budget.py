@@ -14,6 +14,9 @@ from typing import Any
 
 from understudy.fit import FitSettings
 
+# Seconds, from wherever: of the wall, or of the processor where a machine has other work as well.
+Clock = Callable[[], float]
+
 WARM_UP = 20
 POOL = "pool"
 
@@ -44,13 +47,17 @@ def steps_within(budget: float, timing: Timing) -> int:
     return steps
 
 
-def time_steps(train: Callable[[FitSettings, "Lap"], None], settings: FitSettings) -> Timing:
+def time_steps(
+    train: Callable[[FitSettings, "Lap"], None],
+    settings: FitSettings,
+    clock: Clock = time.perf_counter,
+) -> Timing:
     """Return what steps cost, from at most 20 of them.
 
     Args:
         train: runs the loop on copies of all it changes, calling the lap after each step.
     """
-    lap = Lap()
+    lap = Lap(clock)
     train(replace(settings, steps=WARM_UP, log_every=1), lap)
     return lap.timing()
 
@@ -58,12 +65,13 @@ def time_steps(train: Callable[[FitSettings, "Lap"], None], settings: FitSetting
 class Lap:
     """A journal that remembers when each step ended and how full the pool was."""
 
-    def __init__(self) -> None:
-        self._began = self._last = time.perf_counter()
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = self._last = clock()
         self._steps: list[tuple[float, float]] = []
 
     def __call__(self, figures: dict[str, Any]) -> None:
-        now = time.perf_counter()
+        now = self._clock()
         self._steps.append((now - self._last, figures["facts"].get(POOL, 1.0)))
         self._last = now
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from understudy import recipe as recipe_file
-from understudy.budget import Lap, steps_within, time_steps
+from understudy.budget import Clock, Lap, steps_within, time_steps
 from understudy.data.datasets import open_data
 from understudy.exports.programs import trace_program, write_program
 from understudy.fit import FitSettings, Outcome, fit
@@ -254,8 +254,9 @@ def within_budget(
     student: Network,
     seconds: float,
     processes: Team,
+    clock: Clock = time.perf_counter,
 ) -> Recipe:
-    """Return the recipe with the steps that fit into `seconds`, timed on copies.
+    """Return the recipe with the steps that fit into `seconds` of `clock`, timed on copies.
 
     With several stages, the time is shared in the proportion of their steps.
     """
@@ -277,7 +278,7 @@ def within_budget(
                 )
                 timed(journal=lap)
 
-        timing = time_steps(train, stage.fit)
+        timing = time_steps(train, stage.fit, clock)
         steps = steps_within(seconds * weights[i] / sum(weights), timing)
         stages.append(dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, steps=steps)))
     return dataclasses.replace(recipe, stages=tuple(stages))
