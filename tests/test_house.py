@@ -22,7 +22,7 @@ METHOD_PAGES = ROOT / "docs" / "methods"
 EXTRAS = {"torchvision", "timm", "torchmetrics", "lightning"}
 LONGEST = 400
 # Files past that length, and why they are one.
-LONG = {"sources/balanced.py": "one pool, in memory and in a file, and the one way it fills"}
+LONG: dict[str, str] = {}
 
 
 def module_of(file: Path) -> ModuleType:

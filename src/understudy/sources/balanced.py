@@ -24,13 +24,9 @@ pacing, attack-fill and even sampling are ours. The figures of CARD are quoted a
 
 import dataclasses
 import math
-import os
-import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -42,6 +38,7 @@ from understudy.nets.boundary import BoundaryAttack
 from understudy.nets.taps import Precision, Taps
 from understudy.protocols import Batch, Site, Source, image_batch
 from understudy.seeding import child
+from understudy.sources.image_pool import check_shape, open_pool, to_bytes, to_images
 
 CARD = Card(
     paper="Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817",
@@ -180,7 +177,7 @@ class BalancedStream:
         self._asked = Taps(teacher, (), settings.precision)
         inner = dataclasses.replace(site, batch_size=self.chunk, steps=self.max_chunks)
         self.stream = settings.source.open(inner, teacher, child(rng, "source"))
-        self._pool = _open_pool(site, rng, self.capacity)
+        self._pool = open_pool(site, rng, self.capacity)
         self._classes = torch.empty(0, dtype=torch.int32)
         self._seen = torch.zeros(classes, dtype=torch.int64)
         self._cost = dict.fromkeys(_COUNTERS, 0)
@@ -202,7 +199,9 @@ class BalancedStream:
             picks = pick_evenly(self._order, self._counts, count, rng)
         else:
             picks = torch.randint(len(self._classes), (count,), generator=rng)
-        return image_batch(self._to_images(self._pool.read(picks)), facts=self._facts())
+        return image_batch(
+            to_images(self._pool.read(picks), self._site.device), facts=self._facts()
+        )
 
     def report(self) -> dict[str, Any]:
         """Return what the pool holds and what it has cost, as plain values.
@@ -248,8 +247,8 @@ class BalancedStream:
 
     def _add_chunk(self) -> None:
         """Draw one chunk, keep what fits, and attack the rest where classes starve."""
-        candidates = _to_bytes(self.stream.draw(self._cost["chunks"], None).images)
-        _check_shape(candidates, self._site)
+        candidates = to_bytes(self.stream.draw(self._cost["chunks"], None).images)
+        check_shape(candidates, self._site, "Balanced")
         self._cost["chunks"] += 1
         self._cost["draws"] += len(candidates)
         quota = math.ceil(self.quota * min(1.0, self._cost["draws"] / self.capacity))
@@ -268,13 +267,15 @@ class BalancedStream:
         needs = -(-lacking // _IMAGES_PER_ATTACK)
         rows, targets = pair_for_attack(logits, needs, self._settings.attacks_per_chunk)
         found = self._settings.attack(
-            self._teacher, self._to_images(surplus[rows]), targets.to(self._site.device)
+            self._teacher,
+            to_images(surplus[rows], self._site.device),
+            targets.to(self._site.device),
         )
         self._cost["attacked"] += len(rows)
         self._cost["attack_passes"] += found.num_passes
         if found.success.any():
             made = torch.cat([found.post[found.success], found.deep_post[found.success]])
-            _, kept = self._admit(_to_bytes(made), quota)
+            _, kept = self._admit(to_bytes(made), quota)
             self._cost["attack_kept"] += int(kept.sum())
 
     def _admit(self, candidates: Tensor, quota: int) -> tuple[Tensor, Tensor]:
@@ -292,7 +293,7 @@ class BalancedStream:
         self._cost["forwards"] += len(candidates)
         with torch.no_grad():
             answers = [
-                self._asked.trace(self._to_images(part)).output
+                self._asked.trace(to_images(part, self._site.device)).output
                 for part in torch.split(candidates, _SLICE)
             ]
         if not isinstance(answers[0], Tensor):
@@ -309,102 +310,3 @@ class BalancedStream:
         if not logits.isfinite().all():
             raise ValueError("the teacher's logits are not finite; check its weights")
         return logits
-
-    def _to_images(self, values: Tensor) -> Tensor:
-        return values.to(self._site.device).float() / 255
-
-
-class _MemoryPool:
-    """Images as bytes in memory, only ever appended to; a checkpoint holds them all."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._images = torch.empty(shape, dtype=torch.uint8)
-        self._filled = 0
-
-    def append(self, images: Tensor) -> None:
-        self._images[self._filled : self._filled + len(images)] = images
-        self._filled += len(images)
-
-    def read(self, picks: Tensor) -> Tensor:
-        return self._images[picks]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"images": self._images[: self._filled].clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._filled = 0
-        self.append(state["images"])
-
-
-class _FilePool:
-    """Images as bytes in a file, only ever appended to; a checkpoint says how much of it counts.
-
-    Written as a file and read as a map: a full disk is an error, where a map would be a crash.
-    """
-
-    def __init__(self, shape: tuple[int, ...], path: Path) -> None:
-        self._shape, self._path = shape[1:], path
-        self._filled = self._checksum = 0
-
-    def append(self, images: Tensor) -> None:
-        if not len(images):
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        data = images.contiguous().numpy().tobytes()
-        with self._path.open("ab" if self._filled else "wb") as file:
-            file.write(data)
-        self._checksum = zlib.crc32(data, self._checksum)
-        self._filled += len(images)
-        self._map = self._open()
-
-    def read(self, picks: Tensor) -> Tensor:
-        return torch.from_numpy(self._map[picks.numpy()])
-
-    def state_dict(self) -> dict[str, Any]:
-        if self._filled:
-            with self._path.open("rb+") as file:
-                os.fsync(file.fileno())
-        return {"filled": self._filled, "checksum": self._checksum}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._filled, self._checksum = state["filled"], state["checksum"]
-        if not self._filled:
-            return
-        size = self._filled * math.prod(self._shape)
-        if not self._path.is_file() or self._path.stat().st_size < size:
-            raise ValueError(f"{self._path} lacks images of this run's pool; start the run afresh")
-        # What came after the checkpoint will be drawn again, to the same bytes.
-        os.truncate(self._path, size)
-        self._map = self._open()
-        if zlib.crc32(self._map.data) != self._checksum:
-            raise ValueError(f"{self._path} is not this run's pool; start the run afresh")
-
-    def _open(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        shape = (self._filled, *self._shape)
-        return np.asarray(np.memmap(self._path, dtype=np.uint8, mode="r", shape=shape))
-
-
-def _open_pool(site: Site, rng: torch.Generator, capacity: int) -> _MemoryPool | _FilePool:
-    """Return an empty pool where the site wants it; held-out ones are small and stay in memory."""
-    shape = (capacity, site.contract.channels, *site.contract.size)
-    if site.scratch is None or site.split == "held_out":
-        return _MemoryPool(shape)
-    # The seed tells the pools of two sources of one run apart.
-    name = f"pool-{rng.initial_seed():016x}-rank{site.rank}.u8"
-    return _FilePool(shape, site.scratch / name)
-
-
-def _check_shape(candidates: Tensor, site: Site) -> None:
-    expected = (site.contract.channels, *site.contract.size)
-    if tuple(candidates.shape[1:]) != expected:
-        raise ValueError(
-            f"the pool holds images of shape {expected}, but the inner source drew "
-            f"{tuple(candidates.shape[1:])}; put what changes the size around Balanced"
-        )
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    """Return images in [0, 1] as bytes on the CPU."""
-    if not images.isfinite().all():
-        raise ValueError("the inner source drew values that are not finite")
-    return (images.clamp(0, 1) * 255).round().byte().cpu()

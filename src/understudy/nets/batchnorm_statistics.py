@@ -1,0 +1,247 @@
+"""BatchNorm statistics: what a network remembers of its data, and how far a batch is from it.
+
+A BatchNorm layer l stores mean m_l and variance v_l of what entered it during training. Images can
+be asked for the same: mu_l and s_l, mean and biased variance of a batch over all but the channels.
+    R_feat = sum_l |mu_l - m_l|_2 + |s_l - v_l|_2        DeepInversion; norms unsquared
+    KL     = mean_l mean_c KL( N(m, v) || N(mu, s) )     The Knowledge Within; stored || batch
+Both are 0 only if the moments agree, which they cannot quite: stored variances are of the unbiased
+kind, larger by n / (n - 1). Of a layer called several times in one pass the moments are averaged
+over the calls, because that is what the layer stored.
+
+The norms' gradients keep their size as they shrink, and are 0 at 0. The KL punishes a variance
+that is too small without bound (the batch has collapsed) and one too large by its logarithm only.
+
+Networks without stored statistics are refused; `measured_statistics` takes the like from images.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from understudy.checks import one_of
+
+# Layers behind which other architectures normalise, for `measured_statistics`.
+_NORMALISING = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+# What is added to variances that were measured: BatchNorm's default.
+_EPS = 1e-5
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each channel of a batch."""
+
+    mean: Float[Tensor, " channels"]
+    variance: Float[Tensor, " channels"]
+
+
+class Stored(NamedTuple):
+    """Mean and variance of each channel over the data, and what is added to variances."""
+
+    mean: Float[Tensor, " channels"]
+    variance: Float[Tensor, " channels"]
+    eps: float
+
+
+def batch_moments(values: Float[Tensor, "batch channels *positions"]) -> Moments:
+    """Return mean and biased variance of each channel, in float32 at least."""
+    values = values if values.dtype == torch.float64 else values.float()
+    others = [dim for dim in range(values.dim()) if dim != 1]
+    # Laid out channel by channel, or by var_mean, it takes three times as long.
+    mean = values.mean(others, keepdim=True)
+    return Moments(mean.flatten(), (values - mean).square().mean(others))
+
+
+def feature_statistics_loss(
+    batch: Mapping[str, Moments], stored: Mapping[str, Stored], first_layer_multiplier: float
+) -> Float[Tensor, ""]:
+    """Return the sum of the unsquared L2 distances of means and variances over layers.
+
+    Args:
+        first_layer_multiplier: of the layer called first, which sees colours.
+    """
+    terms = [
+        torch.linalg.vector_norm(seen.mean - stored[name].mean)
+        + torch.linalg.vector_norm(seen.variance - stored[name].variance)
+        for name, seen in batch.items()
+    ]
+    return torch.stack([first_layer_multiplier * terms[0], *terms[1:]]).sum()
+
+
+def gaussian_kl(batch: Moments, stored: Stored) -> Float[Tensor, " channels"]:
+    """Return KL(N(stored) || N(batch)) of each channel in nats, eps added to both variances."""
+    variance, target = batch.variance + stored.eps, stored.variance + stored.eps
+    shift = (stored.mean - batch.mean).square()
+    return 0.5 * ((variance / target).log() - 1 + (target + shift) / variance)
+
+
+def batchnorm_kl(batch: Mapping[str, Moments], stored: Mapping[str, Stored]) -> Float[Tensor, ""]:
+    """Return the KL divergence, mean over the channels of a layer, then over layers."""
+    return torch.stack([gaussian_kl(seen, stored[n]).mean() for n, seen in batch.items()]).mean()
+
+
+def batchnorm_layers(network: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the BatchNorm layers that hold statistics, by dotted path; shared ones once."""
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def stored_statistics(network: nn.Module) -> dict[str, Stored]:
+    """Return what each BatchNorm layer remembers of the data, by dotted path.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    found = {}
+    for name, layer in batchnorm_layers(network).items():
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, variance = (
+            value.detach().float() for value in (layer.running_mean, layer.running_var)
+        )
+        found[name] = Stored(mean, variance, layer.eps)
+    if not found:
+        raise ValueError(
+            "inversion needs BatchNorm statistics, but the teacher has no BatchNorm layer that "
+            "holds any (frozen or folded into convolutions they cannot be told apart from other "
+            "weights); use the checkpoint from before folding, or shaders or surrogate images"
+        )
+    return found
+
+
+def normalising_layers(network: nn.Module) -> tuple[str, ...]:
+    """Return the dotted paths of the layers that normalise, of whatever kind; shared ones once."""
+    return tuple(n for n, layer in network.named_modules() if isinstance(layer, _NORMALISING))
+
+
+@torch.no_grad()
+def measured_statistics(
+    network: nn.Module, names: Iterable[str], batches: Iterable[Any]
+) -> dict[str, Stored]:
+    """Return mean and variance of what enters the layers named, over all batches together.
+
+    For networks that store none. Raises ValueError if there is no layer or no batch.
+    """
+    sums: dict[str, Tensor] = {}
+    total = 0
+    with MomentsRecorder(network, names) as recorder:
+        for inputs in batches:
+            network(inputs)
+            total += len(inputs)
+            for name, seen in recorder.read().items():
+                mean, variance = seen.mean.double(), seen.variance.double()
+                part = len(inputs) * torch.stack([mean, variance + mean.square()])
+                sums[name] = sums[name] + part if name in sums else part
+    if not sums:
+        raise ValueError(
+            "there is no layer to take statistics of, or no image to take them from; "
+            "name layers of the network and give images"
+        )
+    measured = {}
+    for name, value in sums.items():
+        mean, square = value / total
+        variance = (square - mean.square()).clamp(min=0)
+        measured[name] = Stored(mean.float(), variance.float(), _EPS)
+    return measured
+
+
+class MomentsRecorder:
+    """Takes the moments of what enters some layers, differentiably, as the network is called.
+
+    Use as a context manager or call `close`; no hook stays behind.
+
+    Args:
+        names: dotted paths of layers, as in `stored_statistics`.
+    """
+
+    def __init__(self, network: nn.Module, names: Iterable[str]) -> None:
+        layers = dict(network.named_modules())
+        self._seen: dict[str, list[Moments]] = {}
+        self._handles: list[RemovableHandle] = []
+        names = [one_of("layer to take statistics of", name, layers) for name in names]
+        for name in names:
+            self._handles.append(layers[name].register_forward_pre_hook(self._taker(name)))
+
+    def _taker(self, name: str) -> Any:
+        def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            values = inputs[0]
+            if isinstance(layer, nn.LayerNorm) and values.shape[-1] == layer.normalized_shape[-1]:
+                values = values.flatten(0, -2)  # tokens, channels last
+            with torch.autocast(values.device.type, enabled=False):
+                self._seen.setdefault(name, []).append(batch_moments(values))
+
+        return take
+
+    def read(self) -> dict[str, Moments]:
+        """Return the moments of the layers called since the last reading, in order of calls.
+
+        Raises:
+            ValueError: if none of them was called.
+        """
+        if not self._seen:
+            raise ValueError("none of the layers whose statistics are asked for was called")
+        read = {}
+        for name, seen in self._seen.items():
+            mean, variance = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
+            read[name] = Moments(mean, variance)
+        self._seen = {}
+        return read
+
+    def close(self) -> None:
+        """Remove every hook."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> "MomentsRecorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class MomentsAverage:
+    """Moments of a batch joined with those of the batches before: the history has to match.
+
+    With momentum m and average a, `joined` gives (1 - m) batch + m a, differentiable in the batch;
+    `update` makes that the average, once a batch is finished. Before the first one, and with m = 0,
+    the batch stands alone. Fang et al., arXiv:2112.06253: m = 0.9; a batch then pulls with a tenth
+    of its gradient.
+    """
+
+    def __init__(self, momentum: float) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        self._momentum = momentum
+        self._average: dict[str, Moments] = {}
+
+    def joined(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
+        """Return the moments of the batch and of its history together."""
+        if not self._momentum:
+            return dict(batch)
+        return {name: self._joined(seen, self._average.get(name)) for name, seen in batch.items()}
+
+    def update(self, batch: Mapping[str, Moments]) -> None:
+        """Take a finished batch into the history."""
+        joined = self.joined(batch)
+        self._average = {n: Moments(*(value.detach() for value in m)) for n, m in joined.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: [value.clone() for value in seen] for name, seen in self._average.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._average = {n: Moments(*(value.clone() for value in m)) for n, m in state.items()}
+
+    def _joined(self, seen: Moments, average: Moments | None) -> Moments:
+        if average is None:
+            return seen
+        mean, variance = (
+            torch.lerp(now, before.to(now.device), self._momentum)
+            for now, before in zip(seen, average, strict=True)
+        )
+        return Moments(mean, variance)
