@@ -15,6 +15,7 @@ from experiments import Arm, Setting, Table, print_table, run_arm, summarize
 from real_data import cifar10_folder, data_folder
 from understudy.data.datasets import open_data
 from understudy.loading import load
+from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.recipes import PARTS
 from understudy.sources.leaves import Leaves
@@ -40,6 +41,18 @@ def arms() -> dict[str, Arm]:
     return {arm.name: arm for arm in made}
 
 
+def public_teacher() -> tuple[NetworkRef, Network]:
+    """Return the public ResNet-20 and how it is named."""
+    reference = NetworkRef(
+        ref="builtin/resnet20",
+        weights=str(data_folder() / "cifar10-resnet" / "resnet20-12fca82f.th"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        classes=10,
+    )
+    return reference, load(reference)
+
+
 def main() -> None:
     known = arms()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,14 +64,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    reference = NetworkRef(
-        ref="builtin/resnet20",
-        weights=str(data_folder() / "cifar10-resnet" / "resnet20-12fca82f.th"),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        classes=10,
-    )
-    teacher = load(reference)
+    reference, teacher = public_teacher()
     setting = Setting(
         teacher=reference,
         student="builtin/resnet8",

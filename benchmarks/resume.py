@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "resume.json"
-KILLS, KILLS_A_RUN = 21, 3
+# Those that fall while it trains are counted; those before and behind come on top.
+KILLS, KILLS_A_RUN = 20, 3
 STEPS, LINES = 120, 24
 
 
@@ -113,16 +114,17 @@ def killed_run(teacher: Path, out: Path, seed: int) -> list[dict[str, Any]]:
     """
     chance = random.Random(seed)
     told: list[dict[str, Any]] = []
-    while len(told) < KILLS_A_RUN:
-        process = start(teacher, out)
-        step = round(chance.uniform(reached(out) or -0.2 * STEPS, 1.1 * STEPS))
+    for moment in sorted(chance.uniform(-0.1, 1.1) for _ in range(KILLS_A_RUN)):
+        process, step = start(teacher, out), round(moment * STEPS)
         lives = wait_for(process, out, min(max(step, 0), STEPS))
         # A while of the start, of a step, or of what comes after the last.
         time.sleep(chance.uniform(0, 0.2 if 0 < step < STEPS else 3.0))
         if not lives or process.poll() is not None:
             break
         kill(process)
-        told.append({"aimed_at": step, "step": reached(out), "saved": saved(out)})
+        at, kept = reached(out), saved(out)
+        inside = at is not None and at < STEPS
+        told.append({"aimed_at": step, "step": at, "saved": kept, "while_training": inside})
     process.wait()
     if not (out / "recipe.toml").exists():
         learn(teacher, out, resume=True)
@@ -143,7 +145,7 @@ def measure(folder: Path) -> dict[str, Any]:
     teach(teacher)
     assert start(teacher, whole).wait() == 0
     runs: list[dict[str, Any]] = []
-    while sum(len(run["kills"]) for run in runs) < KILLS:
+    while sum(kill["while_training"] for run in runs for kill in run["kills"]) < KILLS:
         seed = len(runs)
         out = folder / f"killed-{seed}"
         kills = killed_run(teacher, out, seed)
@@ -160,6 +162,7 @@ def measure(folder: Path) -> dict[str, Any]:
         print(json.dumps(runs[-1]), flush=True)
     return {
         "kills": sum(len(run["kills"]) for run in runs),
+        "while_training": sum(kill["while_training"] for run in runs for kill in run["kills"]),
         "same_students": sum(run["same_student"] for run in runs),
         "of": len(runs),
         "runs": runs,

@@ -113,19 +113,36 @@ def _arms(result: Result) -> str:
     told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
     parts = [f"{', '.join(told)}."] if told else []
     for at, rows in groups.items():
+        curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
+        early = max(map(len, curves.values()))
+        timed = at.endswith("seconds")
         table = [
             [
                 row["arm"],
+                *(curves[row["arm"]] or ["—"] * early),
                 _accuracy(row),
                 _percent(row["agreement"]),
-                f"{row['steps']:,.0f}",
-                f"{row['seconds']:,.0f}",
+                *([f"{row['steps']:,.0f}"] if timed else []),
             ]
             for row in rows
         ]
-        heads = (f"at {at}" if at else "arm", "accuracy, %", "agreement", "steps", "seconds")
+        heads = [
+            f"at {at}" if at else "arm",
+            *(f"after {100 * (i + 1) / (early + 1):.0f} %" for i in range(early)),
+        ]
+        heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
         parts.append(_table(heads, table))
     return "\n\n".join(parts)
+
+
+def _curve(result: Result, at: str, arm: str) -> list[str]:
+    """Return the learning curve of an arm up to the end, in %, as means over its seeds."""
+    rows = [
+        row for row in result.get("rows", ()) if (str(row.get("at", "")), row["arm"]) == (at, arm)
+    ]
+    curves = [[point["accuracy"] for point in row.get("curve", ())][:-1] for row in rows]
+    whole = [curve for curve in curves if len(curve) == max(map(len, curves))]
+    return [f"{100 * statistics.mean(points):.1f}" for points in zip(*whole, strict=True)]
 
 
 def _digits(result: Result) -> str:
@@ -258,8 +275,19 @@ def _loop(result: Result) -> str:
 def _resume(result: Result) -> str:
     return (
         f"{result['of']} runs of {result['steps']} steps were killed {result['kills']} times at "
-        f"random instants and gone on with; {result['same_students']} of {result['of']} students "
+        f"random instants ({result['while_training']} of them between the first step and the "
+        f"last) and gone on with; {result['same_students']} of {result['of']} students "
         "are the same, byte for byte, as without a kill."
+    )
+
+
+def _pool_cost(result: Result) -> str:
+    pool = result["pool"]
+    return (
+        f"Drawing {pool['draws']:,} images, asking the teacher about them and keeping "
+        f"{pool['images']:,}: {result['fill_seconds']:.0f} seconds of one thread. A step of "
+        f"{result['batch_size']} images: {1000 * result['step_seconds']:.0f} milliseconds. Share "
+        f"of the pool in {result['steps']:,} steps: {_percent(result['share'])}."
     )
 
 
@@ -309,6 +337,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "shaders": _shaders,
     "loop": _loop,
     "resume": _resume,
+    "pool_cost": _pool_cost,
     "score_digits": _scored,
     "score_cifar10": _scored,
 }
