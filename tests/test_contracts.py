@@ -18,6 +18,7 @@ from understudy.fit import FitSettings
 from understudy.nets.boundary import BoundaryAttack
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
+from understudy.objectives.divergence import Divergence
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted, open_criterion
@@ -64,6 +65,7 @@ def wrapping_sources(inner: Source) -> dict[str, Source]:
 
 OBJECTIVES = {
     "soft-targets": SoftTargets(temperature=4.0),
+    "divergence": Divergence(form="jensen-shannon", share=0.3),
     "hard-labels": HardLabels(label_smoothing=0.1),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
 }

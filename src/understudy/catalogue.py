@@ -9,7 +9,7 @@ from typing import Any
 
 from understudy.cards import Card
 from understudy.checks import one_of
-from understudy.objectives import hard_labels, soft_targets, weighted
+from understudy.objectives import divergence, hard_labels, soft_targets, weighted
 from understudy.sources import (
     adversarial,
     augmentation,
@@ -81,6 +81,7 @@ WRAPPERS = (
 )
 OBJECTIVES = (
     _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
+    _objective("divergence", divergence.Divergence, "divergence", divergence.CARD),
     _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
     _objective("weighted", weighted.Weighted, "weighted"),
 )
