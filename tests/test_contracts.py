@@ -16,13 +16,24 @@ from tests import tiny
 from understudy import catalogue
 from understudy.fit import FitSettings
 from understudy.nets.boundary import BoundaryAttack
+from understudy.nets.convnet import ConvNet
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
+from understudy.nets.taps import Taps
 from understudy.objectives.divergence import Divergence
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted, open_criterion
-from understudy.protocols import Batch, InputContract, Site, Source, Stream, Trace, image_batch
+from understudy.protocols import (
+    Batch,
+    Criterion,
+    InputContract,
+    Site,
+    Source,
+    Stream,
+    Trace,
+    image_batch,
+)
 from understudy.recipe import Recipe, Stage, from_toml, to_toml
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import Augmented
@@ -280,54 +291,89 @@ def test_settings_of_an_objective_survive_replace_and_a_recipe_file(name):
     assert from_toml(to_toml(recipe)) == recipe
 
 
-@pytest.fixture
-def answers() -> tuple[Batch, Trace, Tensor]:
-    """A labelled batch, the teacher's answer to it, and the student's."""
+def staged_network(seed: int, width: int = 4) -> nn.Module:
+    """Three stages, for objectives that compare layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConvNet(width=width, classes=3, channels=1)
+
+
+@dataclass
+class Asked:
+    """An objective at work on a labelled batch: the two networks, and what they answered."""
+
+    student: nn.Module
+    teacher: nn.Module
+    batch: Batch
+    criterion: Criterion
+
+    def traces(self, order: Tensor | None = None) -> tuple[Trace, Trace, Batch]:
+        """Return both answers and the batch, with the samples in another order."""
+        order = torch.arange(8) if order is None else order
+        assert self.batch.labels is not None
+        assert self.batch.index is not None
+        turned = image_batch(
+            self.batch.images[order],
+            labels=self.batch.labels[order],
+            index=self.batch.index[order],
+        )
+        with Taps(self.student, self.criterion.taps.student) as taps:
+            ours = taps.trace(turned.images)
+        with Taps(self.teacher, self.criterion.taps.teacher) as taps, torch.no_grad():
+            return ours, taps.trace(turned.images), turned
+
+
+def asked(name: str) -> Asked:
     images = torch.rand(8, 1, 8, 8, generator=tiny.rng())
     labels = torch.randint(3, (8,), generator=tiny.rng())
-    with torch.no_grad():
-        taught = grey_network(0)(images)
-    student = grey_network(1)(images).detach().requires_grad_()
-    return image_batch(images, labels=labels), Trace(output=taught), student
+    batch = image_batch(images, labels=labels, index=torch.arange(8))
+    # In eval mode, so that an answer to an image is one whatever stands beside it.
+    student, teacher = staged_network(1).eval(), freeze(staged_network(0, width=6))
+    criterion = open_criterion(OBJECTIVES[name], student, teacher, batch, tiny.rng())
+    return Asked(student, teacher, batch, criterion)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_names_finite_scalars_the_same_each_time(name, answers):
-    batch, teacher, student = answers
-    criterion = open_criterion(OBJECTIVES[name], grey_network(1), None, batch, tiny.rng())
-    terms = criterion(Trace(output=student), teacher, batch)
-    again = open_criterion(OBJECTIVES[name], grey_network(1), None, batch, tiny.rng())
-    again.load_state_dict(saved(criterion.state_dict()))
-    assert_same(terms, again(Trace(output=student), teacher, batch))
+def test_an_objective_names_finite_scalars_the_same_each_time(name):
+    one, other = asked(name), asked(name)
+    other.criterion.load_state_dict(saved(one.criterion.state_dict()))
+    terms = one.criterion(*one.traces())
+    assert_same(terms, other.criterion(*other.traces()))
     assert terms
     assert all(value.shape == () and value.isfinite() for value in terms.values())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_pulls_the_student_and_nothing_else(name, answers):
-    batch, teacher, student = answers
-    teacher.output.requires_grad_()
-    before = copy.deepcopy((batch.images, batch.labels, student.detach()))
-    taught = teacher.output.detach().clone()
-    frozen = freeze(grey_network())
-    stands = standing(frozen)
-    criterion = open_criterion(OBJECTIVES[name], grey_network(1), frozen, batch, tiny.rng())
-    terms = criterion(Trace(output=student), Trace(output=teacher.output.detach()), batch)
+def test_an_objective_pulls_the_student_and_nothing_else(name):
+    one = asked(name)
+    stands = copy.deepcopy((standing(one.student), standing(one.teacher)))
+    ours, theirs, batch = one.traces()
+    before = copy.deepcopy((batch.images, batch.labels, ours.output.detach(), vars(theirs)))
+    terms = one.criterion(ours, theirs, batch)
     torch.stack(list(terms.values())).sum().backward()
-    assert student.grad is not None
-    assert student.grad.abs().sum() > 0
-    assert_same(before, (batch.images, batch.labels, student.detach()))
-    assert torch.equal(teacher.output.detach(), taught)
-    assert_same(stands, standing(frozen))
+    pulled = [p.grad.abs().sum() for p in one.student.parameters() if p.grad is not None]
+    assert sum(pulled) > 0
+    one.student.zero_grad()
+    assert_same(before, (batch.images, batch.labels, ours.output.detach(), vars(theirs)))
+    assert_same(stands, (standing(one.student), standing(one.teacher)))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_does_not_mind_the_order_of_its_samples(name, answers):
-    batch, teacher, student = answers
+def test_opening_an_objective_moves_neither_networks_nor_torchs_generator(name):
+    student, teacher = staged_network(1), freeze(staged_network(0))
+    images = torch.rand(2, 1, 8, 8, generator=tiny.rng())
+    batch = image_batch(images, labels=torch.tensor([0, 1]), index=torch.arange(2))
+    before = copy.deepcopy((standing(student), standing(teacher)))
+    global_state = torch.random.get_rng_state()
+    open_criterion(OBJECTIVES[name], student, teacher, batch, tiny.rng())
+    assert_same(before, (standing(student), standing(teacher)))
+    assert torch.equal(torch.random.get_rng_state(), global_state)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_does_not_mind_the_order_of_its_samples(name):
+    one, other = asked(name), asked(name)
     order = torch.randperm(8, generator=tiny.rng(3))
-    turned = image_batch(batch.images[order], labels=batch.labels[order])
-    criterion = open_criterion(OBJECTIVES[name], grey_network(1), None, batch, tiny.rng())
     torch.testing.assert_close(
-        criterion(Trace(output=student[order]), Trace(output=teacher.output[order]), turned),
-        criterion(Trace(output=student), teacher, batch),
+        other.criterion(*other.traces(order)), one.criterion(*one.traces()), rtol=1e-4, atol=1e-5
     )

@@ -27,7 +27,7 @@ from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
 from understudy.loading import rebuilds, resolve, save
 from understudy.nets.network import Network
-from understudy.objectives.weighted import open_criterion
+from understudy.objectives.weighted import notes_of, open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
 from understudy.protocols import Stream
@@ -114,15 +114,19 @@ def _run(
     opening = functools.partial(
         open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
     )
-    train = opening(recipe.stages[0], teacher, student, _stage_rng(recipe, 0))
+    compared: list[str] = []
+    train = opening(recipe.stages[0], teacher, student, _stage_rng(recipe, 0), say=compared.append)
     if processes.first:
-        conduct = _begun(recipe, folder, conduct, notes, saved=saved)
+        conduct = _begun(recipe, folder, conduct, [*notes, *compared], saved=saved)
     processes.agree(None)  # nobody goes on before the folder stands
     taught_by = "" if teacher is None else weights_digest(teacher)
     outcomes = []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
-            train = opening(stage, teacher, student, _stage_rng(recipe, i))
+            said = len(compared)
+            train = opening(stage, teacher, student, _stage_rng(recipe, i), say=compared.append)
+            for note in compared[said:] if processes.first else ():
+                conduct.say(note)
         outcomes.append(
             _train_in_folder(train, i, stage.fit.steps, folder, conduct, processes, taught_by)
         )
@@ -132,7 +136,9 @@ def _run(
     save(made, folder.path)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
-    return summarize(recipe, folder, outcomes, teacher, made, judges, audit=conduct.audit)
+    return summarize(
+        recipe, folder, outcomes, teacher, made, judges, compared=compared, audit=conduct.audit
+    )
 
 
 def _looked_up(
@@ -211,12 +217,14 @@ def open_stage(
     rng: torch.Generator,
     *,
     settings: FitSettings | None = None,
+    say: Callable[[str], None] = lambda _: None,
     **where: Any,
 ) -> Callable[..., Outcome]:
     """Return the training of `student` by one stage, ready to be called with keeper and journal.
 
     Args:
         settings: in place of the stage's own, for a part of a run.
+        say: is told what the objective has to say: which layers it compares.
         where: fields of the `Site` that a caller knows: rank, world, scratch.
     """
     site = site_of(student.contract, student, stage.fit, **where)
@@ -236,6 +244,8 @@ def open_stage(
         stream = stage.source.open(site, None, child(rng, "source"))
         example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
         criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
+    for note in notes_of(criterion):
+        say(note)
     return functools.partial(
         fit,
         student,

@@ -183,6 +183,14 @@ class Criterion(State, Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """A criterion with something to say before the first step: which layers it compares."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
 class Objective(Protocol):
     """What the student must match, where that takes connectors, taps or memory."""
 

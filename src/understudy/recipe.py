@@ -115,7 +115,8 @@ def replace_keys(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
     """Return the recipe with fields replaced by `KEY=VALUE` texts.
 
     A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
-    "fit.steps"), or a field that only one part has ("pool_size"). A value is TOML, or else text.
+    "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A value
+    is TOML, or else text.
     """
     return from_table(_assigned(recipe, assignments))
 
@@ -269,9 +270,11 @@ def _assigned(part: Any, assignments: Mapping[str, str]) -> Any:
 def _locate(table: Any, whole: Any, key: str) -> tuple[Any, str]:
     place, _, name = key.rpartition(".")
     found = []
+    kinds = {path: holder.get(KIND) for path, holder, _ in _parts(table, whole)}
     for path, holder, part in _parts(table, whole):
         names = {f.name for f in dataclasses.fields(part)}
-        called = {path, path.rpartition(".")[2], holder.get(KIND)}
+        holding, _, last = path.rpartition(".")
+        called = {path, last, holder.get(KIND), f"{kinds.get(holding)}.{last}"}
         if name in names and (not place or place in called):
             found.append((path, holder))
     exact = [holder for path, holder in found if path == place]

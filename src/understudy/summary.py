@@ -62,11 +62,13 @@ def summarize(
     judges: Dataset | None,
     *,
     audit: bool,
+    compared: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Judge the student, write what was found into the run's folder, and return the summary.
 
     Args:
         judges: labelled data to score on.
+        compared: what the objectives told before the first step.
         audit: whether the transfer set is scored, too.
     """
     last, outcome = recipe.stages[-1], outcomes[-1]
@@ -85,6 +87,7 @@ def summarize(
         "seed": recipe.seed,
         "class_names": student.contract.names,
         "warnings": [],
+        "compared": list(compared),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)

@@ -36,7 +36,10 @@ class ZeroPadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut; `downsample` is None for the identity."""
+    """Two 3 x 3 convolutions around a shortcut; `downsample` is None for the identity.
+
+    What goes into `relu` the last time is the block's answer before its activation.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, downsample: nn.Module | None
@@ -46,12 +49,14 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        hidden = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(hidden)) + shortcut)
+        hidden = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu(self.bn2(self.conv2(hidden)) + shortcut)
+        return out
 
 
 class CifarResNet(nn.Module):

@@ -5,7 +5,7 @@ would otherwise overwrite it, a ReLU after a tapped BatchNorm being the usual ca
 precision inside, a trace is float32, so that objectives need not care.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,8 @@ from understudy.nets.network import Network
 from understudy.protocols import Trace
 
 Precision = Literal["float32", "bfloat16"]
+# Behind a layer's name: what goes into it, in place of what comes out.
+INPUT = ":input"
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -25,11 +27,25 @@ def device_of(network: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def architecture(network: nn.Module) -> nn.Module:
+    """Return the module whose paths name the layers: the body of a `Network`, or itself."""
+    return network.body if isinstance(network, Network) else network
+
+
+def layers_where(
+    network: nn.Module, predicate: Callable[[str, nn.Module], bool]
+) -> tuple[str, ...]:
+    """Return the names of the layers for which `predicate(name, layer)` holds, in their order."""
+    named = architecture(network).named_modules()
+    return tuple(name for name, layer in named if name and predicate(name, layer))
+
+
 class Taps:
     """Traces a network's calls: its output and the outputs of the layers named.
 
-    Names are dotted module paths of the architecture (of `Network.body`, where it is one). Use as
-    a context manager or call `close`; no hook stays behind.
+    Names are dotted module paths of the architecture (of `Network.body`, where it is one);
+    "NAME:input" is what goes into a layer, its first argument. Of a layer that is called several
+    times the last call counts. Use as a context manager or call `close`; no hook stays behind.
 
     Raises:
         ValueError: if a name is not a layer of the network.
@@ -41,24 +57,31 @@ class Taps:
         self.network = network
         self._autocast = precision == "bfloat16"
         self._device = device_of(network).type
-        root = network.body if isinstance(network, Network) else network
-        layers = dict(root.named_modules())
+        layers = dict(architecture(network).named_modules())
         self._names = tuple(names)
         self._seen: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         for name in names:
-            one_of("layer to tap", name, layers)
-        for name in names:
-            self._handles.append(layers[name].register_forward_hook(self._catcher(name)))
+            one_of("layer to tap", name.removesuffix(INPUT), layers)
+        for name in dict.fromkeys(names):
+            self._handles.append(self._hooked(name, layers[name.removesuffix(INPUT)]))
 
-    def _catcher(self, name: str) -> Any:
-        def catch(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                kind = type(output).__name__
+    def _hooked(self, name: str, layer: nn.Module) -> RemovableHandle:
+        def keep(value: Any) -> None:
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
                 raise TypeError(f"the tapped layer '{name}' answers with {kind}, not a tensor")
-            self._seen[name] = output.clone()
+            self._seen[name] = value.clone()
 
-        return catch
+        def before(module: nn.Module, inputs: Any) -> None:
+            keep(inputs[0] if inputs else None)
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            keep(output)
+
+        if name.endswith(INPUT):
+            return layer.register_forward_pre_hook(before)
+        return layer.register_forward_hook(after)
 
     def trace(self, inputs: Any) -> Trace:
         """Call the network once and return what it answered."""

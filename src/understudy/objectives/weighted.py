@@ -17,6 +17,7 @@ from understudy.protocols import (
     Objective,
     StatelessObjective,
     TapNames,
+    Telling,
     Terms,
     Trace,
 )
@@ -60,6 +61,11 @@ def open_criterion(
     return Stateless(objective)
 
 
+def notes_of(criterion: Criterion) -> tuple[str, ...]:
+    """Return what a criterion tells before the first step; most tell nothing."""
+    return criterion.notes if isinstance(criterion, Telling) else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
     """Objective: a weighted sum of others."""
@@ -96,6 +102,10 @@ class WeightedCriterion:
             student=tuple(dict.fromkeys(name for tap in taps for name in tap.student)),
             teacher=tuple(dict.fromkeys(name for tap in taps for name in tap.teacher)),
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for _, part in self._parts for note in notes_of(part))
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for _, part in self._parts for parameter in part.parameters())

@@ -85,6 +85,7 @@ class Summary:
     class_names: tuple[str, ...] | None = None
     arms: tuple[Arm, ...] | None = None
     warnings: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
