@@ -17,11 +17,13 @@ from understudy import catalogue
 from understudy.fit import FitSettings
 from understudy.nets.boundary import BoundaryAttack
 from understudy.nets.convnet import ConvNet
+from understudy.nets.generators import GeneratorPlan
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Taps
 from understudy.objectives.divergence import Divergence
 from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted, open_criterion
 from understudy.protocols import (
@@ -38,6 +40,8 @@ from understudy.recipe import Recipe, Stage, from_toml, to_toml
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
+from understudy.sources.collapse import CollapseCheck
+from understudy.sources.dfad import Dfad
 from understudy.sources.flat import Flat
 from understudy.sources.leaves import Leaves
 from understudy.sources.matched import Matched
@@ -50,6 +54,9 @@ from understudy.verbs.doctor import doctor
 
 SHADER = "void main() { gl_FragColor = vec4(fract(sin(gl_FragCoord.xyx + time)), 1.0); }"
 ATTACK = BoundaryAttack(num_steps=4)
+GENERATOR = GeneratorPlan(latent=8, width=4)
+# On teachers that know nothing every generator ends in one class.
+UNWATCHED = CollapseCheck(every=0)
 COLOUR = InputContract(size=(16, 12), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=3)
 
 
@@ -61,6 +68,7 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "noise": Noise(),
         "flat": Flat(gradient=True),
         "surrogate": Surrogate(data="builtin/digits"),
+        "dfad": Dfad(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
     }
 
 
@@ -77,6 +85,7 @@ def wrapping_sources(inner: Source) -> dict[str, Source]:
 OBJECTIVES = {
     "soft-targets": SoftTargets(temperature=4.0),
     "divergence": Divergence(form="jensen-shannon", share=0.3),
+    "logit-l1": LogitL1(),
     "hard-labels": HardLabels(label_smoothing=0.1),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
 }

@@ -9,11 +9,12 @@ from typing import Any
 
 from understudy.cards import Card
 from understudy.checks import one_of
-from understudy.objectives import divergence, hard_labels, soft_targets, weighted
+from understudy.objectives import divergence, hard_labels, logit_l1, soft_targets, weighted
 from understudy.sources import (
     adversarial,
     augmentation,
     balanced,
+    dfad,
     flat,
     leaves,
     matched,
@@ -54,6 +55,12 @@ def _source(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
     return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
 
 
+def _recipe_source(name: str, settings: type, file: str, card: Card) -> Entry:
+    """A source that is a recipe of the same name, with an objective and a loop of its own."""
+    verb = f"distill --method {name}"
+    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+
+
 def _wrapper(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
     verb = f"distill --set {name}.FIELD=VALUE"
     return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
@@ -71,6 +78,7 @@ SOURCES = (
     _source("noise", noise.Noise, "noise", noise.CARD),
     _source("flat", flat.Flat, "flat", flat.CARD),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
+    _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
 )
 WRAPPERS = (
     _wrapper("matched", matched.Matched, "matched", matched.CARD),
@@ -82,6 +90,7 @@ WRAPPERS = (
 OBJECTIVES = (
     _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
     _objective("divergence", divergence.Divergence, "divergence", divergence.CARD),
+    _objective("logit-l1", logit_l1.LogitL1, "logit_l1", logit_l1.CARD),
     _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
     _objective("weighted", weighted.Weighted, "weighted"),
 )

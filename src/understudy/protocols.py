@@ -164,6 +164,18 @@ def innermost(source: Source) -> Source:
     return source
 
 
+@runtime_checkable
+class OptimisedSource(Source, Protocol):
+    """A source whose images are found by optimisation, often against the student itself.
+
+    Held-out ones would cost as much as those of the run, and a generator that has seen the student
+    has none: student and teacher are compared on a fixed set of shader images instead.
+    """
+
+    @property
+    def optimises(self) -> Literal["images", "generator"]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TapNames:
     """Which layers a criterion wants to see, by dotted module path, on either side."""

@@ -15,6 +15,7 @@ from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Precision
 from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import InputContract, Source
 from understudy.recipe import Recipe, Stage
@@ -22,6 +23,7 @@ from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
+from understudy.sources.dfad import Dfad
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.shaders import Shaders
@@ -123,6 +125,60 @@ def surrogate_kd(
     return replace(recipe, method="surrogate-kd" if named else "custom", stages=(stage,))
 
 
+def dfad(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """A generator that plays against the student; both go by the logits' absolute difference.
+
+    Fang et al.: arXiv:1912.11006, their CIFAR setting; the student's cosine is ours.
+    """
+    _refuse_parts("dfad", without)
+    stage = Stage(
+        source=base if base is not None else Dfad(),
+        objective=LogitL1(),
+        # Half precision rounds logits by as much as the two differ in the end.
+        fit=FitSettings(nesterov=False, warmup=0.0),
+    )
+    return _of_method("dfad", base, teacher, student, stage, seed=seed, device=device)
+
+
+def _refuse_parts(method: str, without: Collection[str]) -> None:
+    if without:
+        raise ValueError(
+            f"the recipe {method} has no part '{next(iter(without))}' to leave out; "
+            "change its settings with --set"
+        )
+
+
+def _of_method(
+    method: str,
+    base: Source | None,
+    teacher: NetworkRef,
+    student: NetworkRef,
+    stage: Stage,
+    *,
+    seed: int,
+    device: str,
+) -> Recipe:
+    """Return the recipe of one stage; with images of one's own it is another method."""
+    return Recipe(
+        verb="distill",
+        method=method if base is None else "custom",
+        teacher=teacher,
+        student=student,
+        stages=(stage,),
+        seed=seed,
+        device=device,
+    )
+
+
 def supervised(
     student: NetworkRef, data: str, contract: InputContract, *, seed: int = 0, device: str = "auto"
 ) -> Recipe:
@@ -144,4 +200,8 @@ def supervised(
     return Recipe(verb="train", method="supervised", student=student, stages=(stage,), seed=seed)
 
 
-METHODS: dict[str, Callable[..., Recipe]] = {"shader-kd": shader_kd, "surrogate-kd": surrogate_kd}
+METHODS: dict[str, Callable[..., Recipe]] = {
+    "shader-kd": shader_kd,
+    "surrogate-kd": surrogate_kd,
+    "dfad": dfad,
+}

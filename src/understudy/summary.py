@@ -28,11 +28,13 @@ from understudy.nets.network import Network, count_parameters, freeze
 from understudy.nets.taps import device_of
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Finding, innermost
+from understudy.protocols import Finding, OptimisedSource, Source, innermost
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
+from understudy.sources.matched import Matched
+from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 from understudy.spine import site_of
 from understudy.tasks.classification import Classification
@@ -41,6 +43,8 @@ from understudy.tasks.classification import Classification
 _HELD_OUT = 2048
 _SAMPLES = 48
 _SCORED = 1024
+# Of the fixed shader set, the same for all runs.
+_FIXED_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,8 @@ def summarize(
         "final_terms": outcome.terms,
         "seed": recipe.seed,
         "class_names": student.contract.names,
-        "warnings": [],
         "compared": list(compared),
+        "warnings": _warnings(outcomes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
@@ -103,8 +107,10 @@ def summarize(
             "agreement_count": score.count,
             "agreement_on": held_out.on,
         }
-        write_whole(folder.file("samples.npz"), _samples(held_out))
-        if audit:
+        # What a game with the student showed is gone with it, and is neither sampled nor scored.
+        if not isinstance(innermost(last.source), OptimisedSource):
+            write_whole(folder.file("samples.npz"), _samples(held_out))
+        if audit and not isinstance(innermost(last.source), OptimisedSource):
             found = score_stage(last, teacher, recipe.seed)
             write_json(folder.file("findings.json"), [finding_json(found)])
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
@@ -134,13 +140,18 @@ def temperature_of(objective: AnyObjective) -> float:
 def answer_held_out(
     stage: Stage, seed: int, teacher: Network, student: Network, count: int = _HELD_OUT
 ) -> HeldOut:
-    """Return both networks' answers on images the student never saw."""
+    """Return both networks' answers on images the student never saw.
+
+    They are held out of what the stage shows; for images found by optimisation they are a fixed
+    set of shader images at the contract's mean and deviation.
+    """
+    source, seed = _judging(stage.source, seed)
     settings = dataclasses.replace(stage.fit, batch_size=min(256, count))
     steps = -(-count // settings.batch_size)
     site = site_of(student.contract, student, settings, split="held_out")
     rng = from_seed(child_seed(seed, "held_out"))
     asked = freeze(teacher)
-    stream = stage.source.open(dataclasses.replace(site, steps=steps), asked, rng)
+    stream = source.open(dataclasses.replace(site, steps=steps), asked, rng)
     images, answers = [], []
     for step in range(steps):
         batch = stream.draw(step, student)
@@ -175,8 +186,24 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name != "pictures"}
 
 
+def _judging(source: Source, seed: int) -> tuple[Source, int]:
+    """Return the source of the held-out images, and its seed."""
+    if isinstance(innermost(source), OptimisedSource):
+        return Matched(source=Shaders()), _FIXED_SEED
+    return source, seed
+
+
+def _warnings(outcomes: Sequence[Outcome]) -> list[str]:
+    restarts = [part.terms.get("facts", {}).get("generator_restarts", 0) for part in outcomes]
+    if not any(restarts):
+        return []
+    return ["The generator collapsed while the student learnt, and was started afresh."]
+
+
 def _held_out_name(stage: Stage) -> str:
     source = innermost(stage.source)
+    if isinstance(source, OptimisedSource):
+        return "a fixed set of shader images; none of what was shown could be held out"
     if isinstance(source, Surrogate):
         return "images of the transfer set kept apart by their hash, as fed"
     name = kind_of(type(source)) or type(source).__name__

@@ -1,0 +1,54 @@
+"""What a generator shows in the course of its game with a student."""
+
+import torch
+from drawing import digits_teacher, label, picture, plain, site, tile
+
+from understudy.fit import FitSettings, fit
+from understudy.loading import load
+from understudy.nets.generators import GeneratorPlan
+from understudy.nets.references import NetworkRef
+from understudy.objectives.logit_l1 import LogitL1
+from understudy.protocols import Batch
+from understudy.seeding import from_seed
+from understudy.sources.dfad import Dfad
+from understudy.spine import open_distillation
+
+COLUMNS, STEPS = 10, 400
+SHOWN = (0, 100, 399)
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    student = load(NetworkRef(ref="builtin/convnet-8"), like=teacher.contract, rng=from_seed(0))
+    settings = FitSettings(steps=STEPS, batch_size=64, nesterov=False, warmup=0.0)
+    stream, criterion = open_distillation(
+        student,
+        teacher,
+        Dfad(generator=GeneratorPlan(width=16)),
+        LogitL1(),
+        settings=settings,
+        site=site(teacher.contract, 64, steps=STEPS),
+        rng=from_seed(0),
+    )
+    rows: dict[str, torch.Tensor] = {}
+    draw = stream.draw
+
+    def seen(step: int, network: torch.nn.Module | None) -> Batch:
+        batch = draw(step, network)
+        if step in SHOWN:
+            rows[f"step {step}"] = batch.images[:COLUMNS].clone()
+        return batch
+
+    stream.draw = seen  # type: ignore[method-assign]
+    fit(student, stream, criterion, settings=settings, rng=from_seed(0))
+    with picture("dfad", 64 * len(rows), colours=64, scale=1.2) as figure:
+        grid = figure.subplots(len(rows), COLUMNS)
+        for row, (name, images) in zip(grid, rows.items(), strict=True):
+            for axes, image in zip(row, images, strict=True):
+                tile(axes, image)
+                plain(axes)
+            label(row[0], name)
+
+
+if __name__ == "__main__":
+    main()
