@@ -93,8 +93,8 @@ class Generator(nn.Module):
         self, codes: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Return what the last convolution gives, at the size of the images."""
-        x = self.first(codes).unflatten(1, (-1, *self.grid))
-        x = self.last(self.blocks(self.first_bn(x)))
+        start = self.first(codes).unflatten(1, (-1, *self.grid))
+        x: Tensor = self.last(self.blocks(self.first_bn(start)))
         height, width = self.size
         top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
         return x[:, :, top : top + height, left : left + width].contiguous()
