@@ -157,8 +157,8 @@ def _shorter(words: list[str]) -> list[str]:
         return ["--count", str(IMAGES)]
     if words[1] not in ("distill", "train") or "--recipe" in words:
         return []
-    programs = [] if "--transfer" in words or words[1] == "train" else ["--set", "num_programs=8"]
-    return ["--batch-size", "16", *programs]
+    drawn = words[1] == "distill" and not {"--transfer", "--method"} & set(words)
+    return ["--batch-size", "16", *(["--set", "num_programs=8"] if drawn else [])]
 
 
 def commands(body: str) -> Iterator[tuple[str, list[str]]]:

@@ -47,6 +47,7 @@ from understudy.sources.leaves import Leaves
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.noise import Noise
+from understudy.sources.rdskd import Rdskd
 from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
@@ -68,6 +69,9 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "noise": Noise(),
         "flat": Flat(gradient=True),
         "surrogate": Surrogate(data="builtin/digits"),
+        "rdskd": Rdskd(
+            generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
+        ),
         "dfad": Dfad(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
     }
 

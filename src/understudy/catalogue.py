@@ -20,6 +20,7 @@ from understudy.sources import (
     matched,
     mixing,
     noise,
+    rdskd,
     shader_files,
     shaders,
     surrogate,
@@ -79,6 +80,7 @@ SOURCES = (
     _source("flat", flat.Flat, "flat", flat.CARD),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
+    _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
 )
 WRAPPERS = (
     _wrapper("matched", matched.Matched, "matched", matched.CARD),

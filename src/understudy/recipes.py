@@ -26,6 +26,7 @@ from understudy.sources.balanced import Balanced
 from understudy.sources.dfad import Dfad
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
+from understudy.sources.rdskd import Rdskd
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 
@@ -149,6 +150,36 @@ def dfad(
     return _of_method("dfad", base, teacher, student, stage, seed=seed, device=device)
 
 
+def rdskd(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """A generator trained on the teacher alone, then a student on its images; T = 10, Adam.
+
+    Han et al.: arXiv:2011.03749; the cosine is ours.
+    """
+    _refuse_parts("rdskd", without)
+    stage = Stage(
+        source=base if base is not None else Rdskd(),
+        objective=SoftTargets(temperature=10.0),
+        fit=FitSettings(
+            batch_size=512,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.0,
+            warmup=0.0,
+            precision=fast_precision(device),
+        ),
+    )
+    return _of_method("rdskd", base, teacher, student, stage, seed=seed, device=device)
+
+
 def _refuse_parts(method: str, without: Collection[str]) -> None:
     if without:
         raise ValueError(
@@ -204,4 +235,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "shader-kd": shader_kd,
     "surrogate-kd": surrogate_kd,
     "dfad": dfad,
+    "rdskd": rdskd,
 }

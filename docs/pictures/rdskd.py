@@ -1,0 +1,39 @@
+"""What generators show that were trained with one, two and all three of the losses."""
+
+from drawing import digits_teacher, label, picture, plain, site, tile
+
+from understudy.nets.generators import GeneratorPlan
+from understudy.seeding import from_seed
+from understudy.sources.collapse import CollapseCheck
+from understudy.sources.rdskd import Rdskd
+
+COLUMNS, STEPS, BATCH = 10, 150, 64
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    losses = {
+        "sure": {"class_diversity": 0.0, "sample_diversity": 0.0},
+        "and of all classes": {"sample_diversity": 0.0},
+        "and unlike": {},
+    }
+    with picture("rdskd", 64 * len(losses), colours=64, scale=1.2) as figure:
+        grid = figure.subplots(len(losses), COLUMNS)
+        for row, (name, without) in zip(grid, losses.items(), strict=True):
+            source = Rdskd(
+                generator=GeneratorPlan(latent=100, width=16),
+                generator_steps=STEPS,
+                generator_batch=BATCH,
+                collapse=CollapseCheck(every=0),
+                **without,
+            )
+            place = site(teacher.contract, COLUMNS)
+            images = source.open(place, teacher, from_seed(0)).draw(0, None).images
+            for axes, image in zip(row, images, strict=True):
+                tile(axes, image)
+                plain(axes)
+            label(row[0], name)
+
+
+if __name__ == "__main__":
+    main()

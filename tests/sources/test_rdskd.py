@@ -1,0 +1,238 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests import tiny
+from tests.tiny import rng, site
+from understudy.nets.generators import GeneratorPlan
+from understudy.nets.network import freeze
+from understudy.protocols import OptimisedSource
+from understudy.sources.collapse import CollapseCheck, CollapseError
+from understudy.sources.rdskd import (
+    Rdskd,
+    RdskdStream,
+    authenticity_loss,
+    class_diversity_loss,
+    exponential_penalty,
+    sample_diversity_loss,
+)
+
+LOGITS = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
+NEVER = CollapseCheck(every=0)
+
+
+def settings(**changes) -> Rdskd:
+    small = {
+        "generator": GeneratorPlan(latent=8, width=8),
+        "generator_steps": 4,
+        "generator_batch": 32,
+        "collapse": NEVER,
+    }
+    return Rdskd(**(small | changes))
+
+
+def opened(rdskd: Rdskd, teacher: nn.Module | None = None, seed: int = 0) -> RdskdStream:
+    where = site(batch_size=64, steps=1000)
+    return rdskd.open(where, freeze(teacher or tiny.network(0)), rng(seed))
+
+
+def test_the_losses_of_two_answers_by_hand():
+    assert authenticity_loss(LOGITS).mean().item() == pytest.approx(0.1832901, abs=1e-6)
+    assert class_diversity_loss(LOGITS).item() == pytest.approx(-0.5575223, abs=1e-6)
+    zero = torch.zeros(())
+    both = exponential_penalty(authenticity_loss(LOGITS).mean(), zero, 1.0)
+    both = both + exponential_penalty(class_diversity_loss(LOGITS), zero, 1.0)
+    assert both.item() == pytest.approx(1.7737889, abs=1e-6)
+    images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    assert sample_diversity_loss(images, LOGITS.softmax(1), "halves").item() == pytest.approx(
+        0.0170017, abs=1e-6
+    )
+
+
+@given(seed=st.integers(0, 50), classes=st.integers(2, 9))
+def test_class_diversity_lies_between_uniform_and_one_class(seed, classes):
+    logits = 5 * torch.randn(16, classes, generator=rng(seed), dtype=torch.float64)
+    loss = class_diversity_loss(logits).item()
+    assert -math.log(classes) <= loss <= 0
+    even = 1e3 * torch.eye(classes, dtype=torch.float64)
+    assert class_diversity_loss(even).item() == pytest.approx(-math.log(classes))
+    assert class_diversity_loss(even[:1]).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_authenticity_is_zero_of_the_sure_and_log_k_of_the_undecided():
+    assert authenticity_loss(torch.tensor([[1e3, 0.0, 0.0]])).item() == 0
+    assert authenticity_loss(torch.zeros(1, 7)).item() == pytest.approx(math.log(7))
+
+
+def test_at_its_reference_the_exponential_has_the_gradient_of_the_loss():
+    logits = LOGITS.clone().requires_grad_()
+    loss = class_diversity_loss(logits)
+    plain = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    at, above = (
+        torch.autograd.grad(
+            exponential_penalty(loss, loss.detach() - rise, 1.0), logits, retain_graph=True
+        )[0]
+        for rise in (0.0, math.log(2))
+    )
+    torch.testing.assert_close(at, plain, rtol=0, atol=0)
+    torch.testing.assert_close(above, 2 * plain)
+
+
+def test_exponents_are_clipped():
+    loss, zero = torch.tensor(80.0), torch.zeros(())
+    assert exponential_penalty(loss, zero, 1.0).item() == pytest.approx(math.exp(5))
+    assert exponential_penalty(-loss, zero, 1.0).item() == pytest.approx(math.exp(-5))
+
+
+@pytest.mark.parametrize("pairing", ["halves", "class"])
+def test_sample_diversity_minds_contrast_but_not_brightness(pairing):
+    images = torch.rand(8, 1, 4, 4, generator=rng())
+    answers = torch.randn(8, 2, generator=rng(1)).softmax(1)
+    loss = sample_diversity_loss(images, answers, pairing)
+    torch.testing.assert_close(sample_diversity_loss(images + 3, answers, pairing), loss)
+    torch.testing.assert_close(sample_diversity_loss(2 * images, answers, pairing), loss / 2)
+    same = answers[:1].expand(8, -1)
+    assert sample_diversity_loss(images, same, pairing) == 0
+
+
+@pytest.mark.parametrize("pairing", ["halves", "class"])
+def test_equal_images_give_a_finite_loss_and_no_gradient(pairing):
+    images = torch.zeros(8, 1, 4, 4, requires_grad=True)
+    answers = torch.randn(8, 2, generator=rng(1)).softmax(1)
+    loss = sample_diversity_loss(images, answers, pairing)
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, images)[0].abs().max() == 0
+
+
+def test_pairs_of_a_class_are_averaged_one_by_one():
+    images = torch.tensor([0.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1)
+    answers = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.7, 0.3]])
+    # 0 pairs with 3 over a distance of 2, 1 with 2 over a distance of 1
+    expected = (0.2 * math.sqrt(2) / 2 + 0.1 * math.sqrt(2) / 1) / 2
+    assert sample_diversity_loss(images, answers, "class").item() == pytest.approx(expected)
+    alone = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
+    assert sample_diversity_loss(images, alone, "class") == 0
+
+
+def test_references_are_renewed_at_the_second_step_of_an_epoch():
+    old = {"authenticity": torch.tensor(0.0), "class_diversity": torch.tensor(0.0)}
+    terms = {"authenticity": torch.tensor(1.0), "class_diversity": torch.tensor(-1.0)}
+    renewed = [settings(epoch=3).renewed(s, terms, old)["authenticity"].item() for s in range(6)]
+    assert renewed == [0, 1, 0, 0, 1, 0]
+
+
+def test_the_other_references_by_hand():
+    old = {"authenticity": torch.tensor(0.5), "class_diversity": torch.tensor(-2.0)}
+    terms = {"authenticity": torch.tensor(1.0), "class_diversity": torch.tensor(-1.0)}
+
+    def after(reference, step):
+        made = settings(reference=reference).renewed(step, terms, old)
+        return [made[name].item() for name in ("authenticity", "class_diversity")]
+
+    assert after("previous", 5) == [1.0, -1.0]
+    assert after("least", 5) == [0.5, -2.0]
+    assert after("least", 0) == after("average", 0) == [1.0, -1.0]
+    assert after("average", 5) == pytest.approx([0.55, -1.9])
+
+
+def test_a_weight_of_zero_leaves_a_term_out_and_the_sum_is_the_sum():
+    terms = dict.fromkeys(("authenticity", "class_diversity", "sample_diversity"), torch.ones(()))
+    zero = {"authenticity": torch.zeros(()), "class_diversity": torch.zeros(())}
+    assert settings().loss(terms, zero).item() == pytest.approx(2 * math.e + 1)
+    without = settings(class_diversity=0.0, sample_diversity=0.0)
+    assert without.loss(terms, zero).item() == pytest.approx(math.e)
+    plain = settings(combination="sum", class_diversity=10.0)
+    assert plain.loss(terms, zero).item() == pytest.approx(12)
+
+
+class Bright(nn.Module):
+    """Three classes by the mean grey of the image's three parts."""
+
+    def forward(self, images):
+        parts = images[:, 0, :6].unflatten(1, (3, 2)).mean((2, 3))
+        return 12 * parts
+
+
+def classes_of(stream: RdskdStream) -> torch.Tensor:
+    images = stream.draw(0, None).images
+    return Bright()(images).argmax(1).bincount(minlength=3) / len(images)
+
+
+def test_without_class_diversity_the_generator_loses_classes():
+    long = settings(generator_steps=80, learning_rate=1e-2)
+    whole = opened(long, Bright())
+    alone = opened(
+        settings(generator_steps=80, learning_rate=1e-2, class_diversity=0.0, sample_diversity=0.0),
+        Bright(),
+    )
+    assert classes_of(whole).amin() > 0.15
+    assert classes_of(alone).amin() < 0.02
+
+
+def test_the_generator_is_trained_once_and_frozen_from_then_on():
+    stream = opened(settings())
+    start = stream.state_dict()["generator"]
+    first = stream.draw(0, None)
+    trained = stream.state_dict()["generator"]
+    assert any(not torch.equal(start[name], trained[name]) for name in start)
+    assert first.facts["teacher_passes"] == 2 * 4 * 32 / 64
+    second = stream.draw(1, None)
+    torch.testing.assert_close(stream.state_dict()["generator"], trained, rtol=0, atol=0)
+    assert second.facts["teacher_passes"] == 0
+    assert not torch.equal(first.images, second.images)
+    assert {"authenticity", "class_diversity", "sample_diversity"} <= second.facts.keys()
+
+
+def test_the_images_of_a_trained_generator_are_like_those_it_was_trained_with():
+    stream = opened(settings(generator_steps=60))
+    images = stream.draw(0, None).images
+    generator = stream._generator.train()
+    batch = generator(generator.draw_codes(64, rng(7)))
+    assert images.mean().item() == pytest.approx(batch.mean().item(), abs=0.05)
+    assert images.std().item() == pytest.approx(batch.std().item(), abs=0.05)
+
+
+def test_a_short_run_trains_its_generator_less():
+    few = settings(steps_per_draw=2, generator_steps=100).open(
+        site(batch_size=32, steps=3), freeze(tiny.network(0)), rng()
+    )
+    assert few.draw(0, None).facts["teacher_passes"] == 2 * 6 * 32 / 32
+
+
+class Constant(nn.Module):
+    """Calls everything the first class, whatever it sees."""
+
+    def forward(self, images):
+        return torch.tensor([9.0, 0.0, 0.0]) + 0 * images.mean((1, 2, 3))[:, None]
+
+
+def test_a_generator_in_one_class_is_trained_afresh_once_and_then_refused():
+    stream = opened(settings(collapse=CollapseCheck(count=16)), Constant())
+    with (
+        pytest.warns(RuntimeWarning, match="calls 100% of its fresh images one class"),
+        pytest.raises(CollapseError, match="again after a fresh start"),
+    ):
+        stream.draw(0, None)
+
+
+def test_it_cannot_be_held_out_and_needs_a_teacher():
+    assert isinstance(Rdskd(), OptimisedSource)
+    with pytest.raises(ValueError, match="there is no teacher; use a source that needs none"):
+        Rdskd().open(site(), None, rng())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator_steps": 0}, "generator_steps must be positive, got 0"),
+        ({"generator_batch": 2}, "generator_batch must be at least 4, got 2"),
+        ({"authenticity": -1.0}, "authenticity must not be negative, got -1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**change)
