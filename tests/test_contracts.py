@@ -42,6 +42,7 @@ from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
 from understudy.sources.collapse import CollapseCheck
 from understudy.sources.dfad import Dfad
+from understudy.sources.fast_meta import FastMeta
 from understudy.sources.flat import Flat
 from understudy.sources.leaves import Leaves
 from understudy.sources.matched import Matched
@@ -71,6 +72,9 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "surrogate": Surrogate(data="builtin/digits"),
         "rdskd": Rdskd(
             generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
+        ),
+        "fast-meta": FastMeta(
+            generator=GENERATOR, inner_steps=2, warm_up=1, renew_every=2, collapse=UNWATCHED
         ),
         "dfad": Dfad(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
     }

@@ -15,6 +15,7 @@ from understudy.sources import (
     augmentation,
     balanced,
     dfad,
+    fast_meta,
     flat,
     leaves,
     matched,
@@ -81,6 +82,7 @@ SOURCES = (
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
     _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
+    _source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
 )
 WRAPPERS = (
     _wrapper("matched", matched.Matched, "matched", matched.CARD),

@@ -36,4 +36,6 @@ def borrowed(network: nn.Module, seed: int, *, evaluate: bool = False) -> Iterat
                 module.training = training
             with torch.no_grad():
                 for buffer, before in buffers:
-                    buffer.copy_(before)
+                    # Writing into one that did not change would spoil the graph for nothing.
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
