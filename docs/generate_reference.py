@@ -116,6 +116,16 @@ _MEANINGS = {
     ("Augmented", "source"): "whose images are changed.",
     ("Augmented", "augmentation"): "what may happen to an image; its settings stand below.",
     ("Augmentation", "operations"): "that may be drawn, of all those known.",
+    (
+        "CramerWoldPlan",
+        "architecture",
+    ): '"dense" or "convolutional"; for images below 16 pixels, or grey ones, dense.',
+    ("CramerWoldPlan", "channels"): "of the images, 1 or 3.",
+    ("GeneratorRecipe", "verb"): "what a file of this recipe is for.",
+    ("GeneratorRecipe", "method"): "the published recipe it follows.",
+    ("GeneratorRecipe", "seed"): "of all that is random.",
+    ("GeneratorRecipe", "device"): "cpu, cuda, or auto.",
+    ("GeneratorRecipe", "skip_bad"): "leave unreadable files out and count them.",
     ("Mixed", "source"): "whose images are mixed.",
     ("Mixed", "blend"): '"mixup" or "cutmix".',
     ("Adversarial", "source"): "whose images are attacked.",
@@ -174,6 +184,7 @@ _NEEDS = {
     "gradients": "**gradients** through the teacher, down to the image",
     "weights": "the teacher's **weights** themselves",
     "inputs": "the teacher's **input** contract: mean and standard deviation",
+    "images": "**images** of some kind to learn from, once",
     "labels": "**labels** of the images shown, or the teacher's own in their place",
 }
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from tests import tiny
 from understudy import catalogue
+from understudy.data.generator_file import generator_files
 from understudy.fit import FitSettings
 from understudy.nets.boundary import BoundaryAttack
 from understudy.nets.convnet import ConvNet
+from understudy.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
 from understudy.nets.generators import GeneratorPlan
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
@@ -44,6 +46,7 @@ from understudy.sources.collapse import CollapseCheck
 from understudy.sources.dfad import Dfad
 from understudy.sources.fast_meta import FastMeta
 from understudy.sources.flat import Flat
+from understudy.sources.lcw import Lcw
 from understudy.sources.leaves import Leaves
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
@@ -69,6 +72,7 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "leaves": Leaves(),
         "noise": Noise(),
         "flat": Flat(gradient=True),
+        "lcw": Lcw(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
         "rdskd": Rdskd(
             generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
@@ -78,6 +82,14 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         ),
         "dfad": Dfad(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
     }
+
+
+def untrained_generator(folder: Path) -> str:
+    plan = CramerWoldPlan(width=16, hidden=16)
+    state = CramerWoldGenerator(plan, num_codes=4).state_dict()
+    for name, content in generator_files("lcw", dataclasses.asdict(plan), state).items():
+        (folder / name).write_bytes(content)
+    return str(folder)
 
 
 def wrapping_sources(inner: Source) -> dict[str, Source]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from understudy.verbs.score import score
     from understudy.verbs.synthesize import synthesize
     from understudy.verbs.train import train
+    from understudy.verbs.train_generator import train_generator
 
 _HOMES = {
     "Batch": "protocols",
@@ -44,6 +45,7 @@ _HOMES = {
             "score",
             "synthesize",
             "train",
+            "train_generator",
         )
     },
 }
@@ -65,6 +67,7 @@ __all__ = [
     "score",
     "synthesize",
     "train",
+    "train_generator",
 ]
 
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Need = Literal[
-    "logits", "features", "batchnorm", "gradients", "weights", "inputs", "labels", "nothing"
+    "logits",
+    "features",
+    "batchnorm",
+    "gradients",
+    "weights",
+    "inputs",
+    "labels",
+    "images",
+    "nothing",
 ]
 
 

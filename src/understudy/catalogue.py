@@ -9,7 +9,14 @@ from typing import Any
 
 from understudy.cards import Card
 from understudy.checks import one_of
-from understudy.objectives import divergence, hard_labels, logit_l1, soft_targets, weighted
+from understudy.objectives import (
+    cramer_wold,
+    divergence,
+    hard_labels,
+    logit_l1,
+    soft_targets,
+    weighted,
+)
 from understudy.sources import (
     adversarial,
     augmentation,
@@ -17,6 +24,7 @@ from understudy.sources import (
     dfad,
     fast_meta,
     flat,
+    lcw,
     leaves,
     matched,
     mixing,
@@ -79,6 +87,13 @@ SOURCES = (
     _source("leaves", leaves.Leaves, "leaves", leaves.CARD),
     _source("noise", noise.Noise, "noise", noise.CARD),
     _source("flat", flat.Flat, "flat", flat.CARD),
+    Entry(
+        name="lcw",
+        room="sources/lcw",
+        verb="synthesize lcw --set generator=RUN",
+        card=cramer_wold.CARD,
+        settings=lcw.Lcw,
+    ),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
     _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),

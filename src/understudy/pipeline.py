@@ -128,7 +128,7 @@ def _run(
             for note in compared[said:] if processes.first else ():
                 conduct.say(note)
         outcomes.append(
-            _train_in_folder(train, i, stage.fit.steps, folder, conduct, processes, taught_by)
+            train_in_folder(train, i, stage.fit.steps, folder, conduct, processes, taught_by)
         )
     if not processes.first:
         return {}
@@ -294,7 +294,7 @@ def within_budget(
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
-def _train_in_folder(
+def train_in_folder(
     train: Callable[..., Outcome],
     stage: int,
     steps: int,
@@ -303,6 +303,12 @@ def _train_in_folder(
     processes: Team,
     taught_by: str,
 ) -> Outcome:
+    """Carry out one stage's training with checkpoints and a journal in the run's folder.
+
+    Args:
+        train: is called with a keeper and a journal.
+        taught_by: tells what the stage rests on; its checkpoint goes back to the same only.
+    """
     together = max(1, steps // 20) if processes.world > 1 else None
     keeper = FolderKeeper(
         folder,

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +25,9 @@ from understudy.objectives.weighted import AnyObjective
 from understudy.protocols import Objective, Rule, Source, StatelessObjective
 
 KIND = "kind"
+
+# A recipe, or the settings of another verb that are written the same way.
+Run = TypeVar("Run")
 
 
 class RecipeError(ValueError):
@@ -78,7 +81,7 @@ def to_table(part: Any) -> Any:
     return str(part) if isinstance(part, Path) else part
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: Any) -> str:
     """Return the recipe as TOML text that `from_toml` reads back to an equal recipe."""
     return tomli_w.dumps(to_table(recipe))
 
@@ -89,36 +92,44 @@ def from_toml(text: str) -> Recipe:
     Raises:
         RecipeError: names the key that is unknown, missing or ill-typed.
     """
+    return from_toml_as(Recipe, text)
+
+
+def from_toml_as(of: type[Run], text: str) -> Run:
+    """Return the settings of class `of` that a TOML text fills."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"not TOML: {error}") from error
-    return from_table(table)
+    return _from_table(of, table)
 
 
 def from_table(table: Mapping[str, Any]) -> Recipe:
     """Return the recipe of nested tables, as `to_table` makes them."""
-    recipe = _build(Recipe, table, "")
-    assert isinstance(recipe, Recipe)
-    return recipe
+    return _from_table(Recipe, table)
 
 
 def read(path: Path) -> Recipe:
     """Return the recipe in a file."""
+    return read_as(Recipe, path)
+
+
+def read_as(of: type[Run], path: Path) -> Run:
+    """Return the settings of class `of` in a file."""
     try:
-        return from_toml(path.read_text(encoding="utf-8"))
+        return from_toml_as(of, path.read_text(encoding="utf-8"))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def replace_keys(recipe: Recipe, assignments: Mapping[str, str]) -> Recipe:
+def replace_keys(recipe: Run, assignments: Mapping[str, str]) -> Run:
     """Return the recipe with fields replaced by `KEY=VALUE` texts.
 
     A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
     "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A value
     is TOML, or else text.
     """
-    return from_table(_assigned(recipe, assignments))
+    return _from_table(type(recipe), _assigned(recipe, assignments))
 
 
 def replace_fields(source: Source, assignments: Mapping[str, str]) -> Source:
@@ -128,7 +139,7 @@ def replace_fields(source: Source, assignments: Mapping[str, str]) -> Source:
     return made
 
 
-def differing_keys(one: Recipe, other: Recipe, *, but: tuple[str, ...] = ()) -> list[str]:
+def differing_keys(one: Run, other: Run, *, but: tuple[str, ...] = ()) -> list[str]:
     """Return the full paths at which two recipes differ, except those that end in one of `but`."""
     ours, theirs = dict(_leaves(to_table(one))), dict(_leaves(to_table(other)))
     paths = [*ours, *(path for path in theirs if path not in ours)]
@@ -141,6 +152,12 @@ _FAMILIES: dict[Any, str] = {
     StatelessObjective: "objective",
     Rule: "rule",
 }
+
+
+def _from_table(of: type[Run], table: Mapping[str, Any]) -> Run:
+    recipe = _build(of, table, "")
+    assert isinstance(recipe, of)
+    return recipe
 
 
 def _build(cls: type, table: Any, path: str) -> Any:

@@ -33,6 +33,7 @@ from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
+from understudy.sources.lcw import Lcw
 from understudy.sources.matched import Matched
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
@@ -171,7 +172,9 @@ def _manifest(recipe: Recipe, student: Network) -> dict[str, Any]:
     references = [part for part in (recipe.teacher, recipe.student) if part is not None]
     named = [name for part in references for name in (part.ref, part.weights)]
     sources = [stage.source for stage in recipe.stages]
-    named += [base.data for base in map(innermost, sources) if isinstance(base, Surrogate)]
+    for base in map(innermost, sources):
+        named += [base.data] if isinstance(base, Surrogate) else []
+        named += [base.generator] if isinstance(base, Lcw) else []
     return run_manifest(
         seeds={"run": recipe.seed},
         inputs=[name for name in (*named, recipe.eval) if name is not None],

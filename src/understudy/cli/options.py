@@ -90,6 +90,10 @@ def _method(text: str) -> str:
     return known("method", "methods", text)
 
 
+def _generator(text: str) -> str:
+    return known("generator", "generators", text)
+
+
 def _part(text: str) -> str:
     return known("part of the recipe", "parts", text)
 
@@ -117,6 +121,20 @@ Data = Annotated[
     typer.Option(
         metavar="DATA", help="Labelled images: a folder a class, SET, .npz or builtin/digits."
     ),
+]
+Generator = Annotated[
+    str,
+    typer.Argument(parser=_generator, metavar="METHOD", help=f"Of {_names('generators')}."),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA", help="Images to learn from: a folder, SET, .npz or builtin/digits."
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(min=1, max=3, metavar="N", help="1 or 3.", rich_help_panel=_NETWORK),
 ]
 Model = Annotated[str, typer.Option(help="REF of the network, or a run's folder.", metavar="REF")]
 Weights = Annotated[
@@ -208,6 +226,21 @@ Steps = Annotated[
         metavar="N",
         help=f"Optimizer steps (default {REFERENCE['steps']}).",
         rich_help_panel=_TRAINING,
+    ),
+]
+StageSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help=f"Optimizer steps of each stage (default {REFERENCE['steps']}).",
+        rich_help_panel=_TRAINING,
+    ),
+]
+StageBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=2, metavar="N", help="Images a step (default: as published).", rich_help_panel=_TRAINING
     ),
 ]
 Budget = Annotated[

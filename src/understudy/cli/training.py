@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
     app.command()(distill)
     app.command()(train)
+    app.command()(train_generator)
 
 
 def distill(
@@ -147,6 +148,66 @@ def train(
             watch=shown.watch,
         )
     _tell(summary, out, json=json)
+
+
+def train_generator(
+    method: o.Generator,
+    out: o.Out,
+    data: o.Images = None,
+    size: o.Size = None,
+    channels: o.Channels = None,
+    skip_bad: o.SkipBad = False,
+    steps: o.StageSteps = None,
+    budget: o.Budget = None,
+    batch_size: o.StageBatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
+    recipe: o.RecipeFile = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    tensorboard: o.TensorBoard = False,
+    json: o.Json = False,
+) -> None:
+    """Train a generator of images, from images that may be used once."""
+    _exclusive(steps=steps, budget=budget)
+    _needed(recipe, data=data)
+    from understudy.verbs.train_generator import train_generator as work
+
+    with progression() as shown:
+        summary = work(
+            method,
+            data,
+            out=out,
+            size=size,
+            channels=channels,
+            skip_bad=skip_bad,
+            recipe=recipe,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            set=dict(set_),
+            resume=resume,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    if json:
+        print_json(summary)
+        return
+    apart = summary["distances"]["codes"]
+    results.print(
+        f"codes      {apart['generated']:.4f} from held-out ones; training images' "
+        f"{apart['training']:.4f}, normal ones {apart['normal']:.4f}"
+    )
+    results.print(f"nearness   {summary['nearness']:.2f} of that of images not learned from")
+    results.print(f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s")
+    results.print(f"samples    {out / 'samples.png'}", markup=False)
 
 
 def _exclusive(**options: Any) -> None:

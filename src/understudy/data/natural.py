@@ -20,6 +20,7 @@ from understudy.protocols import InputContract
 _SAMPLE = 4096
 # Images without contrast still have to be divided by something.
 _SMALLEST_STD = 1e-3
+_ABSENT = "there is no '{}'; data are builtin/digits, a folder of images, a SET or a .npz"
 
 
 def natural_contract(spec: str | Path) -> InputContract:
@@ -49,6 +50,25 @@ def natural_contract(spec: str | Path) -> InputContract:
     )
 
 
+def natural_shape(spec: str | Path) -> tuple[int, int, int]:
+    """Return height, width and channels of the images themselves; no labels are needed.
+
+    Of a folder of image files the first one speaks for all.
+    """
+    path = Path(spec)
+    if str(spec).startswith("builtin/"):
+        return _shape(digits("train")[0])
+    if path.is_file() and path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return _shape(arrays["x"])
+    if path.is_dir() and is_begun(path):
+        return _shape(read_image_set(path).images)
+    if not path.is_dir():
+        raise ValueError(_ABSENT.format(spec))
+    with Image.open(list_images(find_split(path, "train"), False).paths[0]) as image:
+        return image.height, image.width, _channels(image)
+
+
 def _describe(spec: str) -> tuple[int, int, int, tuple[str, ...] | None, int]:
     if spec.startswith("builtin/"):
         pixels, _ = digits("train")
@@ -63,14 +83,16 @@ def _describe(spec: str) -> tuple[int, int, int, tuple[str, ...] | None, int]:
             raise ValueError(f"{path} has no labels.npy, so it has no labels")
         return (*_shape(found.images), None, _count(found.labels, path))
     if not path.is_dir():
-        raise ValueError(
-            f"there is no '{spec}'; data are builtin/digits, a folder of images, a SET or a .npz"
-        )
+        raise ValueError(_ABSENT.format(spec))
     listing = list_images(find_split(path, "train"), True)
     assert listing.folders is not None
     with Image.open(listing.paths[0]) as image:
-        channels = 1 if image.mode in ("1", "L", "I", "I;16") else 3
-        return image.height, image.width, channels, listing.folders, len(listing.folders)
+        shape = (image.height, image.width, _channels(image))
+    return (*shape, listing.folders, len(listing.folders))
+
+
+def _channels(image: Image.Image) -> int:
+    return 1 if image.mode in ("1", "L", "I", "I;16") else 3
 
 
 def _shape(images: np.ndarray) -> tuple[int, int, int]:

@@ -9,12 +9,14 @@ from torch import nn
 
 from understudy import catalogue
 from understudy.checks import one_of
+from understudy.data.generator_file import is_generator
 from understudy.loading import read_names, resolve
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, innermost
 from understudy.recipe import Recipe, replace_keys
+from understudy.sources.lcw import Lcw
 from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.surrogate import Surrogate
@@ -92,7 +94,7 @@ def open_network(
 
 
 def source_named(source: str | Source, *, labels: bool = False) -> Source:
-    """Return the source of a name of the catalogue, or of images or shaders on disk."""
+    """Return the source of a name of the catalogue, or of what lies on disk under it."""
     if not isinstance(source, str):
         return source
     made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
@@ -101,6 +103,8 @@ def source_named(source: str | Source, *, labels: bool = False) -> Source:
         assert isinstance(named, Source)
         return named
     path = Path(source)
+    if is_generator(path):
+        return Lcw(generator=source)
     if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
         return ShaderFiles(folder=path)
     if source.startswith("builtin/") or path.exists():

@@ -15,6 +15,7 @@ from understudy.fit import FitSettings
 from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS
 from understudy.verbs.naming import ON_DISK
+from understudy.verbs.train_generator import GENERATORS
 
 
 def reference() -> dict[str, Any]:
@@ -22,6 +23,7 @@ def reference() -> dict[str, Any]:
     fit = FitSettings()
     return {
         "methods": list(METHODS),
+        "generators": list(GENERATORS),
         "sources": [entry.name for entry in catalogue.SOURCES if entry.name not in ON_DISK],
         "objectives": [e.name for e in catalogue.OBJECTIVES if e.name != "weighted"],
         "parts": list(PARTS),

@@ -1,0 +1,195 @@
+"""What does a latent generator add to an auto-encoder's decoder, as images and as a transfer set?
+
+One decoder, four kinds of codes: made by the LCW generator, normal (the Cramer-Wold auto-encoder
+alone), of a Gaussian fitted to codes, and interpolated between codes of training images. Trained
+on the real images, and on as many shader images, which then stand in for them. Each arm is shown to
+a student as it is, at equal steps and with the same first weights; so are the sets themselves.
+
+The Frechet distance compares as many images of an arm as there are training images with the test
+images, in the last features of this benchmark's own teacher: of the kind of FID, but not
+comparable with FID.
+
+    python benchmarks/lcw.py --seeds 0 1 2
+    UNDERSTUDY_DATA=... python benchmarks/lcw.py --data cifar10 --steps 2000 --generator-steps 4000
+"""
+
+import argparse
+import functools
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from experiments import Arm, Setting, Table, print_table, run_arm, summarize
+from real_data import cifar10_folder, data_folder
+from understudy.audits.generated_images import frechet_distance
+from understudy.data.datasets import batches, open_data
+from understudy.loading import load
+from understudy.nets.network import Network, freeze
+from understudy.nets.references import NetworkRef
+from understudy.nets.taps import Taps
+from understudy.protocols import Site, Source
+from understudy.seeding import child_seed, from_seed
+from understudy.sources.lcw import Lcw
+from understudy.sources.surrogate import Surrogate
+from understudy.verbs.demo import BATCH, STUDENT, TEACHER, TEACHER_STEPS
+from understudy.verbs.synthesize import synthesize
+from understudy.verbs.train import train
+from understudy.verbs.train_generator import train_generator
+
+KINDS: tuple[Literal["generated", "normal", "gaussian", "interpolated"], ...] = (
+    *("generated", "normal", "gaussian", "interpolated"),
+)
+AS_DRAWN = ("matching", "balance", "augmentation", "mixup", "attack")
+# Enough for the covariance of the features; the digits are fewer.
+MOST_COMPARED = 5000
+AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The real data, who knows them, and where its last features are seen."""
+
+    name: str
+    data: str
+    teacher: NetworkRef
+    student: str
+    tap: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=500, help="of a student")
+    parser.add_argument("--generator-steps", type=int, default=800, help="of either stage")
+    parser.add_argument("--name", help="of the results file")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        task = cifar10() if given.data == "cifar10" else digits(folder)
+        told = {
+            "pair": f"{given.data} teacher -> {task.student}",
+            "generator_steps": given.generator_steps,
+            "steps": given.steps,
+            "batch_size": BATCH,
+        }
+        name = given.name or ("lcw" if given.data == "digits" else f"lcw_{given.data}")
+        table = Table(name, __doc__.splitlines()[0], told)
+        for seed in given.seeds:
+            measure(task, table, folder, seed, given.steps, given.generator_steps)
+    table.extend(frechet=spreads(table.rows, "frechet"))
+    print_table(summarize(table.rows, ("arm",)))
+    for arm, (mean, sd) in table.head["frechet"].items():
+        print(f"{arm:44}Frechet distance {mean:9.3f} +- {sd:.3f}")
+
+
+def digits(folder: Path) -> Task:
+    """Return the demonstration's pair, its teacher trained with seed 0."""
+    teacher = folder / "teacher"
+    if not teacher.exists():
+        train(TEACHER, "builtin/digits", out=teacher, steps=TEACHER_STEPS, batch_size=BATCH)
+    return Task(
+        name="digits",
+        data="builtin/digits:train",
+        teacher=NetworkRef(ref=str(teacher)),
+        student=STUDENT,
+        tap="bn3",
+    )
+
+
+def cifar10() -> Task:
+    """Return the public ResNet-20 with CIFAR-10's images."""
+    reference = NetworkRef(
+        ref="builtin/resnet20",
+        weights=str(data_folder() / "cifar10-resnet" / "resnet20-12fca82f.th"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        classes=10,
+    )
+    data = str(cifar10_folder())
+    return Task(
+        name="cifar10", data=data, teacher=reference, student="builtin/resnet8", tap="layer3"
+    )
+
+
+def measure(
+    task: Task, table: Table, folder: Path, seed: int, steps: int, generator_steps: int
+) -> None:
+    """Add the rows of one seed that are not there yet."""
+    teacher = load(task.teacher)
+    test = open_data(task.data.removesuffix(":train"), teacher.contract, split="test")
+    count = min(MOST_COMPARED, len(open_data(task.data, teacher.contract)))
+    shaders = str(folder / f"shaders-{seed}")
+    look = functools.partial(features, teacher=freeze(teacher), tap=task.tap)
+    real = torch.cat([look(images.float() / 255) for images, _ in batches(test, AT_ONCE)])
+    setting = Setting(teacher=task.teacher, student=task.student, batch_size=BATCH, assignments={})
+    for name, data in ((task.name, task.data), ("shaders", shaders)):
+        arms = {f"{name}: {kind}": kind for kind in KINDS}
+        if all(table.has(arm=arm, seed=seed) for arm in (name, *arms)):
+            continue
+        if data == shaders and not Path(shaders).exists():
+            contract = teacher.contract
+            shape: dict[str, Any] = {"size": contract.size, "channels": contract.channels}
+            synthesize("shaders", count=count, out=shaders, seed=seed, **shape)
+        run = folder / f"generator-{name}-{seed}"
+        made = train_generator(
+            "lcw", data, out=run, steps=generator_steps, seed=seed, overwrite=run.exists()
+        )
+        sources: dict[str, Source] = {name: Surrogate(data=data)}
+        sources |= {arm: Lcw(generator=str(run), codes=kind) for arm, kind in arms.items()}
+        for arm, source in sources.items():
+            if table.has(arm=arm, seed=seed):
+                continue
+            drawn = draw(source, teacher, count, seed)
+            row = run_arm(
+                Arm(name=arm, base=source, without=AS_DRAWN),
+                setting,
+                teacher,
+                test,
+                seed=seed,
+                steps=steps,
+            )
+            apart = torch.cat([look(part) for part in drawn.split(AT_ONCE)])
+            row |= {"frechet": frechet_distance(apart, real).item()}
+            row |= {"compared": count, "test_images": len(real), "nearness": made["nearness"]}
+            table.add(row, ("arm",))
+            print(
+                f"{arm} seed {seed}: {row['accuracy']:.2%}, Frechet distance {row['frechet']:.3f}",
+                flush=True,
+            )
+
+
+def draw(source: Source, teacher: Network, count: int, seed: int) -> Tensor:
+    """Return `count` images of a source as a student would see them first."""
+    site = Site(contract=teacher.contract, device=torch.device("cpu"), batch_size=AT_ONCE, steps=1)
+    stream = source.open(site, teacher, from_seed(child_seed(seed, "compared")))
+    parts = [stream.draw(step, None).images for step in range(-(-count // AT_ONCE))]
+    return torch.cat(parts)[:count]
+
+
+def features(images: Tensor, *, teacher: torch.nn.Module, tap: str) -> Tensor:
+    """Return the teacher's last features: rectified, and their mean over the image."""
+    with torch.no_grad(), Taps(teacher, (tap,)) as taps:
+        return taps.trace(images).taps[tap].relu().mean((2, 3))
+
+
+def spreads(rows: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of a figure for each arm."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row["arm"], []).append(row[key])
+    return {
+        arm: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        for arm, values in sorted(groups.items(), key=lambda group: statistics.mean(group[1]))
+    }
+
+
+if __name__ == "__main__":
+    main()
