@@ -6,6 +6,10 @@ import typer
 from tests.command import command
 from understudy import catalogue
 from understudy.cli.main import app
+from understudy.objectives.fit_nets import FitNets
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.srrl import Srrl
+from understudy.objectives.weighted import Weighted
 
 
 def test_every_name_is_given_once():
@@ -21,6 +25,15 @@ def test_a_kind_and_its_settings_find_each_other():
         for entry in entries:
             assert catalogue.settings_of(family, entry.name) is entry.settings
             assert catalogue.kind_of(entry.settings) == entry.name
+
+
+def test_an_objective_on_layers_alone_is_told_from_others():
+    hints, soft = FitNets(), SoftTargets()
+    assert catalogue.compares_layers_alone(hints)
+    assert catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (2.0, Srrl()))))
+    assert not catalogue.compares_layers_alone(soft)
+    assert not catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (1.0, soft))))
+    assert not catalogue.compares_layers_alone(object())
 
 
 def test_what_is_no_method_has_no_kind():

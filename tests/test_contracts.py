@@ -23,11 +23,26 @@ from understudy.nets.generators import GeneratorPlan
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Taps
+from understudy.objectives.attention_transfer import AttentionTransfer
+from understudy.objectives.correlation_congruence import CorrelationCongruence
+from understudy.objectives.crd import Crd
+from understudy.objectives.dist import Dist
 from understudy.objectives.divergence import Divergence
+from understudy.objectives.dkd import Dkd
+from understudy.objectives.fit_nets import FitNets
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.logit_l1 import LogitL1
+from understudy.objectives.logit_standardisation import LogitStandardisation
+from understudy.objectives.mlld import Mlld
+from understudy.objectives.nst import Nst
+from understudy.objectives.pkt import Pkt
+from understudy.objectives.review_kd import ReviewKd
+from understudy.objectives.rkd import Rkd
 from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.srrl import Srrl
+from understudy.objectives.vid import Vid
 from understudy.objectives.weighted import Weighted, open_criterion
+from understudy.objectives.wsld import Wsld
 from understudy.protocols import (
     Batch,
     Criterion,
@@ -107,6 +122,21 @@ OBJECTIVES = {
     "divergence": Divergence(form="jensen-shannon", share=0.3),
     "logit-l1": LogitL1(),
     "hard-labels": HardLabels(label_smoothing=0.1),
+    "dkd": Dkd(warmup_steps=4),
+    "dist": Dist(),
+    "wsld": Wsld(),
+    "logit-standardisation": LogitStandardisation(),
+    "mlld": Mlld(),
+    "fit-nets": FitNets(),
+    "attention-transfer": AttentionTransfer(),
+    "nst": Nst(),
+    "vid": Vid(),
+    "review-kd": ReviewKd(warmup_steps=4),
+    "srrl": Srrl(),
+    "rkd": Rkd(),
+    "pkt": Pkt(),
+    "correlation-congruence": CorrelationCongruence(),
+    "crd": Crd(num_negatives=64),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
 }
 SOURCES = [entry.name for entry in (*catalogue.SOURCES, *catalogue.WRAPPERS)]

@@ -174,3 +174,31 @@ def test_labels_are_mixed_in_where_the_user_has_them(tmp_path, labelled):
     run(out, transfer=str(labelled), labels=True, set={"fit.log_every": "1"})
     line = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert {"soft_targets", "hard_labels"} <= line.keys()
+
+
+def test_layers_that_are_compared_are_told_in_log_summary_and_report(tmp_path):
+    out, told = tmp_path / "run", []
+    summary = run(
+        out, objective=["fit-nets"], say=told.append, without=["balance", "attack"], set={}
+    )
+    line = "layers: student bn2 (6 x 4 x 4)  <- teacher bn2 (8 x 4 x 4)"
+    assert summary["compared"] == [line]
+    assert line in told
+    assert any("nothing trains the student's classifier" in note for note in told)
+    assert line in (out / "log.txt").read_text()
+    assert line.replace("<", "&lt;") in (out / "report.html").read_text()
+    assert b"adapter" not in weights(out)
+
+
+def test_a_run_on_layers_goes_on_with_the_same_bits(tmp_path):
+    options = {
+        "objective": ["soft-targets", "vid", "review-kd"],
+        "set": {"log_every": "1"},
+        "steps": 6,
+    }
+    options["without"] = ["balance", "attack"]
+    run(tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", **options, watch=kill_at(4), checkpoint_seconds=0.0)
+    run(tmp_path / "cut", **options, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")

@@ -5,6 +5,8 @@ import pytest
 from understudy import recipe as recipe_file
 from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
+from understudy.objectives.attention_transfer import AttentionTransfer
+from understudy.objectives.fit_nets import FitNets
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted
@@ -103,3 +105,13 @@ def test_differing_keys_are_full_paths():
     other = recipe_file.replace_keys(PLAIN, {"seed": "3", "distribution": "uniform"})
     assert set(differing_keys(PLAIN, other)) == {"seed", "stages.0.source.distribution"}
     assert differing_keys(PLAIN, other, but=("seed",)) == ["stages.0.source.distribution"]
+
+
+def test_the_layers_of_one_objective_of_a_sum_are_set_by_its_kind():
+    both = Weighted(terms=((1.0, FitNets()), (1.0, AttentionTransfer())))
+    recipe = dataclasses.replace(PLAIN, stages=(Stage(source=Noise(), objective=both),))
+    changed = recipe_file.replace_keys(recipe, {"fit-nets.layers.find": "last"})
+    (_, hints), (_, attention) = changed.stages[0].objective.terms
+    assert (hints.layers.find, attention.layers.find) == ("last", "stages")
+    with pytest.raises(RecipeError, match=r"'layers\.find' is ambiguous"):
+        recipe_file.replace_keys(recipe, {"layers.find": "last"})

@@ -21,7 +21,10 @@ from torch import Tensor
 from understudy.data.digits import digits
 from understudy.loading import load
 from understudy.nets.network import Network, freeze
-from understudy.protocols import InputContract, Site, Split
+from understudy.nets.taps import Taps
+from understudy.objectives.weighted import AnyObjective, open_criterion
+from understudy.protocols import Batch, Criterion, InputContract, Site, Split, Trace
+from understudy.seeding import from_seed
 from understudy.verbs.train import train
 
 HERE = Path(__file__).resolve().parent
@@ -121,6 +124,52 @@ def digits_teacher(steps: int = 600) -> Network:
     return _trained("builtin/digits", steps)
 
 
+def digits_pair(steps: int = 60) -> tuple[Network, Network, Tensor, Tensor]:
+    """Return teacher, a student of so many steps, frozen, and 60 digits with labels, by class."""
+    pixels, labels = digits("test")
+    first = torch.cat([(labels == digit).nonzero()[:6, 0] for digit in range(10)])
+    images = torch.as_tensor(pixels)[first].permute(0, 3, 1, 2).float() / 255
+    student = _trained("builtin/digits", steps, net="builtin/convnet-6")
+    return digits_teacher(), student, images, labels[first]
+
+
+def compared(
+    objective: AnyObjective,
+    student: Network,
+    teacher: Network,
+    batch: Batch,
+    *,
+    steps: int = 0,
+) -> tuple[Criterion, Trace, Trace]:
+    """Return an objective's criterion, its own layers trained for some steps, and both answers."""
+    criterion = open_criterion(objective, student, teacher, batch, from_seed(0))
+    with (
+        Taps(student, criterion.taps.student) as ours,
+        Taps(teacher, criterion.taps.teacher) as its,
+        torch.no_grad(),
+    ):
+        traces = ours.trace(batch.images), its.trace(batch.images)
+    if steps:
+        optimizer = torch.optim.Adam(criterion.parameters(), lr=0.01)
+        for _ in range(steps):
+            loss = torch.stack(list(criterion(*traces, batch).values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return criterion, *traces
+
+
+def matrix(axes: Axes, values: Tensor, title: str, below: str = "") -> None:
+    """Show a matrix, dark where it is large; without ticks or frame."""
+    axes.imshow(values.detach().numpy(), cmap="Blues", interpolation="nearest", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, loc="center", pad=3)
+    if below:
+        axes.set_xlabel(below, labelpad=3)
+
+
 def shares(classes: Tensor, num_classes: int) -> Sequence[float]:
     """Return which share of the answers each class has."""
     return (torch.bincount(classes, minlength=num_classes) / len(classes)).tolist()
@@ -136,10 +185,10 @@ def digits_in_colour(steps: int = 300) -> Network:
         return _trained(str(Path(folder) / "digits.npz"), steps)
 
 
-def _trained(data: str, steps: int) -> Network:
+def _trained(data: str, steps: int, net: str = "builtin/convnet-16") -> Network:
     with TemporaryDirectory() as folder:
         train(
-            "builtin/convnet-16",
+            net,
             data,
             out=Path(folder) / "teacher",
             steps=steps,

@@ -10,12 +10,27 @@ from typing import Any
 from understudy.cards import Card
 from understudy.checks import one_of
 from understudy.objectives import (
+    attention_transfer,
+    correlation_congruence,
     cramer_wold,
+    crd,
+    dist,
     divergence,
+    dkd,
+    fit_nets,
     hard_labels,
     logit_l1,
+    logit_standardisation,
+    mlld,
+    nst,
+    pkt,
+    review_kd,
+    rkd,
     soft_targets,
+    srrl,
+    vid,
     weighted,
+    wsld,
 )
 from understudy.sources import (
     adversarial,
@@ -111,6 +126,36 @@ OBJECTIVES = (
     _objective("divergence", divergence.Divergence, "divergence", divergence.CARD),
     _objective("logit-l1", logit_l1.LogitL1, "logit_l1", logit_l1.CARD),
     _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
+    _objective("dkd", dkd.Dkd, "dkd", dkd.CARD),
+    _objective("dist", dist.Dist, "dist", dist.CARD),
+    _objective("wsld", wsld.Wsld, "wsld", wsld.CARD),
+    _objective(
+        "logit-standardisation",
+        logit_standardisation.LogitStandardisation,
+        "logit_standardisation",
+        logit_standardisation.CARD,
+    ),
+    _objective("mlld", mlld.Mlld, "mlld", mlld.CARD),
+    _objective("fit-nets", fit_nets.FitNets, "fit_nets", fit_nets.CARD),
+    _objective(
+        "attention-transfer",
+        attention_transfer.AttentionTransfer,
+        "attention_transfer",
+        attention_transfer.CARD,
+    ),
+    _objective("nst", nst.Nst, "nst", nst.CARD),
+    _objective("vid", vid.Vid, "vid", vid.CARD),
+    _objective("review-kd", review_kd.ReviewKd, "review_kd", review_kd.CARD),
+    _objective("srrl", srrl.Srrl, "srrl", srrl.CARD),
+    _objective("rkd", rkd.Rkd, "rkd", rkd.CARD),
+    _objective("pkt", pkt.Pkt, "pkt", pkt.CARD),
+    _objective(
+        "correlation-congruence",
+        correlation_congruence.CorrelationCongruence,
+        "correlation_congruence",
+        correlation_congruence.CARD,
+    ),
+    _objective("crd", crd.Crd, "crd", crd.CARD),
     _objective("weighted", weighted.Weighted, "weighted"),
 )
 RECIPES = (
@@ -133,6 +178,14 @@ _KINDS: dict[str, dict[str, type]] = {
     )
 }
 _NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}
+
+
+def compares_layers_alone(objective: object) -> bool:
+    """Whether an objective says nothing about the answers, so that no classifier learns from it."""
+    if isinstance(objective, weighted.Weighted):
+        return all(compares_layers_alone(part) for _, part in objective.terms)
+    entry = next((e for e in OBJECTIVES if e.settings is type(objective)), None)
+    return entry is not None and entry.card.needs == ("features",)
 
 
 def settings_of(family: str, kind: str) -> type:

@@ -21,6 +21,7 @@ from torch import nn
 
 from understudy import recipe as recipe_file
 from understudy.budget import Clock, Lap, steps_within, time_steps
+from understudy.catalogue import compares_layers_alone
 from understudy.data.datasets import open_data
 from understudy.exports.programs import trace_program, write_program
 from understudy.fit import FitSettings, Outcome, fit
@@ -49,6 +50,10 @@ from understudy.summary import summarize
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
 FREE = ("eval", "fit.log_every")
+LAYERS_ALONE = (
+    "the objective compares layers alone: nothing trains the student's classifier; "
+    "add --objective soft-targets"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,8 @@ def _run(
             recipe.eval, student.contract, split="test", labels=True, skip_bad=conduct.skip_bad
         )
         notes += [f"--eval: {note}" for note in judges.notes]
+    if compares_layers_alone(recipe.stages[-1].objective):
+        notes.append(LAYERS_ALONE)
     if conduct.budget is not None and not saved:
         left = conduct.budget - (time.perf_counter() - began)
         recipe = within_budget(recipe, teacher, student, left, processes)

@@ -5,14 +5,14 @@ Label smoothing s replaces a one-hot label by (1 - s) onehot + s/C.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from understudy.cards import Card
-from understudy.checks import share
+from understudy.checks import one_of, share
 from understudy.protocols import Batch, Trace
 
 CARD = Card(
@@ -20,6 +20,34 @@ CARD = Card(
     "arXiv:1512.00567",
     needs=("labels",),
 )
+
+
+Whose = Literal["batch", "teacher"]
+
+
+def class_labels(
+    whose: Whose, teacher: Trace | None, batch: Batch, *, probabilities: bool = False
+) -> Tensor:
+    """Return the labels of the batch, or the teacher's top-1.
+
+    Args:
+        probabilities: hand on label probabilities as they are, in place of their top-1.
+
+    Raises:
+        ValueError: there are none; the message says the way out.
+    """
+    if whose == "teacher":
+        if teacher is None:
+            raise ValueError("hard labels of the teacher need a teacher; use of='batch'")
+        top: Tensor = teacher.output.argmax(-1)
+        return top
+    labels = batch.labels
+    if labels is None:
+        raise ValueError(
+            "hard labels need labels, but the transfer set brings none; "
+            "use a labelled set with --labels, or of='teacher'"
+        )
+    return labels.argmax(-1) if labels.is_floating_point() and not probabilities else labels
 
 
 def hard_label_loss(
@@ -36,21 +64,13 @@ class HardLabels:
     """Objective: cross-entropy. `of` says whose labels: the batch's own, or the teacher's top-1."""
 
     label_smoothing: float = 0.0
-    of: Literal["batch", "teacher"] = "batch"
+    of: Whose = "batch"
 
     def __post_init__(self) -> None:
         share("label_smoothing", self.label_smoothing)
+        one_of("labels", self.of, get_args(Whose))
 
     def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> dict[str, Tensor]:
-        labels = batch.labels
-        if self.of == "teacher":
-            if teacher is None:
-                raise ValueError("hard labels of the teacher need a teacher; use of='batch'")
-            labels = teacher.output.argmax(-1)
-        if labels is None:
-            raise ValueError(
-                "hard labels need labels, but the transfer set brings none; "
-                "use a labelled set with --labels, or of='teacher'"
-            )
+        labels = class_labels(self.of, teacher, batch, probabilities=True)
         loss = hard_label_loss(student.output.float(), labels, self.label_smoothing)
         return {"hard_labels": loss.mean()}

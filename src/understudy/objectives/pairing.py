@@ -111,6 +111,7 @@ class Compared(nn.Module):
         adapters: one for each pair, where the student's features are brought to the teacher's
             width; maps are brought to one size first.
         vectors: whether maps are averaged over their places.
+        resize: whether maps are brought to one size before an adapter.
     """
 
     def __init__(
@@ -120,19 +121,21 @@ class Compared(nn.Module):
         adapters: Sequence[nn.Module] = (),
         *,
         vectors: bool = False,
+        resize: bool = True,
     ) -> None:
         super().__init__()
         self.taps, self.notes = pairing.taps, pairing.notes
         self.adapters = nn.ModuleList(adapters)
         self._read = pairing.vectors if vectors else pairing.maps
         self._compare = compare
+        self._resize = resize and not vectors
 
     def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
         assert teacher is not None
         pairs = self._read(student, teacher)
         for i, adapter in enumerate(self.adapters):
             ours, theirs = pairs[i]
-            if ours.dim() == 4:
+            if self._resize:
                 ours, theirs = to_smaller(ours, theirs)
             pairs[i] = adapter(ours), theirs
         return self._compare(pairs)

@@ -1,0 +1,28 @@
+"""Which places excite the same channels: the matrices whose distance the loss is."""
+
+import torch.nn.functional as F
+from drawing import compared, digits_pair, matrix, picture, tile
+
+from understudy.objectives.nst import Nst
+from understudy.objectives.pairing import MIDDLE
+from understudy.protocols import image_batch
+
+
+def main() -> None:
+    teacher, student, images, _ = digits_pair()
+    criterion, ours, theirs = compared(Nst(layers=MIDDLE), student, teacher, image_batch(images))
+    (name,), (taught,) = criterion.taps.student, criterion.taps.teacher
+    with picture("nst", 200, colours=64) as figure:
+        grid = figure.subplots(1, 3)
+        tile(grid[0], images[0], "image")
+        for axes, features, who in (
+            (grid[1], theirs.taps[taught], "teacher"),
+            (grid[2], ours.taps[name], "student"),
+        ):
+            # sum of squared channel products = squared products of places (d = 2)
+            units = F.normalize(features[0].flatten(1), dim=1)
+            matrix(axes, units.T @ units / len(units), who, "16 x 16 places")
+
+
+if __name__ == "__main__":
+    main()

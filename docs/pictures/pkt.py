@@ -1,0 +1,20 @@
+"""How likely each of 60 digits, by class, picks each other one as its neighbour."""
+
+from drawing import compared, digits_pair, matrix, picture
+
+from understudy.objectives.pkt import Pkt, neighbour_probabilities
+from understudy.protocols import image_batch
+
+
+def main() -> None:
+    teacher, student, images, _ = digits_pair()
+    criterion, ours, theirs = compared(Pkt(), student, teacher, image_batch(images))
+    (name,), (taught,) = criterion.taps.student, criterion.taps.teacher
+    with picture("pkt", 250, colours=64) as figure:
+        axes = figure.subplots(1, 2)
+        matrix(axes[0], neighbour_probabilities(theirs.taps[taught]), "teacher", "60 images")
+        matrix(axes[1], neighbour_probabilities(ours.taps[name]), "student", "60 images")
+
+
+if __name__ == "__main__":
+    main()

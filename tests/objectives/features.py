@@ -1,0 +1,58 @@
+"""Pairs of networks that see the same images, for objectives that compare layers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.nets import builtin
+from understudy.nets.network import freeze
+from understudy.nets.taps import Taps
+from understudy.objectives.weighted import open_criterion
+from understudy.protocols import Batch, Criterion, Trace, image_batch
+
+IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
+BATCH = image_batch(IMAGES, labels=LABELS, index=torch.arange(6))
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    """Return seeded float64 numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def built(name: str, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return builtin.build(name, classes=5, size=(16, 16))
+
+
+def opened(objective: Any, student: nn.Module, teacher: nn.Module, seed: int = 0) -> Criterion:
+    rng = torch.Generator().manual_seed(seed)
+    return open_criterion(objective, student, freeze(teacher), BATCH, rng)
+
+
+def asked(
+    criterion: Criterion, student: nn.Module, teacher: nn.Module, batch: Batch = BATCH
+) -> dict[str, Tensor]:
+    """Return the terms of a criterion about what two networks say of a batch."""
+    with Taps(student, criterion.taps.student) as taps:
+        ours: Trace = taps.trace(batch.images)
+    with Taps(freeze(teacher), criterion.taps.teacher) as taps, torch.no_grad():
+        theirs = taps.trace(batch.images)
+    return criterion(ours, theirs, batch)
+
+
+def learns(objective: Any, student: str, teacher: str, steps: int = 12) -> tuple[float, float]:
+    """Return the loss of a pair before and after some steps of its optimizer."""
+    one, other = built(student, 1), built(teacher)
+    criterion = opened(objective, one, other)
+    optimizer = torch.optim.Adam([*one.parameters(), *criterion.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        loss = torch.stack(list(asked(criterion, one, other).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]

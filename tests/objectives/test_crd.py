@@ -1,0 +1,91 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.objectives.features import BATCH, IMAGES, asked, built, opened
+from understudy.objectives.crd import Banks, Crd, contrastive_loss
+from understudy.protocols import Trace, image_batch
+
+SMALL = Crd(num_negatives=16, dim=8)
+
+
+def test_it_agrees_with_a_loop_over_negatives():
+    own = torch.tensor([0.3, 0.1], dtype=torch.float64)
+    others = torch.tensor([[0.2, 0.05, 0.4], [0.1, 0.2, 0.3]], dtype=torch.float64)
+    counted = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    noise = 3 / 10
+    for i in range(2):
+        expected = -math.log(own[i] / (own[i] + noise + 1e-7))
+        for j in range(3):
+            if counted[i, j]:
+                expected -= math.log(noise / (others[i, j] + noise + 1e-7))
+        loss = contrastive_loss(own, others, counted, 10)[i].item()
+        assert loss == pytest.approx(expected)
+
+
+def test_the_loss_is_smallest_where_positives_are_near_and_negatives_far():
+    counted = torch.ones(1, 4)
+    near, far = torch.tensor([5.0]), torch.tensor([0.1])
+    right = contrastive_loss(near, far.expand(1, 4), counted, 4)
+    assert right < contrastive_loss(far, far.expand(1, 4), counted, 4)
+    assert right < contrastive_loss(near, near.expand(1, 4), counted, 4)
+
+
+def test_a_bank_takes_new_items_as_they_are_and_moves_the_others():
+    banks = Banks(2, 0.5, torch.device("cpu"))
+    right, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    banks.admit(torch.tensor([3]), right, right)
+    assert banks.seen.tolist() == [False, False, False, True]
+    banks.move(torch.tensor([3]), up, right)
+    torch.testing.assert_close(banks.student[3], F.normalize(torch.ones(1, 2))[0])
+    assert banks.teacher[3].tolist() == [1.0, 0.0]
+    banks.admit(torch.tensor([3]), up, up)
+    assert banks.teacher[3].tolist() == [1.0, 0.0]
+
+
+def test_the_first_batch_sets_the_scale_once():
+    student, teacher = built("resnet8", 1).eval(), built("vgg8")
+    criterion = opened(SMALL, student, teacher)
+    asked(criterion, student, teacher)
+    scale = criterion.banks.scale.clone()
+    asked(criterion, student, teacher)
+    assert scale.gt(0).all()
+    assert torch.equal(criterion.banks.scale, scale)
+
+
+def test_it_goes_on_from_its_state_with_the_same_bits():
+    student, teacher = built("resnet8", 1).eval(), built("vgg8")
+    one = opened(SMALL, student, teacher)
+    asked(one, student, teacher)
+    again = opened(SMALL, student, teacher, seed=0)
+    again.load_state_dict(one.state_dict())
+    later = image_batch(IMAGES, index=torch.arange(4, 10))
+    expected = asked(one, student, teacher, later)["crd"]
+    assert torch.equal(asked(again, student, teacher, later)["crd"], expected)
+
+
+def test_the_pair_of_one_item_is_told_from_pairs_of_two():
+    """Free vectors for the student, one direction for each item of the teacher."""
+    criterion = opened(SMALL, built("resnet8"), built("vgg8"))
+    (ours,), (theirs,) = criterion.taps.student, criterion.taps.teacher
+    vectors = torch.randn(6, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    taught = torch.eye(6, 512)
+    optimizer = torch.optim.Adam([vectors, *criterion.parameters()], lr=0.01)
+    for _ in range(100):
+        student = Trace(output=None, taps={ours: vectors})
+        terms = criterion(student, Trace(output=None, taps={theirs: taught}), BATCH)
+        optimizer.zero_grad()
+        terms["crd"].backward()
+        optimizer.step()
+    products = criterion.banks.student @ criterion.banks.teacher.T
+    assert torch.equal(products.argmax(1), torch.arange(6))
+    assert products.diag().mean() > products.mean() + 0.5
+
+
+def test_a_set_of_nameless_images_is_refused_before_the_first_step():
+    nameless = dataclasses.replace(BATCH, index=None)
+    with pytest.raises(ValueError, match="does not say which item an image is"):
+        Crd().open(built("resnet8"), built("vgg8"), nameless, torch.Generator())

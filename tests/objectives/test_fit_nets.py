@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from tests.objectives.features import asked, built, learns, numbers, opened
+from understudy.objectives.fit_nets import FitNets, hint_loss
+from understudy.objectives.pairing import Layers
+
+
+def test_it_is_the_mean_over_elements_of_each_sample():
+    one, other = numbers(3, 2, 4, 4), numbers(3, 2, 4, 4, seed=1)
+    by_hand = [((a - b) ** 2).sum() / 32 for a, b in zip(one, other, strict=True)]
+    torch.testing.assert_close(hint_loss(one, other), torch.stack(by_hand))
+
+
+def test_the_regressor_is_trained_with_the_student():
+    first, last = learns(FitNets(), "resnet8-0.5", "vgg8")
+    assert last < 0.95 * first
+
+
+def test_the_middle_stage_is_the_hint():
+    criterion = opened(FitNets(), built("resnet8"), built("vgg8"))
+    assert criterion.taps.student == ("layer2",)
+    assert criterion.taps.teacher == ("block1",)
+
+
+def test_named_layers_of_several_pairs_are_summed():
+    student, teacher = built("resnet8", 1), built("resnet8")
+    layers = Layers(student=("layer1", "layer3"), teacher=("layer1", "layer3"))
+    terms = asked(opened(FitNets(layers=layers), student, teacher), student, teacher)
+    assert list(terms) == ["hints"]
+
+
+def test_a_weight_of_zero_is_refused():
+    with pytest.raises(ValueError, match="weight must be positive, got 0"):
+        FitNets(weight=0)
