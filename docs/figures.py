@@ -152,6 +152,22 @@ def _digits(result: Result) -> str:
     return f"{_arms(result)}\n\n{_table(heads, rows)}"
 
 
+def _lcw(result: Result) -> str:
+    """The table of generated images: how far from real ones, and what students learn from them."""
+    accuracies = {row["arm"]: row for row in result["summary"]}
+    rows = [
+        [arm, f"{mean:.2f} {_PLUS_MINUS} {sd:.2f}", _accuracy(accuracies[arm])]
+        for arm, (mean, sd) in result["frechet"].items()
+    ]
+    setting = result["setting"]
+    told = (
+        f"A generator learned {setting['generator_steps']:,} steps of each stage from the data "
+        f"named first; {setting['pair']}, {setting['steps']:,} steps on images as they are."
+    )
+    heads = ("data: codes", "Frechet distance to test images", "accuracy, %")
+    return f"{told}\n\n{_table(heads, rows)}"
+
+
 def _range(kept: Sequence[float]) -> str:
     return f"{100 * kept[1]:.1f} to {100 * kept[2]:.1f} %"
 
@@ -335,6 +351,8 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "augmentation": _augmentation,
     "digits": _digits,
     "shaders": _shaders,
+    "lcw": _lcw,
+    "lcw_cifar10": _lcw,
     "loop": _loop,
     "resume": _resume,
     "pool_cost": _pool_cost,
@@ -387,6 +405,21 @@ def _told_digits(result: Result) -> list[Row]:
             "images keeps",
             f"{_percent(shaders[0])} ({_range(shaders)})",
             "; ".join(f"{name} {_percent(rival[0])}" for name, rival in kept.items()),
+        )
+    ]
+
+
+def _told_lcw(result: Result) -> list[Row]:
+    rows = {row["arm"]: row for row in result["summary"]}
+    ours = rows.pop("digits: generated", None)
+    if ours is None:
+        return []
+    rivals = [name for name in ("digits", "digits: normal", "digits: interpolated") if name in rows]
+    return [
+        (
+            "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
+            _accuracy(ours),
+            "; ".join(f"{name} {_accuracy(rows[name])}" for name in rivals),
         )
     ]
 
@@ -463,6 +496,7 @@ def _told_shaders(result: Result) -> list[Row]:
 _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "cifar10": _told_cifar10,
     "digits": _told_digits,
+    "lcw": _told_lcw,
     "shaders": _told_shaders,
     "int8": _told_int8,
     "resume": _told_resume,

@@ -29,6 +29,10 @@ def calls(folder: Path) -> dict[str, tuple[object, ...]]:
     student = ("--teacher", net, "--student", "builtin/convnet-3", *SMALL)
     return {
         "distill": (*student, "--transfer", "noise", "--eval", data, "--out", folder / "run"),
+        "train-generator": (
+            *("lcw", "--data", folder / "x.npz", "--out", folder / "generator", "--steps", "2"),
+            *("--batch-size", "8", "--set", "plan.width=8", "--set", "plan.hidden=8"),
+        ),
         "synthesize": ("noise", "--count", "5", "--size", "8", "--out", folder / "set"),
         "evaluate": ("--model", net, "--data", data),
         "export": ("--model", net, "--format", "onnx", *noise, "--out", folder / "out"),

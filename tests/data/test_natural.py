@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from understudy.data.natural import natural_shape
+from understudy.verbs.synthesize import synthesize
+
+
+def test_digits_are_what_they_are():
+    assert natural_shape("builtin/digits") == (8, 8, 1)
+    assert natural_shape("builtin/digits:test") == (8, 8, 1)
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((5, 6, 7), 1), ((5, 6, 7, 3), 3)])
+def test_arrays_without_labels_say_their_shape(tmp_path, shape, channels):
+    np.savez(tmp_path / "x.npz", x=np.zeros(shape, np.uint8))
+    assert natural_shape(tmp_path / "x.npz") == (6, 7, channels)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 3)])
+def test_the_first_file_of_a_folder_speaks_for_all(tmp_path, mode, channels):
+    Image.new(mode, (7, 6)).save(tmp_path / "a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
+    assert natural_shape(tmp_path) == (6, 7, channels)
+
+
+def test_a_set_says_its_shape(tmp_path):
+    synthesize("noise", count=3, size=(6, 7), channels=1, out=tmp_path / "set")
+    assert natural_shape(tmp_path / "set") == (6, 7, 1)
+
+
+def test_what_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="there is no 'nowhere'"):
+        natural_shape("nowhere")
