@@ -12,7 +12,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from understudy.nets.references import NetworkRef
 from understudy.pipeline import open_stage, within_budget
 from understudy.processes import team
 from understudy.protocols import Source
-from understudy.recipe import Recipe, replace_keys, to_toml
+from understudy.recipe import Recipe, Stage, replace_keys, to_toml
 from understudy.recipes import shader_kd
 from understudy.seeding import child_seed, from_seed
 from understudy.summary import answer_held_out
@@ -39,11 +40,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of a table: what is shown, and what the recipe goes without."""
+    """One row of a table: what is shown, and what the recipe goes without.
+
+    Args:
+        stage: a whole method, in place of the shader recipe with parts swapped.
+    """
 
     name: str
     base: Source | None = None
     without: tuple[str, ...] = ()
+    stage: Stage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +73,46 @@ def recipe_of(arm: Arm, setting: Setting, teacher: Network, seed: int, steps: in
         without=arm.without,
         seed=seed,
     )
-    fit = replace(made.stages[0].fit, steps=steps, batch_size=setting.batch_size)
-    made = replace(made, stages=(replace(made.stages[0], fit=fit),))
+    stage = arm.stage or made.stages[0]
+    fit = replace(stage.fit, steps=steps, batch_size=setting.batch_size)
+    made = replace(made, stages=(replace(stage, fit=fit),))
+    if not setting.assignments:
+        return made
     known = to_toml(made)
     present = {key: text for key, text in setting.assignments.items() if f"{key} =" in known}
     return replace_keys(made, present)
+
+
+@dataclass
+class Passes:
+    """Images that a network was shown, and gradients that went back to them."""
+
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+@contextmanager
+def counted(network: torch.nn.Module) -> Iterator[Passes]:
+    """Count the passes of a network, and of what is frozen from it meanwhile."""
+    passes = Passes()
+
+    def gone_back(gradient: torch.Tensor) -> None:
+        passes.backward += len(gradient)
+
+    def gone_through(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        passes.forward += len(inputs[0])
+        if isinstance(output, torch.Tensor) and output.requires_grad:
+            output.register_hook(gone_back)
+
+    handle = network.register_forward_hook(gone_through)
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def run_arm(
@@ -108,13 +149,19 @@ def run_arm(
     def look(line: dict[str, Any]) -> None:
         nonlocal looking
         start = clock()
+        spent = start - began - looking
         accuracy = evaluate(student, test).accuracy
         looking += clock() - start
         curve.append(
-            {"step": line["step"], "seconds": start - began - looking, "accuracy": accuracy}
+            {
+                "step": line["step"],
+                "seconds": spent,
+                "passes": passes.total,
+                "accuracy": accuracy,
+            }
         )
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, counted(teacher) as passes:
         rng = from_seed(child_seed(seed, "stage", 0))
         train = open_stage(stage, teacher, student, rng, scratch=Path(scratch))
         outcome = train(journal=look)
@@ -129,6 +176,8 @@ def run_arm(
         "steps": stage.fit.steps,
         "seconds": spent,
         "images_per_second": outcome.images / spent,
+        "teacher_forwards": passes.forward,
+        "teacher_backwards": passes.backward,
         "accuracy": score.accuracy,
         "correct": score.correct,
         "count": score.count,
