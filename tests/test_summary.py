@@ -1,15 +1,23 @@
 import dataclasses
+import functools
 
+import numpy as np
 import torch
 
 from tests import tiny
 from understudy import summary
 from understudy.fit import FitSettings, Outcome
+from understudy.nets.generators import GeneratorPlan
 from understudy.nets.network import Network
 from understudy.objectives.logit_l1 import LogitL1
+from understudy.protocols import Trace, image_batch
 from understudy.recipe import Stage
+from understudy.recipes import PARTS
+from understudy.sources.collapse import CollapseCheck
 from understudy.sources.dfad import Dfad
 from understudy.sources.noise import Noise
+from understudy.spine import Answered
+from understudy.verbs.distill import distill
 
 
 def network(seed: int) -> Network:
@@ -47,3 +55,40 @@ def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
     assert summary._warnings([well, ill]) == [
         "The generator collapsed while the student learnt, and was started afresh."
     ]
+
+
+def game(out, **changes):
+    plan = GeneratorPlan(latent=8, width=4)
+    source = Dfad(generator=plan, imitation_steps=2, collapse=CollapseCheck(every=0))
+    parts = {"transfer": source, "without": PARTS, "steps": 4, "batch_size": 8, "audit": False}
+    return distill(network(0), network(1), out=out, device="cpu", **parts, **changes)
+
+
+def test_of_a_game_the_last_batch_is_kept_with_what_both_said_of_it(tmp_path, monkeypatch):
+    shown = []
+    answered = Answered.draw
+
+    def watched(self, step, student):
+        shown.append(answered(self, step, student))
+        return shown[-1]
+
+    monkeypatch.setattr(Answered, "draw", watched)
+    few = functools.partial(summary.answer_held_out, count=8)
+    monkeypatch.setattr(summary, "answer_held_out", few)
+    game(tmp_path / "run")
+    with np.load(tmp_path / "run" / "samples.npz") as samples:
+        pixels = (shown[-1].images * 255).round().permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(samples["images"], pixels)
+        teacher = shown[-1].teacher.output
+        np.testing.assert_allclose(samples["teacher"], teacher.softmax(-1), atol=1e-6)
+        assert samples["histogram"].tolist() == teacher.argmax(-1).bincount(minlength=3).tolist()
+    kept = (tmp_path / "run" / "samples.npz").read_bytes()
+    game(tmp_path / "run", resume=True)  # which finds the student finished and draws nothing
+    assert (tmp_path / "run" / "samples.npz").read_bytes() == kept
+
+
+def test_answers_that_are_no_classes_are_not_shown():
+    batch = image_batch(torch.rand(2, 1, 8, 8), teacher=Trace(output={"boxes": torch.zeros(2)}))
+    assert summary.answer_shown(batch, network(0)) is None
+    assert summary.answer_shown(image_batch(torch.rand(2, 1, 8, 8)), network(0)) is None
+    assert summary.answer_shown(None, network(0)) is None

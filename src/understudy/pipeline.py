@@ -31,7 +31,7 @@ from understudy.nets.network import Network
 from understudy.objectives.weighted import notes_of, open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
-from understudy.protocols import Stream
+from understudy.protocols import Batch, Stream
 from understudy.recipe import Recipe, RecipeError, Stage
 from understudy.rehearsal import check_pair, rehearse, weights_digest
 from understudy.run_folder import (
@@ -45,7 +45,7 @@ from understudy.run_folder import (
     write_whole,
 )
 from understudy.seeding import child, child_seed, from_seed
-from understudy.spine import open_distillation, site_of
+from understudy.spine import Answered, open_distillation, site_of
 from understudy.summary import summarize
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
@@ -144,7 +144,15 @@ def _run(
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
     return summarize(
-        recipe, folder, outcomes, teacher, made, judges, compared=compared, audit=conduct.audit
+        recipe,
+        folder,
+        outcomes,
+        teacher,
+        made,
+        judges,
+        compared=compared,
+        last=train.last,
+        audit=conduct.audit,
     )
 
 
@@ -217,6 +225,22 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A stage that is ready to be carried out: call it with keeper and journal."""
+
+    stream: Stream
+    begin: Callable[..., Outcome]
+
+    def __call__(self, **told: Any) -> Outcome:
+        return self.begin(**told)
+
+    @property
+    def last(self) -> Batch | None:
+        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
+        return self.stream.last if isinstance(self.stream, Answered) else None
+
+
 def open_stage(
     stage: Stage,
     teacher: Network | None,
@@ -226,7 +250,7 @@ def open_stage(
     settings: FitSettings | None = None,
     say: Callable[[str], None] = lambda _: None,
     **where: Any,
-) -> Callable[..., Outcome]:
+) -> Training:
     """Return the training of `student` by one stage, ready to be called with keeper and journal.
 
     Args:
@@ -253,7 +277,7 @@ def open_stage(
         criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
     for note in notes_of(criterion):
         say(note)
-    return functools.partial(
+    begin = functools.partial(
         fit,
         student,
         stream,
@@ -263,6 +287,7 @@ def open_stage(
         rules=stage.rules,
         world=site.world,
     )
+    return Training(stream=stream, begin=begin)
 
 
 def within_budget(

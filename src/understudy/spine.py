@@ -24,6 +24,8 @@ class Answered:
     Args:
         teacher: frozen; see `nets.network.freeze`.
         taps: layers of the teacher that the criterion wants to see.
+
+    `last` is the batch that was drawn last, to be looked at after a run.
     """
 
     def __init__(
@@ -38,21 +40,25 @@ class Answered:
         self.stream = stream
         self.taps = Taps(teacher, taps, precision)
         self._lay = lay_channels_last
+        self.last: Batch | None = None
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        batch = self.stream.draw(step, student)
-        if self._lay:
-            batch = channels_last(batch)
-        if batch.teacher is not None:
-            return batch
-        with torch.no_grad():
-            return dataclasses.replace(batch, teacher=self.taps.trace(batch.views["teacher"]))
+        self.last = self._answer(self.stream.draw(step, student))
+        return self.last
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stream.load_state_dict(state)
+
+    def _answer(self, batch: Batch) -> Batch:
+        if self._lay:
+            batch = channels_last(batch)
+        if batch.teacher is not None:
+            return batch
+        with torch.no_grad():
+            return dataclasses.replace(batch, teacher=self.taps.trace(batch.views["teacher"]))
 
 
 def open_distillation(

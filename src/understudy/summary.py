@@ -28,7 +28,7 @@ from understudy.nets.network import Network, count_parameters, freeze
 from understudy.nets.taps import device_of
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Finding, OptimisedSource, Source, innermost
+from understudy.protocols import Batch, Finding, OptimisedSource, Source, innermost
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
@@ -50,7 +50,7 @@ _FIXED_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What teacher and student said about held-out transfer images, as they would be fed."""
+    """What teacher and student said about transfer images, most often held out, as fed."""
 
     images: Tensor
     teacher: Tensor
@@ -68,15 +68,17 @@ def summarize(
     *,
     audit: bool,
     compared: Sequence[str] = (),
+    last: Batch | None = None,
 ) -> dict[str, Any]:
     """Judge the student, write what was found into the run's folder, and return the summary.
 
     Args:
         judges: labelled data to score on.
         compared: what the objectives told before the first step.
+        last: what the student was shown last; None where this call only found it trained.
         audit: whether the transfer set is scored, too.
     """
-    last, outcome = recipe.stages[-1], outcomes[-1]
+    final, outcome = recipe.stages[-1], outcomes[-1]
     seconds = sum(part.seconds for part in outcomes)
     summary: dict[str, Any] = {
         "verb": recipe.verb,
@@ -85,7 +87,7 @@ def summarize(
         "teacher_reference": None if recipe.teacher is None else recipe.teacher.ref,
         "student_reference": recipe.student.ref,
         "steps": sum(part.steps for part in outcomes),
-        "batch_size": last.fit.batch_size,
+        "batch_size": final.fit.batch_size,
         "seconds": seconds,
         "images_per_second": sum(part.images for part in outcomes) / max(seconds, 1e-9),
         "final_terms": outcome.terms,
@@ -101,18 +103,21 @@ def summarize(
     if teacher is None:
         summary |= {"agreement": None, "agreement_count": None, "agreement_on": None}
     else:
-        held_out = answer_held_out(last, recipe.seed, teacher, student)
+        held_out = answer_held_out(final, recipe.seed, teacher, student)
         score = Classification().agreement([(held_out.student, held_out.teacher)])
         summary |= {
             "agreement": score.value,
             "agreement_count": score.count,
             "agreement_on": held_out.on,
         }
-        # What a game with the student showed is gone with it, and is neither sampled nor scored.
-        if not isinstance(innermost(last.source), OptimisedSource):
-            write_whole(folder.file("samples.npz"), _samples(held_out))
-        if audit and not isinstance(innermost(last.source), OptimisedSource):
-            found = score_stage(last, teacher, recipe.seed)
+        # A game with the student cannot be drawn from when it is over, and so not be scored: what
+        # can be looked at is its last batch.
+        optimised = isinstance(innermost(final.source), OptimisedSource)
+        shown = answer_shown(last, student) if optimised else held_out
+        if shown is not None:
+            write_whole(folder.file("samples.npz"), _samples(shown))
+        if audit and not optimised:
+            found = score_stage(final, teacher, recipe.seed)
             write_json(folder.file("findings.json"), [finding_json(found)])
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
@@ -165,6 +170,20 @@ def answer_held_out(
         teacher=torch.cat(teachers),
         student=torch.cat(students),
         on=_held_out_name(stage),
+    )
+
+
+def answer_shown(batch: Batch | None, student: Network) -> HeldOut | None:
+    """Return both networks' answers on images that were trained on; None where there are none."""
+    if batch is None or batch.teacher is None or not isinstance(batch.teacher.output, Tensor):
+        return None
+    with torch.no_grad():
+        answer = student.eval()(batch.images)
+    return HeldOut(
+        images=batch.images[:_SAMPLES],
+        teacher=batch.teacher.output,
+        student=answer,
+        on="the last batch that was trained on",
     )
 
 
