@@ -31,7 +31,7 @@ from understudy.nets.network import Network
 from understudy.objectives.weighted import notes_of, open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
-from understudy.protocols import Batch, Stream
+from understudy.protocols import Stream
 from understudy.recipe import Recipe, RecipeError, Stage
 from understudy.rehearsal import check_pair, rehearse, weights_digest
 from understudy.run_folder import (
@@ -45,7 +45,7 @@ from understudy.run_folder import (
     write_whole,
 )
 from understudy.seeding import child, child_seed, from_seed
-from understudy.spine import Answered, open_distillation, site_of
+from understudy.spine import Training, open_distillation, site_of
 from understudy.summary import summarize
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
@@ -223,22 +223,6 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device '{name}' asked for, but torch sees no CUDA device; use cpu")
     return device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A stage that is ready to be carried out: call it with keeper and journal."""
-
-    stream: Stream
-    begin: Callable[..., Outcome]
-
-    def __call__(self, **told: Any) -> Outcome:
-        return self.begin(**told)
-
-    @property
-    def last(self) -> Batch | None:
-        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
-        return self.stream.last if isinstance(self.stream, Answered) else None
 
 
 def open_stage(

@@ -4,7 +4,8 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,6 +60,22 @@ class Answered:
             return batch
         with torch.no_grad():
             return dataclasses.replace(batch, teacher=self.taps.trace(batch.views["teacher"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A stage that is ready to be carried out: call it with keeper and journal."""
+
+    stream: Stream
+    begin: Callable[..., Outcome]
+
+    def __call__(self, **told: Any) -> Outcome:
+        return self.begin(**told)
+
+    @property
+    def last(self) -> Batch | None:
+        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
+        return self.stream.last if isinstance(self.stream, Answered) else None
 
 
 def open_distillation(
