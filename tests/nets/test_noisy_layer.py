@@ -27,7 +27,7 @@ def test_a_layer_serves_one_image_of_every_class(num_images, blocks):
     assert layers.weight.shape == (blocks, 5, 16)
     codes = layers()
     assert codes.shape == (num_images, 5)
-    assert layers.labels().tolist() == [i % 3 for i in range(num_images)]
+    assert layers.labels.tolist() == [i % 3 for i in range(num_images)]
     told = layers.norm(rows)
     expected = told[1] @ layers.weight[-1].T + layers.bias[-1, 0]
     last = (blocks - 1) * 3 + 1

@@ -285,3 +285,25 @@ def test_it_cannot_be_held_out_and_needs_a_teacher():
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(settings(), **change)
+
+
+def test_contrast_changes_what_is_made_and_is_refused_without_batchnorm():
+    plain, told_apart = opened(settings()), opened(settings(contrast=5.0))
+    one, other = (stream.draw(0, None) for stream in (plain, told_apart))
+    assert not torch.equal(one.images, other.images)
+    assert (one.facts["teacher_passes"], other.facts["teacher_passes"]) == (6, 15)
+    assert len(told_apart.state_dict()["contrast"]["bank"]) == 16
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ValueError, match="set contrast to 0"):
+        opened(settings(batchnorm=0.0, contrast=1.0), bare)
+
+
+def test_with_contrast_a_run_goes_on_to_the_same_bits():
+    whole = opened(settings(contrast=5.0))
+    shown = [whole.draw(step, None).images for step in range(3)]
+    first = opened(settings(contrast=5.0))
+    first.draw(0, None)
+    second = opened(settings(contrast=5.0))
+    second.load_state_dict(first.state_dict())
+    for step in (1, 2):
+        assert torch.equal(second.draw(step, None).images, shown[step])

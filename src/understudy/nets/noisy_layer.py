@@ -35,10 +35,27 @@ def label_embeddings(
     return nn.init.orthogonal_(rows, generator=rng)
 
 
+class FreeCodes(nn.Module):
+    """Codes that are themselves what is trained, and the class that each stands for."""
+
+    labels: Tensor
+
+    def __init__(
+        self, codes: Float[Tensor, "batch latent"], labels: Int64[Tensor, " batch"]
+    ) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(codes)
+        self.register_buffer("labels", labels, persistent=False)
+
+    def forward(self) -> Float[Tensor, "batch latent"]:
+        return self.codes
+
+
 class NoisyLayers(nn.Module):
     """Several noisy layers over the same embeddings, each giving one code for each class."""
 
     embeddings: Tensor
+    labels: Tensor
 
     def __init__(
         self,
@@ -54,6 +71,9 @@ class NoisyLayers(nn.Module):
         self.norm = nn.BatchNorm1d(width).to(embeddings.device)
         self.weight = nn.Parameter(torch.empty(blocks, latent, width, device=embeddings.device))
         self.bias = nn.Parameter(torch.zeros(blocks, 1, latent, device=embeddings.device))
+        # All classes in turn.
+        turns = torch.arange(num_images, device=embeddings.device) % classes
+        self.register_buffer("labels", turns, persistent=False)
         normal_(self.weight, 1.0, rng)
         self._num_images = num_images
 
@@ -61,8 +81,3 @@ class NoisyLayers(nn.Module):
         told = self.norm(self.embeddings)
         codes = torch.einsum("kw,blw->bkl", told, self.weight) + self.bias
         return codes.flatten(0, 1)[: self._num_images]
-
-    def labels(self) -> Int64[Tensor, " batch"]:
-        """Return the class of each code: all classes in turn."""
-        classes = len(self.embeddings)
-        return torch.arange(self._num_images, device=self.weight.device) % classes

@@ -17,8 +17,8 @@ learning, first order), so that k = 2 to 10 steps do what takes 2000 from noise.
 Of the k images of each code those of the least loss are kept. The source is meant to stand inside
 `Replay`, which keeps what was made and hands on the student as it is.
 
-Fang, Mo, Wang, Song, Bei, Zhang, Song: arXiv:2112.06253. `mode`, `noisy_layer` and `renew` also
-give NAYER (arXiv:2310.00258, see `nets.noisy_layer`).
+Fang, Mo, Wang, Song, Bei, Zhang, Song: arXiv:2112.06253. `mode` and `contrast` also give CMI
+(arXiv:2105.08584), `mode`, `noisy_layer` and `renew` NAYER (arXiv:2310.00258).
 Differs from the paper: calls are counted, not epochs; a collapse is noticed.
 """
 
@@ -45,10 +45,11 @@ from understudy.nets.batchnorm_statistics import (
 )
 from understudy.nets.borrowed import borrowed
 from understudy.nets.generators import Generator, GeneratorPlan, initialise_, normal_
-from understudy.nets.noisy_layer import NoisyLayers, label_embeddings
+from understudy.nets.noisy_layer import FreeCodes, NoisyLayers, label_embeddings
 from understudy.protocols import Batch, Site, image_batch
 from understudy.seeding import child, child_seed
 from understudy.sources.collapse import CollapseCheck, CollapseWatch
+from understudy.sources.contrast import Contrast
 from understudy.sources.views import shift_and_flip
 
 CARD = Card(
@@ -77,6 +78,7 @@ _BETAS = (0.5, 0.999)
 # Radford et al.'s initialisation, of the layer that is drawn anew (Fang et al., released code).
 _RENEWED_STD = 0.02
 _REPTILE_FACTOR = 67.0
+_CONTRAST_TEMPERATURE = 0.2
 
 
 def masked_adversarial_loss(
@@ -110,6 +112,7 @@ class FastMeta:
         warm_up: calls before the adversarial term.
         renew_every: calls after which the generator is partly drawn anew; 0 never.
         renew: what of it, the "first" layer or the "whole".
+        contrast: weight of telling images apart by their views; see `sources.contrast`.
         noisy_layer: codes come from class embeddings through random layers, all classes in turn.
         shift: pixels by which images are moved at most before the teacher sees them.
         flip: share of them that is mirrored.
@@ -128,6 +131,7 @@ class FastMeta:
     warm_up: int = 20
     renew_every: int = 140
     renew: Renewal = "first"
+    contrast: float = 0.0
     noisy_layer: bool = False
     shift: int = 4
     flip: float = 0.5
@@ -136,7 +140,7 @@ class FastMeta:
     def __post_init__(self) -> None:
         for name in ("inner_steps", "learning_rate", "code_learning_rate"):
             positive(name, getattr(self, name))
-        weights = ("batchnorm", "one_hot", "adversarial")
+        weights = ("batchnorm", "one_hot", "adversarial", "contrast")
         for name in (*weights, "warm_up", "renew_every", "shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -163,6 +167,11 @@ class FastMeta:
                 "expect a poor set"
             )
         if not batchnorm_layers(teacher):
+            if self.contrast:
+                raise ValueError(
+                    "images are told apart by what enters the teacher's BatchNorm layers, but it "
+                    "has none; set contrast to 0"
+                )
             warnings.warn(
                 "the teacher has no BatchNorm statistics: labels alone shape the images, and the "
                 "generator is likely to collapse; --method dfad or rdskd need none",
@@ -197,7 +206,8 @@ class FastMetaStream:
 
         if self._watch.due(step) and self._watch.tell(step, fresh, student, child(rng, "look")):
             self._begin()
-        passes = torch.tensor(2.0 * settings.inner_steps)
+        # For contrast, a local view forth and back, and the global one again forth.
+        passes = torch.tensor((5.0 if settings.contrast else 2.0) * settings.inner_steps)
         facts = {"synthesis_loss": self._loss, "teacher_passes": passes} | self._watch.facts()
         return image_batch(made, labels=codes.labels, facts=facts)
 
@@ -207,6 +217,7 @@ class FastMetaStream:
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state_dict(),
             "watch": self._watch.state_dict(),
+            "contrast": {} if self._contrast is None else self._contrast.state_dict(),
         }
         return copy.deepcopy(state)
 
@@ -216,6 +227,8 @@ class FastMetaStream:
         self._generator.load_state_dict(state["generator"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average.load_state_dict(state["average"])
+        if self._contrast is not None:
+            self._contrast.load_state_dict(state["contrast"])
 
     def _begin(self) -> None:
         settings = self._settings
@@ -225,6 +238,13 @@ class FastMetaStream:
         rate = settings.learning_rate * settings.inner_steps
         self._optimizer = torch.optim.Adam(made.parameters(), rate, betas=_BETAS)
         self._average = MomentsAverage(settings.momentum)
+        self._contrast: Contrast | None = None
+        if settings.contrast:
+            shape = (2, self._site.contract.channels, *self._site.contract.size)
+            example = torch.zeros(shape, device=self._site.device)
+            self._contrast = Contrast(
+                self._teacher, example, _CONTRAST_TEMPERATURE, child(numbers, "head")
+            )
 
     def _renew(self, rng: torch.Generator) -> None:
         """Draw the generator's first layer, or all of it, anew; batches become unlike again."""
@@ -234,20 +254,19 @@ class FastMetaStream:
             normal_(self._generator.first.weight, _RENEWED_STD, rng)
             nn.init.zeros_(self._generator.first.bias)
 
-    def _codes(self, rng: torch.Generator) -> "_FreeCodes | _NoisyCodes":
+    def _codes(self, rng: torch.Generator) -> FreeCodes | NoisyLayers:
         count, device = self._site.batch_size, self._site.device
         if self._settings.noisy_layer:
             told = label_embeddings(
                 self._teacher, self._site.contract.classes, child(self._rng, "embeddings")
             )
-            layers = NoisyLayers(told.to(device), self._generator.latent, count, rng)
-            return _NoisyCodes(layers)
+            return NoisyLayers(told.to(device), self._generator.latent, count, rng)
         labels = torch.randint(self._site.contract.classes, (count,), generator=rng)
-        return _FreeCodes(self._generator.draw_codes(count, rng), labels.to(device))
+        return FreeCodes(self._generator.draw_codes(count, rng), labels.to(device))
 
     def _synthesise(
         self,
-        codes: "_FreeCodes | _NoisyCodes",
+        codes: FreeCodes | NoisyLayers,
         opponent: nn.Module | None,
         rng: torch.Generator,
     ) -> Tensor:
@@ -256,7 +275,7 @@ class FastMetaStream:
         inner = copy.deepcopy(self._generator)
         if settings.mode == "fresh":
             initialise_(inner, child(rng, "fresh"), settings.generator.start)
-        weights, sought = list(inner.parameters()), codes.parameters()
+        weights, sought = list(inner.parameters()), list(codes.parameters())
         optimizer = torch.optim.Adam(
             [
                 {"params": weights, "lr": settings.learning_rate},
@@ -275,10 +294,14 @@ class FastMetaStream:
             for total, gradient in zip(summed, gradients, strict=False):
                 total += gradient
             optimizer.step()
+            if self._contrast is not None:
+                self._contrast.step()
             kept = images.detach()
             best = torch.where(loss.detach() < least, kept, best) if step else kept
             least = torch.minimum(loss.detach(), least)
         self._average.update(self._seen)
+        if self._contrast is not None:
+            self._contrast.remember()
         self._loss = least
         self._learn(inner, summed)
         return best
@@ -318,6 +341,9 @@ class FastMetaStream:
             with borrowed(opponent, child_seed(rng.initial_seed(), "student"), evaluate=True) as s:
                 differing = masked_adversarial_loss(s(seen), logits).mean()
             loss = loss + settings.adversarial * differing
+        if self._contrast is not None:
+            apart = self._contrast.loss(images, seen, child(rng, "contrast"))
+            loss = loss + settings.contrast * apart
         return loss
 
     @contextlib.contextmanager
@@ -335,33 +361,6 @@ class FastMetaStream:
         return shift_and_flip(images, offsets.to(images.device), flips.to(images.device))
 
 
-class _FreeCodes:
-    """Codes that are optimised themselves."""
-
-    def __init__(self, codes: Tensor, labels: Tensor) -> None:
-        self._codes, self.labels = codes.requires_grad_(), labels
-
-    def __call__(self) -> Tensor:
-        return self._codes
-
-    def parameters(self) -> list[Tensor]:
-        return [self._codes]
-
-
-class _NoisyCodes:
-    """Codes that noisy layers give, which are optimised in their place."""
-
-    def __init__(self, layers: NoisyLayers) -> None:
-        self._layers, self.labels = layers, layers.labels()
-
-    def __call__(self) -> Tensor:
-        codes: Tensor = self._layers()
-        return codes
-
-    def parameters(self) -> list[Tensor]:
-        return list(self._layers.parameters())
-
-
 def _fast(inner_steps: int, learning_rate: float, code_learning_rate: float) -> FastMeta:
     return FastMeta(
         inner_steps=inner_steps,
@@ -374,6 +373,16 @@ PUBLISHED = {
     "fast-2": _fast(2, 5e-3, 0.015),
     "fast-5": _fast(5, 3e-3, 0.01),
     "fast-10": _fast(10, 2e-3, 0.01),
+    "cmi": FastMeta(
+        inner_steps=200,
+        learning_rate=1e-3,
+        code_learning_rate=1e-3,
+        mode="fresh",
+        batchnorm=1.0,
+        adversarial=0.5,
+        contrast=0.8,
+        momentum=0.0,
+    ),
     "nayer": FastMeta(
         generator=GeneratorPlan(head="sigmoid", latent=1000),
         inner_steps=30,
