@@ -23,6 +23,7 @@ from understudy.nets.generators import GeneratorPlan
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Taps
+from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.attention_transfer import AttentionTransfer
 from understudy.objectives.correlation_congruence import CorrelationCongruence
 from understudy.objectives.crd import Crd
@@ -31,6 +32,7 @@ from understudy.objectives.divergence import Divergence
 from understudy.objectives.dkd import Dkd
 from understudy.objectives.fit_nets import FitNets
 from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.logit_standardisation import LogitStandardisation
 from understudy.objectives.mlld import Mlld
@@ -38,8 +40,10 @@ from understudy.objectives.nst import Nst
 from understudy.objectives.pkt import Pkt
 from understudy.objectives.review_kd import ReviewKd
 from understudy.objectives.rkd import Rkd
+from understudy.objectives.similarity_preserving import SimilarityPreserving
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.srrl import Srrl
+from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.vid import Vid
 from understudy.objectives.weighted import Weighted, open_criterion
 from understudy.objectives.wsld import Wsld
@@ -121,6 +125,10 @@ OBJECTIVES = {
     "soft-targets": SoftTargets(temperature=4.0),
     "divergence": Divergence(form="jensen-shannon", share=0.3),
     "logit-l1": LogitL1(),
+    "knowledge-adjustment": KnowledgeAdjustment(bias=2.0),
+    "truncated-targets": TruncatedTargets(num_kept=2, truncation="tail"),
+    "similarity-preserving": SimilarityPreserving(),
+    "activation-boundaries": ActivationBoundaries(),
     "hard-labels": HardLabels(label_smoothing=0.1),
     "dkd": Dkd(warmup_steps=4),
     "dist": Dist(),

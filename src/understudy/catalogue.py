@@ -10,6 +10,7 @@ from typing import Any
 from understudy.cards import Card
 from understudy.checks import one_of
 from understudy.objectives import (
+    activation_boundaries,
     attention_transfer,
     correlation_congruence,
     cramer_wold,
@@ -19,6 +20,7 @@ from understudy.objectives import (
     dkd,
     fit_nets,
     hard_labels,
+    knowledge_adjustment,
     logit_l1,
     logit_standardisation,
     mlld,
@@ -26,8 +28,10 @@ from understudy.objectives import (
     pkt,
     review_kd,
     rkd,
+    similarity_preserving,
     soft_targets,
     srrl,
+    truncated_targets,
     vid,
     weighted,
     wsld,
@@ -125,6 +129,30 @@ OBJECTIVES = (
     _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
     _objective("divergence", divergence.Divergence, "divergence", divergence.CARD),
     _objective("logit-l1", logit_l1.LogitL1, "logit_l1", logit_l1.CARD),
+    _objective(
+        "knowledge-adjustment",
+        knowledge_adjustment.KnowledgeAdjustment,
+        "knowledge_adjustment",
+        knowledge_adjustment.CARD,
+    ),
+    _objective(
+        "truncated-targets",
+        truncated_targets.TruncatedTargets,
+        "truncated_targets",
+        truncated_targets.CARD,
+    ),
+    _objective(
+        "similarity-preserving",
+        similarity_preserving.SimilarityPreserving,
+        "similarity_preserving",
+        similarity_preserving.CARD,
+    ),
+    _objective(
+        "activation-boundaries",
+        activation_boundaries.ActivationBoundaries,
+        "activation_boundaries",
+        activation_boundaries.CARD,
+    ),
     _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
     _objective("dkd", dkd.Dkd, "dkd", dkd.CARD),
     _objective("dist", dist.Dist, "dist", dist.CARD),
@@ -165,6 +193,12 @@ RECIPES = (
         room="recipes",
         verb="distill --method surrogate-kd --transfer IMAGES",
         card=surrogate.CARD,
+    ),
+    Entry(
+        name="activation-boundary",
+        room="recipes",
+        verb="distill --method activation-boundary",
+        card=activation_boundaries.CARD,
     ),
 )
 METHODS: tuple[Entry, ...] = (*RECIPES, *SOURCES, *WRAPPERS, *OBJECTIVES)

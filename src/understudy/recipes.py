@@ -14,6 +14,7 @@ from understudy.checks import one_of
 from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Precision
+from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.soft_targets import SoftTargets
@@ -32,6 +33,9 @@ from understudy.sources.surrogate import Surrogate
 
 # What can be left out of a recipe, to see what it is worth.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
+
+# Of a run that begins with activation boundaries; the paper's own are not known.
+_INITIALISED = 0.1
 
 # Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
 _TINY = 16
@@ -124,6 +128,36 @@ def surrogate_kd(
     stage = replace(recipe.stages[0], objective=SoftTargets(temperature=2.0))
     named = isinstance(base, Surrogate) and not without
     return replace(recipe, method="surrogate-kd" if named else "custom", stages=(stage,))
+
+
+def activation_boundary(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """A tenth of the steps by activation boundaries, then soft targets at T = 3, a new optimizer.
+
+    Heo, Lee, Yun, Choi: arXiv:1811.03233. What is shown is shader-kd's, or of images given
+    surrogate-kd's.
+    """
+    make = shader_kd if base is None else surrogate_kd
+    whole = make(teacher, student, contract, base=base, without=without, seed=seed, device=device)
+    stage = whole.stages[0]
+    begun = max(1, round(_INITIALISED * stage.fit.steps))
+    stages = tuple(
+        replace(stage, objective=objective, fit=replace(stage.fit, steps=steps))
+        for objective, steps in (
+            (ActivationBoundaries(), begun),
+            (SoftTargets(temperature=3.0), stage.fit.steps - begun),
+        )
+    )
+    method = "custom" if without else "activation-boundary"
+    return replace(whole, method=method, stages=stages)
 
 
 def dfad(
@@ -236,4 +270,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "surrogate-kd": surrogate_kd,
     "dfad": dfad,
     "rdskd": rdskd,
+    "activation-boundary": activation_boundary,
 }

@@ -153,9 +153,10 @@ def _recipe(
     recipe = make(teacher, student, contract, base=base, without=left_out)
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
     if labels and chosen is None:
-        soft = recipe.stages[0].objective
+        soft = recipe.stages[-1].objective
         chosen = Weighted(terms=((1 - _LABELS_WEIGHT, soft), (_LABELS_WEIGHT, HardLabels())))
     if chosen is None:
         return recipe
-    stage = replace(recipe.stages[0], objective=chosen)
-    return replace(recipe, method="custom", stages=(stage, *recipe.stages[1:]))
+    # What comes before the last stage prepares it.
+    stage = replace(recipe.stages[-1], objective=chosen)
+    return replace(recipe, method="custom", stages=(*recipe.stages[:-1], stage))

@@ -15,7 +15,7 @@ from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, innermost
-from understudy.recipe import Recipe, replace_keys
+from understudy.recipe import Recipe, Stage, replace_keys
 from understudy.sources.lcw import Lcw
 from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from understudy.sources.shader_files import ShaderFiles
@@ -142,11 +142,16 @@ def with_options(
     skip_bad: bool = False,
     assignments: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """Return the recipe with the options that every training verb has; --set comes last."""
+    """Return the recipe with the options that every training verb has; --set comes last.
+
+    Args:
+        steps: of the whole run; several stages share them in the recipe's proportion.
+    """
     if skip_bad and any(isinstance(innermost(s.source), Surrogate) for s in recipe.stages):
         assignments = {"surrogate.skip_bad": "true"} | dict(assignments or {})
+    if steps is not None:
+        recipe = replace(recipe, stages=_lasting(recipe.stages, steps))
     fit: dict[str, Any] = {
-        "steps": steps,
         "batch_size": batch_size,
         "learning_rate": lr,
         "precision": precision,
@@ -160,3 +165,20 @@ def with_options(
         **{name: value for name, value in whole.items() if value is not None},
     )
     return replace_keys(recipe, assignments) if assignments else recipe
+
+
+def _lasting(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
+    """Return the stages with so many steps together, at least one each."""
+    if steps < len(stages):
+        raise ValueError(
+            f"this recipe has {len(stages)} stages and needs as many steps, got {steps}"
+        )
+    whole = sum(stage.fit.steps for stage in stages)
+    made, left = [], steps
+    for i, stage in enumerate(stages):
+        remain = len(stages) - 1 - i
+        part = round(steps * stage.fit.steps / whole) if remain else left
+        part = min(max(1, part), left - remain)
+        made.append(replace(stage, fit=replace(stage.fit, steps=part)))
+        left -= part
+    return tuple(made)

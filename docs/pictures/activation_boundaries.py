@@ -1,0 +1,81 @@
+"""The loss of one neuron on either side, and how many agree while a student is initialised."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from drawing import INK, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
+
+from understudy.fit import FitSettings, fit
+from understudy.loading import load
+from understudy.nets.references import NetworkRef
+from understudy.nets.taps import Taps
+from understudy.objectives.activation_boundaries import (
+    ActivationBoundaries,
+    balanced_agreement,
+    boundary_loss,
+)
+from understudy.seeding import child, from_seed
+from understudy.sources.surrogate import Surrogate
+from understudy.spine import open_distillation
+
+STEPS, EVERY = 200, 20
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    student = load(NetworkRef(ref="builtin/convnet-6"), like=teacher.contract, rng=from_seed(1))
+    settings = FitSettings(steps=STEPS, batch_size=64, log_every=EVERY)
+    stream, criterion = open_distillation(
+        student,
+        teacher,
+        Surrogate(data="builtin/digits"),
+        ActivationBoundaries(),
+        settings=settings,
+        site=site(teacher.contract, 64, steps=STEPS),
+        rng=from_seed(0),
+    )
+    judge = Surrogate(data="builtin/digits").open(
+        site(teacher.contract, 64, split="held_out"), teacher, child(from_seed(0), "judge")
+    )
+    images = judge.draw(0, None).images
+    curves: list[list[float]] = []
+    steps: list[int] = []
+
+    def look(line: Mapping[str, Any]) -> None:
+        with (
+            torch.no_grad(),
+            Taps(student, criterion.taps.student) as ours,
+            Taps(teacher, criterion.taps.teacher) as theirs,
+        ):
+            mine, taught = ours.trace(images).taps, theirs.trace(images).taps
+            pairs = zip(criterion.taps.student, criterion.taps.teacher, strict=True)
+            curves.append(
+                [
+                    balanced_agreement(connector(mine[a]), taught[b]).item()
+                    for connector, (a, b) in zip(criterion.adapters, pairs, strict=True)
+                ]
+            )
+        steps.append(line.get("step", 0))
+
+    look({})
+    fit(student, stream, criterion, settings=settings, rng=from_seed(0), journal=look)
+    with picture("activation_boundaries", 190) as figure:
+        left, right = figure.subplots(1, 2)
+        values = torch.linspace(-2.5, 2.5, 101)[None]
+        for side, name, colour in ((1.0, "active", TEACHER), (-1.0, "inactive", STUDENT)):
+            loss = boundary_loss(values, torch.full_like(values, side), 1.0)
+            left.plot(values[0], loss[0], color=colour, label=name)
+        left.set_title("loss of a neuron that is, in the teacher,")
+        left.legend(loc="upper center")
+        colours = (STUDENT, THIRD, INK)
+        for i, colour in enumerate(colours[: len(curves[0])]):
+            share = [100 * curve[i] for curve in curves]
+            right.plot(steps, share, color=colour, label=f"stage {i + 1}")
+        right.set_title("agreement, % (50 is chance)")
+        right.set_xlabel("steps")
+        right.legend(loc="lower right")
+
+
+if __name__ == "__main__":
+    main()

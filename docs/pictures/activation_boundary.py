@@ -1,0 +1,67 @@
+"""The same number of steps with soft targets alone, and with a tenth for the boundaries first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from drawing import STUDENT, TEACHER, digits_teacher, picture
+
+from understudy.audits.evaluation import evaluate
+from understudy.data.datasets import open_data
+from understudy.loading import load
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.pipeline import open_stage
+from understudy.recipe import Stage
+from understudy.recipes import activation_boundary
+from understudy.seeding import child, from_seed
+from understudy.sources.surrogate import Surrogate
+
+STEPS, EVERY = 300, 15
+STUDENT_REF = NetworkRef(ref="builtin/convnet-6")
+
+
+def lasting(stage: Stage, steps: int) -> Stage:
+    fit = replace(stage.fit, steps=steps, batch_size=64, log_every=EVERY, precision="float32")
+    return replace(stage, fit=fit)
+
+
+def curve(stages: Sequence[Stage], teacher: Network) -> tuple[list[int], list[float]]:
+    """Return steps and accuracies, in %, of a student that goes through the stages."""
+    judges = open_data("builtin/digits", teacher.contract, split="test", labels=True)
+    network = load(STUDENT_REF, like=teacher.contract, rng=from_seed(1))
+    steps: list[int] = []
+    accuracies: list[float] = []
+
+    def look(_: Mapping[str, Any]) -> None:
+        steps.append(EVERY * (len(steps) + 1))
+        accuracies.append(100 * evaluate(network, judges).accuracy)
+        network.train()
+
+    for i, stage in enumerate(stages):
+        open_stage(stage, teacher, network, child(from_seed(0), i))(journal=look)
+    return steps, accuracies
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    images = Surrogate(data="builtin/digits")
+    recipe = activation_boundary(
+        NetworkRef(ref="teacher"), STUDENT_REF, teacher.contract, base=images
+    )
+    first, second = recipe.stages
+    begun = STEPS // 10
+    with picture("activation_boundary", 190) as figure:
+        axes = figure.subplots()
+        for name, colour, stages in (
+            ("soft targets", TEACHER, [lasting(second, STEPS)]),
+            ("boundaries first", STUDENT, [lasting(first, begun), lasting(second, STEPS - begun)]),
+        ):
+            axes.plot(*curve(stages, teacher), color=colour, label=name)
+        axes.set_xlabel("steps")
+        axes.set_title("accuracy, %")
+        axes.legend(loc="lower right")
+
+
+if __name__ == "__main__":
+    main()

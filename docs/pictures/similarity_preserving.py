@@ -1,0 +1,39 @@
+"""Which of fifty images look alike to the pixels, to an untrained network, and to a teacher."""
+
+import torch
+from drawing import digits_teacher, picture, site
+
+from understudy.loading import load
+from understudy.nets.references import NetworkRef
+from understudy.nets.stages import find_stages
+from understudy.nets.taps import Taps
+from understudy.objectives.similarity_preserving import similarities
+from understudy.seeding import from_seed
+from understudy.sources.surrogate import Surrogate
+
+COUNT = 50
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    student = load(NetworkRef(ref="builtin/convnet-4"), like=teacher.contract, rng=from_seed(1))
+    source = Surrogate(data="builtin/digits", labels=True)
+    batch = source.open(site(teacher.contract, COUNT), teacher, from_seed(0)).draw(0, None)
+    assert batch.labels is not None
+    images = batch.images[batch.labels.argsort(stable=True)]
+    shown = {"pixels": similarities(images)}
+    for name, network in (("untrained", student), ("teacher", teacher)):
+        layer = find_stages(network, images[:2]).ends[-1].name
+        with Taps(network.eval(), (layer,)) as taps, torch.no_grad():
+            # As the layer behind it sees them.
+            shown[name] = similarities(taps.trace(images).taps[layer].relu())
+    with picture("similarity_preserving", 190) as figure:
+        for axes, (name, matrix) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+            axes.imshow(matrix, cmap="viridis", vmin=0)
+            axes.set_title(name, loc="center")
+            axes.set_xticks([])
+            axes.set_yticks([])
+
+
+if __name__ == "__main__":
+    main()

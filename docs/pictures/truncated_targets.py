@@ -1,0 +1,39 @@
+"""What a teacher says of an image, and of the same image after AutoAugment's sort of changes."""
+
+import torch
+from drawing import FAINT, TEACHER, digits_teacher, picture, site, tile
+
+from understudy.objectives.truncated_targets import TruncatedTargets, likeliest
+from understudy.seeding import from_seed
+from understudy.sources.augmentation import Augmentation, augment
+from understudy.sources.surrogate import Surrogate
+
+KEPT = TruncatedTargets().num_kept
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    source = Surrogate(data="builtin/digits", labels=True)
+    batch = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
+    changed = augment(batch.images, Augmentation(flip=0.0), from_seed(0))
+    with torch.no_grad():
+        before, after = teacher(batch.images).softmax(-1), teacher(changed).softmax(-1)
+    # The image of which the teacher is least sure after the changes.
+    assert batch.labels is not None
+    place = int(torch.special.entr(after).sum(-1).argmax())
+    label = int(batch.labels[place])
+    with picture("truncated_targets", 165) as figure:
+        grid = figure.subplots(1, 4, width_ratios=(1.0, 1.6, 1.0, 1.6))
+        shown = ((batch.images, before, f"a {label}"), (changed, after, f'"a {label}", changed'))
+        for i, (images, answers, title) in enumerate(shown):
+            tile(grid[2 * i], images[place], title)
+            axes, kept = grid[2 * i + 1], likeliest(answers, KEPT)[place].tolist()
+            colours = [TEACHER if c in kept else FAINT for c in range(10)]
+            axes.bar(range(10), (100 * answers[place]).tolist(), 0.8, color=colours)
+            axes.set_xticks(range(10))
+            axes.set_ylim(0, 100)
+            axes.set_yticks([0, 50, 100], ["0", "50", "100 %"])
+
+
+if __name__ == "__main__":
+    main()

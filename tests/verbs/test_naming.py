@@ -1,0 +1,40 @@
+import pytest
+
+from tests import tiny
+from understudy.nets.references import NetworkRef
+from understudy.objectives.activation_boundaries import ActivationBoundaries
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.recipe import from_toml, to_toml
+from understudy.recipes import activation_boundary
+from understudy.sources.noise import Noise
+from understudy.verbs.naming import with_options
+
+RECIPE = activation_boundary(
+    NetworkRef(ref="builtin/convnet-4"),
+    NetworkRef(ref="builtin/convnet-3"),
+    tiny.CONTRACT,
+    base=Noise(),
+)
+
+
+def steps_of(steps: int) -> list[int]:
+    return [stage.fit.steps for stage in with_options(RECIPE, steps=steps).stages]
+
+
+def test_boundaries_come_first_and_soft_targets_after_with_all_the_steps_together():
+    first, second = RECIPE.stages
+    assert isinstance(first.objective, ActivationBoundaries)
+    assert isinstance(second.objective, SoftTargets)
+    assert first.source == second.source
+    assert first.fit.steps * 9 == second.fit.steps
+    assert from_toml(to_toml(RECIPE)) == RECIPE
+
+
+@pytest.mark.parametrize(("steps", "shared"), [(2, [1, 1]), (10, [1, 9]), (205, [20, 185])])
+def test_stages_share_the_steps_in_the_recipes_proportion(steps, shared):
+    assert steps_of(steps) == shared
+
+
+def test_fewer_steps_than_stages_are_refused():
+    with pytest.raises(ValueError, match="has 2 stages and needs as many steps, got 1"):
+        steps_of(1)
