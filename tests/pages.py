@@ -28,6 +28,7 @@ SMALLER = (
     (re.compile(r"--count \d+"), "--count 64"),
     (re.compile(r"builtin/(?:resnet|convnet-)\w+"), "builtin/convnet-4"),
     (re.compile(r"\bsteps=\d+"), "steps=4"),
+    (re.compile(r"\biterations=\d+"), "iterations=4"),
 )
 # A share of so few images says little, which nobody asks of it here.
 IMAGES = 64

@@ -18,7 +18,7 @@ def test_steps_that_fill_a_pool_are_told_from_plain_ones():
     lap = Lap(lambda: next(clock))
     for step in range(11):  # every second step adds a hundredth and takes 9 s, the others 2 s
         lap({"facts": {"pool": 0.01 * (1 + (step + 1) // 2)}})
-    timing = lap.timing()
+    timing = lap.timing(planned=1000)
     assert timing.step == pytest.approx(2.0)
     assert timing.filling == pytest.approx(7.0 * (1 - 0.06) / 0.01)
     assert timing.spent == 64.0
@@ -29,4 +29,14 @@ def test_without_a_pool_every_step_is_plain():
     lap = Lap(lambda: next(clock))
     for _ in range(20):
         lap({"loss": 1.0, "facts": {}})
-    assert lap.timing() == Timing(step=3.0, filling=0.0, spent=60.0)
+    assert lap.timing(planned=1000) == Timing(step=3.0, filling=0.0, spent=60.0)
+
+
+def test_a_pool_that_grows_seldom_is_told_by_the_first_step_and_shared_out():
+    clock = iter([0.0, 42.0, *(42.0 + 2 * step for step in range(1, 20))])
+    lap = Lap(lambda: next(clock))
+    for _ in range(20):  # the first step makes four of 20 batches at 10 s each; 2 s a step
+        lap({"facts": {"pool": 0.2}})
+    timing = lap.timing(planned=80)
+    assert timing.filling == pytest.approx(40.0)
+    assert timing.step == pytest.approx(2.0 + 160.0 / 80)

@@ -62,15 +62,19 @@ from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
 from understudy.sources.collapse import CollapseCheck
+from understudy.sources.deep_inversion import DeepInversion
 from understudy.sources.dfad import Dfad
 from understudy.sources.fast_meta import FastMeta
 from understudy.sources.flat import Flat
+from understudy.sources.image_search import ImageSearch
+from understudy.sources.knowledge_within import BatchNormStatistics, Inceptionism
 from understudy.sources.lcw import Lcw
 from understudy.sources.leaves import Leaves
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.noise import Noise
 from understudy.sources.rdskd import Rdskd
+from understudy.sources.replay import Replay
 from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
@@ -81,6 +85,7 @@ ATTACK = BoundaryAttack(num_steps=4)
 GENERATOR = GeneratorPlan(latent=8, width=4)
 # On teachers that know nothing every generator ends in one class.
 UNWATCHED = CollapseCheck(every=0)
+SEARCH = ImageSearch(iterations=3, coarse_iterations=2, learning_rate=0.2)
 COLOUR = InputContract(size=(16, 12), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=3)
 
 
@@ -93,6 +98,9 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "flat": Flat(gradient=True),
         "lcw": Lcw(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
+        "deep-inversion": DeepInversion(search=SEARCH, competition=1.0),
+        "inceptionism": Inceptionism(search=SEARCH),
+        "batch-norm-statistics": BatchNormStatistics(search=SEARCH, granularity="set"),
         "rdskd": Rdskd(
             generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
         ),
@@ -116,6 +124,7 @@ def wrapping_sources(inner: Source) -> dict[str, Source]:
         "matched": Matched(source=inner),
         "balanced": Balanced(source=inner, pool_size=24, chunk=8, attack=ATTACK),
         "augmented": Augmented(source=inner),
+        "replay": Replay(source=inner, every=2, first=2),
         "mixed": Mixed(source=inner),
         "adversarial": Adversarial(source=inner, every=2, rounds=2, attack=ATTACK),
     }

@@ -3,6 +3,8 @@
 Sources that fill a pool say so in a fact of their batches, the share that is filled ("pool").
 Steps that fill cost more than those that do not; how many of them there will be is the inverse
 of what one of them adds. So steps = (budget - spent - filling) / (time of a plain step).
+A pool that grows too seldom to be seen growing tells its cost at the first step alone: what that
+took is filling, and what it will take to fill the rest is shared out among the steps planned.
 """
 
 import itertools
@@ -59,7 +61,7 @@ def time_steps(
     """
     lap = Lap(clock)
     train(replace(settings, steps=WARM_UP, log_every=1), lap)
-    return lap.timing()
+    return lap.timing(settings.steps)
 
 
 class Lap:
@@ -75,7 +77,12 @@ class Lap:
         self._steps.append((now - self._last, figures["facts"].get(POOL, 1.0)))
         self._last = now
 
-    def timing(self) -> Timing:
+    def timing(self, planned: int) -> Timing:
+        """Return what was seen.
+
+        Args:
+            planned: steps for which the pool's size was chosen.
+        """
         # The first steps pay for memory and for kernels chosen on first sight.
         pairs = list(itertools.pairwise(self._steps))[min(4, len(self._steps) - 2) :]
         rows = [(seconds, full - before) for (_, before), (seconds, full) in pairs]
@@ -87,4 +94,8 @@ class Lap:
             extra = statistics.mean(seconds for seconds, _ in fills) - step
             gain = statistics.mean(more for _, more in fills)
             filling = max(extra, 0.0) * (1 - self._steps[-1][1]) / gain
+        elif self._steps[-1][1] < 1:
+            seconds, full = self._steps[0]
+            filling = max(seconds - step, 0.0)
+            step += filling * (1 - full) / full / planned
         return Timing(step=step, filling=filling, spent=self._last - self._began)

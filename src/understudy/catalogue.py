@@ -40,15 +40,18 @@ from understudy.sources import (
     adversarial,
     augmentation,
     balanced,
+    deep_inversion,
     dfad,
     fast_meta,
     flat,
+    knowledge_within,
     lcw,
     leaves,
     matched,
     mixing,
     noise,
     rdskd,
+    replay,
     shader_files,
     shaders,
     surrogate,
@@ -114,6 +117,16 @@ SOURCES = (
         settings=lcw.Lcw,
     ),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
+    _source("deep-inversion", deep_inversion.DeepInversion, "deep_inversion", deep_inversion.CARD),
+    _source(
+        "inceptionism", knowledge_within.Inceptionism, "knowledge_within", knowledge_within.CARD
+    ),
+    _source(
+        "batch-norm-statistics",
+        knowledge_within.BatchNormStatistics,
+        "knowledge_within",
+        knowledge_within.CARD,
+    ),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
     _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
     _source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
@@ -122,6 +135,7 @@ WRAPPERS = (
     _wrapper("matched", matched.Matched, "matched", matched.CARD),
     _wrapper("balanced", balanced.Balanced, "balanced", balanced.CARD),
     _wrapper("augmented", augmentation.Augmented, "augmentation", augmentation.CARD),
+    _wrapper("replay", replay.Replay, "replay", replay.CARD),
     _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),
     _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
 )
@@ -199,6 +213,12 @@ RECIPES = (
         room="recipes",
         verb="distill --method activation-boundary",
         card=activation_boundaries.CARD,
+    ),
+    Entry(
+        name="adaptive-deep-inversion",
+        room="recipes",
+        verb="distill --method adaptive-deep-inversion",
+        card=deep_inversion.CARD,
     ),
 )
 METHODS: tuple[Entry, ...] = (*RECIPES, *SOURCES, *WRAPPERS, *OBJECTIVES)

@@ -115,6 +115,7 @@ class Site:
         split: "held_out" must never show what "train" shows.
         rank: which process this is, of `world`; each draws its own part from the seed.
         scratch: a folder for state too large for a checkpoint, or None to keep it in memory.
+        draft: only the shape of what is drawn matters; images that cost much may stay unfinished.
     """
 
     contract: InputContract
@@ -125,6 +126,7 @@ class Site:
     rank: int = 0
     world: int = 1
     scratch: Path | None = None
+    draft: bool = False
 
 
 @runtime_checkable

@@ -24,10 +24,12 @@ from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from understudy.sources.augmentation import Augmented
 from understudy.sources.balanced import Balanced
+from understudy.sources.deep_inversion import settings_for
 from understudy.sources.dfad import Dfad
 from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.rdskd import Rdskd
+from understudy.sources.replay import Replay
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 
@@ -214,6 +216,59 @@ def rdskd(
     return _of_method("rdskd", base, teacher, student, stage, seed=seed, device=device)
 
 
+def deep_inversion(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """Images inverted from the teacher, one new batch every 50 steps, T = 3.
+
+    Yin et al.: arXiv:1912.08795; the cosine and the weight decay are ours.
+    """
+    inverted = settings_for(contract)
+    return _replayed("deep-inversion", inverted, base, without, teacher, student, seed, device)
+
+
+def adaptive_deep_inversion(
+    teacher: NetworkRef,
+    student: NetworkRef,
+    contract: InputContract,
+    *,
+    base: Source | None = None,
+    without: Collection[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """The same with images at which the student, as it stands, disagrees with the teacher."""
+    inverted = settings_for(contract, adaptive=True)
+    named = "adaptive-deep-inversion"
+    return _replayed(named, inverted, base, without, teacher, student, seed, device)
+
+
+def _replayed(
+    method: str,
+    inverted: Source,
+    base: Source | None,
+    without: Collection[str],
+    teacher: NetworkRef,
+    student: NetworkRef,
+    seed: int,
+    device: str,
+) -> Recipe:
+    _refuse_parts(method, without)
+    stage = Stage(
+        source=Replay(source=inverted if base is None else base),
+        objective=SoftTargets(temperature=3.0),
+        fit=FitSettings(precision=fast_precision(device)),
+    )
+    return _of_method(method, base, teacher, student, stage, seed=seed, device=device)
+
+
 def _refuse_parts(method: str, without: Collection[str]) -> None:
     if without:
         raise ValueError(
@@ -268,6 +323,8 @@ def supervised(
 METHODS: dict[str, Callable[..., Recipe]] = {
     "shader-kd": shader_kd,
     "surrogate-kd": surrogate_kd,
+    "deep-inversion": deep_inversion,
+    "adaptive-deep-inversion": adaptive_deep_inversion,
     "dfad": dfad,
     "rdskd": rdskd,
     "activation-boundary": activation_boundary,

@@ -97,7 +97,7 @@ def open_distillation(
     frozen = freeze(teacher)
     if settings.channels_last:
         frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None)
+    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None, draft=True)
     example = source.open(small, frozen, child(rng, "example")).draw(0, student)
     criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
     answered = Answered(

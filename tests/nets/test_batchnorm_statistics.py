@@ -10,6 +10,7 @@ from tests import tiny
 from understudy.nets.batchnorm_statistics import (
     Moments,
     MomentsAverage,
+    MomentsPool,
     MomentsRecorder,
     Stored,
     batch_moments,
@@ -266,3 +267,16 @@ def test_with_a_history_a_batch_pulls_by_its_share_only():
     loss = feature_statistics_loss(average.joined({"bn": Moments(mean, torch.ones(3))}), known, 1.0)
     (gradient,) = torch.autograd.grad(loss, mean)
     assert gradient.norm().item() == pytest.approx(0.1)
+
+
+def test_pooled_moments_are_those_of_all_batches_as_one():
+    values, pool = numbers(3, 6, 4, 5), MomentsPool()
+    for i, batch in enumerate(values):
+        seen = {"bn": batch_moments(batch)}
+        joined = pool.joined(seen)["bn"]
+        whole = batch_moments(values[: i + 1].flatten(0, 1))
+        torch.testing.assert_close(joined, whole)
+        again = MomentsPool()
+        again.load_state_dict(pool.state_dict())
+        torch.testing.assert_close(again.joined(seen), pool.joined(seen), rtol=0, atol=0)
+        pool.update(seen)

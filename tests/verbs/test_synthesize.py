@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests import tiny
 from understudy.data.image_set import ImageSetError, read_image_set
 from understudy.nets.network import Network
 from understudy.protocols import InputContract
 from understudy.run_folder import RunFolderError
+from understudy.sources.deep_inversion import DeepInversion
+from understudy.sources.image_search import ImageSearch
+from understudy.sources.knowledge_within import BatchNormStatistics
 from understudy.sources.noise import Noise
 from understudy.verbs.synthesize import synthesize
 
@@ -175,3 +179,45 @@ def test_to_go_on_with_another_seed_or_a_lost_state_is_refused(tmp_path):
     (out / "stream-256.pt").write_bytes(b"torn")
     with pytest.raises(RunFolderError, match=r"stream-256.pt is missing or damaged .*--overwrite"):
         synthesize("noise", out=out, resume=True, **SMALL)
+
+
+INVERTED = DeepInversion(
+    total_variation=0.0, search=ImageSearch(iterations=2, learning_rate=0.1, jitter=1)
+)
+
+
+def test_inverted_images_go_on_at_the_last_shard_with_their_labels(tmp_path):
+    asked = {"count": 300, "teacher": Network(tiny.network(0), tiny.CONTRACT)}
+    whole = synthesize(INVERTED, out=tmp_path / "whole", **asked)
+    with pytest.raises(Killed):
+        synthesize(INVERTED, out=tmp_path / "set", watch=kill_at(256), **asked)
+    shards = []
+    told = synthesize(
+        INVERTED,
+        out=tmp_path / "set",
+        resume=True,
+        watch=lambda _, line: shards.append(line["step"]),
+        **asked,
+    )
+    assert shards == [300]
+    assert told["digest"] == whole["digest"]
+    labels = read_image_set(tmp_path / "set").labels
+    assert np.bincount(labels).tolist() == [100, 100, 100]
+
+
+def test_settings_of_an_inversion_go_by_the_size_of_the_teachers_images(tmp_path):
+    told = synthesize(
+        "deep-inversion",
+        out=tmp_path / "set",
+        count=4,
+        teacher=Network(tiny.network(0), tiny.CONTRACT),
+        set={"iterations": "2"},
+    )
+    assert told["settings"]["features"] == 1.0
+    assert told["settings"]["search"]["iterations"] == 2
+
+
+def test_images_without_labels_are_written_without(tmp_path):
+    made = BatchNormStatistics(search=ImageSearch(iterations=1))
+    synthesize(made, out=tmp_path / "set", count=4, teacher=Network(tiny.network(0), tiny.CONTRACT))
+    assert read_image_set(tmp_path / "set").labels is None

@@ -245,3 +245,43 @@ class MomentsAverage:
             for now, before in zip(seen, average, strict=True)
         )
         return Moments(mean, variance)
+
+
+class MomentsPool:
+    """Moments of a batch pooled with those of all batches before, as if they were one.
+
+    `joined` gives mean and variance over the whole set, differentiable in the last batch; `update`
+    takes a finished batch into the set. All batches are of one size.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def joined(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
+        """Return the moments of the set, the batch included."""
+        if not self._count:
+            return dict(batch)
+        pooled = {}
+        for name, seen in batch.items():
+            sums = self._sums[name].to(seen.mean.device)
+            mean = (sums[0] + seen.mean) / (self._count + 1)
+            # Differences from the set's mean, rather than of squares, which would cancel.
+            between = sums[1] - 2 * mean * sums[0] + self._count * mean.square()
+            within = sums[2] + seen.variance + (seen.mean - mean).square()
+            pooled[name] = Moments(mean, (between + within) / (self._count + 1))
+        return pooled
+
+    def update(self, batch: Mapping[str, Moments]) -> None:
+        """Take a finished batch into the set."""
+        for name, seen in batch.items():
+            part = torch.stack([seen.mean, seen.mean.square(), seen.variance]).detach()
+            self._sums[name] = self._sums[name] + part if self._count else part
+        self._count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self._count, "sums": {n: v.clone() for n, v in self._sums.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._count = state["count"]
+        self._sums = {name: value.clone() for name, value in state["sums"].items()}

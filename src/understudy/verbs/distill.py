@@ -147,7 +147,9 @@ def _recipe(
     make = METHODS[one_of("method", method, METHODS)]
     if labels and transfer is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
-    base = None if transfer is None else source_named(transfer, labels=labels)
+    base = None
+    if transfer is not None:
+        base = source_named(transfer, labels=labels, contract=contract)
     # Balancing and attacks choose images by what the teacher says of them, not by their labels.
     left_out = {*without, "balance", "attack", "matching"} if labels else {*without}
     recipe = make(teacher, student, contract, base=base, without=left_out)

@@ -16,6 +16,7 @@ from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, innermost
 from understudy.recipe import Recipe, Stage, replace_keys
+from understudy.sources import deep_inversion, knowledge_within
 from understudy.sources.lcw import Lcw
 from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from understudy.sources.shader_files import ShaderFiles
@@ -25,6 +26,11 @@ from understudy.sources.surrogate import Surrogate
 IN_PYTHON = "python:"
 # Sources that are named by their folder.
 ON_DISK = ("surrogate", "shader-files")
+_BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
+    "deep-inversion": deep_inversion.settings_for,
+    "inceptionism": knowledge_within.inceptionism_for,
+    "batch-norm-statistics": knowledge_within.batch_norm_statistics_for,
+}
 
 
 def network_named(
@@ -93,10 +99,18 @@ def open_network(
     return made.network
 
 
-def source_named(source: str | Source, *, labels: bool = False) -> Source:
-    """Return the source of a name of the catalogue, or of what lies on disk under it."""
+def source_named(
+    source: str | Source, *, labels: bool = False, contract: InputContract | None = None
+) -> Source:
+    """Return the source of a name of the catalogue, or of what lies on disk under it.
+
+    Args:
+        contract: whose images are wanted, for sources whose settings go by their size.
+    """
     if not isinstance(source, str):
         return source
+    if contract is not None and source in _BY_SIZE:
+        return _BY_SIZE[source](contract)
     made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
     if (settings := made.get(source)) is not None:
         named = settings()

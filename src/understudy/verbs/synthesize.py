@@ -70,7 +70,7 @@ def synthesize(
             teacher, say=say, weights=weights, mean=mean, std=std, classes=classes
         )
     contract = _contract(network, size, channels)
-    made = _with_fields(source_named(source), set or {})
+    made = _with_fields(source_named(source, contract=contract), set or {})
     folder = _prepared(Path(out), resume=resume, overwrite=overwrite)
     if resume and (folder / "set.json").exists():
         say(f"{folder} is finished already")
@@ -79,6 +79,8 @@ def synthesize(
     steps = -(-count // _SHARD)
     site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
     frozen = None if network is None else freeze(network.to(where))
+    glance = dataclasses.replace(site, batch_size=2, steps=1, draft=True)
+    labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
     stream: Stream = made.open(site, frozen, from_seed(seed))
     table = recipe_file.to_table(made)
     if balance:
@@ -88,7 +90,7 @@ def synthesize(
         table |= {"balanced_by": network_named(teacher).ref}
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    written = _write(stream, contract, count, folder, table, seed, watch)
+    written = _write(stream, labels, contract, count, folder, table, seed, watch)
     if balance and even.surplus:
         say(
             f"{even.surplus} of {count} images are of classes that had enough of them: "
@@ -134,6 +136,7 @@ class _Even:
 
 def _write(
     stream: Stream,
+    labels: bool,
     contract: InputContract,
     count: int,
     folder: Path,
@@ -142,9 +145,6 @@ def _write(
     watch: Callable[[int, dict[str, Any]], None],
 ) -> ImageSet:
     begun = time.perf_counter()
-    untouched = stream.state_dict()
-    labels = stream.draw(0, None).labels is not None
-    stream.load_state_dict(untouched)
     writer = ImageSetWriter(
         folder,
         count,

@@ -1,0 +1,188 @@
+"""A stream whose every batch is searched for from noise, against what a teacher says of it.
+
+What the losses of a search are made from is gathered here: the images as the networks see them,
+the teacher's logits, and the moments of what enters its layers. So is what every such batch is
+judged by once it is finished, clipped to [0, 1]: whether the teacher calls the images by their
+labels, and how far their statistics are from those known.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from understudy.checks import one_of
+from understudy.data.checkpoints import first_line
+from understudy.data.datasets import batches, open_data
+from understudy.nets.batchnorm_statistics import (
+    Moments,
+    MomentsAverage,
+    MomentsPool,
+    MomentsRecorder,
+    Stored,
+    batchnorm_layers,
+    feature_statistics_loss,
+    measured_statistics,
+    normalising_layers,
+    stored_statistics,
+)
+from understudy.protocols import Batch, Site, image_batch
+from understudy.seeding import child
+from understudy.sources.image_search import Images, ImageSearch
+
+Labels = Literal["balanced", "random"]
+# Images at once when statistics are measured.
+_MEASURED_AT_ONCE = 64
+
+
+class Seen(NamedTuple):
+    """What a loss is a function of.
+
+    Args:
+        normalised: the images searched for, in the network's normalised space.
+        images: the same in the units of [0, 1], moved, as teacher and student see them.
+        logits: the teacher's.
+        moments: of what enters the layers whose statistics are known, joined with those of the
+            batches before where the stream has a history.
+    """
+
+    normalised: Images
+    images: Images
+    logits: Float[Tensor, "batch classes"]
+    moments: Mapping[str, Moments]
+
+
+# A loss for these labels, and against this student where there is one.
+LossMaker = Callable[[Tensor, nn.Module | None], Callable[[Seen], Tensor]]
+
+
+def check_labels(labels: str) -> None:
+    """Raise unless there is such a way to choose labels."""
+    one_of("labels", labels, get_args(Labels))
+
+
+def labels_in_turn(
+    start: int, count: int, classes: int, rng: torch.Generator
+) -> Int64[Tensor, " batch"]:
+    """Return the labels at these places of an endless row of permutations of the classes."""
+    places = torch.arange(start, start + count)
+    rounds = range(start // classes, (start + count - 1) // classes + 1)
+    orders = {n: torch.randperm(classes, generator=child(rng, "round", n)) for n in rounds}
+    return torch.stack([orders[int(p) // classes][p % classes] for p in places])
+
+
+def required(teacher: nn.Module | None) -> nn.Module:
+    """Return the teacher, or raise where there is none."""
+    if teacher is None:
+        raise ValueError("inversion needs a teacher to invert; give --teacher")
+    return teacher
+
+
+def known_statistics(
+    teacher: nn.Module, site: Site, images: str | None, *, needed: bool
+) -> dict[str, Stored]:
+    """Return the statistics that images shall have before layers of the teacher.
+
+    Args:
+        images: a set to measure them on, before each normalising layer; None takes those that
+            BatchNorm layers have stored.
+        needed: raise where there are none.
+    """
+    if images is not None:
+        data = open_data(images, site.contract, split="train")
+        fed = (part.to(site.device).float() / 255 for part, _ in batches(data, _MEASURED_AT_ONCE))
+        return measured_statistics(teacher, normalising_layers(teacher), fed)
+    return stored_statistics(teacher) if needed or batchnorm_layers(teacher) else {}
+
+
+class InvertedStream:
+    """A stream whose every batch is searched for; a function of (seed, step, history, student).
+
+    Args:
+        labels: how they are chosen; None for images without.
+        history: what the moments of a batch are joined with; None where it stands alone.
+    """
+
+    def __init__(
+        self,
+        losses: LossMaker,
+        search: ImageSearch,
+        labels: Labels | None,
+        site: Site,
+        teacher: nn.Module,
+        known: Mapping[str, Stored],
+        rng: torch.Generator,
+        history: MomentsPool | MomentsAverage | None = None,
+    ) -> None:
+        self._losses, self._labels, self._site, self._rng = losses, labels, site, rng
+        self._search = search.draft() if site.draft else search
+        self._teacher, self._known, self._history = teacher, known, history
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        site = self._site
+        labels = self._choose(step).to(site.device)
+        rng = child(self._rng, "noise", site.split, site.rank, step, device=site.device)
+        measure = self._losses(labels, student)
+        with MomentsRecorder(self._teacher, self._known) as recorder:
+
+            def loss(images: Tensor, normalised: Tensor) -> Tensor:
+                logits, moments = self._ask(images, recorder)
+                if self._history is not None:
+                    moments = self._history.joined(moments)
+                return measure(Seen(normalised, images, logits, moments))
+
+            found = self._search(loss, site.batch_size, site.contract, rng)
+            with torch.no_grad():
+                logits, moments = self._ask(found.images, recorder)
+        facts = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
+        if self._known:
+            facts["feature_distance"] = feature_statistics_loss(moments, self._known, 1.0)
+        if self._history is not None:
+            self._history.update(moments)
+        if self._labels is None:
+            return image_batch(found.images, facts=facts)
+        facts["recognised"] = (logits.argmax(-1) == labels).float().mean()
+        return image_batch(found.images, labels=labels, facts=facts)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._history is None else self._history.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._history is not None:
+            self._history.load_state_dict(state)
+        elif state:
+            raise ValueError(f"an inverting stream has no state, got {sorted(state)}")
+
+    def _ask(
+        self, images: Tensor, recorder: MomentsRecorder
+    ) -> tuple[Tensor, Mapping[str, Moments]]:
+        """Return the teacher's logits, and the moments of what entered its layers."""
+        contract = self._site.contract
+        try:
+            logits = self._teacher(images)
+        except RuntimeError as error:
+            if tuple(images.shape[2:]) == contract.size:
+                raise
+            raise ValueError(
+                f"the teacher does not take images of {tuple(images.shape[2:])} in place of "
+                f"{contract.size} ({first_line(error)}); set coarse_iterations to 0"
+            ) from error
+        classes = contract.classes
+        if not isinstance(logits, Tensor) or logits.shape != (len(images), classes):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"inversion needs {classes} logits per image, but the teacher answers "
+                f"{len(images)} images with {shape}; only classifiers can be inverted"
+            )
+        return logits.float(), recorder.read() if self._known else {}
+
+    def _choose(self, step: int) -> Int64[Tensor, " batch"]:
+        site, classes = self._site, self._site.contract.classes
+        rng = child(self._rng, "labels", site.split)
+        if self._labels == "random":
+            own = child(rng, site.rank, step)
+            return torch.randint(classes, (site.batch_size,), generator=own)
+        start = (step * site.world + site.rank) * site.batch_size
+        return labels_in_turn(start, site.batch_size, classes, rng)

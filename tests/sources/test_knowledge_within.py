@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests import taught, tiny
+from understudy.nets.batchnorm_statistics import (
+    MomentsRecorder,
+    batchnorm_kl,
+    stored_statistics,
+)
+from understudy.nets.network import freeze
+from understudy.protocols import Batch, OptimisedSource, Source
+from understudy.seeding import from_seed
+from understudy.sources.image_search import ImageSearch
+from understudy.sources.inversion import Seen
+from understudy.sources.knowledge_within import (
+    COMBINED,
+    BatchNormStatistics,
+    Inceptionism,
+    batch_norm_statistics_for,
+    blur,
+    inceptionism_for,
+    roughness,
+    within_loss,
+)
+
+SEARCH = ImageSearch(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
+
+
+def drawn(settings: Source, steps: int = 1, count: int = 30) -> list[Batch]:
+    stream = settings.open(taught.site(count), taught.teacher(), from_seed(0))
+    return [stream.draw(step, None) for step in range(steps)]
+
+
+def divergence(images: Tensor) -> float:
+    teacher = taught.teacher()
+    known = stored_statistics(teacher)
+    with torch.no_grad(), MomentsRecorder(teacher, known) as recorder:
+        teacher(images)
+        return batchnorm_kl(recorder.read(), known).item()
+
+
+def test_a_point_is_blurred_to_a_gaussian_and_an_even_image_stays():
+    point = torch.zeros(1, 2, 9, 9)
+    point[0, 1, 4, 4] = 1
+    blurred = blur(point)
+    weights = torch.tensor([math.exp(-(d**2) / 2) for d in range(-2, 3)])
+    weights = weights / weights.sum()
+    torch.testing.assert_close(blurred[0, 1, 2:7, 2:7], weights[:, None] * weights)
+    assert blurred[0, 0].abs().max() == 0
+    torch.testing.assert_close(blur(torch.ones(1, 1, 5, 5)), torch.ones(1, 1, 5, 5))
+
+
+def test_noise_is_rough_by_what_the_blur_takes_from_it():
+    noise = torch.randn(4, 1, 200, 200, generator=from_seed(0))
+    weights = torch.tensor([math.exp(-(d**2) / 2) for d in range(-2, 3)], dtype=torch.float64)
+    weights = weights / weights.sum()
+    kept = weights.square().sum() ** 2  # of the variance, by a sum of independent values
+    expected = 1 - 2 * weights[2] ** 2 + kept
+    assert roughness(noise).item() == pytest.approx(expected.item(), rel=0.01)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    teacher = freeze(tiny.network(0))
+    known, labels = stored_statistics(teacher), torch.tensor([0, 1, 2, 0])
+    x = torch.randn(4, 1, 8, 8, generator=from_seed(0)).requires_grad_()
+    with MomentsRecorder(teacher, known) as recorder:
+        seen = Seen(x, x, teacher(x), recorder.read())
+    by_hand = (
+        2 * batchnorm_kl(seen.moments, known)
+        + 3 * F.cross_entropy(seen.logits, labels)
+        + 4 * roughness(x)
+    )
+    torch.testing.assert_close(within_loss(seen, labels, known, 2.0, 3.0, 4.0), by_hand)
+
+
+def test_images_take_on_the_stored_statistics_and_bear_no_labels():
+    (batch,) = drawn(BatchNormStatistics(search=SEARCH))
+    noise = torch.rand(30, 1, 8, 8, generator=from_seed(1))
+    assert divergence(batch.images) < 0.2 * divergence(noise)
+    assert batch.labels is None
+    assert "recognised" not in batch.facts
+
+
+def test_with_labels_the_images_are_also_called_by_them():
+    (batch,) = drawn(BatchNormStatistics(divergence=1.0, cross_entropy=1.0, search=SEARCH))
+    assert batch.facts["recognised"] > 0.8
+    assert batch.labels.bincount(minlength=10).tolist() == [3] * 10
+
+
+def test_inceptionism_finds_smooth_images_of_the_classes_that_the_statistics_do_not_know():
+    (smooth,) = drawn(Inceptionism(search=SEARCH))
+    (rough,) = drawn(Inceptionism(search=SEARCH, smoothness=0.0))
+    (known,) = drawn(BatchNormStatistics(search=SEARCH))
+    assert smooth.facts["recognised"] > 0.8
+    assert roughness(smooth.images) < 0.7 * roughness(rough.images)
+    assert divergence(known.images) < 0.3 * divergence(smooth.images)
+
+
+def test_a_set_has_the_statistics_where_its_single_batches_may_not():
+    batches = drawn(BatchNormStatistics(search=SEARCH), steps=3, count=6)
+    whole = drawn(BatchNormStatistics(search=SEARCH, granularity="set"), steps=3, count=6)
+    assert torch.equal(batches[0].images, whole[0].images)
+    of_batches, of_set = (
+        divergence(torch.cat([batch.images for batch in drawn])) for drawn in (batches, whole)
+    )
+    assert of_set < of_batches
+
+
+def test_the_jitter_goes_by_the_size_of_the_images():
+    assert inceptionism_for(taught.CONTRACT).search.jitter == 1
+    assert batch_norm_statistics_for(taught.CONTRACT).search.jitter == 1
+    assert Inceptionism().search.jitter == 4
+
+
+def test_what_cannot_be_is_refused():
+    bare = freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match="no BatchNorm layer"):
+        BatchNormStatistics().open(taught.site(4), bare, from_seed(0))
+    with pytest.raises(ValueError, match="needs a teacher to invert"):
+        Inceptionism().open(taught.site(4), None, from_seed(0))
+    with pytest.raises(ValueError, match="smoothness must not be negative"):
+        Inceptionism(smoothness=-1.0)
+    with pytest.raises(ValueError, match="nothing is asked for"):
+        BatchNormStatistics(divergence=0.0)
+
+
+def test_they_are_sources_that_optimise_images():
+    for settings in (Inceptionism(), BatchNormStatistics(), COMBINED):
+        assert isinstance(settings, Source)
+        assert isinstance(settings, OptimisedSource)
+        assert settings.optimises == "images"
