@@ -225,7 +225,7 @@ def _items(batch: Batch) -> Tensor:
     if batch.index is None:
         raise ValueError(
             "crd remembers every item of a fixed set, but this transfer set does not say which "
-            "item an image is; use images (--transfer FOLDER --without matching,balance,attack), "
-            "or another objective"
+            "item an image is; use images (--method surrogate-kd --transfer FOLDER), or another "
+            "objective"
         )
     return batch.index
