@@ -87,7 +87,8 @@ def main() -> None:
     table.extend(frechet=spreads(table.rows, "frechet"))
     print_table(summarize(table.rows, ("arm",)))
     for arm, (mean, sd) in table.head["frechet"].items():
-        print(f"{arm:44}Frechet distance {mean:9.3f} +- {sd:.3f}")
+        spread = "one seed" if sd is None else f"+- {sd:.3f}"
+        print(f"{arm:44}Frechet distance {mean:9.3f} {spread}")
 
 
 def digits(folder: Path) -> Task:
@@ -180,13 +181,13 @@ def features(images: Tensor, *, teacher: torch.nn.Module, tap: str) -> Tensor:
         return taps.trace(images).taps[tap].relu().mean((2, 3))
 
 
-def spreads(rows: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of a figure for each arm."""
+def spreads(rows: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float | None]]:
+    """Return mean and standard deviation of a figure for each arm; none of one seed."""
     groups: dict[str, list[float]] = {}
     for row in rows:
         groups.setdefault(row["arm"], []).append(row[key])
     return {
-        arm: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        arm: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
         for arm, values in sorted(groups.items(), key=lambda group: statistics.mean(group[1]))
     }
 

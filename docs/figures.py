@@ -156,7 +156,11 @@ def _lcw(result: Result) -> str:
     """The table of generated images: how far from real ones, and what students learn from them."""
     accuracies = {row["arm"]: row for row in result["summary"]}
     rows = [
-        [arm, f"{mean:.2f} {_PLUS_MINUS} {sd:.2f}", _accuracy(accuracies[arm])]
+        [
+            arm,
+            f"{mean:.2f} (one seed)" if sd is None else f"{mean:.2f} {_PLUS_MINUS} {sd:.2f}",
+            _accuracy(accuracies[arm]),
+        ]
         for arm, (mean, sd) in result["frechet"].items()
     ]
     setting = result["setting"]
