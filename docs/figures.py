@@ -226,6 +226,26 @@ def _int8(result: Result) -> str:
     return f"{told}\n\n{_table(heads, rows)}"
 
 
+def _translation(result: Result) -> str:
+    """BLEU of every arm over its seeds, and how far from the arm it is compared with."""
+    rows = []
+    for arm in dict.fromkeys(row["arm"] for row in result["summary"]):
+        runs = [row for row in result["rows"] if row["arm"] == arm]
+        scores = [row["bleu"] for row in runs]
+        spread = f" {_PLUS_MINUS} {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        gaps = [
+            f"{_points(row['gap_low'])} to {_points(row['gap_high'])}"
+            for row in runs
+            if "gap_low" in row
+        ]
+        seconds = statistics.mean(row["seconds"] for row in runs)
+        cells = [f"{statistics.mean(scores):.1f}{spread}", str(len(runs))]
+        rows.append([arm, *cells, "; ".join(gaps) or "—", f"{seconds:,.0f}"])
+    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    heads = ("arm", "BLEU", "seeds", "95 % of the gap, by seed", "seconds")
+    return f"{', '.join(told)}.\n\n{_table(heads, rows)}"
+
+
 def _augmentation(result: Result) -> str:
     rates = result["images_per_second"]
     rows = [[name, f"{rate['median']:,}"] for name, rate in rates.items()]
@@ -354,6 +374,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "int8": _int8,
     "augmentation": _augmentation,
     "digits": _digits,
+    "translation": _translation,
     "shaders": _shaders,
     "lcw": _lcw,
     "lcw_cifar10": _lcw,

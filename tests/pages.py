@@ -27,6 +27,7 @@ SMALLER = (
     (re.compile(r"--(?:steps|budget) \S+"), "--steps 4"),
     (re.compile(r"--count \d+"), "--count 64"),
     (re.compile(r"builtin/(?:resnet|convnet-)\w+"), "builtin/convnet-4"),
+    (re.compile(r"builtin/translator-\w+"), "builtin/translator-1-8"),
     (re.compile(r"\bsteps=\d+"), "steps=4"),
     (re.compile(r"\biterations=\d+"), "iterations=4"),
 )
@@ -81,6 +82,7 @@ def name_of(page: Path) -> str:
 
 def furnish(folder: Path) -> None:
     """Put into a folder what the pages take for granted: a teacher, weights, images, names."""
+    from tests.text import write_text
     from understudy.nets import builtin
     from understudy.verbs.train import train
 
@@ -91,6 +93,10 @@ def furnish(folder: Path) -> None:
         torch.save(network.state_dict(), folder / f"{name}.pth")
     (folder / "hostile.pth").write_bytes(b"\x80\x04cposix\nsystem\n(X\x04\x00\x00\x00truetR.")
     (folder / "names.txt").write_text("".join(f"class {i}\n" for i in range(10)))
+    for stem, count in (("train", 80), ("val", 12)):
+        write_text(folder / "captions", count, stem=stem)
+    captions = str(folder / "captions:de-en")
+    train("builtin/translator-1-8", captions, out=folder / "translator", steps=4, batch_size=8)
     (folder / "photographs").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):

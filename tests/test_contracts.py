@@ -156,8 +156,13 @@ OBJECTIVES = {
     "crd": Crd(num_negatives=64),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
 }
-SOURCES = [entry.name for entry in (*catalogue.SOURCES, *catalogue.WRAPPERS)]
-WRAPPERS = [entry.name for entry in catalogue.WRAPPERS]
+# What sources of text promise is in tests/sources/test_sentences.py, in test_return_to_go.py the
+# objective that only text has.
+TEXT = {"sentences", "on-policy", "sequence-level", "return-to-go"}
+SOURCES = [
+    entry.name for entry in (*catalogue.SOURCES, *catalogue.WRAPPERS) if entry.name not in TEXT
+]
+WRAPPERS = [entry.name for entry in catalogue.WRAPPERS if entry.name not in TEXT]
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +242,7 @@ def assert_same(before: Any, after: Any) -> None:
 
 def test_the_table_holds_the_whole_catalogue(table):
     assert table.keys() == set(SOURCES)
-    assert OBJECTIVES.keys() == {entry.name for entry in catalogue.OBJECTIVES}
+    assert OBJECTIVES.keys() == {entry.name for entry in catalogue.OBJECTIVES} - TEXT
 
 
 def test_the_same_seed_shows_the_same_and_another_seed_another(source):

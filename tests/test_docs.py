@@ -176,7 +176,9 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [path.stem for path in (DOCS / "pictures").glob("*.py")])
 def test_a_picture_is_what_its_script_draws(name, tmp_path, opengl):
-    if name in ("drawing", "readme", "report") or (name == "shader_files" and not opengl):
+    if name in ("drawing", "toy_sentences", "readme", "report") or (
+        name == "shader_files" and not opengl
+    ):
         pytest.skip("draws nothing by itself, or shows what the demo made, or needs OpenGL")
     code = "import drawing, pathlib, runpy; drawing.HERE = pathlib.Path({folder!r}); runpy.run_path"
     code = code.format(folder=str(tmp_path)) + f"('{name}.py', run_name='__main__')"

@@ -26,6 +26,7 @@ from understudy.objectives import (
     mlld,
     nst,
     pkt,
+    return_to_go,
     review_kd,
     rkd,
     similarity_preserving,
@@ -50,8 +51,11 @@ from understudy.sources import (
     matched,
     mixing,
     noise,
+    on_policy,
     rdskd,
     replay,
+    sentences,
+    sequence_level,
     shader_files,
     shaders,
     surrogate,
@@ -127,6 +131,13 @@ SOURCES = (
         "knowledge_within",
         knowledge_within.CARD,
     ),
+    Entry(
+        name="sentences",
+        room="sources/sentences",
+        verb="distill --transfer TEXT",
+        card=_PLAIN,
+        settings=sentences.Sentences,
+    ),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
     _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
     _source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
@@ -138,6 +149,8 @@ WRAPPERS = (
     _wrapper("replay", replay.Replay, "replay", replay.CARD),
     _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),
     _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
+    _wrapper("on-policy", on_policy.OnPolicy, "on_policy", on_policy.CARD),
+    _wrapper("sequence-level", sequence_level.SequenceLevel, "sequence_level", sequence_level.CARD),
 )
 OBJECTIVES = (
     _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
@@ -198,6 +211,7 @@ OBJECTIVES = (
         correlation_congruence.CARD,
     ),
     _objective("crd", crd.Crd, "crd", crd.CARD),
+    _objective("return-to-go", return_to_go.ReturnToGo, "return_to_go", return_to_go.CARD),
     _objective("weighted", weighted.Weighted, "weighted"),
 )
 RECIPES = (
@@ -219,6 +233,12 @@ RECIPES = (
         room="recipes",
         verb="distill --method adaptive-deep-inversion",
         card=deep_inversion.CARD,
+    ),
+    Entry(
+        name="sequence-kd",
+        room="text_recipes",
+        verb="distill --method sequence-kd --transfer TEXT",
+        card=sequence_level.CARD,
     ),
 )
 METHODS: tuple[Entry, ...] = (*RECIPES, *SOURCES, *WRAPPERS, *OBJECTIVES)

@@ -18,15 +18,22 @@ from torch import Tensor, nn
 
 from understudy.data.checkpoints import PROGRAM, CheckpointError, read_weights
 from understudy.data.programs import program_shapes, read_extra, read_program
-from understudy.data.student_file import describe_student, find_student, read_student, write_student
+from understudy.data.student_file import (
+    TextDescription,
+    describe_student,
+    find_student,
+    read_student,
+    write_student,
+)
 from understudy.nets import builtin, user_file
 from understudy.nets.network import Network
 from understudy.nets.references import HUBS, NetworkRef, Reference, no_network, parse
 from understudy.nets.state_dicts import counted_in, load_state_, looks_like
 from understudy.nets.statements import SILENT, Statement, first_stated, settle, stated_by
 from understudy.nets.zoo import architecture_of, build_from_hub, stated_by_hub
-from understudy.protocols import InputContract
+from understudy.protocols import InputContract, TextContract
 from understudy.seeding import child_seed
+from understudy.text_networks import assemble_translator, text_contract
 
 # What the built-in networks were made for, where nobody says otherwise.
 _SIZE, _CHANNELS = (32, 32), 3
@@ -47,7 +54,7 @@ class Loaded:
         plan: what was done to its architecture before (pruned, quantized), as in student.json.
     """
 
-    network: Network
+    network: Network[Any]
     notes: tuple[str, ...] = ()
     random: bool = False
     plan: Plan = ()
@@ -69,11 +76,11 @@ class _Opened:
 def load(
     reference: NetworkRef | str,
     *,
-    like: InputContract | None = None,
+    like: InputContract | TextContract | None = None,
     allow_code: bool | Collection[str | Path] = False,
     rng: torch.Generator | None = None,
     rebuild: Rebuild | None = None,
-) -> Network:
+) -> Network[Any]:
     """Return the network that a reference names; see `resolve`."""
     return resolve(reference, like=like, allow_code=allow_code, rng=rng, rebuild=rebuild).network
 
@@ -81,7 +88,7 @@ def load(
 def resolve(
     reference: NetworkRef | str,
     *,
-    like: InputContract | None = None,
+    like: InputContract | TextContract | None = None,
     allow_code: bool | Collection[str | Path] = False,
     rng: torch.Generator | None = None,
     rebuild: Rebuild | None = None,
@@ -108,6 +115,13 @@ def resolve(
         )
     if parsed.kind == "program":
         return _load_program(said, Path(parsed.target), SILENT)
+    if parsed.kind == "builtin" and builtin.is_translator(parsed.target):
+        inherited = like if isinstance(like, TextContract) else None
+        state = None if said.weights is None else _read_weights(said)
+        contract = text_contract(said, inherited)
+        return _load_translator(parsed, contract, state, said.weights or "", rng)
+    if isinstance(like, TextContract):
+        raise ValueError(f"{said.ref} takes images, but shall be like a network that translates")
     if parsed.kind != "student":
         return _assemble(said, _open(said, parsed, like), like, allow_code, rng, rebuild)
     if not Path(parsed.target).exists():
@@ -115,6 +129,10 @@ def resolve(
         raise ValueError(no_network(said.ref) + near)
     file = find_student(parsed.target)
     state, description = read_student(file)
+    if isinstance(description, TextDescription):
+        parsed = parse(description.architecture)
+        state = state if said.weights is None else _read_weights(said)
+        return _load_translator(parsed, description.contract, state, str(file.parent), rng)
     own = stated_by(description.contract)
     program = file.with_name("student" + PROGRAM)
     if not description.architecture and program.exists() and said.weights is None:
@@ -139,7 +157,7 @@ def resolve(
     return _assemble(said, opened, like, allow_code, rng, rebuild)
 
 
-def save(network: Network, folder: str | Path, plan: Plan = ()) -> None:
+def save(network: Network[Any], folder: str | Path, plan: Plan = ()) -> None:
     """Write the network as student.safetensors and student.json.
 
     Args:
@@ -327,6 +345,18 @@ def _seeded(rng: torch.Generator | None) -> Iterator[None]:
         # torch.manual_seed would reseed every GPU as well.
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def _load_translator(
+    parsed: Reference,
+    contract: TextContract,
+    state: Mapping[str, Tensor] | None,
+    weights: str,
+    rng: torch.Generator | None,
+) -> Loaded:
+    with _seeded(rng):
+        network = assemble_translator(parsed.target, parsed.text, contract, state, weights)
+    return Loaded(network=network, random=state is None)
 
 
 def _load_program(said: NetworkRef, path: Path, own: Statement) -> Loaded:

@@ -22,7 +22,8 @@ from torch import nn
 from understudy import recipe as recipe_file
 from understudy.budget import Clock, Lap, steps_within, time_steps
 from understudy.catalogue import compares_layers_alone
-from understudy.data.datasets import open_data
+from understudy.data.datasets import Dataset, open_data
+from understudy.data.parallel_text import ParallelText, open_text
 from understudy.exports.programs import trace_program, write_program
 from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
@@ -31,7 +32,7 @@ from understudy.nets.network import Network
 from understudy.objectives.weighted import notes_of, open_criterion
 from understudy.optional import require
 from understudy.processes import Team, team
-from understudy.protocols import Stream
+from understudy.protocols import Stream, TextContract
 from understudy.recipe import Recipe, RecipeError, Stage
 from understudy.rehearsal import check_pair, rehearse, weights_digest
 from understudy.run_folder import (
@@ -75,7 +76,7 @@ class Conduct:
     overwrite: bool = False
     budget: float | None = None
     allow_code: bool | Collection[str | Path] = False
-    networks: Mapping[str, Network] = field(default_factory=dict)
+    networks: Mapping[str, Network[Any]] = field(default_factory=dict)
     skip_bad: bool = False
     say: Callable[[str], None] = lambda _: None
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
@@ -105,11 +106,8 @@ def _run(
     recipe, saved = processes.agree(_looked_up(recipe, folder, conduct, processes))
     notes: list[str] = []
     teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
-    judges = None
-    if recipe.eval is not None:
-        judges = open_data(
-            recipe.eval, student.contract, split="test", labels=True, skip_bad=conduct.skip_bad
-        )
+    judges = None if recipe.eval is None else open_judges(recipe.eval, student, conduct)
+    if judges is not None:
         notes += [f"--eval: {note}" for note in judges.notes]
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
@@ -180,7 +178,15 @@ def _begun(
     return dataclasses.replace(conduct, say=say)
 
 
-def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network | None, Network]:
+def open_judges(spec: str, student: Network[Any], conduct: Conduct) -> Dataset | ParallelText:
+    """Return the data to score on: labelled images, or sentences with references."""
+    contract = student.contract
+    if isinstance(contract, TextContract):
+        return open_text(spec, split="test", languages=contract.languages)
+    return open_data(spec, contract, split="test", labels=True, skip_bad=conduct.skip_bad)
+
+
+def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None, Network[Any]]:
     """Return the teacher, where there is one, and the student before its first step.
 
     Raises:
@@ -227,8 +233,8 @@ def device_named(name: str) -> torch.device:
 
 def open_stage(
     stage: Stage,
-    teacher: Network | None,
-    student: Network,
+    teacher: Network[Any] | None,
+    student: Network[Any],
     rng: torch.Generator,
     *,
     settings: FitSettings | None = None,
@@ -276,8 +282,8 @@ def open_stage(
 
 def within_budget(
     recipe: Recipe,
-    teacher: Network | None,
-    student: Network,
+    teacher: Network[Any] | None,
+    student: Network[Any],
     seconds: float,
     processes: Team,
     clock: Clock = time.perf_counter,
@@ -362,7 +368,7 @@ def train_in_folder(
             ) from error
 
 
-def _travels_with_code(student: Network) -> bool:
+def _travels_with_code(student: Network[Any]) -> bool:
     """Return whether no name makes the architecture again elsewhere."""
     return not rebuilds(student.reference) or student.reference.startswith("file:")
 
@@ -382,7 +388,7 @@ def _going_on(asked: Recipe, saved: Recipe, conduct: Conduct) -> Recipe:
     return dataclasses.replace(saved, eval=asked.eval or saved.eval)
 
 
-def _network_of(made: nn.Module, student: Network) -> Network:
+def _network_of(made: nn.Module, student: Network[Any]) -> Network[Any]:
     if isinstance(made, Network):
         return made
     return Network(made, student.contract, student.reference)

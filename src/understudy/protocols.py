@@ -1,21 +1,31 @@
 """The shared nouns: what flows through the house, and what a part must answer to be plugged in.
 
 Nothing is inherited from the protocols here; a class that has the methods is a tenant.
-Images are float tensors in [0, 1], NCHW, on the device, before any normalisation.
+Images are float tensors in [0, 1], NCHW, on the device, before any normalisation. Sentences are
+int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and "prefix".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 Input = Tensor | Mapping[str, Tensor]
 Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 Terms = dict[str, Tensor]
 Split = Literal["train", "held_out"]
+
+# The first tokens of every vocabulary: padding, the ends of a sentence, what no piece spells.
+PAD, BEGIN, END, UNKNOWN = range(4)
+MARKS = ("<pad>", "<s>", "</s>", "<unk>")
+# Stands for the space in front of a word, so that pieces put together are the sentence.
+SPACE = "\u2581"
+# A fact of a batch: 1 where the student has made its sentences itself, else 0.
+OWN_SENTENCES = "own_sentences"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,51 @@ class InputContract:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextContract:
+    """What a translator expects of a sentence and what its outputs stand for.
+
+    Args:
+        languages: translated from and into, as the files of parallel text end: "de", "en".
+        source: the pieces that sentences are made of, by token; `MARKS` come first.
+        target: the same of the language translated into: the classes of every answer.
+        longest: tokens of a sentence, its end included; what is longer is cut.
+    """
+
+    languages: tuple[str, str]
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    longest: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            pieces = getattr(self, name)
+            if pieces[: len(MARKS)] != MARKS or len(set(pieces)) < len(pieces):
+                raise ValueError(
+                    f"{name} must be distinct pieces and begin with {', '.join(MARKS)}"
+                )
+        if self.longest < 2:
+            raise ValueError(f"longest must be at least 2, got {self.longest}")
+
+    @property
+    def classes(self) -> int:
+        """How many pieces an answer chooses from."""
+        return len(self.target)
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """Return the sentence that target tokens spell, up to its end."""
+        pieces = []
+        for token in tokens:
+            if token == END:
+                break
+            if token not in (PAD, BEGIN):
+                pieces.append(self.target[token])
+        return "".join(pieces).replace(SPACE, " ").strip()
+
+
+Contract = TypeVar("Contract", bound=InputContract | TextContract, default=InputContract)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trace:
     """What a network answered: its output and the layers that were tapped on the way."""
 
@@ -75,8 +130,9 @@ class Batch:
     Args:
         views: what each network sees, by "student" and "teacher"; one tensor in both places
             unless the task shows two.
-        labels: int64 class indices or float class probabilities, where the source has them.
-        mask: which elements count, where a task needs it.
+        labels: int64 class indices (of text: one a token) or float class probabilities, where the
+            source has them.
+        mask: which elements count, where a task needs it; of text, the tokens that are no padding.
         index: which item of a fixed set each element is.
         teacher: the teacher's answer, where the source has asked already.
         size_factor: by how much this step's images are smaller than the contract says.
@@ -99,6 +155,10 @@ class Batch:
             raise TypeError(f"expected one image tensor in this batch, got {type(view).__name__}")
         return view
 
+    def counted(self, values: Tensor) -> Tensor:
+        """Return the values of what counts: of text, those of all tokens, in one row."""
+        return values if self.mask is None else values[self.mask]
+
 
 def image_batch(images: Tensor, **fields: Any) -> Batch:
     """A batch in which student and teacher see the same images."""
@@ -106,11 +166,11 @@ def image_batch(images: Tensor, **fields: Any) -> Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where and for whom a source works.
+class Site(Generic[Contract]):
+    """Where and for whom a source works; `Site` alone is one of images.
 
     Args:
-        batch_size: images per draw, on this process.
+        batch_size: images, or sentences, per draw, on this process.
         steps: how many draws will be asked for.
         split: "held_out" must never show what "train" shows.
         rank: which process this is, of `world`; each draws its own part from the seed.
@@ -118,7 +178,7 @@ class Site:
         draft: only the shape of what is drawn matters; images that cost much may stay unfinished.
     """
 
-    contract: InputContract
+    contract: Contract
     device: torch.device
     batch_size: int
     steps: int

@@ -8,12 +8,10 @@ decided here, once, and stands resolved in the recipe file.
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-import torch
-
 from understudy.checks import one_of
 from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Precision
+from understudy.nets.taps import fast_precision
 from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.logit_l1 import LogitL1
@@ -32,6 +30,7 @@ from understudy.sources.rdskd import Rdskd
 from understudy.sources.replay import Replay
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
+from understudy.text_recipes import sequence_kd
 
 # What can be left out of a recipe, to see what it is worth.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
@@ -41,13 +40,6 @@ _INITIALISED = 0.1
 
 # Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
 _TINY = 16
-
-
-def fast_precision(device: str) -> Precision:
-    """Return bfloat16 where the machine computes with it faster than with float32."""
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def shader_kd(
@@ -328,4 +320,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "dfad": dfad,
     "rdskd": rdskd,
     "activation-boundary": activation_boundary,
+    "sequence-kd": sequence_kd,
 }

@@ -1,6 +1,7 @@
 """Before the work begins: does each network answer, and do teacher and student fit together?"""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,11 +9,11 @@ from torch import nn
 from understudy.data.checkpoints import first_line
 from understudy.nets.network import Network, freeze
 from understudy.nets.taps import device_of
-from understudy.protocols import InputContract
+from understudy.protocols import BEGIN, END, InputContract, TextContract
 
 
-def rehearse(role: str, network: Network) -> None:
-    """Raise unless the weights are finite and a black image is answered as the contract says.
+def rehearse(role: str, network: Network[Any]) -> None:
+    """Raise unless the weights are finite and a black image, or no word, is answered as agreed.
 
     Args:
         role: "teacher" or "student", for messages.
@@ -24,6 +25,9 @@ def rehearse(role: str, network: Network) -> None:
                 f"the {role}'s '{name.removeprefix('body.')}' holds values that are NaN or "
                 "infinite; take an earlier checkpoint"
             )
+    if isinstance(contract, TextContract):
+        _rehearse_words(role, network)
+        return
     image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
     shape = " x ".join(str(side) for side in image.shape[1:])
     try:
@@ -41,8 +45,30 @@ def rehearse(role: str, network: Network) -> None:
         )
 
 
-def check_pair(teacher: InputContract, student: InputContract) -> None:
-    """Raise unless the two take the same images and know as many classes."""
+def _rehearse_words(role: str, network: Network[TextContract]) -> None:
+    def token(number: int) -> torch.Tensor:
+        return torch.tensor([[number]], device=device_of(network))
+
+    with torch.no_grad():
+        answer = freeze(network)({"source": token(END), "prefix": token(BEGIN)})
+    if answer.shape != (1, 1, network.contract.classes):
+        raise ValueError(
+            f"the {role} answers a token with {answer.shape[-1]} numbers, but its vocabulary has "
+            f"{network.contract.classes} pieces"
+        )
+
+
+def check_pair(
+    teacher: InputContract | TextContract, student: InputContract | TextContract
+) -> None:
+    """Raise unless the two take the same images, or words, and know as many classes."""
+    if isinstance(teacher, TextContract) or isinstance(student, TextContract):
+        if teacher != student:
+            raise ValueError(
+                "student and teacher must share languages and vocabularies; let the student "
+                "inherit them by naming an architecture, such as builtin/translator-2"
+            )
+        return
     for name in ("classes", "channels"):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:

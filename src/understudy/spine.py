@@ -15,7 +15,7 @@ from understudy.fit import FitSettings, Journal, Keeper, Outcome, channels_last,
 from understudy.nets.network import freeze
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.objectives.weighted import AnyObjective, open_criterion
-from understudy.protocols import Batch, Criterion, InputContract, Rule, Site, Source, Stream
+from understudy.protocols import Batch, Contract, Criterion, Rule, Site, Source, Stream
 from understudy.seeding import child
 
 
@@ -144,8 +144,8 @@ def distill(
 
 
 def site_of(
-    contract: InputContract, network: nn.Module, settings: FitSettings, **fields: Any
-) -> Site:
+    contract: Contract, network: nn.Module, settings: FitSettings, **fields: Any
+) -> Site[Contract]:
     """Return the site of a run: where `network` lives, at the batch and length of `settings`."""
     world = fields.get("world", 1)
     if settings.batch_size % world:

@@ -21,6 +21,7 @@ from understudy.audits.evaluation import Evaluation, evaluate
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.catalogue import METHODS, kind_of
 from understudy.data.datasets import Dataset
+from understudy.data.parallel_text import ParallelText, place_of
 from understudy.exports.manifest import run_manifest
 from understudy.exports.measure import count_flops
 from understudy.fit import Outcome
@@ -28,17 +29,26 @@ from understudy.nets.network import Network, count_parameters, freeze
 from understudy.nets.taps import device_of
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, Finding, OptimisedSource, Source, innermost
+from understudy.protocols import (
+    Batch,
+    Finding,
+    OptimisedSource,
+    Source,
+    TextContract,
+    innermost,
+)
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.lcw import Lcw
 from understudy.sources.matched import Matched
+from understudy.sources.sentences import Sentences
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 from understudy.spine import site_of
 from understudy.tasks.classification import Classification
+from understudy.text_summary import summarize_translation
 
 # At 2 048 images the standard error of a share is at most 1.1 points.
 _HELD_OUT = 2048
@@ -62,9 +72,9 @@ def summarize(
     recipe: Recipe,
     folder: RunFolder,
     outcomes: Sequence[Outcome],
-    teacher: Network | None,
-    student: Network,
-    judges: Dataset | None,
+    teacher: Network[Any] | None,
+    student: Network[Any],
+    judges: Dataset | ParallelText | None,
     *,
     audit: bool,
     compared: Sequence[str] = (),
@@ -92,37 +102,59 @@ def summarize(
         "images_per_second": sum(part.images for part in outcomes) / max(seconds, 1e-9),
         "final_terms": outcome.terms,
         "seed": recipe.seed,
-        "class_names": student.contract.names,
         "compared": list(compared),
         "warnings": _warnings(outcomes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
-        summary[f"{role}_flops"] = None if network is None else count_flops(network)
-    summary |= _accuracies(judges, teacher, student)
-    if teacher is None:
-        summary |= {"agreement": None, "agreement_count": None, "agreement_on": None}
+    if isinstance(student.contract, TextContract):
+        assert not isinstance(judges, Dataset)
+        summary |= summarize_translation(final, recipe.seed, teacher, student, judges)
     else:
-        held_out = answer_held_out(final, recipe.seed, teacher, student)
-        score = Classification().agreement([(held_out.student, held_out.teacher)])
-        summary |= {
-            "agreement": score.value,
-            "agreement_count": score.count,
-            "agreement_on": held_out.on,
-        }
-        # A game with the student cannot be drawn from when it is over, and so not be scored: what
-        # can be looked at is its last batch.
-        optimised = isinstance(innermost(final.source), OptimisedSource)
-        shown = answer_shown(last, student) if optimised else held_out
-        if shown is not None:
-            write_whole(folder.file("samples.npz"), _samples(shown))
-        if audit and not optimised:
-            found = score_stage(final, teacher, recipe.seed)
-            write_json(folder.file("findings.json"), [finding_json(found)])
+        assert not isinstance(judges, ParallelText)
+        summary |= _summarize_images(
+            final, recipe.seed, folder, teacher, student, judges, last=last, audit=audit
+        )
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
     write_report(folder.path)
     return summary
+
+
+def _summarize_images(
+    stage: Stage,
+    seed: int,
+    folder: RunFolder,
+    teacher: Network | None,
+    student: Network,
+    judges: Dataset | None,
+    *,
+    last: Batch | None,
+    audit: bool,
+) -> dict[str, Any]:
+    """Return the part of a summary that depends on the task; write what the student was shown."""
+    told: dict[str, Any] = {"class_names": student.contract.names}
+    for role, network in (("teacher", teacher), ("student", student)):
+        told[f"{role}_flops"] = None if network is None else count_flops(network)
+    told |= _accuracies(judges, teacher, student)
+    if teacher is None:
+        return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
+    held_out = answer_held_out(stage, seed, teacher, student)
+    score = Classification().agreement([(held_out.student, held_out.teacher)])
+    # A game with the student cannot be drawn from when it is over, and so not be scored: what
+    # can be looked at is its last batch.
+    optimised = isinstance(innermost(stage.source), OptimisedSource)
+    shown = answer_shown(last, student) if optimised else held_out
+    if shown is not None:
+        write_whole(folder.file("samples.npz"), _samples(shown))
+    if audit and not optimised:
+        found = score_stage(stage, teacher, seed)
+        write_json(folder.file("findings.json"), [finding_json(found)])
+    return told | {
+        "agreement": score.value,
+        "agreement_count": score.count,
+        "agreement_on": held_out.on,
+    }
 
 
 def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
@@ -187,13 +219,13 @@ def answer_shown(batch: Batch | None, student: Network) -> HeldOut | None:
     )
 
 
-def _manifest(recipe: Recipe, student: Network) -> dict[str, Any]:
+def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     references = [part for part in (recipe.teacher, recipe.student) if part is not None]
     named = [name for part in references for name in (part.ref, part.weights)]
-    sources = [stage.source for stage in recipe.stages]
-    for base in map(innermost, sources):
+    for base in (innermost(stage.source) for stage in recipe.stages):
         named += [base.data] if isinstance(base, Surrogate) else []
         named += [base.generator] if isinstance(base, Lcw) else []
+        named += [place_of(base.data)] if isinstance(base, Sentences) else []
     return run_manifest(
         seeds={"run": recipe.seed},
         inputs=[name for name in (*named, recipe.eval) if name is not None],

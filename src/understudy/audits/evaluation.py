@@ -97,13 +97,13 @@ def _answers(
 ) -> Iterator[tuple[Any, Batch]]:
     for pixels, place in batches(data, batch_size):
         images = pixels.to(device).float() / 255
-        with _full_float32(device):
+        with full_float32(device):
             output = network(images)
         yield output, image_batch(images, labels=labels[place])
 
 
 @contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
+def full_float32(device: torch.device) -> Iterator[None]:
     # A caller's autocast would reach in here, and TF32 keeps 10 of float32's 23 bits.
     cudnn, matmul = torch.backends.cudnn, torch.get_float32_matmul_precision()
     kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}

@@ -84,7 +84,7 @@ def methods(json: o.Json = False) -> None:
 
 def evaluate(
     model: o.Model,
-    data: Annotated[str, typer.Option(metavar="DATA", help="Labelled images.")],
+    data: Annotated[str, typer.Option(metavar="DATA", help="Labelled images, or parallel text.")],
     weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -95,7 +95,8 @@ def evaluate(
     skip_bad: o.SkipBad = False,
     json: o.Json = False,
 ) -> None:
-    """How many labelled images a network gets right, with counts."""
+    """How many labelled images a network gets right, or how well it translates, with counts."""
+    from understudy.audits.translation import TranslationEvaluation
     from understudy.verbs.evaluate import evaluate as work
 
     made = work(
@@ -113,6 +114,11 @@ def evaluate(
     )
     if json:
         print_json(made.to_json())
+        return
+    if isinstance(made, TranslationEvaluation):
+        for name, score in made.scores.items():
+            unit = "sentences" if name == "bleu" else "tokens"
+            results.print(f"{name:15}{score.value:8.4g}  on {score.count:,} {unit}", markup=False)
         return
     low, high = made.interval()
     results.print(

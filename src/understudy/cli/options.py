@@ -76,7 +76,12 @@ def known(name: str, kind: str, text: str, way_out: str = "") -> str:
 
 def source(text: str) -> str:
     """Return the text of a source's name or of a path that is there; refuse any other."""
-    if text.startswith("builtin/") or Path(text).exists():
+    path = Path(text.partition(":")[0])
+    if (
+        text.startswith("builtin/")
+        or Path(text).exists()
+        or any(path.parent.glob(f"{path.name}.*"))
+    ):
         return text
     return known("source", "sources", text, "; or the path of an image folder, a SET or a .npz")
 
@@ -119,7 +124,8 @@ Net = Annotated[str | None, typer.Option(help="REF of the network to train.", me
 Data = Annotated[
     str | None,
     typer.Option(
-        metavar="DATA", help="Labelled images: a folder a class, SET, .npz or builtin/digits."
+        metavar="DATA",
+        help="Labelled images: a folder a class, SET, .npz, builtin/digits; or text: DIR:de-en.",
     ),
 ]
 Generator = Annotated[
@@ -177,15 +183,19 @@ Eval = Annotated[
     typer.Option(help="Labelled data to score on; never changes the student.", metavar="DATA"),
 ]
 Method = Annotated[
-    str,
-    typer.Option(parser=_method, metavar="NAME", help=f"Published recipe: {_names('methods')}."),
+    str | None,
+    typer.Option(
+        parser=_method,
+        metavar="NAME",
+        help=f"Published recipe: {_names('methods')} (default: shader-kd; of text, sequence-kd).",
+    ),
 ]
 Transfer = Annotated[
     str | None,
     typer.Option(
         parser=source,
         metavar="SOURCE",
-        help=f"What to show: {_names('sources')}; or images on disk.",
+        help=f"What to show: {_names('sources')}; or images or text on disk.",
     ),
 ]
 Objective = Annotated[

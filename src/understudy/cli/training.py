@@ -20,7 +20,7 @@ def distill(
     out: o.Out,
     teacher: o.Teacher = None,
     student: o.Student = None,
-    method: o.Method = "shader-kd",
+    method: o.Method = None,
     transfer: o.Transfer = None,
     objective: o.Objective = [],  # noqa: B006  # typer reads it, nothing writes it
     without: o.Without = [],  # noqa: B006
@@ -115,7 +115,7 @@ def train(
     tensorboard: o.TensorBoard = False,
     json: o.Json = False,
 ) -> None:
-    """Train a network on labelled images."""
+    """Train a network on labelled images, or on parallel text."""
     _exclusive(steps=steps, budget=budget)
     _needed(recipe, net=net, data=data)
     from understudy.verbs.train import train as work
@@ -234,6 +234,10 @@ def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
         accuracy, parameters = summary[f"{role}_accuracy"], summary[f"{role}_parameters"]
         if parameters is not None:
             scored = "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
+            if "score_count" in summary:  # a task that is not scored by accuracy
+                scores = summary[f"{role}_scores"] or {}
+                told = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
+                scored = ", ".join(told) or "not scored"
             name = summary[f"{role}_reference"]
             results.print(f"{role:11}{name}  {parameters:,} numbers, {scored}", markup=False)
     if summary["agreement"] is not None:
@@ -241,8 +245,9 @@ def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
             f"agreement  {summary['agreement']:.1%} on {summary['agreement_count']:,} "
             f"{summary['agreement_on']}"
         )
+    unit = "sentences" if "score_count" in summary else "images"
     results.print(
         f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s "
-        f"({summary['images_per_second']:,.0f} images/s)"
+        f"({summary['images_per_second']:,.0f} {unit}/s)"
     )
     results.print(f"report     {out / 'report.html'}", markup=False)

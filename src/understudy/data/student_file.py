@@ -18,7 +18,7 @@ from torch import Tensor
 
 from understudy.checks import one_of
 from understudy.data.checkpoints import CheckpointError, existing_file, read_safetensors
-from understudy.protocols import InputContract
+from understudy.protocols import InputContract, TextContract
 
 WEIGHTS = "student.safetensors"
 DESCRIPTION = "student.json"
@@ -69,10 +69,47 @@ class StudentDescription:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextDescription:
+    """What student.json says of a translator."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    architecture: str
+    languages: tuple[str, str]
+    source_pieces: tuple[str, ...]
+    target_pieces: tuple[str, ...]
+    longest: int
+
+    def __post_init__(self) -> None:
+        _ = self.contract  # which checks that the values agree
+
+    @property
+    def contract(self) -> TextContract:
+        """The same as a contract."""
+        return TextContract(
+            languages=self.languages,
+            source=self.source_pieces,
+            target=self.target_pieces,
+            longest=self.longest,
+        )
+
+
+Description = StudentDescription | TextDescription
+
+
 def describe_student(
-    contract: InputContract, architecture: str, plan: tuple[dict[str, Any], ...] = ()
-) -> StudentDescription:
+    contract: InputContract | TextContract, architecture: str, plan: tuple[dict[str, Any], ...] = ()
+) -> Description:
     """Return the description of a network with this contract."""
+    if isinstance(contract, TextContract):
+        return TextDescription(
+            architecture=architecture,
+            languages=contract.languages,
+            source_pieces=contract.source,
+            target_pieces=contract.target,
+            longest=contract.longest,
+        )
     return StudentDescription(
         architecture=architecture,
         mean=tuple(float(value) for value in contract.mean),
@@ -86,13 +123,13 @@ def describe_student(
     )
 
 
-def to_json(description: StudentDescription, digest: str) -> str:
+def to_json(description: Description, digest: str) -> str:
     """Return the text of student.json; equal content gives equal text."""
     values = {**asdict(description), _VERSION_KEY: _VERSION, _DIGEST_KEY: digest}
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text: str, where: str) -> tuple[StudentDescription, str]:
+def from_json(text: str, where: str) -> tuple[Description, str]:
     """Return what the text of a student.json says, and the digest of its weights.
 
     Args:
@@ -116,11 +153,14 @@ def from_json(text: str, where: str) -> tuple[StudentDescription, str]:
     digest = values.pop(_DIGEST_KEY, None)
     if not isinstance(digest, str):
         raise CheckpointError(f"{where} lacks '{_DIGEST_KEY}'; it was not written by understudy")
-    known = [field.name for field in fields(StudentDescription)]
+    kind: type[Description] = StudentDescription
+    if "source_pieces" in values:
+        kind = TextDescription
+    known = [field.name for field in fields(kind)]
     try:
         for key in values:
             one_of("key", key, known)
-        description = TypeAdapter(StudentDescription).validate_json(json.dumps(values))
+        description = TypeAdapter(kind).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -131,7 +171,7 @@ def from_json(text: str, where: str) -> tuple[StudentDescription, str]:
 
 
 def write_student(
-    folder: str | Path, state: Mapping[str, Tensor], description: StudentDescription
+    folder: str | Path, state: Mapping[str, Tensor], description: Description
 ) -> None:
     """Write both files, each as a whole; what stood there before stays intact if that fails.
 
@@ -164,7 +204,7 @@ def write_student(
             part.unlink(missing_ok=True)
 
 
-def read_student(path: str | Path) -> tuple[dict[str, Tensor], StudentDescription]:
+def read_student(path: str | Path) -> tuple[dict[str, Tensor], Description]:
     """Return the weights and the description of a student.
 
     Args:

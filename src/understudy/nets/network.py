@@ -1,41 +1,47 @@
 """A network together with the input contract it was trained for.
 
 `Network` takes images in [0, 1] and normalises them itself, so nothing else in the house ever
-does. Its `body` is the plain architecture: `body.state_dict()` is what a checkpoint holds.
+does; tokens it hands on as they are. Its `body` is the plain architecture: `body.state_dict()` is
+what a checkpoint holds.
 """
 
 import copy
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
-from understudy.protocols import InputContract
+from understudy.protocols import Contract, Input, InputContract
 
 
-class Network(nn.Module):
+class Network(nn.Module, Generic[Contract]):
     """An architecture that takes images in [0, 1], NCHW; mean and std belong to it.
+
+    `Network` alone is one of images; a `Network[TextContract]` takes tokens.
 
     Args:
         body: the architecture; its state_dict keys are the checkpoint's.
-        contract: size, channels, mean, std, classes.
+        contract: size, channels, mean, std, classes; or the vocabularies.
         reference: the REF it was made from, "" where it was made in Python.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, contract: InputContract, reference: str = "") -> None:
+    def __init__(self, body: nn.Module, contract: Contract, reference: str = "") -> None:
         super().__init__()
         self.body = body
         self.contract = contract
         self.reference = reference
-        shape = (1, contract.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
+        if isinstance(contract, InputContract):
+            shape = (1, contract.channels, 1, 1)
+            self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
+            self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
 
-    def forward(self, images: Tensor) -> Any:
-        return self.body((images - self.mean) / self.std)
+    def forward(self, inputs: Input) -> Any:
+        if isinstance(inputs, Tensor):
+            return self.body((inputs - self.mean) / self.std)
+        return self.body(inputs)
 
 
 def freeze(network: nn.Module) -> nn.Module:

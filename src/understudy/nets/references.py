@@ -38,6 +38,8 @@ class NetworkRef:
         mean: per channel, of images in [0, 1].
         size: height and width in pixels.
         names: one name per class.
+        vocabulary: parallel text from which a new translator's vocabularies are learned.
+        pieces: how many there are in each of the two.
     """
 
     ref: str
@@ -51,6 +53,8 @@ class NetworkRef:
     names: tuple[str, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    vocabulary: str | None = None
+    pieces: int | None = None
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.names is not None and len(self.names) != self.classes:

@@ -118,8 +118,8 @@ class Divergence:
 
     def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
         loss = divergence_loss(
-            student.output.float(),
-            teacher.output.float(),
+            batch.counted(student.output.float()),
+            batch.counted(teacher.output.float()),
             self.form,
             self.share,
             self.temperature,

@@ -1,7 +1,8 @@
 """Hard labels: cross-entropy with the labels the transfer set brings, or with the teacher's top-1.
 
 Logits z, label y: loss -log softmax(z)_y; for label probabilities t: -sum t log softmax(z).
-Label smoothing s replaces a one-hot label by (1 - s) onehot + s/C.
+Label smoothing s replaces a one-hot label by (1 - s) onehot + s/C. Every token of a sentence is a
+sample.
 """
 
 from dataclasses import dataclass
@@ -72,5 +73,6 @@ class HardLabels:
 
     def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> dict[str, Tensor]:
         labels = class_labels(self.of, teacher, batch, probabilities=True)
-        loss = hard_label_loss(student.output.float(), labels, self.label_smoothing)
+        logits = batch.counted(student.output.float())
+        loss = hard_label_loss(logits, batch.counted(labels), self.label_smoothing)
         return {"hard_labels": loss.mean()}

@@ -15,9 +15,11 @@ from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.pipeline import Conduct
-from understudy.protocols import InputContract, Source
+from understudy.protocols import InputContract, Source, TextContract
 from understudy.recipe import Recipe
 from understudy.recipes import METHODS
+from understudy.sources.sentences import Sentences
+from understudy.text_recipes import sequence_kd
 from understudy.verbs.naming import (
     as_network,
     network_named,
@@ -36,7 +38,7 @@ def distill(
     student: str | NetworkRef | nn.Module | None = None,
     *,
     out: str | Path,
-    method: str = "shader-kd",
+    method: str | None = None,
     transfer: str | Source | None = None,
     objective: Sequence[str] | AnyObjective = (),
     without: Sequence[str] = (),
@@ -71,7 +73,8 @@ def distill(
 
     Args:
         teacher: a REF or a module; weights, mean, std, size and classes describe it.
-        method: a published recipe; transfer, objective and without swap parts of it.
+        method: a published recipe, None for `shader-kd` (of text: `sequence-kd`); transfer,
+            objective and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
         eval: labelled data to score on; never changes the student.
         skip_bad: leave unreadable image files out instead of raising.
@@ -82,7 +85,7 @@ def distill(
         allow_code: files whose code a recipe may run.
         audit: whether the transfer set is scored for the report.
     """
-    networks: dict[str, Network] = {}
+    networks: dict[str, Network[Any]] = {}
     if recipe is not None:
         made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
     else:
@@ -90,7 +93,7 @@ def distill(
             raise ValueError("distill needs a teacher and a student, or a recipe")
         said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
         said |= {"size": size, "classes": classes}
-        opened = networks["teacher"] = open_network(teacher, say=say, **said)
+        opened = networks["teacher"] = open_network(teacher, say=say, text=True, **said)
         reference = network_named(teacher, **said)
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, opened.contract)
@@ -136,15 +139,25 @@ def distill(
 def _recipe(
     teacher: NetworkRef,
     student: NetworkRef,
-    contract: InputContract,
+    contract: InputContract | TextContract,
     *,
-    method: str,
+    method: str | None,
     transfer: str | Source | None,
     objective: Sequence[str] | AnyObjective,
     without: Sequence[str],
     labels: bool,
 ) -> Recipe:
-    make = METHODS[one_of("method", method, METHODS)]
+    if isinstance(contract, TextContract):
+        if labels or method not in (None, "sequence-kd"):
+            what = "--labels are" if labels else f"--method {method} is"
+            raise ValueError(
+                f"{what} for images; the teacher translates: use sequence-kd, or objectives such "
+                "as hard-labels=0.5"
+            )
+        chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
+        text = Sentences(data=transfer) if isinstance(transfer, str) else transfer
+        return sequence_kd(teacher, student, contract, base=text, without=without, objective=chosen)
+    make = METHODS[one_of("method", method or "shader-kd", METHODS)]
     if labels and transfer is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
     base = None

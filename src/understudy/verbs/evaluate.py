@@ -7,16 +7,20 @@ from torch import nn
 
 from understudy.audits import evaluation
 from understudy.audits.evaluation import Evaluation
+from understudy.audits.translation import TranslationEvaluation, evaluate_translator
 from understudy.data.datasets import Dataset, open_data
+from understudy.data.parallel_text import ParallelText, open_text
 from understudy.loading import resolve
+from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
+from understudy.protocols import TextContract
 from understudy.verbs.naming import as_network, network_named
 
 
 def evaluate(
     model: str | NetworkRef | nn.Module,
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | ParallelText,
     *,
     weights: str | None = None,
     mean: Sequence[float] | None = None,
@@ -27,13 +31,14 @@ def evaluate(
     device: str | None = None,
     skip_bad: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
-    """Return the accuracy of `model` on `data`, always in float32; the model is left as it was.
+) -> Evaluation | TranslationEvaluation:
+    """Return how `model` does on `data`, always in float32; the model is left as it was.
 
     Args:
         model: a REF, a network, or any module where `data` is a dataset already sized for it;
             weights, mean, std, size and classes describe a REF.
-        data: DATA, of which the test part is taken where it is divided, or an opened dataset.
+        data: DATA, of which the test part is taken where it is divided, or an opened dataset;
+            parallel text where the network translates.
         skip_bad: leave unreadable image files out instead of raising.
         say: is told lines worth a person's eye.
     """
@@ -47,10 +52,16 @@ def evaluate(
         network = loaded.network
         for note in loaded.notes:
             say(note)
+    where = None if device is None else device_named(device)
+    if isinstance(network, Network) and isinstance(network.contract, TextContract):
+        if isinstance(data, str | Path):
+            data = open_text(data, split="test", languages=network.contract.languages)
+        assert isinstance(data, ParallelText)
+        return evaluate_translator(network, data, batch_size=batch_size, device=where)
+    assert not isinstance(data, ParallelText)
     if isinstance(data, str | Path):
         contract = as_network(network, None).contract
         data = open_data(data, contract, split="test", labels=True, skip_bad=skip_bad)
         for note in data.notes:
             say(note)
-    where = None if device is None else device_named(device)
     return evaluation.evaluate(network, data, batch_size=batch_size, device=where)

@@ -14,7 +14,7 @@ from understudy.loading import read_names, resolve
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import InputContract, Source, innermost
+from understudy.protocols import InputContract, Source, TextContract, innermost
 from understudy.recipe import Recipe, Stage, replace_keys
 from understudy.sources import deep_inversion, knowledge_within
 from understudy.sources.lcw import Lcw
@@ -25,7 +25,7 @@ from understudy.sources.surrogate import Surrogate
 # Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
 IN_PYTHON = "python:"
 # Sources that are named by their folder.
-ON_DISK = ("surrogate", "shader-files")
+ON_DISK = ("surrogate", "shader-files", "sentences")
 _BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
     "deep-inversion": deep_inversion.settings_for,
     "inceptionism": knowledge_within.inceptionism_for,
@@ -70,7 +70,7 @@ def network_named(
     return replace(made, **{name: value for name, value in said.items() if value is not None})
 
 
-def as_network(network: nn.Module, contract: InputContract | None) -> Network:
+def as_network(network: nn.Module, contract: InputContract | TextContract | None) -> Network[Any]:
     """Return a module handed over in Python as a network with a contract."""
     if isinstance(network, Network):
         return network
@@ -86,17 +86,32 @@ def open_network(
     network: str | NetworkRef | nn.Module,
     *,
     say: Callable[[str], None] = lambda _: None,
+    text: bool = False,
     **said: Any,
-) -> Network:
-    """Return the network a person named or handed over, with its notes told."""
+) -> Network[Any]:
+    """Return the network a person named or handed over, with its notes told.
+
+    Args:
+        text: whether the verb can do something with a network that translates.
+    """
     if isinstance(network, nn.Module):
-        return as_network(network, None)
+        return _for_verb(as_network(network, None), text=text)
     made = resolve(network_named(network, **said), allow_code=True)
+    _for_verb(made.network, text=text)
     if made.random:
         say("its weights are random; name trained ones with --weights")
     for note in made.notes:
         say(note)
     return made.network
+
+
+def _for_verb(network: Network[Any], *, text: bool) -> Network[Any]:
+    if isinstance(network.contract, TextContract) and not text:
+        raise ValueError(
+            f"{network.reference or 'this network'} translates text, and this verb is for networks "
+            "of images; train, distill and evaluate take both"
+        )
+    return network
 
 
 def source_named(

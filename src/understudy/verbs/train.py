@@ -10,12 +10,15 @@ from torch import nn
 from understudy import pipeline
 from understudy import recipe as recipe_file
 from understudy.data.natural import natural_contract
+from understudy.data.parallel_text import names_text
 from understudy.loading import resolve
+from understudy.nets.builtin import is_translator
 from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
+from understudy.nets.references import NetworkRef, parse
 from understudy.pipeline import Conduct
 from understudy.recipe import Recipe
 from understudy.recipes import supervised
+from understudy.text_recipes import supervised_translation
 from understudy.verbs.naming import as_network, network_named, with_options
 
 
@@ -50,10 +53,11 @@ def train(
     """Train `net` on labelled `data`, and return the summary of the run in `out`.
 
     Args:
-        data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits.
+        data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
+            parallel text, as FOLDER:de-en.
         eval: labelled data to score on; never changes the network.
     """
-    networks: dict[str, Network] = {}
+    networks: dict[str, Network[Any]] = {}
     if recipe is not None:
         made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
     else:
@@ -64,7 +68,13 @@ def train(
         )
         if isinstance(net, nn.Module):
             networks["student"] = as_network(net, None)
-            contract = networks["student"].contract
+        if names_text(data):
+            if not networks:
+                _check_translates(reference)
+                reference = replace(reference, vocabulary=data)
+            made = supervised_translation(reference, data)
+        elif networks:
+            made = supervised(reference, data, networks["student"].contract)
         else:
             # What neither the options nor the weights say, the data do.
             like = natural_contract(data)
@@ -78,7 +88,7 @@ def train(
                 classes=contract.classes,
                 names=contract.names,
             )
-        made = supervised(reference, data, contract)
+            made = supervised(reference, data, contract)
     made = with_options(
         replace(made, eval=eval or made.eval),
         steps=steps,
@@ -101,3 +111,12 @@ def train(
         watch=watch,
     )
     return pipeline.run(made, Path(out), conduct)
+
+
+def _check_translates(reference: NetworkRef) -> None:
+    parsed = parse(reference.ref)
+    if parsed.kind != "builtin" or not is_translator(parsed.target):
+        raise ValueError(
+            f"{reference.ref} is trained on images, and these data are text; use "
+            "builtin/translator-2, or another number of layers"
+        )
