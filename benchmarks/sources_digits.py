@@ -80,7 +80,7 @@ _INVERSION = {
     "search.jitter": "1",
     "search.clamp": "true",
 }
-_SHORT = {"search.iterations": "250", "search.jitter": "1"}
+_STILL = {"search.jitter": "1"}
 
 # kind of source, its settings, the method around it, whether what it makes is kept.
 _METHODS: dict[str, tuple[str, Mapping[str, str], Stage, bool]] = {
@@ -97,17 +97,17 @@ _METHODS: dict[str, tuple[str, Mapping[str, str], Stage, bool]] = {
         _INVERTED,
         True,
     ),
-    "inceptionism": ("inceptionism", _SHORT, _INVERTED, True),
+    "inceptionism": ("inceptionism", _STILL, _INVERTED, True),
     "inceptionism without prior": (
         "inceptionism",
-        {**_SHORT, "smoothness": "0"},
+        {**_STILL, "smoothness": "0"},
         _INVERTED,
         True,
     ),
-    "BN statistics": ("batch-norm-statistics", _SHORT, _INVERTED, True),
+    "BN statistics": ("batch-norm-statistics", _STILL, _INVERTED, True),
     "BN statistics and labels": (
         "batch-norm-statistics",
-        {**_SHORT, "cross_entropy": "1"},
+        {**_STILL, "cross_entropy": "1"},
         _INVERTED,
         True,
     ),

@@ -140,7 +140,7 @@ SOURCES = (
     ),
     _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
     _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
-    _source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
+    _recipe_source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
 )
 WRAPPERS = (
     _wrapper("matched", matched.Matched, "matched", matched.CARD),

@@ -203,6 +203,13 @@ def test_a_short_run_trains_its_generator_less():
     assert few.draw(0, None).facts["teacher_passes"] == 2 * 6 * 32 / 32
 
 
+def test_a_draft_trains_it_for_one_step():
+    draft = settings(generator_steps=100).open(
+        site(batch_size=2, draft=True), freeze(tiny.network(0)), rng()
+    )
+    assert draft.draw(0, None).facts["teacher_passes"] == 2 * 1 * 32 / 2
+
+
 class Constant(nn.Module):
     """Calls everything the first class, whatever it sees."""
 

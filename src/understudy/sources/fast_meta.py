@@ -285,7 +285,7 @@ class FastMetaStream:
         )
         summed = [torch.zeros_like(weight) for weight in weights]
         best, least = torch.empty(0), torch.tensor(torch.inf, device=self._site.device)
-        for step in range(settings.inner_steps):
+        for step in range(1 if self._site.draft else settings.inner_steps):
             images = inner(codes())
             loss = self._loss_of(images, codes.labels, opponent, child(rng, "inner", step))
             gradients = torch.autograd.grad(loss, [*weights, *sought])

@@ -199,6 +199,8 @@ class RdskdStream:
         self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
         self._watch = CollapseWatch(settings.collapse, site, teacher)
         self._steps = min(settings.generator_steps, settings.steps_per_draw * site.steps)
+        if site.draft:
+            self._steps = 1
         self._per_channel = [
             torch.tensor(value, device=site.device).view(1, -1, 1, 1)
             for value in (site.contract.mean, site.contract.std)
@@ -248,7 +250,7 @@ class RdskdStream:
         while not self._trained:
             self._train(child(self._rng, "training", self._watch.restarts))
             passes += 2.0 * self._steps * self._settings.generator_batch
-            looks = self._settings.collapse.every > 0
+            looks = self._settings.collapse.every > 0 and not self._site.draft
             rng = child(self._rng, "look", self._watch.restarts)
             if looks and self._watch.tell(0, self._make, None, rng, patience=1):
                 self._generator = self._begin()
