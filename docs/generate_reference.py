@@ -140,6 +140,7 @@ _MEANINGS = {
     ("HardLabels", "label_smoothing"): "share of the label that is spread over all classes.",
     ("HardLabels", "of"): 'whose labels: "batch", those of the transfer set; "teacher", its top-1.',
     ("Weighted", "terms"): "pairs of a weight and an objective.",
+    ("Continual", "temperature"): "of both KLs.",
 }
 
 
@@ -151,6 +152,8 @@ def methods(_: str) -> str:
         "Sources: what is it shown?": catalogue.SOURCES,
         "Wrappers: what is done to what it is shown?": catalogue.WRAPPERS,
         "Objectives: what must it match?": catalogue.OBJECTIVES,
+        "Transforms: how is it changed?": catalogue.TRANSFORMS,
+        "Rules: what happens between two steps?": catalogue.RULES,
     }
     lines = []
     for title, entries in families.items():

@@ -2,12 +2,15 @@
 
 import copy
 import dataclasses
+import functools
 import io
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from understudy.nets.references import NetworkRef
 from understudy.nets.taps import Taps
 from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.attention_transfer import AttentionTransfer
+from understudy.objectives.continual import Continual
 from understudy.objectives.correlation_congruence import CorrelationCongruence
 from understudy.objectives.crd import Crd
 from understudy.objectives.dist import Dist
@@ -74,6 +78,7 @@ from understudy.sources.matched import Matched
 from understudy.sources.mixing import Mixed
 from understudy.sources.noise import Noise
 from understudy.sources.rdskd import Rdskd
+from understudy.sources.rehearsed import Rehearsed
 from understudy.sources.replay import Replay
 from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.shaders import Shaders
@@ -119,8 +124,18 @@ def untrained_generator(folder: Path) -> str:
     return str(folder)
 
 
+@functools.cache
+def labelled() -> str:
+    """Return a .npz of labelled images, made once."""
+    path = Path(tempfile.mkdtemp()) / "labelled.npz"
+    drawn = np.random.default_rng(0)
+    np.savez(path, x=drawn.integers(0, 256, (80, 8, 8), dtype=np.uint8), y=np.arange(80) % 3)
+    return str(path)
+
+
 def wrapping_sources(inner: Source) -> dict[str, Source]:
     return {
+        "rehearsed": Rehearsed(source=inner, new=Surrogate(data=labelled(), labels=True)),
         "matched": Matched(source=inner),
         "balanced": Balanced(source=inner, pool_size=24, chunk=8, attack=ATTACK),
         "augmented": Augmented(source=inner),
@@ -155,6 +170,7 @@ OBJECTIVES = {
     "correlation-congruence": CorrelationCongruence(),
     "crd": Crd(num_negatives=64),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
+    "continual": Continual(lwf=0.5),
 }
 # What sources of text promise is in tests/sources/test_sentences.py, in test_return_to_go.py the
 # objective that only text has.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from understudy.nets.network import Network
     from understudy.nets.references import NetworkRef
     from understudy.protocols import Batch, InputContract, Trace
+    from understudy.verbs.continual import continual
     from understudy.verbs.demo import demo
     from understudy.verbs.distill import distill
     from understudy.verbs.doctor import doctor
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from understudy.verbs.export import export
     from understudy.verbs.inspect import inspect
     from understudy.verbs.methods import methods
+    from understudy.verbs.prune import prune
+    from understudy.verbs.quantize import quantize
     from understudy.verbs.report import report
     from understudy.verbs.score import score
     from understudy.verbs.synthesize import synthesize
@@ -34,6 +37,7 @@ _HOMES = {
     **{
         verb: f"verbs.{verb}"
         for verb in (
+            "continual",
             "demo",
             "distill",
             "doctor",
@@ -41,6 +45,8 @@ _HOMES = {
             "export",
             "inspect",
             "methods",
+            "prune",
+            "quantize",
             "report",
             "score",
             "synthesize",
@@ -56,6 +62,7 @@ __all__ = [
     "Network",
     "NetworkRef",
     "Trace",
+    "continual",
     "demo",
     "distill",
     "doctor",
@@ -63,6 +70,8 @@ __all__ = [
     "export",
     "inspect",
     "methods",
+    "prune",
+    "quantize",
     "report",
     "score",
     "synthesize",

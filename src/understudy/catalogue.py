@@ -9,9 +9,11 @@ from typing import Any
 
 from understudy.cards import Card
 from understudy.checks import one_of
+from understudy.compress import post_training_quantization, pruning, widening
 from understudy.objectives import (
     activation_boundaries,
     attention_transfer,
+    continual,
     correlation_congruence,
     cramer_wold,
     crd,
@@ -37,6 +39,7 @@ from understudy.objectives import (
     weighted,
     wsld,
 )
+from understudy.rules import frozen_batchnorm
 from understudy.sources import (
     adversarial,
     augmentation,
@@ -53,6 +56,7 @@ from understudy.sources import (
     noise,
     on_policy,
     rdskd,
+    rehearsed,
     replay,
     sentences,
     sequence_level,
@@ -151,6 +155,13 @@ WRAPPERS = (
     _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
     _wrapper("on-policy", on_policy.OnPolicy, "on_policy", on_policy.CARD),
     _wrapper("sequence-level", sequence_level.SequenceLevel, "sequence_level", sequence_level.CARD),
+    Entry(
+        name="rehearsed",
+        room="sources/rehearsed",
+        verb="continual",
+        card=continual.CARD,
+        settings=rehearsed.Rehearsed,
+    ),
 )
 OBJECTIVES = (
     _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
@@ -213,6 +224,13 @@ OBJECTIVES = (
     _objective("crd", crd.Crd, "crd", crd.CARD),
     _objective("return-to-go", return_to_go.ReturnToGo, "return_to_go", return_to_go.CARD),
     _objective("weighted", weighted.Weighted, "weighted"),
+    Entry(
+        name="continual",
+        room="objectives/continual",
+        verb="continual",
+        card=continual.CARD,
+        settings=continual.Continual,
+    ),
 )
 RECIPES = (
     Entry(name="shader-kd", room="recipes", verb="distill", card=shaders.CARD),
@@ -241,14 +259,54 @@ RECIPES = (
         card=sequence_level.CARD,
     ),
 )
-METHODS: tuple[Entry, ...] = (*RECIPES, *SOURCES, *WRAPPERS, *OBJECTIVES)
+TRANSFORMS = (
+    Entry(
+        name="pruning",
+        room="compress/pruning",
+        verb="prune",
+        card=pruning.CARD,
+        settings=pruning.Pruning,
+    ),
+    Entry(
+        name="post-training-quantization",
+        room="compress/post_training_quantization",
+        verb="quantize",
+        card=post_training_quantization.CARD,
+        settings=post_training_quantization.PostTrainingQuantization,
+    ),
+    Entry(
+        name="widening",
+        room="compress/widening",
+        verb="continual",
+        card=continual.CARD,
+        settings=widening.Widening,
+    ),
+)
+RULES = (
+    Entry(
+        name="frozen-batch-norm",
+        room="rules/frozen_batchnorm",
+        verb="quantize --steps N",
+        card=_PLAIN,
+        settings=frozen_batchnorm.FrozenBatchNorm,
+    ),
+)
+METHODS: tuple[Entry, ...] = (
+    *RECIPES,
+    *SOURCES,
+    *WRAPPERS,
+    *OBJECTIVES,
+    *TRANSFORMS,
+    *RULES,
+)
 
 _KINDS: dict[str, dict[str, type]] = {
     family: {entry.name: entry.settings for entry in entries if entry.settings is not None}
     for family, entries in (
         ("source", (*SOURCES, *WRAPPERS)),
         ("objective", OBJECTIVES),
-        ("rule", ()),
+        ("rule", RULES),
+        ("transform", TRANSFORMS),
     )
 }
 _NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}

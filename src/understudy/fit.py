@@ -50,7 +50,7 @@ class FitSettings:
     """How the student is trained.
 
     Args:
-        steps: optimizer steps, the one unit of length.
+        steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
         batch_size: images a step, over all processes.
         warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
@@ -78,8 +78,10 @@ class FitSettings:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "log_every"):
+        for name in ("batch_size", "learning_rate", "log_every"):
             positive(name, getattr(self, name))
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative, got {self.steps}")
         for name, kinds in (("optimizer", _Optimizer), ("schedule", _Schedule)):
             one_of(name, getattr(self, name), get_args(kinds))
         one_of("precision", self.precision, get_args(Precision))

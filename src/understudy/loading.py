@@ -27,6 +27,8 @@ from understudy.data.student_file import (
 )
 from understudy.nets import builtin, user_file
 from understudy.nets.network import Network
+from understudy.nets.plans import Plan
+from understudy.nets.plans import rebuild as rebuild_plan
 from understudy.nets.references import HUBS, NetworkRef, Reference, no_network, parse
 from understudy.nets.state_dicts import counted_in, load_state_, looks_like
 from understudy.nets.statements import SILENT, Statement, first_stated, settle, stated_by
@@ -40,7 +42,6 @@ _SIZE, _CHANNELS = (32, 32), 3
 # What export writes beside a program.
 _PROGRAM_DESCRIPTION = "description.json"
 
-Plan = tuple[dict[str, Any], ...]
 Rebuild = Callable[[nn.Module, Plan], nn.Module]
 
 
@@ -51,13 +52,11 @@ class Loaded:
     Args:
         notes: what a person should be warned of, one sentence each.
         random: its weights were drawn, not read.
-        plan: what was done to its architecture before (pruned, quantized), as in student.json.
     """
 
     network: Network[Any]
     notes: tuple[str, ...] = ()
     random: bool = False
-    plan: Plan = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def load(
     like: InputContract | TextContract | None = None,
     allow_code: bool | Collection[str | Path] = False,
     rng: torch.Generator | None = None,
-    rebuild: Rebuild | None = None,
+    rebuild: Rebuild = rebuild_plan,
 ) -> Network[Any]:
     """Return the network that a reference names; see `resolve`."""
     return resolve(reference, like=like, allow_code=allow_code, rng=rng, rebuild=rebuild).network
@@ -91,7 +90,7 @@ def resolve(
     like: InputContract | TextContract | None = None,
     allow_code: bool | Collection[str | Path] = False,
     rng: torch.Generator | None = None,
-    rebuild: Rebuild | None = None,
+    rebuild: Rebuild = rebuild_plan,
 ) -> Loaded:
     """Return the network that a reference names, with notes.
 
@@ -157,14 +156,10 @@ def resolve(
     return _assemble(said, opened, like, allow_code, rng, rebuild)
 
 
-def save(network: Network[Any], folder: str | Path, plan: Plan = ()) -> None:
-    """Write the network as student.safetensors and student.json.
-
-    Args:
-        plan: what was done to the architecture that `network.reference` names.
-    """
+def save(network: Network[Any], folder: str | Path) -> None:
+    """Write the network and what was done to it, as student.safetensors and student.json."""
     architecture = network.reference if rebuilds(network.reference) else ""
-    description = describe_student(network.contract, architecture, plan)
+    description = describe_student(network.contract, architecture, network.plan)
     write_student(folder, network.body.state_dict(), description)
 
 
@@ -226,7 +221,7 @@ def _assemble(
     like: InputContract | None,
     allow_code: bool | Collection[str | Path],
     rng: torch.Generator | None,
-    rebuild: Rebuild | None,
+    rebuild: Rebuild,
 ) -> Loaded:
     """Build the architecture, load the weights, settle the contract."""
     places = [stated_by(said), opened.own, SILENT if like is None else stated_by(like)]
@@ -241,7 +236,7 @@ def _assemble(
         answered = user_file.count_classes(body, said.ref, classes, channels, size)
         places.append(Statement(classes=answered))
     contract, notes = settle(places, size, channels or _CHANNELS, said.ref)
-    body = _rebuilt(body, opened, rebuild)
+    body = rebuild(body, opened.plan)
     if opened.state is not None:
         load_state_(
             body,
@@ -257,8 +252,8 @@ def _assemble(
         notes.append(f"{said.ref} was given no weights: it starts from random ones; see --weights")
     name = opened.reference
     reference = architecture_of(name) if name.kind in HUBS else name.text
-    network = Network(body, contract, reference)
-    return Loaded(network=network, notes=tuple(notes), random=random, plan=opened.plan)
+    network = Network(body, contract, reference, opened.plan)
+    return Loaded(network=network, notes=tuple(notes), random=random)
 
 
 def _maker(
@@ -326,15 +321,6 @@ def _counted(
         classes=classes or counted_in(opened.state, "classes", make),
         channels=channels or counted_in(opened.state, "channels", make),
     )
-
-
-def _rebuilt(body: nn.Module, opened: _Opened, rebuild: Rebuild | None) -> nn.Module:
-    if not opened.plan:
-        return body
-    if rebuild is None:
-        kinds = ", ".join(str(record.get("kind", record)) for record in opened.plan)
-        raise ValueError(f"{opened.weights} was changed by {kinds}; pass rebuild to load it")
-    return rebuild(body, opened.plan)
 
 
 @contextlib.contextmanager

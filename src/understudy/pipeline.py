@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from understudy import recipe as recipe_file
 from understudy.budget import Clock, Lap, steps_within, time_steps
 from understudy.catalogue import compares_layers_alone
+from understudy.changes import changed, network_of
 from understudy.data.datasets import Dataset, open_data
 from understudy.data.parallel_text import ParallelText, open_text
 from understudy.exports.programs import trace_program, write_program
@@ -55,6 +55,8 @@ LAYERS_ALONE = (
     "the objective compares layers alone: nothing trains the student's classifier; "
     "add --objective soft-targets"
 )
+# The verbs whose student starts as its teacher.
+CHANGING = ("prune", "quantize", "continual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +108,20 @@ def _run(
     recipe, saved = processes.agree(_looked_up(recipe, folder, conduct, processes))
     notes: list[str] = []
     teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
-    judges = None if recipe.eval is None else open_judges(recipe.eval, student, conduct)
+    begun = changed(recipe.stages[0], teacher, student, _stage_rng(recipe, 0))
+    judges = None if recipe.eval is None else open_judges(recipe.eval, begun, conduct)
     if judges is not None:
         notes += [f"--eval: {note}" for note in judges.notes]
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
     if conduct.budget is not None and not saved:
         left = conduct.budget - (time.perf_counter() - began)
-        recipe = within_budget(recipe, teacher, student, left, processes)
-        recipe = processes.agree(recipe)
+        recipe = processes.agree(within_budget(recipe, teacher, student, left, processes))
         notes.append(f"budget {conduct.budget:.0f}s: {recipe.stages[-1].fit.steps} steps")
     opening = functools.partial(
         open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
     )
+    student = begun
     compared: list[str] = []
     train = opening(recipe.stages[0], teacher, student, _stage_rng(recipe, 0), say=compared.append)
     if processes.first:
@@ -128,6 +131,7 @@ def _run(
     outcomes = []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
+            student = changed(stage, teacher, student, _stage_rng(recipe, i))
             said = len(compared)
             train = opening(stage, teacher, student, _stage_rng(recipe, i), say=compared.append)
             for note in compared[said:] if processes.first else ():
@@ -137,7 +141,7 @@ def _run(
         )
     if not processes.first:
         return {}
-    made = _network_of(outcomes[-1].network, student)
+    made = network_of(outcomes[-1].network, student)
     save(made, folder.path)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
@@ -201,6 +205,9 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
         for note in opened.notes:
             conduct.say(f"teacher: {note}")
         made["teacher"] = opened.network
+    if recipe.verb in CHANGING:
+        # A teacher that was handed over frozen has a student that learns all the same.
+        made.setdefault("student", copy.deepcopy(made["teacher"]).requires_grad_())
     if "student" not in made:
         made["student"] = resolve(
             recipe.student,
@@ -294,14 +301,18 @@ def within_budget(
     """
     weights = [stage.fit.steps for stage in recipe.stages]
     stages = []
+    student = copy.deepcopy(student)
     for i, stage in enumerate(recipe.stages):
+        student = changed(stage, teacher, student, _stage_rng(recipe, i))
 
-        def train(settings: FitSettings, lap: Lap, stage: Stage = stage, i: int = i) -> None:
+        def train(
+            settings: FitSettings, lap: Lap, stage: Stage = stage, i: int = i, net: Any = student
+        ) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 timed = open_stage(
                     stage,
                     teacher,
-                    copy.deepcopy(student),
+                    copy.deepcopy(net),
                     _stage_rng(recipe, i),
                     settings=settings,
                     rank=processes.rank,
@@ -386,9 +397,3 @@ def _going_on(asked: Recipe, saved: Recipe, conduct: Conduct) -> Recipe:
             f"{', '.join(keys)}; leave the option away, or use another --out"
         )
     return dataclasses.replace(saved, eval=asked.eval or saved.eval)
-
-
-def _network_of(made: nn.Module, student: Network[Any]) -> Network[Any]:
-    if isinstance(made, Network):
-        return made
-    return Network(made, student.contract, student.reference)

@@ -304,9 +304,14 @@ class Rule(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """Network in, network out; the one that came in is left as it was."""
+    """Network in, network out; the one that came in is left as it was.
 
-    def __call__(self, model: nn.Module, batches: Iterable[Batch] | None, /) -> nn.Module: ...
+    Batches carry the teacher's answers where there is a teacher.
+    """
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator, /
+    ) -> nn.Module: ...
 
 
 Tag = Literal["measured", "proxy", "predicted"]

@@ -18,13 +18,14 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from understudy import catalogue
-from understudy.checks import one_of
+from understudy.checks import one_of, positive
 from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective
-from understudy.protocols import Objective, Rule, Source, StatelessObjective
+from understudy.protocols import Objective, Rule, Source, StatelessObjective, Transform
 
 KIND = "kind"
+Verb = Literal["distill", "train", "prune", "quantize", "continual"]
 
 # A recipe, or the settings of another verb that are written the same way.
 Run = TypeVar("Run")
@@ -35,13 +36,35 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is done to the student's architecture, and the images by which it is judged.
+
+    Args:
+        source: None where the transform needs to see nothing.
+        num_images: of the source that the transform sees.
+    """
+
+    transform: Transform
+    source: Source | None = None
+    num_images: int = 256
+
+    def __post_init__(self) -> None:
+        positive("num_images", self.num_images)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training: a source, an objective, a loop and rules, with a new optimizer."""
+    """One training: a source, an objective, a loop and rules, with a new optimizer.
+
+    Args:
+        change: what happens to the student before.
+    """
 
     source: Source
     objective: AnyObjective
     fit: FitSettings = field(default_factory=FitSettings)
     rules: tuple[Rule, ...] = ()
+    change: Change | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +74,11 @@ class Recipe:
     Args:
         method: the published recipe it follows, or "custom" where a part was swapped.
         teacher: None for `train`.
+        student: for `prune`, `quantize` and `continual` the teacher's own, which they start from.
         eval: labelled data to score on; never changes the student.
     """
 
-    verb: Literal["distill", "train"] = "distill"
+    verb: Verb = "distill"
     method: str = "custom"
     teacher: NetworkRef | None = None
     student: NetworkRef
@@ -151,6 +175,7 @@ _FAMILIES: dict[Any, str] = {
     Objective: "objective",
     StatelessObjective: "objective",
     Rule: "rule",
+    Transform: "transform",
 }
 
 

@@ -5,7 +5,7 @@ page tells which is which. What depends on the machine (precision) or on the tas
 decided here, once, and stands resolved in the recipe file.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from understudy.checks import one_of
@@ -17,7 +17,8 @@ from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import InputContract, Source
-from understudy.recipe import Recipe, Stage
+from understudy.recipe import Change, Recipe, Stage, Verb
+from understudy.rules.frozen_batchnorm import FrozenBatchNorm
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from understudy.sources.augmentation import Augmentation, Augmented
@@ -347,6 +348,42 @@ def supervised(
         fit=FitSettings(precision=fast_precision(device)),
     )
     return Recipe(verb="train", method="supervised", student=student, stages=(stage,), seed=seed)
+
+
+def smaller(
+    verb: Verb,
+    network: NetworkRef,
+    contract: InputContract,
+    changes: Sequence[Change],
+    *,
+    transfer: Source | None = None,
+    steps: int,
+    train_batchnorm: bool = False,
+) -> Recipe:
+    """Change a network, then let it learn from what it was: soft targets, T = 20, a small rate.
+
+    The steps are divided evenly among the changes. The rate is a tenth of what a network from
+    scratch gets, and BatchNorm keeps the statistics of the data that are not here; so it does not
+    hold activations in bounds, and without a clip of the gradient the first steps can diverge.
+
+    Args:
+        transfer: what is shown in place of the shader recipe's images.
+        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+    """
+    taught = shader_kd(network, network, contract, base=transfer).stages[0]
+    each, rest = divmod(steps, len(changes))
+    stages = []
+    for i, change in enumerate(changes):
+        settings = replace(
+            taught.fit,
+            steps=each + (i < rest),
+            learning_rate=0.1 * taught.fit.learning_rate,
+            gradient_clip=1.0,
+            precision="float32",
+        )
+        rules = () if train_batchnorm else (FrozenBatchNorm(),)
+        stages.append(replace(taught, fit=settings, rules=rules, change=change))
+    return Recipe(verb=verb, teacher=network, student=network, stages=tuple(stages))
 
 
 METHODS: dict[str, Callable[..., Recipe]] = {

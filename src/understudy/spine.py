@@ -15,8 +15,21 @@ from understudy.fit import FitSettings, Journal, Keeper, Outcome, channels_last,
 from understudy.nets.network import freeze
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.objectives.weighted import AnyObjective, open_criterion
-from understudy.protocols import Batch, Contract, Criterion, Rule, Site, Source, Stream
+from understudy.protocols import (
+    Batch,
+    Contract,
+    Criterion,
+    InputContract,
+    Rule,
+    Site,
+    Source,
+    Stream,
+    Transform,
+)
 from understudy.seeding import child
+
+# Images of one batch that a transform is shown.
+_SHOWN_AT_ONCE = 64
 
 
 class Answered:
@@ -143,6 +156,38 @@ def distill(
     )
 
 
+def transform(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    apply: Transform,
+    source: Source | None,
+    *,
+    contract: InputContract,
+    num_images: int,
+    rng: torch.Generator,
+) -> nn.Module:
+    """Return what a transform makes of the student, shown images of `source` with answers.
+
+    It is a function of seed and weights alone: every process, and a run that goes on, makes the
+    same again.
+    """
+    if source is None:
+        return apply(student, None, rng)
+    size = min(num_images, _SHOWN_AT_ONCE)
+    site = Site(
+        contract=contract,
+        device=device_of(student),
+        batch_size=size,
+        steps=-(-num_images // size),
+    )
+    asked = None if teacher is None else freeze(teacher)
+    stream: Stream = source.open(site, asked, child(rng, "source"))
+    if asked is not None:
+        stream = Answered(stream, asked)
+    batches = [stream.draw(step, student) for step in range(site.steps)]
+    return apply(student, batches, rng)
+
+
 def site_of(
     contract: Contract, network: nn.Module, settings: FitSettings, **fields: Any
 ) -> Site[Contract]:
@@ -157,6 +202,6 @@ def site_of(
         contract=contract,
         device=device_of(network),
         batch_size=settings.batch_size // world,
-        steps=settings.steps,
+        steps=max(settings.steps, 1),  # a source plans for one draw at least
         **fields,
     )

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.audits.calibration import committed
 from understudy.audits.evaluation import Evaluation, evaluate
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.catalogue import METHODS, kind_of
-from understudy.data.datasets import Dataset
+from understudy.data.datasets import Dataset, Part
 from understudy.data.parallel_text import ParallelText, place_of
 from understudy.exports.manifest import run_manifest
 from understudy.exports.measure import count_flops
@@ -43,6 +44,7 @@ from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.lcw import Lcw
 from understudy.sources.matched import Matched
+from understudy.sources.rehearsed import Rehearsed
 from understudy.sources.sentences import Sentences
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
@@ -137,7 +139,11 @@ def _summarize_images(
     for role, network in (("teacher", teacher), ("student", student)):
         told[f"{role}_flops"] = None if network is None else count_flops(network)
     told |= _accuracies(judges, teacher, student)
-    if teacher is None:
+    rehearses = True
+    if teacher is not None and teacher.contract.classes < student.contract.classes:
+        told |= _old_and_new(judges, teacher.contract.classes, student)
+        rehearses = isinstance(stage.source, Rehearsed)
+    if teacher is None or not rehearses:
         return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
     held_out = answer_held_out(stage, seed, teacher, student)
     score = Classification().agreement([(held_out.student, held_out.teacher)])
@@ -272,7 +278,9 @@ def _accuracies(
         return {**none, "accuracy_count": None, "per_class": None}
     scores = {"student": evaluate(student, judges)}
     if teacher is not None:
-        scores["teacher"] = evaluate(teacher, judges)
+        known = _of_classes(judges, 0, teacher.contract.classes)
+        if len(known) > 0:
+            scores["teacher"] = evaluate(teacher, known)
     figures = {
         f"{role}_{what}": getattr(score, what) for role, score in scores.items() for what in _SCORES
     }
@@ -289,21 +297,48 @@ _SCORES = ("accuracy", "correct", "calibration_error")
 
 def _per_class(scores: dict[str, Evaluation]) -> dict[str, Any]:
     return {
-        name: {role: score.per_class[name].accuracy for role, score in scores.items()}
+        name: {
+            role: score.per_class[name].accuracy
+            for role, score in scores.items()
+            if name in score.per_class
+        }
         | {"count": own.count}
         for name, own in scores["student"].per_class.items()
     }
 
 
+def _of_classes(judges: Dataset, first: int, end: int) -> Dataset:
+    """Return the images of the classes from `first` to before `end`."""
+    labels = judges.labels
+    assert labels is not None  # demanded when they were opened
+    places = ((labels >= first) & (labels < end)).nonzero()[:, 0]
+    return judges if len(places) == len(judges) else Part(whole=judges, places=places)
+
+
+def _old_and_new(judges: Dataset | None, num_old: int, student: Network) -> dict[str, Any]:
+    """Return the student's accuracy on old and on new classes, of all it could have answered."""
+    found: dict[str, Any] = {}
+    ends = {"old": (0, num_old), "new": (num_old, student.contract.classes)}
+    for name, (first, end) in ends.items():
+        found |= {f"{name}_accuracy": None, f"{name}_count": None}
+        part = None if judges is None else _of_classes(judges, first, end)
+        if part is not None and len(part) > 0:
+            score = evaluate(student, part)
+            found |= {f"{name}_accuracy": score.accuracy, f"{name}_count": score.count}
+    return found
+
+
 def _samples(held_out: HeldOut) -> bytes:
     shown = len(held_out.images)
+    # A student that learned new classes knows more of them than its teacher.
+    more = held_out.student.shape[1] - held_out.teacher.shape[1]
     pixels = (held_out.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    classes = held_out.teacher.shape[1]
+    classes = held_out.student.shape[1]
     file = io.BytesIO()
     np.savez_compressed(
         file,
         images=pixels.cpu().numpy(),
-        teacher=held_out.teacher[:shown].softmax(-1).float().cpu().numpy(),
+        teacher=F.pad(held_out.teacher[:shown].softmax(-1), (0, more)).float().cpu().numpy(),
         student=held_out.student[:shown].softmax(-1).float().cpu().numpy(),
         histogram=held_out.teacher.argmax(-1).bincount(minlength=classes).cpu().numpy(),
         histogram_count=np.int64(len(held_out.teacher)),

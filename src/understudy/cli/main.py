@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from understudy.cli import console, looking, making, training
+from understudy.cli import console, looking, making, shrinking, training
 
 INTERRUPTED = 130
 # typer re-exports one kind of bad usage only; all kinds derive from what that one derives from.
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, looking, making):
+for group in (training, shrinking, looking, making):
     group.register(app)
 
 

@@ -49,8 +49,8 @@ def distill(
     json: o.Json = False,
 ) -> None:
     """The main job: make a student do what its teacher does, without the teacher's data."""
-    _exclusive(steps=steps, budget=budget)
-    _needed(recipe, teacher=teacher, student=student)
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, teacher=teacher, student=student)
     from understudy.verbs.distill import distill as work
 
     with progression() as shown:
@@ -87,7 +87,7 @@ def distill(
             say=shown.say,
             watch=shown.watch,
         )
-    _tell(summary, out, json=json)
+    tell(summary, out, json=json)
 
 
 def train(
@@ -116,8 +116,8 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Train a network on labelled images, or on parallel text."""
-    _exclusive(steps=steps, budget=budget)
-    _needed(recipe, net=net, data=data)
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, net=net, data=data)
     from understudy.verbs.train import train as work
 
     with progression() as shown:
@@ -147,7 +147,7 @@ def train(
             say=shown.say,
             watch=shown.watch,
         )
-    _tell(summary, out, json=json)
+    tell(summary, out, json=json)
 
 
 def train_generator(
@@ -171,8 +171,8 @@ def train_generator(
     json: o.Json = False,
 ) -> None:
     """Train a generator of images, from images that may be used once."""
-    _exclusive(steps=steps, budget=budget)
-    _needed(recipe, data=data)
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, data=data)
     from understudy.verbs.train_generator import train_generator as work
 
     with progression() as shown:
@@ -210,13 +210,15 @@ def train_generator(
     results.print(f"samples    {out / 'samples.png'}", markup=False)
 
 
-def _exclusive(**options: Any) -> None:
+def exclusive(**options: Any) -> None:
+    """Refuse more than one of these options."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other; choose one")
 
 
-def _needed(recipe: Path | None, **options: Any) -> None:
+def needed(recipe: Path | None, **options: Any) -> None:
+    """Refuse a recipe beside these options, and neither of the two."""
     missing = [f"--{name}" for name, value in options.items() if value is None]
     if recipe is None and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
@@ -224,7 +226,8 @@ def _needed(recipe: Path | None, **options: Any) -> None:
         raise typer.BadParameter("--recipe says the networks and the data; leave them away")
 
 
-def _tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
+def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
+    """Print what came of a run."""
     if not summary:  # of several processes the first one speaks
         return
     if json:

@@ -9,6 +9,7 @@ a .npz           x uint8 or float in [0, 1], N x H x W (x C); y integers
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -49,6 +50,36 @@ class Dataset(Protocol):
     def notes(self) -> tuple[str, ...]: ...
     def __len__(self) -> int: ...
     def images(self, indices: Indices) -> UInt8[Tensor, "batch channels height width"]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Some images of a dataset, with their labels; satisfies `Dataset`."""
+
+    whole: Dataset
+    places: Int64[Tensor, " part"]
+
+    @property
+    def labels(self) -> Int64[Tensor, " part"] | None:
+        return None if self.whole.labels is None else self.whole.labels[self.places]
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        return self.whole.names
+
+    @property
+    def digest(self) -> str:
+        return self.whole.digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.whole.notes
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def images(self, indices: Indices) -> UInt8[Tensor, "batch channels height width"]:
+        return self.whole.images(self.places[torch.as_tensor(indices)])
 
 
 def open_data(

@@ -69,6 +69,12 @@ def natural_shape(spec: str | Path) -> tuple[int, int, int]:
         return image.height, image.width, _channels(image)
 
 
+def count_classes(spec: str | Path) -> tuple[tuple[str, ...] | None, int]:
+    """Return the names of the data's classes, where they have any, and how many there are."""
+    _, _, _, names, classes = _describe(str(spec))
+    return names, classes
+
+
 def _describe(spec: str) -> tuple[int, int, int, tuple[str, ...] | None, int]:
     if spec.startswith("builtin/"):
         pixels, _ = digits("train")

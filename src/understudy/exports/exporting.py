@@ -33,8 +33,9 @@ from understudy.exports.onnx import (
 )
 from understudy.exports.programs import trace_program, write_program
 from understudy.exports.verify import answers_of, verify
-from understudy.loading import Plan, save
+from understudy.loading import save
 from understudy.nets.network import Network, freeze
+from understudy.nets.quantized import float_twin, grids_of, is_quantized
 from understudy.run_folder import RunFolderError, write_json
 
 # In the order of the list that is written: the float forms first, to hold the others against.
@@ -61,7 +62,6 @@ def export_network(
     labelled: Dataset | None = None,
     int8: Int8 | None = None,
     timing: Timing | None = None,
-    plan: Plan = (),
 ) -> list[Exported]:
     """Write `network` into `folder` in every form of `formats`, verified, and list them there.
 
@@ -72,7 +72,6 @@ def export_network(
         calibration: batches of images in [0, 1] for int8-onnx.
         probe: images in [0, 1] on which every file must answer as the network does.
         labelled: images on which every form's accuracy is measured.
-        plan: what was done to the architecture that the network's reference names.
 
     Raises:
         ValueError: a form is unknown, or the network cannot take it.
@@ -83,8 +82,8 @@ def export_network(
     timing = timing or Timing()
     expected = answers_of(network, probe)
     with _part_folder(folder) as part:
-        forms = _write_forms(network, part, asked, calibration, int8 or Int8(), plan)
-        rows = _judge(forms, probe, expected, labelled, timing, _code_of(network))
+        forms = _write_forms(network, part, asked, calibration, int8 or Int8())
+        rows = _judge(forms, network, probe, expected, labelled, timing)
         rows = [row if row.form in asked else _not_kept(row) for row in rows]
         for form in forms:
             if form.name in asked:
@@ -135,7 +134,6 @@ def _write_forms(
     asked: Sequence[str],
     calibration: Iterable[Tensor] | None,
     int8: Int8,
-    plan: Plan,
 ) -> list[_Form]:
     """Write every form asked for, and the float32 ONNX file that int8 is made from."""
     forms = []
@@ -150,14 +148,19 @@ def _write_forms(
     if "safetensors" in asked:
         own = part / "weights"  # it is several files, one of which may be a .pt2
         own.mkdir()
-        save(network, own, plan)
+        save(network, own)
         if not read_student(own)[1].architecture:  # nothing else could rebuild it
             write_program(program(), network, own / FILES["pt2"])
         answer = _inferring(freeze(network).to("cpu", torch.float32))
         forms.append(_torch_form("safetensors", own / FILES["safetensors"], network, answer))
     if "int8-onnx" in asked:
         assert calibration is not None
-        export_int8_onnx(part / FILES["onnx"], part / FILES["int8-onnx"], calibration, int8)
+        path, grids = part / FILES["onnx"], list(grids_of(network.body).values())
+        if grids:
+            path = part / "twin.onnx"
+            twin = Network(float_twin(network.body), network.contract, network.reference)
+            write_onnx(trace_program(twin), describe(network), path)
+        export_int8_onnx(path, part / FILES["int8-onnx"], calibration, int8, grids)
         forms.append(_onnx_form("int8-onnx", part))
     return forms
 
@@ -198,15 +201,17 @@ def _inferring(module: nn.Module) -> Answer:
 
 def _judge(
     forms: Sequence[_Form],
+    network: Network,
     probe: Tensor,
     expected: np.ndarray,
     labelled: Dataset | None,
     timing: Timing,
-    code: str,
 ) -> list[Exported]:
     """Verify every form, then measure all of them side by side."""
+    code, rounds = _code_of(network), is_quantized(network)
     compared = {
-        form.name: verify(form.name, form.path, probe, expected, code=code) for form in forms
+        form.name: verify(form.name, form.path, probe, expected, code=code, rounds=rounds)
+        for form in forms
     }
     paces = time_forms({form.name: form.answer for form in forms}, probe, timing)
     rows = [

@@ -23,16 +23,24 @@ class Network(nn.Module, Generic[Contract]):
         body: the architecture; its state_dict keys are the checkpoint's.
         contract: size, channels, mean, std, classes; or the vocabularies.
         reference: the REF it was made from, "" where it was made in Python.
+        plan: what was done to that architecture since (pruned, quantized), as records.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, contract: Contract, reference: str = "") -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        contract: Contract,
+        reference: str = "",
+        plan: tuple[dict[str, Any], ...] = (),
+    ) -> None:
         super().__init__()
         self.body = body
         self.contract = contract
         self.reference = reference
+        self.plan = plan
         if isinstance(contract, InputContract):
             shape = (1, contract.channels, 1, 1)
             self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)

@@ -31,6 +31,8 @@ _BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
     "inceptionism": knowledge_within.inceptionism_for,
     "batch-norm-statistics": knowledge_within.batch_norm_statistics_for,
 }
+# Objectives that a name alone does not make.
+UNNAMED = ("weighted", "continual")
 
 
 def network_named(
@@ -145,7 +147,7 @@ def source_named(
 
 def objective_named(texts: Sequence[str]) -> AnyObjective | None:
     """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
-    kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
+    kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name not in UNNAMED]
     terms = []
     for text in texts:
         name, _, weight = text.partition("=")

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from understudy import catalogue
+from understudy.compress.post_training_quantization import Clip, PostTrainingQuantization
+from understudy.compress.pruning import Importance, Loss, Pruning
 from understudy.exports.exporting import FILES
 from understudy.fit import FitSettings
 from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS
-from understudy.verbs.naming import ON_DISK
+from understudy.verbs.continual import Version
+from understudy.verbs.naming import ON_DISK, UNNAMED
+from understudy.verbs.prune import STEPS
 from understudy.verbs.train_generator import GENERATORS
 
 
@@ -25,10 +29,24 @@ def reference() -> dict[str, Any]:
         "methods": list(METHODS),
         "generators": list(GENERATORS),
         "sources": [entry.name for entry in catalogue.SOURCES if entry.name not in ON_DISK],
-        "objectives": [e.name for e in catalogue.OBJECTIVES if e.name != "weighted"],
+        "objectives": [e.name for e in catalogue.OBJECTIVES if e.name not in UNNAMED],
         "parts": list(PARTS),
         "formats": list(FILES),
         "precisions": list(get_args(Precision)),
+        "importances": list(get_args(Importance)),
+        "pruning_losses": list(get_args(Loss)),
+        "clips": list(get_args(Clip)),
+        "compress": {
+            "share": Pruning.share,
+            "importance": Pruning.importance,
+            "loss": Pruning.loss,
+            "prune_steps": STEPS,
+            "weight_bits": PostTrainingQuantization.weight_bits,
+            "activation_bits": PostTrainingQuantization.activation_bits,
+            "end_bits": PostTrainingQuantization.end_bits,
+            "clip": PostTrainingQuantization.clip,
+            "versions": list(get_args(Version)),
+        },
         "steps": fit.steps,
         "batch_size": fit.batch_size,
     }

@@ -1,0 +1,39 @@
+"""Importance of every group of channels of a digits network, and which of them go."""
+
+from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, site
+
+from understudy.compress.channels import trace_channels
+from understudy.compress.pruning import importances, least_important
+from understudy.seeding import child, from_seed
+from understudy.sources.noise import Noise
+from understudy.spine import Answered
+
+
+def main() -> None:
+    teacher = digits_teacher()
+    stream = Noise().open(site(teacher.contract, 64), teacher, from_seed(0))
+    batches = [Answered(stream, teacher).draw(step, None) for step in range(4)]
+    channels = trace_channels(teacher)
+    scores = importances(teacher, channels, batches, "fisher", child(from_seed(0), "change"))
+    gone = set(least_important(channels, scores, 0.35, 1))
+    layers = ["bn1", "bn2", "bn3"]
+    with picture("pruning", 200) as figure:
+        axes = figure.subplots()
+        for row, name in enumerate(layers):
+            labels = channels.layers[name][1].tolist()
+            for label in labels:
+                score = max(float(scores[channels.prunable.index(label)]), 1e-9)
+                colour = TEACHER if label in gone else STUDENT
+                axes.plot(score, row, "o", color=colour, alpha=0.7, markersize=5)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(layers)), layers)
+        axes.invert_yaxis()
+        axes.set_xlabel("importance")
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.text(1, 1.02, "goes", color=TEACHER, transform=axes.transAxes, ha="right")
+        axes.text(0.9, 1.02, "stays", color=STUDENT, transform=axes.transAxes, ha="right")
+        axes.title.set_color(INK)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""The verbs that change a trained network: parse, call, print."""
+
+from typing import Annotated, Any
+
+import typer
+
+from understudy.checks import one_of
+from understudy.cli import options as o
+from understudy.cli.console import progression, results
+from understudy.cli.training import exclusive, needed, tell
+
+_CHANGE = "The change"
+_DEFAULTS = o.REFERENCE["compress"]
+
+Model = Annotated[
+    str | None, typer.Option(help="REF of the network, or a run's folder.", metavar="REF")
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help=f"Optimizer steps of recovery (default {_DEFAULTS['prune_steps']}; quantize: 0).",
+        rich_help_panel="The training",
+    ),
+]
+TrainBatchNorm = Annotated[
+    bool,
+    typer.Option(
+        "--train-batchnorm",
+        metavar="",
+        help="Let BatchNorm take the transfer set's statistics.",
+        rich_help_panel=_CHANGE,
+    ),
+]
+
+
+def _importance(text: str) -> str:
+    return o.known("importance", "importances", text)
+
+
+def _loss(text: str) -> str:
+    return o.known("loss", "pruning_losses", text)
+
+
+def _version(text: str) -> str:
+    try:
+        return one_of("version", text, _DEFAULTS["versions"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _clip(text: str) -> str:
+    return o.known("clip", "clips", text)
+
+
+def _end_bits(text: str) -> int:
+    if text == "same":
+        return 0
+    if not text.isdecimal():
+        raise typer.BadParameter(f"expected a number of bits or 'same', got '{text}'")
+    return int(text)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    for verb in (prune, quantize, continual):
+        app.command()(verb)
+
+
+def prune(
+    out: o.Out,
+    model: Model = None,
+    share: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Of all filters, in (0, 1).", rich_help_panel=_CHANGE),
+    ] = _DEFAULTS["share"],
+    importance: Annotated[
+        Any,
+        typer.Option(
+            parser=_importance,
+            metavar="NAME",
+            help=f"Of {', '.join(o.REFERENCE['importances'])}.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = _DEFAULTS["importance"],
+    loss: Annotated[
+        Any,
+        typer.Option(
+            parser=_loss,
+            metavar="NAME",
+            help=f"That taylor squares: {', '.join(o.REFERENCE['pruning_losses'])}.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = _DEFAULTS["loss"],
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Prune a part, recover, N times.", rich_help_panel=_CHANGE
+        ),
+    ] = 1,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            parser=o.source,
+            metavar="SOURCE",
+            help="By which importance is judged (default: the transfer set).",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = None,
+    transfer: o.Transfer = None,
+    train_batchnorm: TrainBatchNorm = False,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    skip_bad: o.SkipBad = False,
+    steps: Steps = None,
+    budget: o.Budget = None,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
+    recipe: o.RecipeFile = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    tensorboard: o.TensorBoard = False,
+    json: o.Json = False,
+) -> None:
+    """Remove the least important filters of a network, and distil it back."""
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, model=model)
+    from understudy.verbs.prune import prune as work
+
+    with progression() as shown:
+        summary = work(
+            model,
+            share,
+            out=out,
+            importance=importance,
+            loss=loss,
+            rounds=rounds,
+            images=images,
+            transfer=transfer,
+            train_batchnorm=train_batchnorm,
+            eval=eval,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            skip_bad=skip_bad,
+            recipe=recipe,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            set=dict(set_),
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            tensorboard=tensorboard,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    tell(summary, out, json=json)
+
+
+def quantize(
+    out: o.Out,
+    model: Model = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            parser=o.source,
+            metavar="SOURCE",
+            help="For the ranges of activations (default: the transfer set).",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = None,
+    weight_bits: Annotated[
+        int,
+        typer.Option(
+            metavar="BITS", help="Of weights: 2 to 8, 32 for none.", rich_help_panel=_CHANGE
+        ),
+    ] = _DEFAULTS["weight_bits"],
+    activation_bits: Annotated[
+        int,
+        typer.Option(metavar="BITS", help="Of layers' inputs, likewise.", rich_help_panel=_CHANGE),
+    ] = _DEFAULTS["activation_bits"],
+    end_bits: Annotated[
+        Any,
+        typer.Option(
+            parser=_end_bits,
+            metavar="BITS|same",
+            help="Of the first and last layer at least.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = str(_DEFAULTS["end_bits"]),
+    clip: Annotated[
+        Any,
+        typer.Option(
+            parser=_clip,
+            metavar="NAME",
+            help=f"How ranges are taken: {', '.join(o.REFERENCE['clips'])}.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = _DEFAULTS["clip"],
+    correct_bias: Annotated[
+        bool,
+        typer.Option(
+            "--correct-bias",
+            metavar="",
+            help="Move channels by the error of their means.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = False,
+    transfer: o.Transfer = None,
+    train_batchnorm: TrainBatchNorm = False,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    skip_bad: o.SkipBad = False,
+    steps: Steps = None,
+    budget: o.Budget = None,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    set_: o.Set = [],  # noqa: B006
+    recipe: o.RecipeFile = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    tensorboard: o.TensorBoard = False,
+    json: o.Json = False,
+) -> None:
+    """Round a network to few bits, calibrated on any images, and distil it back if asked."""
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, model=model)
+    from understudy.verbs.quantize import quantize as work
+
+    with progression() as shown:
+        summary = work(
+            model,
+            calibration,
+            out=out,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            end_bits=end_bits or None,
+            clip=clip,
+            correct_bias=correct_bias,
+            transfer=transfer,
+            train_batchnorm=train_batchnorm,
+            eval=eval,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            skip_bad=skip_bad,
+            recipe=recipe,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            set=dict(set_),
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            tensorboard=tensorboard,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    tell(summary, out, json=json)
+
+
+def continual(
+    out: o.Out,
+    model: Model = None,
+    data: o.Data = None,
+    version: Annotated[
+        Any,
+        typer.Option(
+            parser=_version,
+            metavar="NAME",
+            help=f"What holds the old classes: {', '.join(_DEFAULTS['versions'])}.",
+            rich_help_panel=_CHANGE,
+        ),
+    ] = _DEFAULTS["versions"][0],
+    transfer: o.Transfer = None,
+    train_batchnorm: TrainBatchNorm = False,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    skip_bad: o.SkipBad = False,
+    steps: Steps = None,
+    budget: o.Budget = None,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    precision: o.Precision = None,
+    set_: o.Set = [],  # noqa: B006
+    recipe: o.RecipeFile = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    tensorboard: o.TensorBoard = False,
+    json: o.Json = False,
+) -> None:
+    """Teach a network new classes without the data of the old ones."""
+    exclusive(steps=steps, budget=budget)
+    needed(recipe, model=model, data=data)
+    from understudy.verbs.continual import continual as work
+
+    with progression() as shown:
+        summary = work(
+            model,
+            data,
+            out=out,
+            version=version,
+            transfer=transfer,
+            train_batchnorm=train_batchnorm,
+            eval=eval,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            skip_bad=skip_bad,
+            recipe=recipe,
+            steps=steps,
+            budget=budget,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            set=dict(set_),
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            tensorboard=tensorboard,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    tell(summary, out, json=json)
+    if not json and summary and summary["old_accuracy"] is not None:
+        for part in ("old", "new"):
+            scored, count = summary[f"{part}_accuracy"], summary[f"{part}_count"]
+            if scored is not None:
+                results.print(f"{part:11}classes {scored:.1%} of {count:,}")

@@ -1,0 +1,304 @@
+"""Which channels of a network stand or fall together, found by tracing it once.
+
+Every channel of every tensor gets a label; what adds two tensors makes their labels one. So the
+writers along a residual stream are one group per channel, also through a shortcut that pads with
+zeros, and a depthwise convolution belongs to the group of what it reads. Labels that reach the
+image, the logits or a grouped convolution are fixed.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from understudy.nets.network import Network, freeze
+from understudy.nets.pruned import Kept
+from understudy.nets.resnet import ZeroPadShortcut
+
+# A tensor's labels: one integer a channel, along dimension 1.
+Labels = Tensor
+
+_SAME = {
+    *("relu", "relu_", "relu6", "relu6_", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu"),
+    *("silu", "silu_", "mish", "mish_", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
+    *("sigmoid", "hardsigmoid", "tanh", "dropout", "dropout_", "feature_dropout", "contiguous"),
+    *("clone", "detach", "alias", "to", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+    *("adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
+}
+_TOGETHER = {"add", "add_", "sub", "sub_", "mul", "mul_"}
+_TO_ROWS = {"flatten", "view", "reshape", "_unsafe_view", "squeeze"}
+
+
+# What a forward runs into when its values decide what is computed, or its shapes do not hold.
+_UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
+
+
+class UntraceableError(ValueError):
+    """A network whose channels cannot be told apart by tracing; the message says where it ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Where a channel can be shut: one channel of a layer's output.
+
+    Args:
+        behind_batchnorm: the layer is a BatchNorm.
+    """
+
+    layer: str
+    channel: int
+    behind_batchnorm: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """The groups of a network.
+
+    Args:
+        layers: labels of inputs and outputs by layer, those of before and after for a padding.
+        gates: by label, all places that must be shut for the channel to be gone.
+        filters: by label, how many filters write it.
+        fixed: labels that cannot go.
+    """
+
+    layers: dict[str, tuple[Labels, Labels]]
+    gates: dict[int, tuple[Gate, ...]]
+    filters: dict[int, int]
+    fixed: frozenset[int]
+
+    @property
+    def prunable(self) -> tuple[int, ...]:
+        """The labels that can go, in order."""
+        return tuple(sorted(set(self.filters) & set(self.gates) - self.fixed))
+
+    def without(self, removed: Sequence[int]) -> dict[str, Kept]:
+        """Return what each layer keeps when these labels go; layers that keep all are left out."""
+        gone = torch.tensor(sorted(removed), dtype=torch.int64)
+        kept = {
+            name: tuple((~torch.isin(labels, gone)).nonzero()[:, 0] for labels in pair)
+            for name, pair in self.layers.items()
+        }
+        return {
+            name: (inputs, outputs)
+            for name, (inputs, outputs) in kept.items()
+            if [len(inputs), len(outputs)] != [len(labels) for labels in self.layers[name]]
+        }
+
+
+def trace_channels(network: Network) -> Channels:
+    """Return the groups of channels of a network.
+
+    Raises:
+        UntraceableError: torch cannot trace it, or it mixes channels in a way not followed here.
+    """
+    contract = network.contract
+    body = freeze(network.body).to("cpu", torch.float32)
+    images = torch.zeros(2, contract.channels, *contract.size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it remarks on is for those who deploy the trace
+            program = torch.export.export(body, (images,))
+    except _UNTRACEABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UntraceableError(
+            f"cannot prune {type(body).__name__}: torch cannot trace it ({reason})"
+        ) from error
+    walk = _Walk(body, program)
+    for node in program.graph.nodes:
+        walk.visit(node)
+    return walk.channels()
+
+
+@dataclass
+class _Walk:
+    """One pass through the graph, label by label."""
+
+    body: nn.Module
+    program: torch.export.ExportedProgram
+    labels: dict[fx.Node, Tensor] = field(default_factory=dict)
+    parents: list[int] = field(default_factory=list)
+    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    places: list[tuple[int, Gate]] = field(default_factory=list)
+    writers: list[Tensor] = field(default_factory=list)
+    fixed: list[int] = field(default_factory=list)
+
+    def visit(self, node: fx.Node) -> None:
+        """Label what a node answers with."""
+        if node.op == "placeholder":
+            if node.name in self.program.graph_signature.user_inputs:
+                self.labels[node] = self.fresh(_shape(node)[1], fixed=True)
+        elif node.op == "output":
+            for answer in node.all_input_nodes:
+                self.fix(self.labels.get(answer))
+        elif node.op == "call_function":
+            self.call(node)
+
+    def call(self, node: fx.Node) -> None:
+        name = getattr(node.target, "_opname", str(node.target))
+        arguments: tuple[Any, ...] = node.args
+        read = [part for part in node.all_input_nodes if part in self.labels]
+        if not read:
+            return
+        x = self.labels[read[0]]
+        if name == "conv2d":
+            self.convolve(node, x)
+        elif name == "linear":
+            self.project(node, x)
+        elif name == "batch_norm":
+            self.normalise(node, x)
+        elif name in _TOGETHER:
+            self.join(node, read)
+        elif name == "pad":
+            self.pad(node, x)
+        elif name == "cat" and (*arguments, 0)[1] == 1:
+            self.labels[node] = torch.cat([self.labels[part] for part in arguments[0]])
+        elif name in _TO_ROWS:
+            self.to_rows(node, read[0])
+        elif name in _SAME or _within_channels(name, arguments, len(_shape(read[0]))):
+            self.labels[node] = x
+        else:
+            raise self.refusal(f"'{name}'", node)
+
+    def convolve(self, node: fx.Node, x: Tensor) -> None:
+        layer, name = self.owner(node, 1)
+        assert isinstance(layer, nn.Conv2d)
+        depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
+        if depthwise:
+            outputs = x
+        else:
+            outputs = self.fresh(layer.out_channels, fixed=layer.groups > 1)
+            self.writers.append(outputs)
+        if layer.groups > 1 and not depthwise:
+            self.fix(x)
+        self.record(name, x, outputs)
+        users = [getattr(user.target, "_opname", "") for user in node.users]
+        if users != ["batch_norm"]:
+            self.gate(name, outputs, behind_batchnorm=False)
+        self.labels[node] = outputs
+
+    def project(self, node: fx.Node, x: Tensor) -> None:
+        _, name = self.owner(node, 1)
+        if len(_shape(node)) != 2:
+            raise self.refusal("a linear layer on something else than rows", node)
+        outputs = self.fresh(_shape(node)[1], fixed=True)
+        self.record(name, x, outputs)
+        self.labels[node] = outputs
+
+    def normalise(self, node: fx.Node, x: Tensor) -> None:
+        _, name = self.owner(node, 3)
+        self.record(name, x, x)
+        self.gate(name, x, behind_batchnorm=True)
+        self.labels[node] = x
+
+    def join(self, node: fx.Node, read: Sequence[fx.Node]) -> None:
+        numbers = [part for part in node.args if not isinstance(part, fx.Node)]
+        shift = getattr(node.target, "_opname", "")[:3] in ("add", "sub")
+        if shift and numbers:
+            raise self.refusal("a number added to every channel", node)
+        if len({len(self.labels[part]) for part in read}) > 1:
+            raise self.refusal("tensors of different numbers of channels", node)
+        first = self.labels[read[0]]
+        for other in read[1:]:
+            for one, two in zip(first.tolist(), self.labels[other].tolist(), strict=True):
+                self.parents[self.find(one)] = self.find(two)
+        self.labels[node] = first
+
+    def pad(self, node: fx.Node, x: Tensor) -> None:
+        amounts: Any = node.args[1]
+        if not any(amounts[4:]):
+            self.labels[node] = x
+            return
+        path = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+        if not isinstance(self.body.get_submodule(path), ZeroPadShortcut):
+            raise self.refusal("channels padded outside of a ZeroPadShortcut", node)
+        before, after = (self.fresh(amount) for amount in amounts[4:6])
+        self.record(path, before, after)
+        self.labels[node] = torch.cat((before, x, after))
+
+    def to_rows(self, node: fx.Node, read: fx.Node) -> None:
+        was, now = _shape(read), _shape(node)
+        channels = len(self.labels[read])
+        if now == was:
+            self.labels[node] = self.labels[read]
+        elif len(now) == 2 and now[0] == was[0] and now[1] % channels == 0:
+            self.labels[node] = self.labels[read].repeat_interleave(now[1] // channels)
+        else:
+            raise self.refusal("channels that are laid out anew", node)
+
+    def owner(self, node: fx.Node, place: int) -> tuple[nn.Module, str]:
+        """Return the layer that a parameter or buffer at `place` of a call belongs to."""
+        held = node.args[place] if len(node.args) > place else None
+        signature = self.program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        name = names.get(getattr(held, "name", ""), "")
+        layer = self.body.get_submodule(name.rpartition(".")[0]) if name else None
+        known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+        if not isinstance(layer, known):
+            raise self.refusal("weights that are no layer's", node)
+        return layer, name.rpartition(".")[0]
+
+    def record(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
+        if name in self.layers:
+            raise UntraceableError(
+                f"cannot prune {type(self.body).__name__}: '{name}' is called more than once"
+            )
+        self.layers[name] = inputs, outputs
+
+    def gate(self, name: str, labels: Tensor, *, behind_batchnorm: bool) -> None:
+        for channel, label in enumerate(labels.tolist()):
+            gate = Gate(layer=name, channel=channel, behind_batchnorm=behind_batchnorm)
+            self.places.append((label, gate))
+
+    def fresh(self, count: int, *, fixed: bool = False) -> Tensor:
+        start = len(self.parents)
+        made = torch.arange(start, start + count)
+        self.parents += made.tolist()
+        if fixed:
+            self.fix(made)
+        return made
+
+    def fix(self, labels: Tensor | None) -> None:
+        self.fixed += [] if labels is None else labels.tolist()
+
+    def find(self, label: int) -> int:
+        while self.parents[label] != label:
+            self.parents[label] = self.parents[self.parents[label]]
+            label = self.parents[label]
+        return label
+
+    def refusal(self, what: str, node: fx.Node) -> UntraceableError:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        where = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
+        return UntraceableError(
+            f"cannot prune {type(self.body).__name__}: its channels cannot be followed through "
+            f"{what}{where}"
+        )
+
+    def channels(self) -> Channels:
+        roots = torch.tensor([self.find(label) for label in range(len(self.parents))])
+        gates: dict[int, list[Gate]] = {}
+        for label, gate in self.places:
+            gates.setdefault(int(roots[label]), []).append(gate)
+        filters: dict[int, int] = {}
+        for label in torch.cat(self.writers).tolist() if self.writers else []:
+            filters[int(roots[label])] = filters.get(int(roots[label]), 0) + 1
+        return Channels(
+            layers={n: (roots[one], roots[two]) for n, (one, two) in self.layers.items()},
+            gates={label: tuple(places) for label, places in gates.items()},
+            filters=filters,
+            fixed=frozenset(int(roots[label]) for label in self.fixed),
+        )
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def _within_channels(name: str, arguments: tuple[Any, ...], dimensions: int) -> bool:
+    """Return whether a slice or mean leaves image and channel alone."""
+    if name == "slice":
+        return bool(arguments[1] % dimensions > 1)
+    return name == "mean" and all(d % dimensions > 1 for d in arguments[1])

@@ -1,0 +1,146 @@
+"""`continual`: new classes for a trained network, without the data of the old ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from understudy.checks import one_of
+from understudy.compress.widening import Widening
+from understudy.data.natural import count_classes
+from understudy.nets.references import NetworkRef
+from understudy.objectives.continual import Continual
+from understudy.protocols import InputContract, Source
+from understudy.recipe import Change, Recipe
+from understudy.recipes import smaller, supervised
+from understudy.sources.rehearsed import Rehearsed
+from understudy.verbs.changing import Asked, run_changed
+from understudy.verbs.naming import source_named
+
+Version = Literal["rehearsal", "lwf", "plain"]
+STEPS = 2000
+
+
+def continual(
+    model: str | NetworkRef | nn.Module | None = None,
+    data: str | None = None,
+    *,
+    out: str | Path,
+    version: Version = "rehearsal",
+    transfer: str | Source | None = None,
+    train_batchnorm: bool = False,
+    eval: str | None = None,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    skip_bad: bool = False,
+    recipe: str | Path | Recipe | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    set: Mapping[str, str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_code: Sequence[str] = (),
+    tensorboard: bool = False,
+    checkpoint_seconds: float = 30.0,
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+) -> dict[str, Any]:
+    """Teach `model` the new classes of `data`, and return the run's summary.
+
+    Args:
+        data: labelled images of the new classes: a folder for each, or a SET or .npz whose labels
+            count on from the old classes.
+        version: "rehearsal" holds on to the old network's answers on transfer images and on new
+            ones, "lwf" on new ones only, "plain" on nothing.
+        transfer: what stands in for the old data, in place of shader images.
+        train_batchnorm: let BatchNorm take the statistics of what is shown.
+        eval: labelled data of old and new classes, which are scored apart.
+    """
+    one_of("version", version, get_args(Version))
+    if transfer is not None and version != "rehearsal":
+        raise ValueError(f"version '{version}' shows no transfer set; leave transfer out")
+
+    def make(reference: NetworkRef, contract: InputContract) -> Recipe:
+        if data is None:
+            raise ValueError("continual needs labelled images of new classes")
+        num_new, names = new_classes(data, contract)
+        change = Change(transform=Widening(num_new=num_new, names=names))
+        made = smaller(
+            "continual",
+            reference,
+            contract,
+            [change],
+            transfer=None if transfer is None else source_named(transfer, contract=contract),
+            steps=STEPS if steps is None else steps,
+            train_batchnorm=train_batchnorm,
+        )
+        new = supervised(reference, data, contract).stages[0].source
+        objective = Continual(
+            lwf=0.0 if version == "plain" else Continual.lwf,
+            rehearsal=Continual.rehearsal if version == "rehearsal" else 0.0,
+        )
+        shown: Source = new
+        if version == "rehearsal":
+            shown = Rehearsed(source=made.stages[0].source, new=new)
+        stage = replace(made.stages[0], source=shown, objective=objective)
+        return replace(made, stages=(stage,))
+
+    asked = Asked(
+        verb="continual",
+        model=model,
+        recipe=recipe,
+        eval=eval,
+        told={"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes},
+        options={
+            "steps": None if recipe is None else steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+            "skip_bad": skip_bad,
+            "assignments": set,
+        },
+        conduct={
+            "resume": resume,
+            "overwrite": overwrite,
+            "budget": budget,
+            "skip_bad": skip_bad,
+            "tensorboard": tensorboard,
+            "checkpoint_seconds": checkpoint_seconds,
+            "audit": False,
+            "say": say,
+            "watch": watch,
+        },
+        allow_code=allow_code,
+    )
+    return run_changed(asked, out, make)
+
+
+def new_classes(data: str, old: InputContract) -> tuple[int, tuple[str, ...] | None]:
+    """Return how many classes the data add to the old ones, and their names where they have any.
+
+    Raises:
+        ValueError: they add none.
+    """
+    names, count = count_classes(data)
+    if names is not None:
+        known = {name.lower() for name in old.names or ()}
+        names = tuple(name for name in names if name.lower() not in known)
+        count = len(names)
+    else:
+        count -= old.classes
+    if count < 1:
+        way_out = "labels of a SET or .npz must count on from them"
+        raise ValueError(f"{data} adds no class to the {old.classes} old ones; {way_out}")
+    return count, names

@@ -1,0 +1,119 @@
+"""`quantize`: a network on grids of few bits, calibrated on any images, taught by what it was."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy.compress.post_training_quantization import Clip, PostTrainingQuantization
+from understudy.nets.references import NetworkRef
+from understudy.protocols import InputContract, Source
+from understudy.recipe import Change, Recipe
+from understudy.recipes import smaller
+from understudy.sources.shaders import Shaders
+from understudy.verbs.changing import Asked, run_changed
+from understudy.verbs.naming import source_named
+
+
+def quantize(
+    model: str | NetworkRef | nn.Module | None = None,
+    calibration: str | Source | None = None,
+    *,
+    out: str | Path,
+    weight_bits: int = PostTrainingQuantization.weight_bits,
+    activation_bits: int = PostTrainingQuantization.activation_bits,
+    end_bits: int | None = PostTrainingQuantization.end_bits,
+    clip: Clip = PostTrainingQuantization.clip,
+    correct_bias: bool = PostTrainingQuantization.correct_bias,
+    transfer: str | Source | None = None,
+    train_batchnorm: bool = False,
+    eval: str | None = None,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    skip_bad: bool = False,
+    recipe: str | Path | Recipe | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    set: Mapping[str, str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_code: Sequence[str] = (),
+    tensorboard: bool = False,
+    checkpoint_seconds: float = 30.0,
+    audit: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+) -> dict[str, Any]:
+    """Round weights and activations of `model`, and return the run's summary.
+
+    Args:
+        calibration: images for the ranges of activations; the transfer set's, or shader images.
+        weight_bits: 2 to 8, or 32 to leave weights as they are; activation_bits likewise.
+        end_bits: of the first and the last layer at least; None treats them as the others.
+        clip: how ranges are taken: "minmax", "percentile" or "mse".
+        transfer: what the rounded network is shown while it learns, in place of shader images.
+        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+        steps: of learning with rounded weights; none where neither steps nor a budget are given.
+    """
+
+    def make(reference: NetworkRef, contract: InputContract) -> Recipe:
+        shown = None if transfer is None else source_named(transfer, contract=contract)
+        seen = shown or Shaders()
+        if calibration is not None:
+            seen = source_named(calibration, contract=contract)
+        rounding = PostTrainingQuantization(
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            end_bits=end_bits,
+            clip=clip,
+            correct_bias=correct_bias,
+        )
+        return smaller(
+            "quantize",
+            reference,
+            contract,
+            [Change(transform=rounding, source=seen)],
+            transfer=shown,
+            steps=steps if steps is not None else int(budget is not None),
+            train_batchnorm=train_batchnorm,
+        )
+
+    asked = Asked(
+        verb="quantize",
+        model=model,
+        recipe=recipe,
+        eval=eval,
+        told={"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes},
+        options={
+            "steps": None if recipe is None else steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+            "skip_bad": skip_bad,
+            "assignments": set,
+        },
+        conduct={
+            "resume": resume,
+            "overwrite": overwrite,
+            "budget": budget,
+            "skip_bad": skip_bad,
+            "tensorboard": tensorboard,
+            "checkpoint_seconds": checkpoint_seconds,
+            "audit": audit,
+            "say": say,
+            "watch": watch,
+        },
+        allow_code=allow_code,
+    )
+    return run_changed(asked, out, make)
