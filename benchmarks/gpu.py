@@ -6,7 +6,8 @@ Each entry of QUEUE is one training; its checkpoints lie in --work, so that a ca
 time is gone on with by the next one. Rows are written as they are finished, to results/gpu.json.
 CIFAR-10 at the field's pair: a ResNet-34 (CIFAR stem) that learns the JPEG training split for 60
 epochs, then ResNet-18 students of 40 000 steps of 256, one arm after the other, in the order that
-answers the questions soonest. Published figures of others stand in docs, never here.
+answers the questions soonest; then the published recipes that need no images at all. Published
+figures of others stand in docs, never here.
 """
 
 import argparse
@@ -38,6 +39,19 @@ ARMS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("full - matching", "", ("matching",)),
     ("noise + attack", "noise", ()),
 )
+# name, recipe, fields of it. Fast's published schedule is 200 epochs of 400 steps.
+FAST_10 = {
+    "inner_steps": "10",
+    "fast-meta.learning_rate": "0.002",
+    "code_learning_rate": "0.01",
+}
+METHODS: tuple[tuple[str, str, int, dict[str, str]], ...] = (
+    ("fast-10", "fast-meta", 80_000, FAST_10),
+    ("fast-10 without adversary", "fast-meta", 80_000, {**FAST_10, "adversarial": "0"}),
+    ("dfad", "dfad", 125_000, {}),
+    # Hours on any one device: last, and gone on with as often as it takes.
+    ("adaptive deep inversion", "adaptive-deep-inversion", 48_750, {}),
+)
 
 
 class OutOfTimeError(Exception):
@@ -68,7 +82,7 @@ class Bench:
         return rows
 
     def add(self, row: dict[str, Any]) -> None:
-        question = "What is each part of the shader recipe worth at full schedule on a GPU?"
+        question = "What do the shader recipe, its parts and its rivals reach at full schedule?"
         rows = [other for other in self.rows() if other["name"] != row["name"]] + [row]
         whole = {"question": question, "versions": versions(), "rows": rows}
         part = self.results.with_suffix(".part")
@@ -94,24 +108,38 @@ def train_teacher(bench: Bench) -> dict[str, Any]:
 
 
 def train_student(bench: Bench, name: str, shown: str, without: Sequence[str]) -> dict[str, Any]:
-    """Train one ResNet-18 from scratch."""
+    """Train one ResNet-18 from scratch on an arm of the shader recipe."""
+    return distill_here(
+        bench,
+        name,
+        transfer=str(bench.data / "train") if shown == "real" else shown or None,
+        without=without,
+        steps=STEPS,
+        set={} if "balance" in without else {"pool_size": str(POOL)},
+    )
+
+
+def train_by(
+    bench: Bench, name: str, method: str, steps: int, fields: dict[str, str]
+) -> dict[str, Any]:
+    """Train one ResNet-18 from scratch by a published recipe."""
+    return distill_here(bench, name, method=method, steps=steps, set=fields)
+
+
+def distill_here(bench: Bench, name: str, **asked: Any) -> dict[str, Any]:
     from understudy import distill
 
-    transfer = str(bench.data / "train") if shown == "real" else shown or None
     return distill(
         str(bench.work / "teacher"),
         "builtin/resnet18",
         out=bench.work / name.replace(" ", "-"),
-        transfer=transfer,
-        without=without,
         eval=str(bench.data / "test"),
-        steps=STEPS,
         batch_size=BATCH,
         device="cuda",
         resume=True,
-        set={} if "balance" in without else {"pool_size": str(POOL)},
         checkpoint_seconds=20.0,
         watch=bench.watch,
+        **asked,
     )
 
 
@@ -129,7 +157,10 @@ def queue() -> list[tuple[str, Callable[[Bench], dict[str, Any]]]]:
         (name, lambda bench, arm=(name, shown, out): train_student(bench, *arm))
         for name, shown, out in ARMS
     ]
-    return [("loop", compare_loops), ("teacher", train_teacher), *arms]
+    methods = [
+        (name, lambda bench, run=(name, *how): train_by(bench, *run)) for name, *how in METHODS
+    ]
+    return [("loop", compare_loops), ("teacher", train_teacher), *arms, *methods]
 
 
 def main() -> None:
