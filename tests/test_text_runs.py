@@ -179,16 +179,3 @@ def test_weights_of_another_vocabulary_are_refused(teacher, folder, tmp_path):
             set={"student.pieces": "50"},
             **QUICK,
         )
-
-
-@pytest.mark.slow
-def test_a_translator_learns_a_language_and_its_student_most_of_it(tmp_path):
-    folder = text.write_text(tmp_path / "set", 1500)
-    text.write_text(folder, 100, stem="test", seed=1)
-    quick = {"batch_size": 32, "precision": "float32", "device": "cpu", "eval": str(folder)}
-    big = train("builtin/translator-2-32", f"{folder}:de-en", out=tmp_path / "big",
-                steps=900, lr=3e-3, set={"student.pieces": "60"}, **quick)  # fmt: skip
-    assert big["student_scores"]["bleu"] > 60
-    small = distill(str(tmp_path / "big"), "builtin/translator-1-16", transfer=str(folder),
-                    out=tmp_path / "small", steps=900, lr=3e-3, **quick)  # fmt: skip
-    assert small["student_scores"]["bleu"] > 40
