@@ -53,8 +53,12 @@ class Arm:
     against: str = "alone"
 
 
+AT_ONE = {"soft-targets.temperature": "1.0"}
+
+
 def going_on(name: str, objective: tuple[str, ...], share: float, **fields: str) -> Arm:
     told = {"on-policy.share": str(share)} | {k.replace("_", "."): v for k, v in fields.items()}
+    told |= AT_ONE if objective == FORWARD else {}
     return Arm(name=name, objective=objective, fields=told, after=WARM, against="forward, longer")
 
 
@@ -62,9 +66,9 @@ FORWARD = ("soft-targets",)
 REVERSE = ("divergence",)
 ARMS = (
     Arm(name="alone"),
-    Arm(name=WARM, objective=FORWARD, fields={"soft-targets.temperature": "1.0"}),
+    Arm(name=WARM, objective=FORWARD, fields=AT_ONE),
     Arm(name="sequence-level"),
-    going_on("forward, longer", FORWARD, 0.0, temperature="1.0"),
+    going_on("forward, longer", FORWARD, 0.0),
     going_on("reverse, corpus", REVERSE, 0.0),
     going_on("reverse on-policy", REVERSE, 1.0),
     going_on("reverse half on-policy", REVERSE, 0.5),
