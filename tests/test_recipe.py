@@ -68,7 +68,7 @@ def test_the_published_pairing_bears_its_name_and_any_other_is_custom():
         ("steps = 5", 'steps = "x"', r"stages\.0\.fit\.steps: Input should be a valid integer"),
         ("steps = 5", "steps = -5", r"stages\.0\.fit: steps must not be negative, got -5"),
         ('kind = "noise"', 'kind = "nois"', r"source\.kind: unknown kind .* did you mean 'noise'"),
-        ('verb = "distill"', 'verb = "dance"', r"verb: Input should be 'distill' or 'train'"),
+        ('verb = "distill"', 'verb = "dance"', r"verb: Input should be 'distill', 'train'"),
         ('ref = "builtin/resnet8"', "", r"student: missing ref"),
         ("seed = 0", "seed = = 0", r"not TOML"),
     ],

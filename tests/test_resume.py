@@ -69,7 +69,10 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_the_run_goes_on(resume, 
     out = tmp_path / "run"
     words = ("distill", "--teacher", teacher, "--student", "builtin/convnet-3", "--transfer")
     words = (*words, "noise", "--without", "attack", "--steps", "100000", "--set", "log_every=1")
-    script = [sys.executable, "-c", "from understudy.cli.main import run; run()", *words]
+    # Who runs the suite in the background has its interrupts ignored, and children inherit that.
+    heeding = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
+    code = heeding + "from understudy.cli.main import run; run()"
+    script = [sys.executable, "-c", code, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*map(str, script), "--out", str(out)],

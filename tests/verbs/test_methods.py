@@ -23,6 +23,7 @@ def test_needs_are_in_the_words_of_the_cards():
         "weights",
         "inputs",
         "labels",
+        "images",
         "nothing",
     }
     assert set().union(*(entry["needs"] for entry in methods())) <= known
