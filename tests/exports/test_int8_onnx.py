@@ -11,7 +11,10 @@ from onnx.numpy_helper import to_array
 from torch import Tensor, nn
 
 from tests.exports.conftest import CONTRACT, images
+from understudy.compress.post_training_quantization import PostTrainingQuantization
+from understudy.exports.exporting import export_network
 from understudy.exports.int8_onnx import Int8, export_int8_onnx
+from understudy.exports.measure import Timing
 from understudy.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
@@ -19,9 +22,12 @@ from understudy.exports.onnx import (
     export_onnx,
     open_session,
 )
+from understudy.loading import load
 from understudy.nets.builtin import build
 from understudy.nets.network import Network
 from understudy.nets.vit import VisionTransformer
+from understudy.protocols import image_batch
+from understudy.seeding import from_seed
 
 
 class OneToOne(nn.Module):
@@ -179,3 +185,16 @@ def test_a_network_with_nothing_to_quantize_is_refused(tmp_path: Path) -> None:
 def test_a_percentile_that_is_a_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"percentile must lie in \(50, 100\], got 0.999"):
         Int8(percentile=0.999)
+
+
+def test_a_network_that_rounds_leaves_as_it_answers(tmp_path: Path) -> None:
+    network = load("builtin/resnet8-0.5", like=CONTRACT).eval()
+    shown = [image_batch(images(32))]
+    rounded = PostTrainingQuantization()(network, shown, from_seed(0))
+    formats = ["onnx", "pt2", "safetensors", "int8-onnx"]
+    timing = Timing(batch_size=4, rounds=3, seconds=0.1)
+    rows = export_network(rounded, tmp_path, formats, [images(32)], images(16), timing=timing)
+    assert [row.agreement for row in rows] == [1.0] * 4
+    four = PostTrainingQuantization(activation_bits=4)(network, shown, from_seed(0))
+    with pytest.raises(ValueError, match="rounds to 4 bits, which the runtime's eight-bit kernels"):
+        export_network(four, tmp_path, ["int8-onnx"], [images(32)], images(16), timing=timing)

@@ -32,9 +32,9 @@ def top1_correct(
 
 
 def top1_equal(
-    logits: Float[Tensor, "batch classes"], others: Float[Tensor, "batch classes"]
+    logits: Float[Tensor, "batch classes"], others: Float[Tensor, "batch other_classes"]
 ) -> Bool[Tensor, " batch"]:
-    """Return whether two networks name the same class for each image."""
+    """Return whether two networks name the same class for each image; one may know more."""
     return logits.argmax(-1) == others.argmax(-1)
 
 

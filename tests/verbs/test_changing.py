@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import understudy
+from tests import tiny
+from understudy.loading import load
+from understudy.nets.network import Network, count_parameters
+from understudy.nets.quantized import grids_of
+from understudy.run_folder import SUMMARY
+
+RUN = {"transfer": "noise", "batch_size": 8, "audit": False}
+SMALL = {"set": {"pool_size": "16"}}
+ROUNDS = {"set": {f"stages.{i}.source.source.pool_size": "16" for i in range(2)}}
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load("builtin/convnet-6", like=tiny.CONTRACT)
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "more.npz"
+    drawn = np.random.default_rng(0)
+    np.savez(path, x=drawn.integers(0, 256, (60, 8, 8), dtype=np.uint8), y=3 + np.arange(60) % 2)
+    return str(path)
+
+
+def test_a_pruned_run_is_a_smaller_network_that_can_be_loaded(network, tmp_path):
+    summary = understudy.prune(
+        network, 0.4, out=tmp_path / "run", steps=2, rounds=2, **RUN, **ROUNDS
+    )
+    assert summary["student_parameters"] < 0.8 * summary["teacher_parameters"]
+    assert summary["student_flops"] < summary["teacher_flops"]
+    made = load(str(tmp_path / "run"))
+    assert count_parameters(made) == summary["student_parameters"]
+    assert [record["kind"] for record in made.plan] == ["pruned", "pruned"]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_quantized_run_needs_no_step(network, tmp_path):
+    summary = understudy.quantize(network, out=tmp_path / "run", weight_bits=4, **RUN, **SMALL)
+    assert summary["steps"] == 0
+    made = load(str(tmp_path / "run"))
+    assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4, 8}
+    state = network.body.state_dict()
+    assert all(torch.equal(state[n], value) for n, value in made.body.state_dict().items())
+
+
+def test_learning_with_rounded_weights_leaves_the_statistics_byte_for_byte(network, tmp_path):
+    understudy.quantize(network, out=tmp_path / "run", steps=2, **RUN, **SMALL)
+    before, after = network.body.state_dict(), load(str(tmp_path / "run")).body.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "conv1.weight" in moved
+    assert not any("running" in name for name in moved)
+    understudy.quantize(
+        network, out=tmp_path / "free", steps=2, train_batchnorm=True, **RUN, **SMALL
+    )
+    free = load(str(tmp_path / "free")).body.state_dict()
+    assert not torch.equal(before["bn1.running_mean"], free["bn1.running_mean"])
+
+
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(network, tmp_path):
+    whole = understudy.prune(
+        network, 0.4, out=tmp_path / "whole", steps=4, rounds=2, **RUN, **ROUNDS
+    )
+
+    class StopError(Exception):
+        pass
+
+    def stop(steps, line):
+        raise StopError
+
+    logged = {f"stages.{i}.fit.log_every": "1" for i in range(2)}
+    settings = {**RUN, "set": {**ROUNDS["set"], **logged}, "checkpoint_seconds": 0.0}
+    with pytest.raises(StopError):
+        understudy.prune(
+            network, 0.4, out=tmp_path / "cut", steps=4, rounds=2, watch=stop, **settings
+        )
+    understudy.prune(network, 0.4, out=tmp_path / "cut", steps=4, rounds=2, resume=True, **settings)
+    files = [tmp_path / name / "student.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert whole["steps"] == 4
+
+
+@pytest.mark.parametrize("version", ["rehearsal", "plain"])
+def test_new_classes_are_scored_apart(network, more, tmp_path, version):
+    settings = {name: value for name, value in RUN.items() if name not in ("audit", "transfer")}
+    if version == "rehearsal":
+        settings |= {"transfer": "noise", **SMALL}
+    summary = understudy.continual(
+        network, more, out=tmp_path / "run", version=version, eval=more, steps=2, **settings
+    )
+    assert summary["new_count"] == 60
+    assert summary["old_accuracy"] is None
+    assert (summary["agreement"] is None) == (version == "plain")
+    assert json.loads((tmp_path / "run" / SUMMARY).read_text()) == summary
+    made = load(str(tmp_path / "run"))
+    assert made.contract.classes == 5
+    assert made.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 5)
+
+
+def test_data_without_a_new_class_are_refused(network, tmp_path):
+    path = tmp_path / "old.npz"
+    np.savez(path, x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4) % 3)
+    with pytest.raises(ValueError, match="adds no class to the 3 old ones"):
+        understudy.continual(network, str(path), out=tmp_path / "run")
+
+
+def test_a_frozen_network_learns_all_the_same(network, tmp_path):
+    frozen = load("builtin/convnet-6", like=tiny.CONTRACT).requires_grad_(False)
+    assert (
+        understudy.prune(frozen, 0.3, out=tmp_path / "run", steps=1, **RUN, **SMALL)["steps"] == 1
+    )
+
+
+def test_a_recipe_of_another_verb_is_refused(network, tmp_path):
+    understudy.quantize(network, out=tmp_path / "run", **RUN, **SMALL)
+    with pytest.raises(ValueError, match="the recipe is one of quantize; run it with"):
+        understudy.prune(recipe=tmp_path / "run" / "recipe.toml", out=tmp_path / "other")
