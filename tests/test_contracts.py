@@ -37,6 +37,7 @@ from understudy.objectives.dkd import Dkd
 from understudy.objectives.fit_nets import FitNets
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
+from understudy.objectives.knowledge_representing import KnowledgeRepresenting
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.logit_standardisation import LogitStandardisation
 from understudy.objectives.mlld import Mlld
@@ -64,6 +65,7 @@ from understudy.protocols import (
 from understudy.recipe import Recipe, Stage, from_toml, to_toml
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import Augmented
+from understudy.sources.autoaugment import AutoAugmented
 from understudy.sources.balanced import Balanced
 from understudy.sources.collapse import CollapseCheck
 from understudy.sources.deep_inversion import DeepInversion
@@ -140,6 +142,7 @@ def wrapping_sources(inner: Source) -> dict[str, Source]:
         "balanced": Balanced(source=inner, pool_size=24, chunk=8, attack=ATTACK),
         "augmented": Augmented(source=inner),
         "replay": Replay(source=inner, every=2, first=2),
+        "auto-augmented": AutoAugmented(source=inner),
         "mixed": Mixed(source=inner),
         "adversarial": Adversarial(source=inner, every=2, rounds=2, attack=ATTACK),
     }
@@ -150,6 +153,7 @@ OBJECTIVES = {
     "divergence": Divergence(form="jensen-shannon", share=0.3),
     "logit-l1": LogitL1(),
     "knowledge-adjustment": KnowledgeAdjustment(bias=2.0),
+    "knowledge-representing": KnowledgeRepresenting(),
     "truncated-targets": TruncatedTargets(num_kept=2, truncation="tail"),
     "similarity-preserving": SimilarityPreserving(),
     "activation-boundaries": ActivationBoundaries(),

@@ -4,6 +4,7 @@ import pytest
 
 from understudy import recipe as recipe_file
 from understudy.fit import FitSettings
+from understudy.labelled_recipes import supervised
 from understudy.nets.references import NetworkRef
 from understudy.objectives.attention_transfer import AttentionTransfer
 from understudy.objectives.fit_nets import FitNets
@@ -12,7 +13,7 @@ from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted
 from understudy.protocols import InputContract
 from understudy.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
-from understudy.recipes import METHODS, shader_kd, supervised
+from understudy.recipes import METHODS, shader_kd
 from understudy.sources.augmentation import Augmented
 from understudy.sources.fast_meta import FastMeta
 from understudy.sources.noise import Noise

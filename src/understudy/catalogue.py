@@ -23,6 +23,7 @@ from understudy.objectives import (
     fit_nets,
     hard_labels,
     knowledge_adjustment,
+    knowledge_representing,
     logit_l1,
     logit_standardisation,
     mlld,
@@ -43,6 +44,7 @@ from understudy.rules import frozen_batchnorm
 from understudy.sources import (
     adversarial,
     augmentation,
+    autoaugment,
     balanced,
     deep_inversion,
     dfad,
@@ -151,6 +153,7 @@ WRAPPERS = (
     _wrapper("balanced", balanced.Balanced, "balanced", balanced.CARD),
     _wrapper("augmented", augmentation.Augmented, "augmentation", augmentation.CARD),
     _wrapper("replay", replay.Replay, "replay", replay.CARD),
+    _wrapper("auto-augmented", autoaugment.AutoAugmented, "autoaugment", autoaugment.CARD),
     _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),
     _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
     _wrapper("on-policy", on_policy.OnPolicy, "on_policy", on_policy.CARD),
@@ -190,6 +193,12 @@ OBJECTIVES = (
         activation_boundaries.ActivationBoundaries,
         "activation_boundaries",
         activation_boundaries.CARD,
+    ),
+    _objective(
+        "knowledge-representing",
+        knowledge_representing.KnowledgeRepresenting,
+        "knowledge_representing",
+        knowledge_representing.CARD,
     ),
     _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
     _objective("dkd", dkd.Dkd, "dkd", dkd.CARD),
@@ -257,6 +266,12 @@ RECIPES = (
         room="text_recipes",
         verb="distill --method sequence-kd --transfer TEXT",
         card=sequence_level.CARD,
+    ),
+    Entry(
+        name="autoaugment-kd",
+        room="labelled_recipes",
+        verb="distill --method autoaugment-kd --transfer IMAGES --labels",
+        card=truncated_targets.CARD,
     ),
 )
 TRANSFORMS = (

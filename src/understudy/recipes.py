@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from understudy.checks import one_of
 from understudy.fit import FitSettings
+from understudy.labelled_recipes import autoaugment_kd
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import fast_precision
 from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import InputContract, Source
@@ -21,7 +21,8 @@ from understudy.recipe import Change, Recipe, Stage, Verb
 from understudy.rules.frozen_batchnorm import FrozenBatchNorm
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import PUBLISHED as AUGMENTATIONS
-from understudy.sources.augmentation import Augmentation, Augmented
+from understudy.sources.augmentation import Augmented
+from understudy.sources.augmenting import shifted_and_mirrored
 from understudy.sources.balanced import Balanced
 from understudy.sources.deep_inversion import settings_for
 from understudy.sources.dfad import Dfad
@@ -279,7 +280,7 @@ def fast_meta(
     published 4 pixels of 32, and mirrored if they are coloured; so does the student, above 16.
     """
     _refuse_parts("fast-meta", without)
-    mild = _mild(contract)
+    mild = shifted_and_mirrored(contract)
     source: Source = base if base is not None else FastMeta(shift=mild.shift, flip=mild.flip)
     source = Replay(source=source, every=400, first=20)
     if min(contract.size) >= _TINY:
@@ -296,15 +297,6 @@ def fast_meta(
         ),
     )
     return _of_method("fast-meta", base, teacher, student, stage, seed=seed, device=device)
-
-
-def _mild(contract: InputContract) -> Augmentation:
-    """Return shifts by an eighth of the side, and mirrors of coloured images.
-
-    Grey images are more often characters or scans, which a mirror makes into something else.
-    """
-    flip = 0.5 if contract.channels == 3 else 0.0
-    return replace(AUGMENTATIONS["mild"], shift=min(contract.size) // 8, flip=flip)
 
 
 def _refuse_parts(method: str, without: Collection[str]) -> None:
@@ -335,19 +327,6 @@ def _of_method(
         seed=seed,
         device=device,
     )
-
-
-def supervised(
-    student: NetworkRef, data: str, contract: InputContract, *, seed: int = 0, device: str = "auto"
-) -> Recipe:
-    """Cross-entropy with labels; shifts by an eighth of the side, and flips of coloured images."""
-    images = Surrogate(data=data, labels=True, held_out=0.0)
-    stage = Stage(
-        source=Augmented(source=images, augmentation=_mild(contract)),
-        objective=HardLabels(),
-        fit=FitSettings(precision=fast_precision(device)),
-    )
-    return Recipe(verb="train", method="supervised", student=student, stages=(stage,), seed=seed)
 
 
 def smaller(
@@ -396,4 +375,5 @@ METHODS: dict[str, Callable[..., Recipe]] = {
     "activation-boundary": activation_boundary,
     "sequence-kd": sequence_kd,
     "fast-meta": fast_meta,
+    "autoaugment-kd": autoaugment_kd,
 }

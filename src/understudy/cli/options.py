@@ -103,6 +103,10 @@ def _part(text: str) -> str:
     return known("part of the recipe", "parts", text)
 
 
+def _augmentation(text: str) -> str:
+    return known("augmentation", "augmentations", text)
+
+
 def _objective(text: str) -> str:
     known("objective", "objectives", text.partition("=")[0])
     return text
@@ -210,6 +214,14 @@ Without = Annotated[
     list[str],
     typer.Option(
         parser=_part, metavar="PART", help=f"Leave a part of the recipe out: {_names('parts')}."
+    ),
+]
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        parser=_augmentation,
+        metavar="NAME",
+        help=f"In place of the recipe's own augmentation: {_names('augmentations')}.",
     ),
 ]
 Labels = Annotated[

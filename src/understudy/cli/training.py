@@ -25,6 +25,7 @@ def distill(
     objective: o.Objective = [],  # noqa: B006  # typer reads it, nothing writes it
     without: o.Without = [],  # noqa: B006
     labels: o.Labels = False,
+    augment: o.Augment = None,
     eval: o.Eval = None,
     weights: o.Weights = None,
     mean: o.Mean = None,
@@ -63,6 +64,7 @@ def distill(
             objective=objective,
             without=without,
             labels=labels,
+            augment=augment,
             eval=eval,
             weights=weights,
             mean=mean,
@@ -94,6 +96,7 @@ def train(
     out: o.Out,
     net: o.Net = None,
     data: o.Data = None,
+    augment: o.Augment = None,
     eval: o.Eval = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -125,6 +128,7 @@ def train(
             net,
             data,
             out=out,
+            augment=augment or "mild",
             eval=eval,
             mean=mean,
             std=std,

@@ -79,7 +79,7 @@ _ENHANCEMENT, _TURNS_OF_HUE = 0.9, 0.25
 _BITS_LOST, _SIGMA_OF_SIDE, _NOISE_STD, _SIDE_OF_HOLE = 4, 1 / 32, 0.2, 0.5
 
 # strength in [-1, 1], an independent number in [-1, 1], width over height
-_WARPS: Mapping[Operation, Callable[[Tensor, Tensor, float], Tensor]] = {
+WARPS: Mapping[Operation, Callable[[Tensor, Tensor, float], Tensor]] = {
     "rotate": lambda s, other, aspect: warping.rotation(_DEGREES * s, aspect),
     "shear_x": lambda s, other, aspect: warping.shear_x(_SLOPE * s, aspect),
     "shear_y": lambda s, other, aspect: warping.shear_y(_SLOPE * s, aspect),
@@ -88,7 +88,7 @@ _WARPS: Mapping[Operation, Callable[[Tensor, Tensor, float], Tensor]] = {
     "perspective": lambda s, other, aspect: warping.tilt(_TILT * s, _TILT * s.abs() * other),
 }
 # strength in [-1, 1], number of channels
-_RECOLOURINGS: Mapping[Operation, Callable[[Tensor, int], Recolouring]] = {
+RECOLOURINGS: Mapping[Operation, Callable[[Tensor, int], Recolouring]] = {
     "brightness": lambda s, channels: recolouring.brightness(_ENHANCEMENT * s, channels),
     "contrast": lambda s, channels: recolouring.contrast(_ENHANCEMENT * s, channels),
     "saturation": lambda s, channels: recolouring.saturation(_ENHANCEMENT * s, channels),
@@ -165,7 +165,16 @@ def augment(
     Args:
         rng: on the CPU, so that nothing here waits for the device.
     """
-    plan = _draw_plan(augmentation, images.shape, rng)
+    return carry_out(images, _draw_plan(augmentation, images.shape, rng), augmentation, rng)
+
+
+def carry_out(
+    images: Float[Tensor, "batch channels height width"],
+    plan: "Plan",
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return the images after a plan; `augmentation` tells the padding and the reach of blur."""
     moved = (plan.warps != torch.eye(3)).flatten(1).any(1)
     if not moved.all():
         images = images.clone()  # what follows works in place
@@ -213,7 +222,7 @@ class AugmentedStream:
             )
         # Each distinct view meets the same changes: the child starts anew for each.
         changed = {
-            id(view): augment(_image(view), self._augmentation, child(self._rng, step))
+            id(view): augment(image_of(view), self._augmentation, child(self._rng, step))
             for view in batch.views.values()
         }
         views = {name: changed[id(view)] for name, view in batch.views.items()}
@@ -227,7 +236,7 @@ class AugmentedStream:
         self._inner.load_state_dict(state["source"])
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What is to happen to each image of a batch; all on the CPU.
 
     Args:
@@ -247,7 +256,7 @@ class _Plan(NamedTuple):
     size: tuple[int, int]
 
 
-def _draw_plan(augmentation: Augmentation, shape: torch.Size, rng: torch.Generator) -> _Plan:
+def _draw_plan(augmentation: Augmentation, shape: torch.Size, rng: torch.Generator) -> Plan:
     num_images, channels, height, width = shape
     each = (num_images, augmentation.num_operations)
     warps = _draw_placement(augmentation, shape, rng)
@@ -258,14 +267,14 @@ def _draw_plan(augmentation: Augmentation, shape: torch.Size, rng: torch.Generat
     drawn = {name: level * (chosen == i) for i, name in enumerate(augmentation.operations)}
     signed = {name: value * sign[:, 1:] for name, value in drawn.items()}
 
-    for warps_of_round in _warps(signed, 2 * other - 1, width / height).unbind(1):
+    for warps_of_round in warps_of(signed, 2 * other - 1, width / height).unbind(1):
         warps = warps @ warps_of_round
-    coloured = [drawn[name] > 0 for name in _RECOLOURINGS if name in drawn]
+    coloured = [drawn[name] > 0 for name in RECOLOURINGS if name in drawn]
     recoloured = torch.stack([torch.zeros(each, dtype=torch.bool), *coloured]).any(0).any(1)
-    return _Plan(
+    return Plan(
         warps=warps,
         recoloured=recoloured,
-        recolourings=_recolourings(signed, each, channels),
+        recolourings=recolourings_of(signed, each, channels),
         level={name: value.amax(1) for name, value in drawn.items() if each[1]},
         sign=sign[:, 0],
         place=torch.rand((2, num_images), generator=rng),
@@ -299,24 +308,26 @@ def _draw_placement(
     return warps
 
 
-def _warps(
+def warps_of(
     signed: Mapping[Operation, Float[Tensor, "batch rounds"]],
     other: Float[Tensor, "batch rounds"],
     aspect: float,
 ) -> Float[Tensor, "batch rounds 3 3"]:
+    """Return the changes of place that are among operations of these strengths."""
     warps = torch.eye(3).repeat(*other.shape, 1, 1)
-    for name, make in _WARPS.items():
+    for name, make in WARPS.items():
         if name in signed:
             rows = signed[name] != 0
             warps[rows] = make(signed[name][rows], other[rows], aspect)
     return warps
 
 
-def _recolourings(
+def recolourings_of(
     signed: Mapping[Operation, Float[Tensor, "batch rounds"]], each: tuple[int, int], channels: int
 ) -> Recolouring:
+    """Return the linear changes of colour that are among operations of these strengths."""
     all_of_them = recolouring.brightness(torch.zeros(each), channels)
-    for name, make in _RECOLOURINGS.items():
+    for name, make in RECOLOURINGS.items():
         if name in signed:
             rows = signed[name] != 0
             for whole, part in zip(all_of_them, make(signed[name][rows], channels), strict=True):
@@ -344,7 +355,7 @@ def _change_(
 
 
 def _pixel_operation(
-    name: Operation, plan: _Plan, augmentation: Augmentation, rng: torch.Generator
+    name: Operation, plan: Plan, augmentation: Augmentation, rng: torch.Generator
 ) -> Callable[[Tensor, Int[Tensor, " rows"]], Tensor] | None:
     """Return what the operation does to some rows of the batch; None if it was never drawn."""
     level = plan.level.get(name)
@@ -379,7 +390,8 @@ def _pixel_operation(
     return operations.get(name)
 
 
-def _image(view: Any) -> Tensor:
+def image_of(view: Any) -> Tensor:
+    """Return a view that is a tensor of images; refuse any other."""
     if not isinstance(view, Tensor) or view.dim() != 4:
         raise TypeError(
             f"augmentation takes image tensors of 4 dimensions, got {type(view).__name__}"

@@ -10,11 +10,12 @@ from torch import nn
 from understudy.checks import one_of
 from understudy.compress.widening import Widening
 from understudy.data.natural import count_classes
+from understudy.labelled_recipes import supervised
 from understudy.nets.references import NetworkRef
 from understudy.objectives.continual import Continual
 from understudy.protocols import InputContract, Source
 from understudy.recipe import Change, Recipe
-from understudy.recipes import smaller, supervised
+from understudy.recipes import smaller
 from understudy.sources.rehearsed import Rehearsed
 from understudy.verbs.changing import Asked, run_changed
 from understudy.verbs.naming import source_named

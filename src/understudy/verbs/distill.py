@@ -10,6 +10,7 @@ from torch import nn
 from understudy import pipeline
 from understudy import recipe as recipe_file
 from understudy.checks import one_of
+from understudy.labelled_recipes import LABELLED
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
@@ -18,6 +19,7 @@ from understudy.pipeline import Conduct
 from understudy.protocols import InputContract, Source, TextContract
 from understudy.recipe import Recipe
 from understudy.recipes import METHODS
+from understudy.sources.augmenting import augmented
 from understudy.sources.sentences import Sentences
 from understudy.text_recipes import sequence_kd
 from understudy.verbs.naming import (
@@ -43,6 +45,7 @@ def distill(
     objective: Sequence[str] | AnyObjective = (),
     without: Sequence[str] = (),
     labels: bool = False,
+    augment: str | None = None,
     eval: str | None = None,
     weights: str | None = None,
     mean: Sequence[float] | None = None,
@@ -76,6 +79,7 @@ def distill(
         method: a published recipe, None for `shader-kd` (of text: `sequence-kd`); transfer,
             objective and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
+        augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
         eval: labelled data to score on; never changes the student.
         skip_bad: leave unreadable image files out instead of raising.
         recipe: a recipe to run again, in place of teacher, student and method.
@@ -108,6 +112,7 @@ def distill(
             objective=objective,
             without=without,
             labels=labels,
+            augment=augment,
         )
     made = with_options(
         replace(made, eval=eval or made.eval),
@@ -146,6 +151,7 @@ def _recipe(
     objective: Sequence[str] | AnyObjective,
     without: Sequence[str],
     labels: bool,
+    augment: str | None,
 ) -> Recipe:
     if isinstance(contract, TextContract):
         if labels or method not in (None, "sequence-kd"):
@@ -160,6 +166,8 @@ def _recipe(
     make = METHODS[one_of("method", method or "shader-kd", METHODS)]
     if labels and transfer is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
+    if method in LABELLED and not labels:
+        raise ValueError(f"{method} needs labels; name a labelled --transfer, and say --labels")
     base = None
     if transfer is not None:
         base = source_named(transfer, labels=labels, contract=contract)
@@ -167,7 +175,13 @@ def _recipe(
     left_out = {*without, "balance", "attack", "matching"} if labels else {*without}
     recipe = make(teacher, student, contract, base=base, without=left_out)
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
-    if labels and chosen is None:
+    if augment is not None:
+        stages = tuple(
+            replace(stage, source=augmented(stage.source, augment, contract))
+            for stage in recipe.stages
+        )
+        recipe = replace(recipe, method="custom", stages=stages)
+    if labels and chosen is None and method not in LABELLED:
         soft = recipe.stages[-1].objective
         chosen = Weighted(terms=((1 - _LABELS_WEIGHT, soft), (_LABELS_WEIGHT, HardLabels())))
     if chosen is None:

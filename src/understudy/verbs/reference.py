@@ -16,6 +16,7 @@ from understudy.exports.exporting import FILES
 from understudy.fit import FitSettings
 from understudy.nets.taps import Precision
 from understudy.recipes import METHODS, PARTS
+from understudy.sources.augmenting import AUGMENTERS
 from understudy.verbs.continual import Version
 from understudy.verbs.naming import ON_DISK, UNNAMED
 from understudy.verbs.prune import STEPS
@@ -31,6 +32,7 @@ def reference() -> dict[str, Any]:
         "sources": [entry.name for entry in catalogue.SOURCES if entry.name not in ON_DISK],
         "objectives": [e.name for e in catalogue.OBJECTIVES if e.name not in UNNAMED],
         "parts": list(PARTS),
+        "augmentations": list(AUGMENTERS),
         "formats": list(FILES),
         "precisions": list(get_args(Precision)),
         "importances": list(get_args(Importance)),

@@ -11,13 +11,13 @@ from understudy import pipeline
 from understudy import recipe as recipe_file
 from understudy.data.natural import natural_contract
 from understudy.data.parallel_text import names_text
+from understudy.labelled_recipes import supervised
 from understudy.loading import resolve
 from understudy.nets.builtin import is_translator
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef, parse
 from understudy.pipeline import Conduct
 from understudy.recipe import Recipe
-from understudy.recipes import supervised
 from understudy.text_recipes import supervised_translation
 from understudy.verbs.naming import as_network, network_named, with_options
 
@@ -27,6 +27,7 @@ def train(
     data: str | None = None,
     *,
     out: str | Path,
+    augment: str = "mild",
     eval: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -55,6 +56,7 @@ def train(
     Args:
         data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
             parallel text, as FOLDER:de-en.
+        augment: what is done to the images, of `sources.augmenting.AUGMENTERS`.
         eval: labelled data to score on; never changes the network.
     """
     networks: dict[str, Network[Any]] = {}
@@ -69,12 +71,14 @@ def train(
         if isinstance(net, nn.Module):
             networks["student"] = as_network(net, None)
         if names_text(data):
+            if augment != "mild":
+                raise ValueError("--augment changes images, but the data are text; leave it away")
             if not networks:
                 _check_translates(reference)
                 reference = replace(reference, vocabulary=data)
             made = supervised_translation(reference, data)
         elif networks:
-            made = supervised(reference, data, networks["student"].contract)
+            made = supervised(reference, data, networks["student"].contract, augment=augment)
         else:
             # What neither the options nor the weights say, the data do.
             like = natural_contract(data)
@@ -88,7 +92,7 @@ def train(
                 classes=contract.classes,
                 names=contract.names,
             )
-            made = supervised(reference, data, contract)
+            made = supervised(reference, data, contract, augment=augment)
     made = with_options(
         replace(made, eval=eval or made.eval),
         steps=steps,

@@ -1,0 +1,345 @@
+"""Which objective teaches a student best, on digits, at equal steps?
+
+Every objective of the catalogue, at its published weight, against labels alone, plain soft targets
+(T = 4, as the public benchmarks weigh them), and itself with a teacher that was never trained. The
+demonstration's pair; a teacher of its own for every seed, trained once and kept in --scratch. Two
+transfer sets:
+
+    real       the digits themselves, with labels: each objective beside labels
+    shaders    shader images without labels, the same for all arms of a seed: objectives on features
+               beside soft targets; "labels alone" are then the teacher's top-1
+
+All arms of a seed share teacher, initial weights, and the order of the images. 500 digits that no
+network saw judge the last step. Differences are paired by seed and image; their interval is a
+bootstrap over seeds and images together.
+
+    python benchmarks/objectives_digits.py --images real shaders --seeds 0 1 2 3 4
+    python benchmarks/objectives_digits.py --arms "soft targets" dkd --teachers trained --seeds 0
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import Table, print_table
+from understudy import catalogue
+from understudy.data.datasets import Dataset, batches, open_data
+from understudy.fit import FitSettings
+from understudy.loading import load
+from understudy.nets.network import Network
+from understudy.nets.references import NetworkRef
+from understudy.objectives.activation_boundaries import ActivationBoundaries
+from understudy.objectives.divergence import PUBLISHED as DIVERGENCES
+from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.knowledge_adjustment import PUBLISHED as ADJUSTMENTS
+from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.truncated_targets import TruncatedTargets
+from understudy.objectives.weighted import AnyObjective, Weighted
+from understudy.pipeline import open_stage
+from understudy.protocols import Source
+from understudy.recipe import Stage
+from understudy.seeding import child_seed, from_seed
+from understudy.sources.matched import Matched
+from understudy.sources.shaders import Shaders
+from understudy.sources.surrogate import Surrogate
+from understudy.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
+from understudy.verbs.synthesize import synthesize
+from understudy.verbs.train import train
+
+STEPS, NUM_SHADERS = 300, 4096
+TEMPERATURE, INITIALISED = 4.0, 0.1
+LABELS, PLAIN = "labels alone", "soft targets"
+KINDS = ("real", "shaders")
+DRAWS = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the table.
+
+    Args:
+        objective: None for labels alone.
+        labels: weight of the labels beside it, where there are any.
+        features: whether it leaves the classifier untaught, so that it stands beside other terms.
+        needs_labels: whether it cannot go without the labels of the batch.
+        first: what a tenth of the steps is spent on before.
+    """
+
+    name: str
+    objective: AnyObjective | None
+    labels: float = 1.0
+    features: bool = False
+    needs_labels: bool = False
+    first: AnyObjective | None = None
+
+
+SOFT = SoftTargets(temperature=TEMPERATURE)
+ARMS: tuple[Arm, ...] = (
+    Arm(name=LABELS, objective=None),
+    Arm(name=PLAIN, objective=Weighted(terms=((0.9, SOFT),)), labels=0.1),
+    Arm(name="reverse", objective=replace(DIVERGENCES["reinforced"], temperature=TEMPERATURE)),
+    Arm(
+        name="jensen-shannon",
+        objective=replace(DIVERGENCES["generalised-kd"], temperature=TEMPERATURE),
+    ),
+    Arm(name="skewed", objective=replace(DIVERGENCES["skewed-kl"], temperature=TEMPERATURE)),
+    Arm(name="adjustment", objective=ADJUSTMENTS["adjustment-alone"], needs_labels=True),
+    Arm(name="temperatures", objective=ADJUSTMENTS["temperatures-alone"]),
+    Arm(
+        name="adjustment and temperatures",
+        objective=KnowledgeAdjustment(),
+        needs_labels=True,
+    ),
+    Arm(name="truncated", objective=Weighted(terms=((0.5, TruncatedTargets()),))),
+    Arm(
+        name="activation boundary, in two stages",
+        objective=SoftTargets(temperature=3.0),
+        first=ActivationBoundaries(),
+    ),
+)
+# Covered by arms above, or no objective of their own.
+COVERED = {
+    "soft-targets",
+    "hard-labels",
+    "divergence",
+    "knowledge-adjustment",
+    "truncated-targets",
+    "weighted",
+}
+
+
+def all_arms() -> dict[str, Arm]:
+    """Return the arms above and one for each other objective, at its defaults."""
+    arms = {arm.name: arm for arm in ARMS}
+    for entry in catalogue.OBJECTIVES:
+        if entry.name in COVERED or entry.settings is None:
+            continue
+        name = entry.name.replace("-", " ")
+        arms[name] = Arm(
+            name=name,
+            objective=entry.settings(),
+            features=bool({"features", "weights"} & set(entry.card.needs)),
+            needs_labels="labels" in entry.card.needs and not _asks_whose(entry.settings()),
+        )
+    return arms
+
+
+def _asks_whose(objective: AnyObjective) -> bool:
+    """Return whether the teacher's top-1 can stand for the labels of an objective."""
+    return any(field.name == "of" for field in fields(objective))  # type: ignore[arg-type]
+
+
+def objective_of(arm: Arm, *, labelled: bool) -> AnyObjective:
+    """Return an arm's objective with the terms that it stands beside."""
+    if arm.objective is None:
+        return HardLabels(of="batch" if labelled else "teacher")
+    objective = arm.objective
+    if not labelled and _asks_whose(objective):
+        objective = replace(objective, of="teacher")  # type: ignore[type-var]
+    terms: list[tuple[float, AnyObjective]] = [(1.0, objective)]
+    if labelled:
+        terms.append((arm.labels, HardLabels()))
+    elif arm.features:
+        terms.append((1.0, SOFT))
+    return Weighted(terms=tuple(terms))
+
+
+def stages_of(arm: Arm, source: Source, steps: int, *, labelled: bool) -> list[Stage]:
+    """Return what an arm does, one stage after the other."""
+    fit = FitSettings(batch_size=BATCH, precision="float32", log_every=steps)
+    taught = objective_of(arm, labelled=labelled)
+    if arm.first is None:
+        return [Stage(source=source, objective=taught, fit=replace(fit, steps=steps))]
+    begun = max(1, round(INITIALISED * steps))
+    return [
+        Stage(source=source, objective=arm.first, fit=replace(fit, steps=begun)),
+        Stage(source=source, objective=taught, fit=replace(fit, steps=steps - begun)),
+    ]
+
+
+def teacher_of(seed: int, scratch: Path, *, trained: bool, steps: int) -> Network:
+    """Return the teacher of a seed; one that is trained is trained once."""
+    folder = scratch / f"teacher-{seed}-{steps}"
+    if not (folder / "summary.json").exists():
+        train(TEACHER, DATA, out=folder, steps=steps, seed=seed, batch_size=BATCH, overwrite=True)
+    teacher = load(str(folder))
+    if trained:
+        return teacher
+    rng = from_seed(child_seed(seed, "never trained"))
+    return load(NetworkRef(ref=TEACHER), like=teacher.contract, rng=rng)
+
+
+def shown(kind: str, seed: int, scratch: Path, teacher_steps: int) -> Source:
+    """Return the transfer set of a seed; shader images are drawn and balanced once."""
+    if kind == "real":
+        return Surrogate(data=DATA, labels=True, held_out=0.0)
+    folder = scratch / f"shaders-{seed}-{teacher_steps}"
+    if not (folder / "set.json").exists():
+        synthesize(
+            Matched(source=Shaders()),
+            count=NUM_SHADERS,
+            out=folder,
+            seed=seed,
+            teacher=str(scratch / f"teacher-{seed}-{teacher_steps}"),
+            balance=True,
+            overwrite=True,
+        )
+    return Surrogate(data=str(folder), held_out=0.0)
+
+
+def answers(network: Network, test: Dataset) -> tuple[Tensor, Tensor]:
+    """Return what a network calls each test image, and what each is."""
+    assert test.labels is not None
+    network.eval()
+    with torch.no_grad():
+        called = [network(pixels / 255).argmax(-1) for pixels, _ in batches(test, 256)]
+    return torch.cat(called), test.labels
+
+
+def run(arm: Arm, kind: str, trained: bool, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Train one student and return its row."""
+    teacher = teacher_of(seed, given.scratch, trained=True, steps=given.teacher_steps)
+    source = shown(kind, seed, given.scratch, given.teacher_steps)
+    teacher = teacher_of(seed, given.scratch, trained=trained, steps=given.teacher_steps)
+    test = open_data(DATA, teacher.contract, split="test", labels=True)
+    student = load(
+        NetworkRef(ref=given.student),
+        like=teacher.contract,
+        rng=from_seed(child_seed(seed, "student")),
+    )
+    began = time.perf_counter()
+    for i, stage in enumerate(stages_of(arm, source, given.steps, labelled=kind == "real")):
+        # The last stage of every arm sees the same images in the same order.
+        rng = from_seed(child_seed(seed, "stage", 0 if stage.objective is not arm.first else i + 1))
+        open_stage(stage, teacher, student, rng)()
+    seconds = time.perf_counter() - began
+    called, labels = answers(student, test)
+    right = (called == labels).numpy()
+    return {
+        "at": place(kind, trained),
+        "arm": arm.name,
+        "images": kind,
+        "teacher": "trained" if trained else "never trained",
+        "seed": seed,
+        "steps": given.steps,
+        "seconds": seconds,
+        "accuracy": float(right.mean()),
+        "agreement": float((called == answers(teacher, test)[0]).float().mean()),
+        "right": np.packbits(right).tobytes().hex(),
+        "count": len(right),
+    }
+
+
+def place(kind: str, trained: bool) -> str:
+    return f"{kind} images" + ("" if trained else ", a teacher never trained")
+
+
+def correct(rows: Sequence[dict[str, Any]], **key: Any) -> dict[int, np.ndarray]:
+    """Return, by seed, which test images an arm has right."""
+    return {
+        row["seed"]: np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[
+            : row["count"]
+        ].astype(float)
+        for row in rows
+        if all(row[name] == value for name, value in key.items())
+    }
+
+
+def difference(
+    ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]
+) -> dict[str, float] | None:
+    """Return the paired difference of two arms in points, with a 95 % bootstrap interval."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    gaps = 100 * np.stack([ours[seed] - theirs[seed] for seed in seeds])
+    rng = np.random.default_rng(0)
+    drawn = [
+        gaps[rng.integers(len(gaps), size=len(gaps))][
+            :, rng.integers(gaps.shape[1], size=gaps.shape[1])
+        ].mean()
+        for _ in range(DRAWS)
+    ]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {"mean": gaps.mean(), "low": low, "high": high, "seeds": len(seeds)}
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what each arm has over labels, over soft targets, and over its own control."""
+    made = []
+    for kind, arm in sorted({(row["images"], row["arm"]) for row in rows}):
+        mine = partial(correct, rows, images=kind)
+        ours = mine(arm=arm, teacher="trained")
+        for rival, theirs in (
+            (LABELS, mine(arm=LABELS, teacher="trained")),
+            (PLAIN, mine(arm=PLAIN, teacher="trained")),
+            ("a teacher never trained", mine(arm=arm, teacher="never trained")),
+        ):
+            gap = difference(ours, theirs)
+            if gap is not None and rival != arm:
+                made.append({"at": place(kind, True), "arm": arm, "over": rival, **gap})
+    return made
+
+
+def main() -> None:
+    arms = all_arms()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--images", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--teachers", nargs="+", default=["trained", "never-trained"])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS)
+    parser.add_argument("--student", default=STUDENT)
+    parser.add_argument("--name", default="objectives_digits", help="of the results file")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "understudy-objectives"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = {
+        "pair": f"{TEACHER} -> {given.student}",
+        "teacher_steps": given.teacher_steps,
+        "batch_size": BATCH,
+    }
+    table = Table(given.name, __doc__.splitlines()[0], setting)
+    for seed in given.seeds:
+        for kind in given.images:
+            for name in given.arms:
+                for trained in (teacher == "trained" for teacher in given.teachers):
+                    arm, at = arms[name], place(kind, trained)
+                    if table.has(at=at, arm=name, seed=seed):
+                        continue
+                    if arm.needs_labels and kind == "shaders":
+                        continue
+                    if arm.objective is None and kind == "real" and not trained:
+                        continue  # labels have no teacher
+                    row = run(arm, kind, trained, seed, given)
+                    table.add(row, ("at", "arm"))
+                    print(f"{at}, {name}, seed {seed}: {row['accuracy']:.2%}", flush=True)
+    table.extend(differences=differences(table.rows))
+    table.write(("at", "arm"))
+    print_table(json.loads(table.path.read_text(encoding="utf-8"))["summary"])
+    for row in table.head["differences"]:
+        print(
+            f"{row['at']}, {row['arm']} over {row['over']}: {row['mean']:+.2f} points "
+            f"({row['low']:+.2f} to {row['high']:+.2f}, {row['seeds']} seeds)"
+        )
+    seconds = statistics.mean(row["seconds"] for row in table.rows)
+    print(f"{seconds:.1f} s a run")
+
+
+if __name__ == "__main__":
+    main()
