@@ -26,6 +26,7 @@ from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import Batch, InputContract, image_batch
 from understudy.seeding import from_seed
 from understudy.spine import open_distillation, site_of
+from understudy.verbs.naming import UNNAMED
 
 PLAIN = "soft-targets"
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=10)
@@ -112,8 +113,10 @@ def peak_bytes(worker: Worker, device: str) -> int:
 
 
 def main() -> None:
+    # Those of images, that a name alone makes.
+    left_out = {*UNNAMED, "return-to-go"}
     objectives = {
-        entry.name: entry.settings for entry in catalogue.OBJECTIVES if entry.name != "weighted"
+        entry.name: entry.settings for entry in catalogue.OBJECTIVES if entry.name not in left_out
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objectives", nargs="+", default=list(objectives), metavar="NAME")

@@ -55,6 +55,7 @@ from understudy.sources.matched import Matched
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 from understudy.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
+from understudy.verbs.naming import UNNAMED
 from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
 
@@ -109,8 +110,10 @@ ARMS: tuple[Arm, ...] = (
         first=ActivationBoundaries(),
     ),
 )
-# Covered by arms above, or no objective of their own.
+# Covered by arms above, no objective of their own, or of sentences.
 COVERED = {
+    *UNNAMED,
+    "return-to-go",
     "soft-targets",
     "hard-labels",
     "divergence",

@@ -172,6 +172,35 @@ def _lcw(result: Result) -> str:
     return f"{told}\n\n{_table(heads, rows)}"
 
 
+def _objectives(result: Result) -> str:
+    """The same with what each arm has over labels, over soft targets, and over its control."""
+    shown = {row["arm"] for row in result["summary"]}
+    gaps: dict[tuple[str, str], dict[str, str]] = {}
+    rivals: list[str] = []
+    for row in result.get("differences", ()):
+        rivals += [row["over"]] if row["over"] not in rivals else []
+        if row["arm"] in shown:
+            told = f"{_points(row['mean'])} ({_points(row['low'])} to {_points(row['high'])})"
+            gaps.setdefault((row["at"], row["arm"]), {})[row["over"]] = told
+    if not gaps:
+        return _arms(result)
+    rows = [
+        [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
+    ]
+    heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
+    return f"{_arms(result)}\n\n{_table(heads, rows)}"
+
+
+def _repaired(result: Result) -> str:
+    """The same with how the gain over labels alone grows with the magnitude."""
+    rows = [
+        [arm, f"{_points(gap['mean'])} ({_points(gap['low'])} to {_points(gap['high'])})"]
+        for arm, gap in result.get("slopes", {}).items()
+    ]
+    heads = ("arm", "points over labels alone, for each unit of magnitude")
+    return f"{_arms(result)}\n\n{_table(heads, rows)}" if rows else _arms(result)
+
+
 def _range(kept: Sequence[float]) -> str:
     return f"{100 * kept[1]:.1f} to {100 * kept[2]:.1f} %"
 
@@ -404,6 +433,8 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "int8": _int8,
     "augmentation": _augmentation,
     "digits": _digits,
+    "objectives_digits": _objectives,
+    "autoaugment_kd": _repaired,
     "translation": _translation,
     "shaders": _shaders,
     "lcw": _lcw,
