@@ -1,5 +1,6 @@
 """The verbs that look and change nothing: parse, call, print."""
 
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -74,12 +75,19 @@ def methods(json: o.Json = False) -> None:
     if json:
         print_json(entries)
         return
-    for entry in entries:
-        needs = ", ".join(entry["needs"])
-        results.print(f"[bold]{entry['name']}[/]  [dim]needs {needs}[/]")
-        if entry["paper"]:
-            results.print(f"  {entry['paper']}", markup=False)
-        results.print(f"  understudy {entry['verb']}", style="cyan", markup=False)
+    for room, group in groupby(entries, lambda entry: _room(entry["room"])):
+        results.rule(f"[bold]{room}", align="left", style="dim")
+        for entry in group:
+            needs = ", ".join(entry["needs"])
+            results.print(f"[bold]{entry['name']}[/]  [dim]needs {needs}[/]")
+            if entry["paper"]:
+                results.print(f"  {entry['paper']}", markup=False)
+            results.print(f"  understudy {entry['verb']}", style="cyan", markup=False)
+
+
+def _room(place: str) -> str:
+    """Return the room of a method, in one word: recipes stand in several files."""
+    return place.partition("/")[0].rpartition("_")[2]
 
 
 def evaluate(
