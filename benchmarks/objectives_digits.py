@@ -314,6 +314,7 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = {
         "pair": f"{TEACHER} -> {given.student}",
+        "steps": given.steps,
         "teacher_steps": given.teacher_steps,
         "batch_size": BATCH,
     }
