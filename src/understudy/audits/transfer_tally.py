@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.audits import transfer_diagnostics as diagnostics
+from understudy.nets.batchnorm_statistics import batchnorm_layers
 from understudy.seeding import child
 
 NO_FEATURES = "the teacher does not end in an nn.Linear, so its features are unknown"
@@ -129,11 +129,7 @@ class BatchNormTally:
     """
 
     def __init__(self, teacher: nn.Module, sets: int) -> None:
-        self._layers = [
-            layer
-            for layer in teacher.modules()
-            if isinstance(layer, _BatchNorm) and layer.running_mean is not None
-        ]
+        self._layers = list(batchnorm_layers(teacher).values())
         self._sums = [
             torch.zeros(3, sets, layer.num_features, dtype=torch.float64) for layer in self._layers
         ]

@@ -46,6 +46,7 @@ from understudy.nets.batchnorm_statistics import (
 from understudy.nets.borrowed import borrowed
 from understudy.nets.generators import Generator, GeneratorPlan, initialise_, normal_
 from understudy.nets.noisy_layer import FreeCodes, NoisyLayers, label_embeddings
+from understudy.objectives.soft_targets import soft_target_loss
 from understudy.protocols import Batch, Site, image_batch
 from understudy.seeding import child, child_seed
 from understudy.sources.collapse import CollapseCheck, CollapseWatch
@@ -85,12 +86,7 @@ def masked_adversarial_loss(
     student_logits: Float[Tensor, "batch classes"], teacher_logits: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
     """Return minus KL(p_T || p_S) in nats where both name the same class, 0 elsewhere."""
-    divergence = F.kl_div(
-        student_logits.log_softmax(1),
-        teacher_logits.log_softmax(1),
-        reduction="none",
-        log_target=True,
-    ).sum(1)
+    divergence = soft_target_loss(student_logits, teacher_logits, 1.0)
     return -divergence * (student_logits.argmax(1) == teacher_logits.argmax(1))
 
 

@@ -1,7 +1,7 @@
-"""What `prune` and `quantize` share: a network in, a changed one out, a run's folder."""
+"""What `prune`, `quantize` and `continual` share: a network in, a changed one out, a run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,69 @@ from understudy.recipe import Recipe, Verb
 from understudy.verbs.naming import network_named, open_network, with_options
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What every verb that changes a network is asked beside its own question.
+def run_changed(
+    verb: Verb,
+    make: Callable[[NetworkRef, InputContract], Recipe],
+    *,
+    model: str | NetworkRef | nn.Module | None,
+    out: str | Path,
+    recipe: str | Path | Recipe | None,
+    eval: str | None,
+    weights: str | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    size: int | tuple[int, int] | None,
+    classes: int | str | None,
+    skip_bad: bool,
+    steps: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    seed: int | None,
+    device: str | None,
+    precision: str | None,
+    set: Mapping[str, str] | None,
+    allow_code: Sequence[str],
+    say: Callable[[str], None],
+    **conduct: Any,
+) -> dict[str, Any]:
+    """Carry out the recipe asked for, or the one that `make` makes for the network named.
 
     Args:
-        told: weights, mean, std, size and classes that describe the network.
-        options: of `naming.with_options`.
-        conduct: of `pipeline.Conduct`.
+        steps: in place of those of a recipe that was asked for; `make` knows them already.
+        conduct: further fields of `pipeline.Conduct`.
     """
-
-    verb: Verb
-    model: str | NetworkRef | nn.Module | None
-    recipe: str | Path | Recipe | None
-    eval: str | None
-    told: Mapping[str, Any]
-    options: Mapping[str, Any]
-    conduct: Mapping[str, Any]
-    allow_code: Sequence[str] = ()
-
-
-def run_changed(
-    asked: Asked,
-    out: str | Path,
-    make: Callable[[NetworkRef, InputContract], Recipe],
-) -> dict[str, Any]:
-    """Carry out the recipe asked for, or the one that `make` makes for the network named."""
     networks: dict[str, Network] = {}
-    if asked.recipe is not None:
-        made = _read(asked.recipe, asked.verb)
+    if recipe is not None:
+        made = _read(recipe, verb)
     else:
-        if asked.model is None:
-            raise ValueError(f"{asked.verb} needs a network, or a recipe")
-        say = asked.conduct["say"]
-        networks["teacher"] = open_network(asked.model, say=say, **asked.told)
-        reference = network_named(asked.model, **asked.told)
-        made = make(reference, networks["teacher"].contract)
-    made = with_options(replace(made, eval=asked.eval or made.eval), **asked.options)
-    conduct = Conduct(
-        allow_code=asked.allow_code if asked.recipe is not None else True,
-        networks=networks,
-        **asked.conduct,
+        if model is None:
+            raise ValueError(f"{verb} needs a network, or a recipe")
+        said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
+        said |= {"size": size, "classes": classes}
+        networks["teacher"] = open_network(model, say=say, **said)
+        made = make(network_named(model, **said), networks["teacher"].contract)
+    made = with_options(
+        replace(made, eval=eval or made.eval),
+        steps=None if recipe is None else steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        skip_bad=skip_bad,
+        assignments=set,
     )
-    return pipeline.run(made, Path(out), conduct)
+    return pipeline.run(
+        made,
+        Path(out),
+        Conduct(
+            allow_code=allow_code if recipe is not None else True,
+            networks=networks,
+            skip_bad=skip_bad,
+            say=say,
+            **conduct,
+        ),
+    )
 
 
 def _read(recipe: str | Path | Recipe, verb: Verb) -> Recipe:

@@ -17,7 +17,7 @@ from understudy.protocols import InputContract, Source
 from understudy.recipe import Change, Recipe
 from understudy.recipes import smaller
 from understudy.sources.rehearsed import Rehearsed
-from understudy.verbs.changing import Asked, run_changed
+from understudy.verbs.changing import run_changed
 from understudy.verbs.naming import source_named
 
 Version = Literal["rehearsal", "lwf", "plain"]
@@ -96,36 +96,36 @@ def continual(
         stage = replace(made.stages[0], source=shown, objective=objective)
         return replace(made, stages=(stage,))
 
-    asked = Asked(
-        verb="continual",
+    return run_changed(
+        "continual",
+        make,
         model=model,
+        out=out,
         recipe=recipe,
         eval=eval,
-        told={"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes},
-        options={
-            "steps": None if recipe is None else steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "seed": seed,
-            "device": device,
-            "precision": precision,
-            "skip_bad": skip_bad,
-            "assignments": set,
-        },
-        conduct={
-            "resume": resume,
-            "overwrite": overwrite,
-            "budget": budget,
-            "skip_bad": skip_bad,
-            "tensorboard": tensorboard,
-            "checkpoint_seconds": checkpoint_seconds,
-            "audit": False,
-            "say": say,
-            "watch": watch,
-        },
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        skip_bad=skip_bad,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        set=set,
         allow_code=allow_code,
+        resume=resume,
+        overwrite=overwrite,
+        budget=budget,
+        tensorboard=tensorboard,
+        checkpoint_seconds=checkpoint_seconds,
+        audit=False,
+        say=say,
+        watch=watch,
     )
-    return run_changed(asked, out, make)
 
 
 def new_classes(data: str, old: InputContract) -> tuple[int, tuple[str, ...] | None]:

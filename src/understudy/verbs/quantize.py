@@ -12,7 +12,7 @@ from understudy.protocols import InputContract, Source
 from understudy.recipe import Change, Recipe
 from understudy.recipes import smaller
 from understudy.sources.shaders import Shaders
-from understudy.verbs.changing import Asked, run_changed
+from understudy.verbs.changing import run_changed
 from understudy.verbs.naming import source_named
 
 
@@ -87,33 +87,33 @@ def quantize(
             train_batchnorm=train_batchnorm,
         )
 
-    asked = Asked(
-        verb="quantize",
+    return run_changed(
+        "quantize",
+        make,
         model=model,
+        out=out,
         recipe=recipe,
         eval=eval,
-        told={"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes},
-        options={
-            "steps": None if recipe is None else steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "seed": seed,
-            "device": device,
-            "precision": precision,
-            "skip_bad": skip_bad,
-            "assignments": set,
-        },
-        conduct={
-            "resume": resume,
-            "overwrite": overwrite,
-            "budget": budget,
-            "skip_bad": skip_bad,
-            "tensorboard": tensorboard,
-            "checkpoint_seconds": checkpoint_seconds,
-            "audit": audit,
-            "say": say,
-            "watch": watch,
-        },
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        skip_bad=skip_bad,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+        precision=precision,
+        set=set,
         allow_code=allow_code,
+        resume=resume,
+        overwrite=overwrite,
+        budget=budget,
+        tensorboard=tensorboard,
+        checkpoint_seconds=checkpoint_seconds,
+        audit=audit,
+        say=say,
+        watch=watch,
     )
-    return run_changed(asked, out, make)
