@@ -40,3 +40,35 @@ def test_a_pool_that_grows_seldom_is_told_by_the_first_step_and_shared_out():
     timing = lap.timing(planned=80)
     assert timing.filling == pytest.approx(40.0)
     assert timing.step == pytest.approx(2.0 + 160.0 / 80)
+
+
+def test_what_is_done_in_rounds_is_shared_out_among_the_steps_between_two():
+    clock = iter([0.0, *(float(t) for t in _ends(20, every=8, each=2, more=24))])
+    lap = Lap(lambda: next(clock))
+    for _ in range(20):
+        lap({"facts": {"round": 8.0}})
+    assert lap.timing(planned=1000) == Timing(step=2.0 + 24.0 / 8, filling=0.0, spent=112.0)
+
+
+def test_a_round_in_a_step_that_fills_the_pool_as_well_is_not_taken_for_filling():
+    seconds = [2 + 7 * (step % 2 == 0) + 24 * (step % 8 == 0) for step in range(20)]
+    clock = iter([0.0, *(float(sum(seconds[: step + 1])) for step in range(20))])
+    lap = Lap(lambda: next(clock))
+    for step in range(20):
+        lap({"facts": {"round": 8.0, "pool": 0.01 * (1 + step // 2)}})
+    timing = lap.timing(planned=1000)
+    assert timing.step == pytest.approx(2.0 + 24.0 / 8)
+    assert timing.filling == pytest.approx(7.0 * (1 - 0.1) / 0.01)
+
+
+def test_a_cost_that_comes_now_and_then_counts_on_average():
+    clock = iter([0.0, *(float(t) for t in _ends(20, every=3, each=2, more=3))])
+    lap = Lap(lambda: next(clock))
+    for _ in range(20):
+        lap({"facts": {}})
+    assert lap.timing(planned=1000).step == pytest.approx(3.0)
+
+
+def _ends(steps: int, *, every: int, each: int, more: int) -> list[int]:
+    """Return when each step ends, where every so manyth, the first included, takes more."""
+    return [each * (step + 1) + more * (step // every + 1) for step in range(steps)]

@@ -5,14 +5,15 @@ Steps that fill cost more than those that do not; how many of them there will be
 of what one of them adds. So steps = (budget - spent - filling) / (time of a plain step).
 A pool that grows too seldom to be seen growing tells its cost at the first step alone: what that
 took is filling, and what it will take to fill the rest is shared out among the steps planned.
+Sources that work in rounds say in another fact how many steps lie between two of them ("round");
+what such a step takes beyond the others is shared out among that many.
 """
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from understudy.fit import FitSettings
 
@@ -20,7 +21,7 @@ from understudy.fit import FitSettings
 Clock = Callable[[], float]
 
 WARM_UP = 20
-POOL = "pool"
+POOL, ROUND = "pool", "round"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +65,27 @@ def time_steps(
     return lap.timing(settings.steps)
 
 
+class _Step(NamedTuple):
+    seconds: float
+    full: float  # the pool behind it
+    more: float  # of the pool than before it
+    every: int  # steps from one round to the next, of which this begins one; 0 if it does not
+
+
 class Lap:
     """A journal that remembers when each step ended and how full the pool was."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
         self._began = self._last = clock()
-        self._steps: list[tuple[float, float]] = []
+        self._steps: list[_Step] = []
 
     def __call__(self, figures: dict[str, Any]) -> None:
-        now = self._clock()
-        self._steps.append((now - self._last, figures["facts"].get(POOL, 1.0)))
+        now, facts = self._clock(), figures["facts"]
+        full, every = facts.get(POOL, 1.0), int(facts.get(ROUND, 0))
+        more = full - self._steps[-1].full if self._steps else 0.0
+        begins = every > 0 and len(self._steps) % every == 0
+        self._steps.append(_Step(now - self._last, full, more, every if begins else 0))
         self._last = now
 
     def timing(self, planned: int) -> Timing:
@@ -83,19 +94,22 @@ class Lap:
         Args:
             planned: steps for which the pool's size was chosen.
         """
+        first, last = self._steps[0], self._steps[-1]
         # The first steps pay for memory and for kernels chosen on first sight.
-        pairs = list(itertools.pairwise(self._steps))[min(4, len(self._steps) - 2) :]
-        rows = [(seconds, full - before) for (_, before), (seconds, full) in pairs]
-        plain = [seconds for seconds, more in rows if more <= 0]
-        fills = [(seconds, more) for seconds, more in rows if more > 0]
-        step = statistics.median(plain or [seconds for seconds, _ in rows])
-        filling = 0.0
-        if plain and fills:
-            extra = statistics.mean(seconds for seconds, _ in fills) - step
-            gain = statistics.mean(more for _, more in fills)
-            filling = max(extra, 0.0) * (1 - self._steps[-1][1]) / gain
-        elif self._steps[-1][1] < 1:
-            seconds, full = self._steps[0]
-            filling = max(seconds - step, 0.0)
-            step += filling * (1 - full) / full / planned
+        steady = self._steps[min(5, len(self._steps) - 1) :]
+        calm = [step for step in steady if not step.every] or steady
+        still = [step.seconds for step in calm if step.more <= 0]
+        fills = [step for step in calm if step.more > 0]
+        plain = step = statistics.mean(still or [step.seconds for step in calm])
+        filling = extra = 0.0
+        if still and fills:
+            extra = max(statistics.mean(step.seconds for step in fills) - plain, 0.0)
+            filling = extra * (1 - last.full) / statistics.mean(step.more for step in fills)
+        elif last.full < 1:
+            filling = max(first.seconds - plain, 0.0)
+            step += filling * (1 - first.full) / first.full / planned
+        rounds = [step for step in self._steps if step.every]
+        if rounds:
+            filled = extra if rounds[-1].more > 0 else 0.0
+            step += max(rounds[-1].seconds - plain - filled, 0.0) / rounds[-1].every
         return Timing(step=step, filling=filling, spent=self._last - self._began)

@@ -175,7 +175,8 @@ class AdversarialStream:
         self._cost["passes"] += found.num_passes + count
 
     def _facts(self) -> dict[str, Tensor]:
-        """Return the share of attacks that succeed, and teacher passes per image, so far."""
+        """Return the share of attacks that succeed, teacher passes per image, steps of a round."""
         success = self._cost["found"] / max(1, self._cost["attacked"])
         passes = self._cost["passes"] / self._cost["images"]
-        return {"attack_success": torch.tensor(success), "attack_passes": torch.tensor(passes)}
+        told = {"attack_success": success, "attack_passes": passes, "round": self._settings.every}
+        return {name: torch.tensor(float(value)) for name, value in told.items()}
