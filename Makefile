@@ -49,7 +49,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 $(READY_TEST): $(READY)
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,text]"
 	@touch $@
 
 $(READY_DOCS): $(READY_TEST)

@@ -27,7 +27,7 @@ import torch
 from experiments import Table
 from understudy.data.parallel_text import open_text
 from understudy.seeding import child_seed, from_seed
-from understudy.tasks.translation import bleu_counts, bleu_words, paired_bootstrap
+from understudy.tasks.translation import bleu_counts, paired_bootstrap
 from understudy.verbs.distill import distill
 from understudy.verbs.evaluate import evaluate
 from understudy.verbs.train import train
@@ -189,7 +189,7 @@ def note(
     text = open_text(data / TEST, languages=("de", "en"))
     made = evaluate(str(out), text, batch_size=64)
     counts = [
-        bleu_counts(bleu_words(one), [bleu_words(other)])
+        bleu_counts(one, [other])
         for one, other in zip(made.translations, text.targets, strict=True)
     ]
     (out / "counts.json").write_text(json.dumps(counts))
@@ -201,6 +201,7 @@ def note(
         "seconds": summary["seconds"],
         "parameters": summary["student_parameters"],
         "bleu": made.scores["bleu"].value,
+        "signature": made.scores["bleu"].signature,
         "accuracy": made.scores["token_accuracy"].value,
         "nll": made.scores["nll"].value,
         "agreement": summary["agreement"] or 0.0,

@@ -271,6 +271,9 @@ def _translation(result: Result) -> str:
         cells = [f"{statistics.mean(scores):.1f}{spread}", str(len(runs))]
         rows.append([arm, *cells, "; ".join(gaps) or "—", f"{seconds:,.0f}"])
     told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    told += [
+        f"sacrebleu {name}" for name in dict.fromkeys(row["signature"] for row in result["rows"])
+    ]
     heads = ("arm", "BLEU", "seeds", "95 % of the gap, by seed", "seconds")
     return f"{', '.join(told)}.\n\n{_table(heads, rows)}"
 

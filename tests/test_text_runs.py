@@ -2,14 +2,18 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 
 from tests import text
 from tests.command import command
+from understudy.data.parallel_text import source_tokens
 from understudy.loading import load, save
-from understudy.protocols import TextContract
+from understudy.nets.decoding import translate
+from understudy.optional import MissingExtraError
+from understudy.protocols import END, TextContract
 from understudy.recipe import RecipeError
 from understudy.verbs.distill import distill
 from understudy.verbs.evaluate import evaluate
@@ -17,6 +21,9 @@ from understudy.verbs.train import train
 
 STUDENT = "builtin/translator-1-8"
 QUICK = {"steps": 6, "batch_size": 8, "precision": "float32", "device": "cpu"}
+
+
+pytestmark = text.needs_extra
 
 
 class Killed(BaseException):
@@ -75,7 +82,31 @@ def test_the_summary_has_scores_of_both_and_their_agreement(finished):
     assert 0 <= summary["agreement"] <= 1
     assert summary["agreement_count"] > 256
     assert "tokens of held-out sentences" in summary["agreement_on"]
-    assert "bleu" in (finished[0] / "report.html").read_text()
+    assert summary["score_signatures"].keys() == {"bleu"}
+    assert "bleu nrefs:1|case:mixed" in (finished[0] / "report.html").read_text()
+
+
+def test_a_finished_run_loads_and_translates_without_the_libraries(finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    student = load(str(finished[0])).eval()
+    tokens = translate(student, torch.tensor([[4, 5, END]]), 8)
+    assert isinstance(student.contract.text(tokens[0].tolist()), str)
+    with pytest.raises(MissingExtraError, match="understudy"):
+        source_tokens(["Eins."], student.contract)
+
+
+def test_what_needs_a_library_that_is_absent_is_refused_in_one_line(
+    teacher, folder, tmp_path, monkeypatch
+):
+    told = ("train", "--net", STUDENT, "--data", f"{folder}:de-en", "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tokenizers", None)
+        assert "pip install 'understudy[text]'" in refused(*told)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sacrebleu", None)
+        assert "pip install 'understudy[text]'" in refused(*told, "--eval", folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_recipe_gives_the_same_bytes(finished, teacher, folder):
@@ -118,16 +149,16 @@ def test_evaluation_scores_the_corpus_and_gives_back_every_translation(finished,
     assert len(made.translations) == made.count == 20
     assert made.translations == again.translations
     assert made.scores["nll"].value == pytest.approx(again.scores["nll"].value, rel=1e-5)
-    assert made.to_json().keys() == {"scores", "count"}
+    assert made.to_json().keys() == {"scores", "signatures", "count"}
 
 
 def test_the_command_prints_one_object_of_json(finished, folder):
     told = command("evaluate", "--model", finished[0], "--data", folder, "--json")
     assert told.status == 0
-    assert json.loads(told.out).keys() == {"scores", "count"}
+    assert json.loads(told.out).keys() == {"scores", "signatures", "count"}
     plain = command("evaluate", "--model", finished[0], "--data", folder)
     assert "bleu" in plain.out
-    assert "20 sentences" in plain.out
+    assert "20 sentences  nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in plain.out
 
 
 def test_a_student_that_is_saved_comes_back_the_same(finished, tmp_path):

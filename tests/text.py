@@ -4,11 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from understudy.data.parallel_text import contract_of, open_text
 from understudy.nets.builtin import build_translator
 from understudy.nets.network import Network
+from understudy.optional import reason_absent
 from understudy.protocols import Site, TextContract
 
 WORDS = {
@@ -21,6 +23,11 @@ WORDS = {
     "sieben": "seven",
     "acht": "eight",
 }
+
+
+# The libraries of the extra "text", and why one of them is not here.
+ABSENT = next(filter(None, map(reason_absent, ("tokenizers", "sacrebleu"))), None)
+needs_extra = pytest.mark.skipif(ABSENT is not None, reason=f"the extra 'text': {ABSENT}")
 
 
 def write_text(folder: Path, count: int = 60, *, stem: str = "train", seed: int = 0) -> Path:

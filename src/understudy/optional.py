@@ -11,6 +11,8 @@ _HOW = {
     "timm": "pip install 'understudy[zoo]'",
     "torchvision": "pip install 'understudy[zoo]'",
     "huggingface_hub": "pip install 'understudy[zoo]'",
+    "tokenizers": "pip install 'understudy[text]'",
+    "sacrebleu": "pip install 'understudy[text]'",
     "torch.utils.tensorboard": "pip install 'understudy[track]'",
     "moderngl": "pip install moderngl, and the system's EGL (Debian: libegl1 libgl1-mesa-dri)",
 }

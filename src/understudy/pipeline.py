@@ -186,6 +186,7 @@ def open_judges(spec: str, student: Network[Any], conduct: Conduct) -> Dataset |
     """Return the data to score on: labelled images, or sentences with references."""
     contract = student.contract
     if isinstance(contract, TextContract):
+        require("sacrebleu")  # which is better missed now than after the training
         return open_text(spec, split="test", languages=contract.languages)
     return open_data(spec, contract, split="test", labels=True, skip_bad=conduct.skip_bad)
 

@@ -345,10 +345,15 @@ class Audit(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A figure and how many items it was taken over."""
+    """A figure and how many items it was taken over.
+
+    Args:
+        signature: what a library that took it says of how, to be quoted with it.
+    """
 
     value: float
     count: int
+    signature: str = ""
 
 
 @runtime_checkable

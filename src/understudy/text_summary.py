@@ -34,12 +34,13 @@ def summarize_translation(
 ) -> dict[str, Any]:
     """Return the part of a summary that depends on the task."""
     networks = {"teacher": teacher, "student": student}
-    told: dict[str, Any] = {"unit": "token", "score_count": None}
+    told: dict[str, Any] = {"unit": "token", "score_count": None, "score_signatures": {}}
     for role, network in networks.items():
         told |= {f"{role}_accuracy": None, f"{role}_scores": None, f"{role}_flops": None}
         if network is not None and judges is not None:
             found = evaluate_translator(network, judges).to_json()
             told |= {f"{role}_scores": found["scores"], "score_count": found["count"]}
+            told["score_signatures"] = found["signatures"]
     told |= {"agreement": None, "agreement_count": None, "agreement_on": None}
     if teacher is not None:
         score = Translation().agreement(_held_out(stage, seed, teacher, student))

@@ -72,6 +72,7 @@ def test_a_folder_of_something_else_says_what_it_should_hold(tmp_path):
         open_text(f"{tmp_path}:de-en")
 
 
+@text.needs_extra
 def test_a_contract_spells_the_text_it_was_learned_from(folder):
     opened = open_text(f"{folder}:de-en")
     contract = contract_of(opened, 50)

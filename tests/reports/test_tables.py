@@ -96,3 +96,13 @@ def test_other_scores_stand_side_by_side():
         ["mIoU", "0.7", "0.61"],
         ["PSNR", "–", "30"],
     ]
+
+
+def test_a_score_is_named_with_what_its_library_says_of_it():
+    signatures = {"bleu": "tok:13a|version:2"}
+    summary = Summary(student_scores={"bleu": 30.0, "nll": 2.0}, score_signatures=signatures)
+    assert [row[0] for row in texts(scores_table(summary))] == [
+        "Score",
+        "bleu tok:13a|version:2",
+        "nll",
+    ]

@@ -17,6 +17,7 @@ from understudy.sources.on_policy import OnPolicy
 from understudy.sources.sentences import Sentences, batches_of
 from understudy.sources.sequence_level import SequenceLevel
 
+pytestmark = text.needs_extra
 KINDS = ("sentences", "on-policy", "sequence-level")
 
 

@@ -28,7 +28,13 @@ def test_packages_are_named_with_their_versions():
 
 @pytest.mark.parametrize(
     ("name", "extra"),
-    [("timm", "zoo"), ("torchvision", "zoo"), ("torch.utils.tensorboard", "track")],
+    [
+        ("timm", "zoo"),
+        ("torchvision", "zoo"),
+        ("torch.utils.tensorboard", "track"),
+        ("tokenizers", "text"),
+        ("sacrebleu", "text"),
+    ],
 )
 def test_an_absent_extra_comes_with_the_command_that_adds_it(monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, name, None)

@@ -42,7 +42,12 @@ class TranslationEvaluation:
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
         scores = {name: score.value for name, score in self.scores.items()}
-        return {"scores": scores, "count": self.count}
+        return {"scores": scores, "signatures": self.signatures, "count": self.count}
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """How a score was taken, where a library says so."""
+        return {name: score.signature for name, score in self.scores.items() if score.signature}
 
 
 def evaluate_translator(

@@ -126,7 +126,8 @@ def evaluate(
     if isinstance(made, TranslationEvaluation):
         for name, score in made.scores.items():
             unit = "sentences" if name == "bleu" else "tokens"
-            results.print(f"{name:15}{score.value:8.4g}  on {score.count:,} {unit}", markup=False)
+            told = f"{name:15}{score.value:8.4g}  on {score.count:,} {unit}  {score.signature}"
+            results.print(told.rstrip(), markup=False)
         return
     low, high = made.interval()
     results.print(

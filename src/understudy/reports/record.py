@@ -69,6 +69,7 @@ class Summary:
     student_calibration_error: Share | None = None
     teacher_scores: dict[str, float] | None = None
     student_scores: dict[str, float] | None = None
+    score_signatures: dict[str, str] = field(default_factory=dict)
     per_class: dict[str, ClassScore] | None = None
     agreement: Share | None = None
     agreement_count: Count | None = None

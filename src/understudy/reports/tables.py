@@ -90,12 +90,13 @@ def class_table(per_class: Mapping[str, ClassScore]) -> Table:
 def scores_table(summary: Summary) -> Table | None:
     """Return the scores of a task that accuracy does not describe."""
     teacher, student = summary.teacher_scores or {}, summary.student_scores or {}
+    signatures = summary.score_signatures
     names = list(dict.fromkeys([*teacher, *student]))
     if not names:
         return None
     return _tabulate(
         names,
-        ("Score", None, str),
+        ("Score", None, lambda name: f"{name} {signatures.get(name, '')}".rstrip()),
         ("Teacher", "measured", lambda name: _or_missing(teacher.get(name), figures.plain)),
         ("Student", "measured", lambda name: _or_missing(student.get(name), figures.plain)),
     )

@@ -1,19 +1,10 @@
 """Translation: sentences, scored by BLEU over the whole corpus, tokens by accuracy.
 
-BLEU (Papineni et al. 2002) with one or more references a sentence: with m_n the n-grams of all
-hypotheses that their references have, each counted at most as often as there, of c_n in all,
-
-    BLEU = min(1, exp(1 - r / c_1)) * (m_1/c_1 * m_2/c_2 * m_3/c_3 * m_4/c_4)^(1/4)
-
-with r the length of the references of nearest length. Sums over the corpus are taken first: it is
-no mean over sentences. Where no n-gram of some length matches, m_n/c_n is 2^-k / c_n for the k-th
-such length, the "exp" smoothing that is usual. Words are those of NIST's mteval-v13a. So the figure
-is meant to be sacrebleu's with signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp.
+BLEU is that of the library sacrebleu at its defaults, which its signature tells. It is no mean over
+sentences: what it is made of (both lengths, n-grams that match, n-grams in all) is summed over the
+corpus first. Those counts of each sentence are what a bootstrap over sentences draws from.
 """
 
-import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,64 +14,33 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from understudy.optional import require
 from understudy.protocols import Batch, Score
 from understudy.tasks.classification import top1_equal
 
-ORDERS = 4
-# Characters that are words of their own: ASCII symbols other than ' , - and the full stop.
-_SYMBOL = re.compile(r"([!-&(-+/:-@\[-`{-~])")
-# A comma or a full stop stands alone but between digits; a dash does behind one.
-_AFTER, _BEFORE = re.compile(r"([^0-9])([.,])"), re.compile(r"([.,])([^0-9])")
-_DASH = re.compile(r"([0-9])(-)")
-_ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
 
-
-def bleu_words(sentence: str) -> list[str]:
-    """Return the words of a sentence as mteval-v13a counts them."""
-    for entity, character in _ENTITIES.items():
-        sentence = sentence.replace(entity, character)
-    sentence = _SYMBOL.sub(r" \1 ", f" {sentence} ")
-    sentence = _AFTER.sub(r"\1 \2 ", sentence)
-    sentence = _BEFORE.sub(r" \1 \2", sentence)
-    return _DASH.sub(r"\1 \2 ", sentence).split()
-
-
-def bleu_counts(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) -> list[int]:
+def bleu_counts(hypothesis: str, references: Sequence[str]) -> list[int]:
     """Return what BLEU adds up, of one sentence: both lengths, matches, and n-grams by order."""
-    length = len(hypothesis)
-    nearest = min((abs(len(words) - length), len(words)) for words in references)[1]
-    matched, total = [], []
-    for order in range(1, ORDERS + 1):
-        found = _ngrams(hypothesis, order)
-        allowed = Counter[tuple[str, ...]]()
-        for words in references:
-            allowed |= _ngrams(words, order)
-        matched.append((found & allowed).total())
-        total.append(found.total())
-    return [length, nearest, *matched, *total]
+    found = _bleu().corpus_score([hypothesis], [[line] for line in references])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
-def bleu_of(counts: Sequence[int] | Sequence[float]) -> float:
+def bleu_of(counts: Sequence[int]) -> float:
     """Return BLEU in [0, 100] of the counts of a corpus, summed over its sentences."""
     length, reference, *rest = counts
-    matched, total = rest[:ORDERS], rest[ORDERS:]
-    if not matched[0] or not all(total):
-        return 0.0
-    smoothing, logs = 1.0, 0.0
-    for found, of in zip(matched, total, strict=True):
-        if not found:
-            smoothing /= 2
-        logs += math.log((found or smoothing) / of)
-    return 100 * math.exp(min(0.0, 1 - reference / length) + logs / ORDERS)
+    metric = _bleu()
+    orders = metric.max_ngram_order
+    found = metric.compute_bleu(
+        rest[:orders], rest[orders:], length, reference, smooth_method=metric.smooth_method
+    )
+    return float(found.score)
 
 
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return BLEU in [0, 100] of sentences with the references of each."""
-    rows = [
-        bleu_counts(bleu_words(one), [bleu_words(other) for other in others])
-        for one, others in zip(hypotheses, references, strict=True)
-    ]
-    return bleu_of([sum(column) for column in zip(*rows, strict=True)])
+def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """Return BLEU in [0, 100] of sentences with a reference each, and its signature."""
+    metric = _bleu()
+    score = metric.corpus_score(hypotheses, [references]).score
+    return float(score), str(metric.get_signature())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +62,25 @@ class Translation:
 
     def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]:
         """Return bleu in [0, 100] over sentences; token_accuracy and nll (nats) over tokens."""
-        rows: list[list[int]] = []
+        require("sacrebleu")  # before the work, not behind it
+        texts: list[str] = []
+        references: list[str] = []
         right, nll, tokens = 0, 0.0, 0
         for answer, batch in pairs:
             assert isinstance(answer, Answer)
-            for text, reference in zip(answer.text, batch.views["reference"], strict=True):
-                rows.append(bleu_counts(bleu_words(text), [bleu_words(reference)]))
+            texts += answer.text
+            references += batch.views["reference"]
             if batch.labels is None or batch.mask is None:
                 raise ValueError("translations are scored against references, which need labels")
             logits, labels = answer.logits[batch.mask].float(), batch.labels[batch.mask]
             right += int((logits.argmax(-1) == labels).sum())
             nll += float(F.cross_entropy(logits, labels, reduction="sum"))
             tokens += len(labels)
-        if not rows:
+        if not texts:
             raise ValueError("nothing to score: there was no sentence")
-        bleu = bleu_of([sum(column) for column in zip(*rows, strict=True)])
+        bleu, signature = corpus_bleu(texts, references)
         return {
-            "bleu": Score(value=bleu, count=len(rows)),
+            "bleu": Score(value=bleu, count=len(texts), signature=signature),
             "token_accuracy": Score(value=right / tokens, count=tokens),
             "nll": Score(value=nll / tokens, count=tokens),
         }
@@ -147,17 +109,18 @@ def paired_bootstrap(
     Args:
         one: `bleu_counts` of each sentence.
     """
-    ours, theirs = (torch.tensor(counts, dtype=torch.float64) for counts in (one, other))
+    ours, theirs = (torch.tensor(counts) for counts in (one, other))
     picks = torch.randint(len(ours), (draws, len(ours)), generator=rng)
     gaps = torch.tensor(
         [
             bleu_of(ours[pick].sum(0).tolist()) - bleu_of(theirs[pick].sum(0).tolist())
             for pick in picks
-        ]
+        ],
+        dtype=torch.float64,
     )
-    low, high = gaps.quantile(torch.tensor([0.025, 0.975])).tolist()
+    low, high = gaps.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high, float((gaps <= 0).double().mean())
 
 
-def _ngrams(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+def _bleu() -> Any:
+    return require("sacrebleu").metrics.BLEU()

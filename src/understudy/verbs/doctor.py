@@ -15,6 +15,8 @@ _OPTIONAL = {
     "timm": "REFs timm/NAME and hf:ORG/NAME",
     "torchvision": "REFs torchvision/NAME",
     "huggingface_hub": "REFs hf:ORG/NAME",
+    "tokenizers": "networks that translate",
+    "sacrebleu": "BLEU of translations",
     "torch.utils.tensorboard": "curves in TensorBoard",
 }
 
