@@ -46,6 +46,16 @@ def test_the_larger_map_is_averaged_after_the_energies_were_taken():
     assert attention_map(checks, 2.0).shape == (1, 1, 4, 4)
 
 
+def test_at_the_size_of_the_weight_it_is_the_public_loss_and_a_unit_of_distance_weighs_the_same():
+    """Blocks of 2 x 2 equal values are as far apart as one value each, on a quarter of places."""
+    student, teacher = numbers(2, 3, 8, 8), numbers(2, 5, 8, 8, seed=1)
+    objective = AttentionTransfer()
+    stated = objective._terms([(student, teacher)])["attention"]
+    torch.testing.assert_close(stated, 1000 * attention_loss(student, teacher, 2.0).mean())
+    larger = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (student, teacher)]
+    torch.testing.assert_close(objective._terms([(larger[0], larger[1])])["attention"], stated)
+
+
 def test_the_student_learns_where_to_look():
     first, last = learns(AttentionTransfer(), "resnet8", "vgg8")
     assert last < 0.9 * first

@@ -26,6 +26,29 @@ def test_terms_are_means_over_the_temperatures():
     assert terms["mlld_instance"].item() == pytest.approx(sum(each) / 5)
 
 
+def test_a_teacher_that_is_sure_weighs_the_same_in_batches_of_any_size_and_of_any_classes():
+    """P^T P of one-hot answers is n times the unit matrix, and the student says nothing: 1 / C."""
+
+    def terms(samples: int, classes: int) -> list[float]:
+        sure = 1e4 * torch.eye(classes).repeat(samples // classes, 1)
+        nothing = Trace(output=torch.zeros_like(sure))
+        batch = image_batch(torch.zeros(samples, 1, 1, 1))
+        made = Mlld(images_per_class=1.0)(nothing, Trace(output=sure), batch)
+        return [made[name].item() * classes / (classes - 1) for name in ("mlld_batch", "mlld_class")]
+
+    for samples, classes in ((10, 10), (40, 10), (40, 20)):
+        assert terms(samples, classes) == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
+def test_at_the_paper_s_batch_the_terms_are_the_paper_s():
+    student, teacher = numbers(64, 100).float(), numbers(64, 100, seed=1).float()
+    batch = image_batch(torch.zeros(64, 1, 1, 1))
+    made = Mlld(temperatures=(1.0,))(Trace(output=student), Trace(output=teacher), batch)
+    q, p = student.softmax(-1), teacher.softmax(-1)
+    torch.testing.assert_close(made["mlld_batch"], batch_loss(q, p))
+    torch.testing.assert_close(made["mlld_class"], class_loss(q, p))
+
+
 def test_without_temperatures_it_is_refused():
     with pytest.raises(ValueError, match="temperatures must not be empty"):
         Mlld(temperatures=())
