@@ -55,7 +55,14 @@ _FAST = Stage(
 )
 
 _WIDE = {"generator.width": str(WIDTH)}
-_RDSKD = {**_WIDE, "generator.latent": "100", "generator_batch": str(BATCH)}
+# One published epoch of the generator: the paper's 20 are for students of 120,000 steps.
+_RDSKD = {
+    **_WIDE,
+    "generator.latent": "100",
+    "generator_batch": str(BATCH),
+    "generator_steps": "120",
+    "draws_per_step": "1",
+}
 _SMALL = {**_WIDE, "shift": "1", "flip": "0"}
 _STEPS = {
     2: {"inner_steps": "2", "learning_rate": "0.005", "code_learning_rate": "0.015"},
@@ -80,7 +87,7 @@ _INVERSION = {
     "search.jitter": "1",
     "search.clamp": "true",
 }
-_STILL = {"search.jitter": "1"}
+_STILL = {"search.iterations": "250", "search.jitter": "1"}
 
 # kind of source, its settings, the method around it, whether what it makes is kept.
 _METHODS: dict[str, tuple[str, Mapping[str, str], Stage, bool]] = {
@@ -119,8 +126,20 @@ _METHODS: dict[str, tuple[str, Mapping[str, str], Stage, bool]] = {
         False,
     ),
     "RDSKD": ("rdskd", _RDSKD, _TRAINED, False),
-    "RDSKD without diversity": ("rdskd", {**_RDSKD, "sample_diversity": "0"}, _TRAINED, False),
+    "RDSKD without diversity": (
+        "rdskd",
+        {**_RDSKD, "class_diversity": "0", "sample_diversity": "0"},
+        _TRAINED,
+        False,
+    ),
+    "RDSKD without diversity of images": (
+        "rdskd",
+        {**_RDSKD, "sample_diversity": "0"},
+        _TRAINED,
+        False,
+    ),
     "RDSKD without penalty": ("rdskd", {**_RDSKD, "combination": "sum"}, _TRAINED, False),
+    "RDSKD with 2400 steps": ("rdskd", {**_RDSKD, "generator_steps": "2400"}, _TRAINED, False),
     **{f"fast-{k}": ("fast-meta", {**_SMALL, **steps}, _FAST, True) for k, steps in _STEPS.items()},
     "fast-5 with fresh generator": ("fast-meta", {**_SMALL, "mode": "fresh"}, _FAST, True),
     "fast-5 without adversary": ("fast-meta", {**_SMALL, "adversarial": "0"}, _FAST, True),

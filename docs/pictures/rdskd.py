@@ -23,11 +23,12 @@ def main() -> None:
             source = Rdskd(
                 generator=GeneratorPlan(latent=100, width=16),
                 generator_steps=STEPS,
+                draws_per_step=1,
                 generator_batch=BATCH,
                 collapse=CollapseCheck(every=0),
                 **without,
             )
-            place = site(teacher.contract, COLUMNS)
+            place = site(teacher.contract, COLUMNS, steps=STEPS)
             images = source.open(place, teacher, from_seed(0)).draw(0, None).images
             for axes, image in zip(row, images, strict=True):
                 tile(axes, image)

@@ -29,6 +29,7 @@ def settings(**changes) -> Rdskd:
     small = {
         "generator": GeneratorPlan(latent=8, width=8),
         "generator_steps": 4,
+        "draws_per_step": 1,
         "generator_batch": 32,
         "collapse": NEVER,
     }
@@ -196,11 +197,17 @@ def test_the_images_of_a_trained_generator_are_like_those_it_was_trained_with():
     assert images.std().item() == pytest.approx(batch.std().item(), abs=0.05)
 
 
-def test_a_short_run_trains_its_generator_less():
-    few = settings(steps_per_draw=2, generator_steps=100).open(
-        site(batch_size=32, steps=3), freeze(tiny.network(0)), rng()
+@pytest.mark.parametrize(("draws", "steps"), [(10, 3), (40, 1), (1, 8)])
+def test_a_short_run_trains_its_generator_less(draws, steps):
+    few = settings(draws_per_step=draws, generator_steps=8).open(
+        site(batch_size=32, steps=30), freeze(tiny.network(0)), rng()
     )
-    assert few.draw(0, None).facts["teacher_passes"] == 2 * 6 * 32 / 32
+    assert few.draw(0, None).facts["teacher_passes"] == 2 * steps * 32 / 32
+
+
+def test_the_published_run_trains_its_generator_in_full():
+    student_steps = 1000 * 120
+    assert student_steps // Rdskd().draws_per_step == Rdskd().generator_steps
 
 
 def test_a_draft_trains_it_for_one_step():

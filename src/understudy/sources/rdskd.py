@@ -16,7 +16,7 @@ G is trained before the student's first step, then frozen in eval mode.
 
 Han, Park, Wang, Liu: arXiv:2011.03749.
 Differs from the paper: exponents are clipped to [-5, 5], L_ds to 1e4; BatchNorm's eps is torch's,
-not 0.8; short runs train G for fewer steps; a collapse is noticed.
+not 0.8; short runs train G for fewer steps, at the paper's ratio; a collapse is noticed.
 """
 
 import copy
@@ -107,7 +107,7 @@ class Rdskd:
     Args:
         generator: which one.
         generator_steps: steps of its training, all before the student's first.
-        steps_per_draw: at most so many for each draw of the run; a short run trains it less.
+        draws_per_step: draws of the run for each of them at least; a short run trains it less.
         generator_batch: images of such a step.
         learning_rate: of its Adam.
         combination: "exponential", or the plain "sum" of the terms.
@@ -123,7 +123,7 @@ class Rdskd:
 
     generator: GeneratorPlan = field(default_factory=lambda: GeneratorPlan(latent=1000))
     generator_steps: int = 2400
-    steps_per_draw: int = 4
+    draws_per_step: int = 50
     generator_batch: int = 512
     learning_rate: float = 1e-3
     combination: Combination = "exponential"
@@ -136,7 +136,7 @@ class Rdskd:
     collapse: CollapseCheck = field(default_factory=CollapseCheck)
 
     def __post_init__(self) -> None:
-        for name in ("generator_steps", "steps_per_draw", "learning_rate"):
+        for name in ("generator_steps", "draws_per_step", "learning_rate"):
             positive(name, getattr(self, name))
         for name in ("authenticity", "class_diversity", "sample_diversity"):
             if getattr(self, name) < 0:
@@ -198,9 +198,10 @@ class RdskdStream:
     ) -> None:
         self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
         self._watch = CollapseWatch(settings.collapse, site, teacher)
-        self._steps = min(settings.generator_steps, settings.steps_per_draw * site.steps)
-        if site.draft:
-            self._steps = 1
+        # A generator trained for longer makes images that are surer and farther from any data,
+        # which only a student of many steps makes up for.
+        affordable = 1 if site.draft else max(1, site.steps // settings.draws_per_step)
+        self._steps = min(settings.generator_steps, affordable)
         self._per_channel = [
             torch.tensor(value, device=site.device).view(1, -1, 1, 1)
             for value in (site.contract.mean, site.contract.std)
