@@ -44,7 +44,9 @@ def images_of(arm: str, reference: NetworkRef, seed: int, iterations: int) -> Su
     source = real if arm in (WEIGHTS_ONLY, REAL) else arm
     made = f"{reference.ref.replace('/', '-')}-{arm}-{seed}"
     folder = scratch_folder() / "calibration" / "-".join((made, *fields.values()))
-    synthesize(arm, count=IMAGES, out=folder, teacher=reference, seed=seed, set=fields, resume=True)
+    synthesize(
+        source, count=IMAGES, out=folder, teacher=reference, seed=seed, set=fields, resume=True
+    )
     return Surrogate(data=str(folder), held_out=0.0)
 
 
