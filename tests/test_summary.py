@@ -14,7 +14,9 @@ from understudy.protocols import Trace, image_batch
 from understudy.recipe import Stage
 from understudy.recipes import PARTS
 from understudy.sources.collapse import CollapseCheck
+from understudy.sources.deep_inversion import DeepInversion
 from understudy.sources.dfad import Dfad
+from understudy.sources.image_search import ImageSearch
 from understudy.sources.noise import Noise
 from understudy.spine import Answered
 from understudy.verbs.distill import distill
@@ -85,6 +87,22 @@ def test_of_a_game_the_last_batch_is_kept_with_what_both_said_of_it(tmp_path, mo
     kept = (tmp_path / "run" / "samples.npz").read_bytes()
     game(tmp_path / "run", resume=True)  # which finds the student finished and draws nothing
     assert (tmp_path / "run" / "samples.npz").read_bytes() == kept
+
+
+def test_a_run_on_searched_images_shows_their_way_and_one_that_is_not_audited_does_not(
+    tmp_path, monkeypatch
+):
+    few = functools.partial(summary.answer_held_out, count=8)
+    monkeypatch.setattr(summary, "answer_held_out", few)
+    source = DeepInversion(search=ImageSearch(iterations=10))
+    parts = {"transfer": source, "without": PARTS, "steps": 1, "batch_size": 8, "device": "cpu"}
+    for name, audit in (("shown", True), ("bare", False)):
+        distill(network(0), network(1), out=tmp_path / name, audit=audit, **parts)
+    with np.load(tmp_path / "shown" / "search_path.npz") as path:
+        assert path["iterations"].tolist() == [0, 2, 5, 10]
+        assert path["images"].shape == (4, 6, 8, 8, 1)
+    assert "searched images came" in (tmp_path / "shown" / "report.html").read_text()
+    assert not (tmp_path / "bare" / "search_path.npz").exists()
 
 
 def test_answers_that_are_no_classes_are_not_shown():

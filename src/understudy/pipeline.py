@@ -71,7 +71,7 @@ class Conduct:
         watch: is told the number of steps and each line of the journal.
         checkpoint_seconds: time between two checkpoints.
         tensorboard: also write the journal for TensorBoard.
-        audit: whether the transfer set is scored for the report.
+        audit: whether the transfer set is scored, or its search followed, for the report.
     """
 
     resume: bool = False

@@ -239,6 +239,29 @@ class OptimisedSource(Source, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchPath:
+    """How a batch was found: the same images after ever more iterations of a search.
+
+    Args:
+        images: from the noise it began with to what it handed out.
+        iterations: how many had been done.
+    """
+
+    images: tuple[Tensor, ...]
+    iterations: tuple[int, ...]
+
+
+@runtime_checkable
+class SearchingStream(Stream, Protocol):
+    """A stream that searches for its images, and can show the way to a batch of them."""
+
+    def search_path(
+        self, step: int, student: nn.Module | None, shares: Sequence[float]
+    ) -> SearchPath:
+        """Return the batch of this step after these shares of the search; no state changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TapNames:
     """Which layers a criterion wants to see, by dotted module path, on either side."""
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor
 
 from understudy.audits.calibration import committed
 from understudy.audits.evaluation import Evaluation, evaluate
+from understudy.audits.search_path import FollowedSearch, follow_search
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.catalogue import METHODS, kind_of
 from understudy.data.datasets import Dataset, Part
@@ -40,6 +42,7 @@ from understudy.protocols import (
 )
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
+from understudy.reports.record import SEARCH_PATH
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.lcw import Lcw
@@ -88,7 +91,7 @@ def summarize(
         judges: labelled data to score on.
         compared: what the objectives told before the first step.
         last: what the student was shown last; None where this call only found it trained.
-        audit: whether the transfer set is scored, too.
+        audit: whether the transfer set is scored, too, and a search for images followed.
     """
     final, outcome = recipe.stages[-1], outcomes[-1]
     seconds = sum(part.seconds for part in outcomes)
@@ -156,6 +159,11 @@ def _summarize_images(
     if audit and not optimised:
         found = score_stage(stage, teacher, seed)
         write_json(folder.file("findings.json"), [finding_json(found)])
+    if audit:
+        rng = from_seed(child_seed(seed, "search_path"))
+        followed = follow_search(innermost(stage.source), teacher, student, rng)
+        if followed is not None:
+            write_whole(folder.file(SEARCH_PATH), _search_path(followed))
     return told | {
         "agreement": score.value,
         "agreement_count": score.count,
@@ -332,15 +340,31 @@ def _samples(held_out: HeldOut) -> bytes:
     shown = len(held_out.images)
     # A student that learned new classes knows more of them than its teacher.
     more = held_out.student.shape[1] - held_out.teacher.shape[1]
-    pixels = (held_out.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     classes = held_out.student.shape[1]
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        images=pixels.cpu().numpy(),
+    return _archive(
+        images=_pixels(held_out.images),
         teacher=F.pad(held_out.teacher[:shown].softmax(-1), (0, more)).float().cpu().numpy(),
         student=held_out.student[:shown].softmax(-1).float().cpu().numpy(),
         histogram=held_out.teacher.argmax(-1).bincount(minlength=classes).cpu().numpy(),
         histogram_count=np.int64(len(held_out.teacher)),
     )
+
+
+def _search_path(followed: FollowedSearch) -> bytes:
+    path = followed.path
+    return _archive(
+        images=np.stack([_pixels(images) for images in path.images]),
+        iterations=np.array(path.iterations),
+        named=followed.named.cpu().numpy(),
+        sure=followed.sure.float().cpu().numpy(),
+    )
+
+
+def _pixels(images: Tensor) -> UInt8[np.ndarray, "images height width channels"]:
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _archive(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
     return file.getvalue()

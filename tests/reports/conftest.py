@@ -96,6 +96,20 @@ def samples(classes: int = 10, side: int = 32, channels: int = 3, count: int = 4
     }
 
 
+def search_path(count: int = 6, side: int = 32, channels: int = 3) -> Files:
+    """Noise that becomes waves, at six points of 2000 iterations."""
+    shown = samples(side=side, channels=channels, count=count)["raw"]
+    noise = np.random.default_rng(3).integers(0, 256, shown.shape)
+    mixed = [(1 - part) * noise + part * shown for part in (0, 0.05, 0.2, 0.6, 0.9, 1)]
+    rising = np.linspace(0.1, 0.99, 6, dtype=np.float32)
+    return {
+        "images": np.stack(mixed).astype(np.uint8),
+        "iterations": np.array([0, 20, 100, 400, 1000, 2000]),
+        "named": np.arange(count) % 10,
+        "sure": np.repeat(rising[:, None], count, axis=1),
+    }
+
+
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
@@ -193,6 +207,7 @@ def whole_run(**summary_fields: Any) -> Files:
         "summary.json": summary(**summary_fields),
         "metrics.jsonl": metrics(),
         "samples.npz": samples(),
+        "search_path.npz": search_path(),
         "findings.json": findings(),
         "exports.json": exports(),
         "recipe.toml": RECIPE,
@@ -203,7 +218,11 @@ def whole_run(**summary_fields: Any) -> Files:
 def demo_run() -> Files:
     """Grey 8 x 8 images, several transfer sets, a warning."""
     fields = {"verb": "demo", "arms": arms(), "warnings": ["12 unreadable images were left out."]}
-    return whole_run(**fields) | {"samples.npz": samples(side=8, channels=1)}
+    small = {"side": 8, "channels": 1}
+    return whole_run(**fields) | {
+        "samples.npz": samples(**small),
+        "search_path.npz": search_path(**small),
+    }
 
 
 def unlabelled_run() -> Files:
@@ -218,6 +237,7 @@ def many_classes_run() -> Files:
     return whole_run() | {
         "summary.json": summary(classes=100),
         "samples.npz": samples(classes=100, side=112, count=64),
+        "search_path.npz": search_path(side=112),
     }
 
 

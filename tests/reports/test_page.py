@@ -142,15 +142,31 @@ def test_a_missing_part_is_said_to_be_missing(pages: dict[str, Path]):
 
 def test_images_come_without_their_raw_twins_where_none_were_kept(record_of: RecordOf):
     without = {name: array for name, array in samples(side=4).items() if name != "raw"}
-    text = page_of(record_of, whole_run() | {"samples.npz": without})
+    text = page_of(record_of, whole_run() | {"samples.npz": without, "search_path.npz": None})
     assert text.count("<img ") == 48
     assert "Each pair is one image" not in text
 
 
 def test_images_may_come_without_answers(record_of: RecordOf):
     images = {"images": samples(side=4)["images"]}
-    text = page_of(record_of, whole_run(class_names=None) | {"samples.npz": images})
+    files = whole_run(class_names=None) | {"samples.npz": images, "search_path.npz": None}
+    text = page_of(record_of, files)
     assert text.count("<img ") == 48
+
+
+def test_searched_images_are_shown_on_their_way_with_the_class_they_end_as(record_of: RecordOf):
+    text = page_of(record_of, whole_run() | {"samples.npz": None})
+    assert text.count("<img ") == 36
+    columns, _, rows = text.partition('role="rowheader"')
+    assert re.findall(r'role="columnheader">([\d,]+)<', columns) == [
+        "0", "20", "100", "400", "1,000", "2,000",
+    ]  # fmt: skip
+    assert re.findall(r'class="sure">(\d+)', rows)[:6] == ["10", "28", "46", "63", "81", "99"]
+
+
+def test_a_run_that_searched_for_nothing_says_nothing_of_it(record_of: RecordOf):
+    text = page_of(record_of, whole_run() | {"search_path.npz": None})
+    assert "searched images" not in text
 
 
 def test_nameless_classes_are_shown_by_their_index(record_of: RecordOf):

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.reports.conftest import Files, WriteRun, samples, summary, whole_run
+from tests.reports.conftest import Files, WriteRun, samples, search_path, summary, whole_run
 from understudy.reports.record import RunRecord, read_run
 from understudy.run_folder import RunFolderError
 
@@ -21,6 +21,8 @@ def test_every_file_is_read(record_of: RecordOf):
     assert len(record.metrics) == 200
     assert record.samples is not None
     assert record.samples.histogram_count == 4096
+    assert record.search_path is not None
+    assert record.search_path.iterations[-1] == 2000
     assert record.findings is not None
     assert record.findings[0].tag == "predicted"
     assert record.exports is not None
@@ -103,6 +105,30 @@ def test_arrays_that_do_not_fit_are_refused(
 ):
     with pytest.raises(RunFolderError, match=message):
         record_of(whole_run() | {"samples.npz": samples() | {name: array}})
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("images", np.zeros((6, 4, 4, 3), np.uint8), r"images must be uint8 \(points, images"),
+        ("images", np.zeros((6, 6, 4, 4, 3), np.float32), r"images must be uint8"),
+        ("iterations", np.arange(5), r"iterations must be integers \(6,\)"),
+        ("named", np.full(6, 11), r"names 10 classes, search_path.npz has class 11"),
+        ("named", np.full(6, -1), r"named must be a class"),
+        ("sure", np.zeros((6, 5), np.float32), r"sure must be float \(6, 6\)"),
+    ],
+)
+def test_a_way_that_does_not_fit_is_refused(
+    record_of: RecordOf, name: str, array: np.ndarray, message: str
+):
+    with pytest.raises(RunFolderError, match=message):
+        record_of(whole_run() | {"search_path.npz": search_path() | {name: array}})
+
+
+def test_a_way_without_its_counts_is_refused(record_of: RecordOf):
+    part = {"images": search_path()["images"]}
+    with pytest.raises(RunFolderError, match=r"search_path.npz has no iterations, named, sure"):
+        record_of(whole_run() | {"search_path.npz": part})
 
 
 def test_names_and_answers_must_be_of_equally_many_classes(record_of: RecordOf):

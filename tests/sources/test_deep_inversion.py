@@ -14,7 +14,7 @@ from understudy.nets.batchnorm_statistics import (
 )
 from understudy.nets.network import freeze
 from understudy.nets.vit import VisionTransformer
-from understudy.protocols import Batch, OptimisedSource, Source
+from understudy.protocols import Batch, OptimisedSource, SearchingStream, Source
 from understudy.seeding import from_seed
 from understudy.sources.deep_inversion import (
     PUBLISHED,
@@ -185,6 +185,20 @@ def test_images_are_called_by_their_labels_and_nearer_to_the_statistics():
     assert end["recognised"] > start["recognised"] + 0.4
     assert end["feature_distance"] < 0.6 * start["feature_distance"]
     assert end["image_passes"] == 20 * 80
+
+
+def test_the_way_to_a_batch_ends_at_the_batch_and_begins_in_noise():
+    stream = small(iterations=40).open(taught.site(6), taught.teacher(), from_seed(0))
+    assert isinstance(stream, SearchingStream)
+    path = stream.search_path(0, None, (0.0, 0.1, 0.5))
+    assert path.iterations == (0, 4, 20, 40)
+    batch = stream.draw(0, None)
+    assert torch.equal(path.images[-1], batch.images)
+    sure = [
+        taught.teacher()(images).softmax(-1).gather(1, batch.labels[:, None]).mean()
+        for images in path.images
+    ]
+    assert sure[-1] > sure[0] + 0.25
 
 
 def test_facts_are_of_the_images_that_are_handed_out():

@@ -66,6 +66,23 @@ def test_the_first_step_of_adam_goes_by_the_learning_rate_against_the_gradient()
     torch.testing.assert_close(seen[1], seen[0] - 0.25)
 
 
+def test_images_are_kept_on_the_way_and_what_is_found_stays_the_same():
+    def to_middle(images: Tensor, normalised: Tensor) -> Tensor:
+        return images.sub(0.3).square().mean()
+
+    stages = settings(iterations=20, coarse_iterations=8)
+    plain = stages(to_middle, 4, tiny.CONTRACT, from_seed(0))
+    kept = stages(to_middle, 4, tiny.CONTRACT, from_seed(0), keep=(0, 4, 8, 27, 28, 99))
+    assert torch.equal(kept.images, plain.images)
+    assert list(kept.path) == [0, 4, 8, 27]  # of 28: what is left after the last is what is found
+    assert all(images.shape == (4, 1, 8, 8) for images in kept.path.values())
+    start = kept.path[0]  # enlarged from 4 x 4
+    assert torch.equal(start[..., ::2, ::2], start[..., 1::2, 1::2])
+    apart = [images.sub(0.3).abs().mean() for images in kept.path.values()]
+    assert apart == sorted(apart, reverse=True)
+    assert plain.path == {}
+
+
 def test_clamped_iterates_are_images_at_every_step():
     def loss(images: Tensor, normalised: Tensor) -> Tensor:
         seen.append(images.detach().aminmax())

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from understudy.protocols import Tag
 from understudy.reports import facts, figures, pictures, tables
 from understudy.reports.concerns import Limits
-from understudy.reports.record import RunRecord, Samples, Summary, read_run
+from understudy.reports.record import RunRecord, Samples, SearchRecord, Summary, read_run
 from understudy.reports.verdict import judge
 from understudy.run_folder import write_whole
 
@@ -43,6 +44,14 @@ class Card:
     teacher: Answer | None
     student: Answer | None
     agree: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image on its way through a search: the class it ends as, and each point of the way."""
+
+    name: str
+    points: tuple[tuple[str, str], ...]
 
 
 def write_report(run: Path) -> Path:
@@ -74,6 +83,7 @@ def render(record: RunRecord, limits: Limits) -> str:
         headline_facts=facts.headline_facts(record),
         stream_tag=stream_tag,
         **_images(record.samples, _class_names(record)),
+        **_search_path(record.search_path, _class_names(record)),
         **_classes(record.samples, _class_names(record)),
         **_curves(record, stream_tag),
         **_scores(record),
@@ -125,7 +135,7 @@ def _images(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
     return {
         "cards": cards[:shown],
         "folded_cards": cards[shown:],
-        "pixelated": max(samples.images.shape[1:3]) <= 64,
+        "pixelated": _is_small(samples.images),
         "has_raw": samples.raw is not None,
     }
 
@@ -135,7 +145,38 @@ def _answer(answers: Any, place: int, names: Sequence[str]) -> Answer | None:
         return None
     top = int(answers[place].argmax())
     share = float(answers[place][top])
-    return Answer(index=top, name=names[top], share=f"{100 * share:.0f} %")
+    return Answer(index=top, name=names[top], share=_per_cent(share))
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _is_small(images: np.ndarray) -> bool:
+    """Return whether images are enlarged with their pixels seen."""
+    return bool(max(images.shape[-3:-1]) <= 64)
+
+
+def _search_path(search: SearchRecord | None, names: Sequence[str]) -> dict[str, Any]:
+    if search is None:
+        return {"search_rows": [], "search_points": [], "search_pixelated": False}
+    points, count = search.images.shape[:2]
+    flat = search.images.reshape(-1, *search.images.shape[2:])
+    sheet = pictures.contact_sheet(flat, pictures.SHEET_BYTES // 4)
+    rows = []
+    for place in range(count):
+        index = int(search.named[place])
+        shown = [
+            (sheet[at * count + place], _per_cent(float(search.sure[at, place])))
+            for at in range(points)
+        ]
+        name = names[index] if index < len(names) else str(index)
+        rows.append(Row(name=name, points=tuple(shown)))
+    return {
+        "search_rows": rows,
+        "search_points": [figures.count(int(at)) for at in search.iterations],
+        "search_pixelated": _is_small(search.images),
+    }
 
 
 def _classes(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:

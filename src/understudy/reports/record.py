@@ -24,9 +24,9 @@ Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Value = TypeVar("Value")
 
-SAMPLES, FINDINGS = "samples.npz", "findings.json"
+SAMPLES, SEARCH_PATH, FINDINGS = "samples.npz", "search_path.npz", "findings.json"
 EXPORTS, MANIFEST = "exports.json", "manifest.json"
-FILES = (SUMMARY, METRICS, SAMPLES, FINDINGS, EXPORTS, RECIPE, MANIFEST)
+FILES = (SUMMARY, METRICS, SAMPLES, SEARCH_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
 _WAY_OUT = "run the verb again, or remove the file to leave its section out"
 
 
@@ -135,6 +135,22 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """`search_path.npz`: a few images on their way from noise to what a search found.
+
+    Args:
+        iterations: how many had been done at each point.
+        named: the class that the teacher names each image in the end.
+        sure: how sure it was of that at each point.
+    """
+
+    images: UInt8[np.ndarray, "points images height width channels"]
+    iterations: Int[np.ndarray, " points"]
+    named: Int[np.ndarray, " images"]
+    sure: Float[np.ndarray, "points images"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """All that a RUN folder says about itself; None for a file that is not there.
 
@@ -146,6 +162,7 @@ class RunRecord:
     summary: Summary | None = None
     metrics: tuple[Mapping[str, float], ...] | None = None
     samples: Samples | None = None
+    search_path: SearchRecord | None = None
     findings: tuple[SavedFinding, ...] | None = None
     exports: tuple[ExportedForm, ...] | None = None
     recipe: str | None = None
@@ -178,6 +195,7 @@ def read_run(folder: Path) -> RunRecord:
         summary=_read_json(folder / SUMMARY, TypeAdapter(Summary).validate_python),
         metrics=metrics,
         samples=_read_samples(folder / SAMPLES),
+        search_path=_read_search_path(folder / SEARCH_PATH),
         findings=_read_json(
             folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
         ),
@@ -253,6 +271,16 @@ def _metrics_row(path: Path, number: int, line: str) -> Mapping[str, float]:
 
 
 def _read_samples(path: Path) -> Samples | None:
+    arrays = _read_arrays(path)
+    return None if arrays is None else _checked_samples(path, arrays)
+
+
+def _read_search_path(path: Path) -> SearchRecord | None:
+    arrays = _read_arrays(path)
+    return None if arrays is None else _checked_search_path(path, arrays)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     # numpy takes other files for pickles or single arrays; and it leaves a broken one open.
@@ -260,11 +288,10 @@ def _read_samples(path: Path) -> Samples | None:
         raise RunFolderError(f"{path} is not a whole .npz archive; {_WAY_OUT}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunFolderError(f"{path} cannot be read: {reason}; {_WAY_OUT}") from error
-    return _checked_samples(path, arrays)
 
 
 def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
@@ -305,6 +332,27 @@ def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
     )
 
 
+def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> SearchRecord:
+    wanted = ("images", "iterations", "named", "sure")
+    if missing := [name for name in wanted if name not in arrays]:
+        raise RunFolderError(f"{path} has no {', '.join(missing)}; {_WAY_OUT}")
+    images = arrays["images"]
+    if images.ndim != 5:
+        _refuse(path, "images", images, "uint8 (points, images, height, width, channels)")
+    _check_images(path, "images", images.reshape(-1, *images.shape[2:]))
+    points, count = images.shape[:2]
+    for name, kinds, shape in (
+        ("iterations", "iu", (points,)),
+        ("named", "iu", (count,)),
+        ("sure", "f", (points, count)),
+    ):
+        if arrays[name].dtype.kind not in kinds or arrays[name].shape != shape:
+            _refuse(path, name, arrays[name], f"{'float' if kinds == 'f' else 'integers'} {shape}")
+    if arrays["named"].min(initial=0) < 0:
+        _refuse(path, "named", arrays["named"], "a class each, counted from 0")
+    return SearchRecord(**{name: arrays[name] for name in wanted})
+
+
 def _check_images(path: Path, name: str, array: np.ndarray) -> None:
     right = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
     if not right or min(array.shape[1:3]) < 1:
@@ -332,7 +380,15 @@ def _check_counts(summary: Summary, path: Path) -> None:
 def _check_classes(record: RunRecord, folder: Path) -> None:
     """Raise where names and answers are not of equally many classes."""
     names = None if record.summary is None else record.summary.class_names
-    if names is None or record.samples is None:
+    if names is None:
+        return
+    searched = record.search_path
+    if searched is not None and searched.named.max(initial=0) >= len(names):
+        raise RunFolderError(
+            f"{folder}: {SUMMARY} names {len(names)} classes, {SEARCH_PATH} has class "
+            f"{searched.named.max()}; {_WAY_OUT}"
+        )
+    if record.samples is None:
         return
     for array in (record.samples.teacher, record.samples.student, record.samples.histogram):
         if array is not None and array.shape[-1] != len(names):

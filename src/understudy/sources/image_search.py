@@ -11,7 +11,7 @@ pixels of a block get equal gradients, and the noise between them stays.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -39,12 +39,15 @@ class Found(NamedTuple):
         iterations: how many it took, over all stages.
         image_passes: images through the loss, forward and backward as one; coarse ones count by
             their pixels.
+        path: what the images were after so many iterations, where that was asked for; in [0, 1],
+            and as large as those found.
     """
 
     images: Images
     loss: Float[Tensor, ""]
     iterations: int
     image_passes: float
+    path: Mapping[int, Images]
 
 
 def moved(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
@@ -123,12 +126,18 @@ class ImageSearch:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def __call__(
-        self, loss: Loss, num_images: int, contract: InputContract, rng: torch.Generator
+        self,
+        loss: Loss,
+        num_images: int,
+        contract: InputContract,
+        rng: torch.Generator,
+        keep: Collection[int] = (),
     ) -> Found:
         """Return a batch with a small loss.
 
         Args:
             rng: on the device where the images shall be.
+            keep: numbers of iterations after which the images are to be kept as they are.
 
         Raises:
             ValueError: if the loss is not finite.
@@ -142,15 +151,17 @@ class ImageSearch:
         shape = (num_images, contract.channels, *stages[0][0])
         x = torch.randn(shape, generator=rng, device=rng.device)
         iterations, passes = 0, 0.0
+        path: dict[int, Images] = {}
         for stage, (size, at_most, jitter) in enumerate(stages):
             if tuple(x.shape[2:]) != size:
                 x = F.interpolate(x, size=size, mode="nearest")
             descent = _Descent(self, contract, x, at_most, jitter, child(rng, "moves", stage))
-            x, smallest, taken = descent.run(loss)
+            x, smallest, taken = descent.run(loss, {at - iterations for at in keep})
+            for at, iterate in descent.path.items():
+                path[iterations + at] = descent.shown(iterate, contract)
             iterations += taken
             passes += num_images * taken * (size[0] * size[1]) / (height * width)
-        images = (x * descent.std + descent.mean).clamp(0, 1)
-        return Found(images, smallest, iterations, passes)
+        return Found(descent.shown(x, contract), smallest, iterations, passes, path)
 
 
 class _Descent:
@@ -173,9 +184,20 @@ class _Descent:
         shifts = torch.randint(-jitter, jitter + 1, (iterations, 2), generator=rng)
         self._shifts: list[tuple[int, int]] = [(row, column) for row, column in shifts.tolist()]
         self._mirrored = (torch.rand(iterations, generator=rng) < settings.flip).tolist()
+        self.path: dict[int, Tensor] = {}
 
-    def run(self, loss: Loss) -> tuple[Tensor, Tensor, int]:
-        """Return the best iterate, its loss, and the number of iterations."""
+    def shown(self, x: Tensor, contract: InputContract) -> Images:
+        """Return an iterate as images of the full size."""
+        images = (x * self.std + self.mean).clamp(0, 1)
+        if tuple(images.shape[2:]) == contract.size:
+            return images
+        return F.interpolate(images, size=contract.size, mode="nearest")
+
+    def run(self, loss: Loss, keep: Collection[int] = ()) -> tuple[Tensor, Tensor, int]:
+        """Return the best iterate, its loss, and the number of iterations.
+
+        `path` then holds the iterates after so many iterations as `keep` has.
+        """
         settings = self._settings
         x = self._start.clone().requires_grad_()
         low, high = -self.mean / self.std, (1 - self.mean) / self.std
@@ -183,6 +205,8 @@ class _Descent:
         best, smallest = self._start, torch.full((), torch.inf, device=x.device)
         looked_at, taken = math.inf, 0
         for i, shift in enumerate(self._shifts):
+            if i in keep:
+                self.path[i] = x.detach().clone()
             adam.param_groups[0]["lr"] = settings.rate_at(i, self._iterations)
             with torch.enable_grad():
                 images = x * self.std + self.mean

@@ -6,7 +6,7 @@ judged by once it is finished, clipped to [0, 1]: whether the teacher calls the 
 labels, and how far their statistics are from those known.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -28,9 +28,9 @@ from understudy.nets.batchnorm_statistics import (
     normalising_layers,
     stored_statistics,
 )
-from understudy.protocols import Batch, Site, image_batch
+from understudy.protocols import Batch, SearchPath, Site, image_batch
 from understudy.seeding import child
-from understudy.sources.image_search import Images, ImageSearch
+from understudy.sources.image_search import Found, Images, ImageSearch
 
 Labels = Literal["balanced", "random"]
 # Images at once when statistics are measured.
@@ -121,19 +121,9 @@ class InvertedStream:
         self._teacher, self._known, self._history = teacher, known, history
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        site = self._site
-        labels = self._choose(step).to(site.device)
-        rng = child(self._rng, "noise", site.split, site.rank, step, device=site.device)
-        measure = self._losses(labels, student)
+        labels = self._choose(step).to(self._site.device)
         with MomentsRecorder(self._teacher, self._known) as recorder:
-
-            def loss(images: Tensor, normalised: Tensor) -> Tensor:
-                logits, moments = self._ask(images, recorder)
-                if self._history is not None:
-                    moments = self._history.joined(moments)
-                return measure(Seen(normalised, images, logits, moments))
-
-            found = self._search(loss, site.batch_size, site.contract, rng)
+            found = self._find(step, student, labels, recorder)
             with torch.no_grad():
                 logits, moments = self._ask(found.images, recorder)
         facts = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
@@ -146,6 +136,21 @@ class InvertedStream:
         facts["recognised"] = (logits.argmax(-1) == labels).float().mean()
         return image_batch(found.images, labels=labels, facts=facts)
 
+    def search_path(
+        self, step: int, student: nn.Module | None, shares: Sequence[float]
+    ) -> SearchPath:
+        """Return the batch of this step after these shares of the search, and what it handed out.
+
+        A search that stopped before a share of it was done has nothing to show there.
+        """
+        labels = self._choose(step).to(self._site.device)
+        planned = self._search.iterations + self._search.coarse_iterations
+        keep = {round(share * planned) for share in shares}
+        with MomentsRecorder(self._teacher, self._known) as recorder:
+            found = self._find(step, student, labels, recorder, keep)
+        shown = {**found.path, found.iterations: found.images}
+        return SearchPath(images=tuple(shown.values()), iterations=tuple(shown))
+
     def state_dict(self) -> dict[str, Any]:
         return {} if self._history is None else self._history.state_dict()
 
@@ -154,6 +159,26 @@ class InvertedStream:
             self._history.load_state_dict(state)
         elif state:
             raise ValueError(f"an inverting stream has no state, got {sorted(state)}")
+
+    def _find(
+        self,
+        step: int,
+        student: nn.Module | None,
+        labels: Tensor,
+        recorder: MomentsRecorder,
+        keep: Collection[int] = (),
+    ) -> Found:
+        site = self._site
+        rng = child(self._rng, "noise", site.split, site.rank, step, device=site.device)
+        measure = self._losses(labels, student)
+
+        def loss(images: Tensor, normalised: Tensor) -> Tensor:
+            logits, moments = self._ask(images, recorder)
+            if self._history is not None:
+                moments = self._history.joined(moments)
+            return measure(Seen(normalised, images, logits, moments))
+
+        return self._search(loss, site.batch_size, site.contract, rng, keep)
 
     def _ask(
         self, images: Tensor, recorder: MomentsRecorder

@@ -87,7 +87,7 @@ def distill(
         budget: seconds, in place of steps.
         set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
         allow_code: files whose code a recipe may run.
-        audit: whether the transfer set is scored for the report.
+        audit: whether the transfer set is scored, or its search followed, for the report.
     """
     networks: dict[str, Network[Any]] = {}
     if recipe is not None:
