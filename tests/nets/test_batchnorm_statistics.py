@@ -38,6 +38,19 @@ def one(value: float) -> Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (5, 3, 4), (4, 3, 2, 2)])
+def test_gradients_of_the_moments_are_those_of_finite_differences(shape):
+    assert torch.autograd.gradcheck(batch_moments, numbers(*shape).requires_grad_())
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_the_moments_lie_in_memory_as_the_values_do(order):
+    values = numbers(4, 3, 5, 5).contiguous(memory_format=order).requires_grad_()
+    moments = batch_moments(values)
+    (gradient,) = torch.autograd.grad(moments.mean.sum() + moments.variance.sum(), values)
+    assert gradient.stride() == values.stride()
+
+
 def test_moments_and_the_feature_loss_of_a_range_by_hand():
     moments = batch_moments(torch.arange(16.0).view(2, 2, 2, 2))
     assert moments.mean.tolist() == [5.5, 9.5]
