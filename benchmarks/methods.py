@@ -1,0 +1,225 @@
+"""The published methods that make images from a teacher, as arms of a table.
+
+Each has its own objective, optimizer and settings; beside it stands the same without the term that
+defines it. What a table chooses for its images and its time (widths, iterations, paces) is a
+`Scale`. A run at equal teacher passes, or at equal time, is as long as its cost in another run
+says.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from experiments import Arm, Setting, Table, run_arm
+from understudy import catalogue
+from understudy.data.datasets import Dataset
+from understudy.fit import FitSettings
+from understudy.nets.network import Network
+from understudy.objectives.logit_l1 import LogitL1
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.protocols import Source
+from understudy.recipe import Stage, replace_fields
+from understudy.sources.augmentation import Augmentation, Augmented
+from understudy.sources.noise import Noise
+
+# Of the student; less is no training.
+_FEWEST = 50
+
+_SGD = FitSettings(nesterov=False, warmup=0.0)
+_GAME = Stage(source=Noise(), objective=LogitL1(), fit=_SGD)
+_ADAM = FitSettings(optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, warmup=0.0)
+_TRAINED = Stage(source=Noise(), objective=SoftTargets(temperature=10.0), fit=_ADAM)
+_INVERTED = Stage(source=Noise(), objective=SoftTargets(temperature=3.0), fit=_SGD)
+_FAST = Stage(
+    source=Noise(), objective=SoftTargets(temperature=20.0), fit=replace(_SGD, weight_decay=1e-4)
+)
+_STEPS = {
+    2: {"inner_steps": "2", "learning_rate": "0.005", "code_learning_rate": "0.015"},
+    5: {"inner_steps": "5", "learning_rate": "0.003", "code_learning_rate": "0.01"},
+    10: {"inner_steps": "10", "learning_rate": "0.002", "code_learning_rate": "0.01"},
+}
+_NAYER = {
+    "inner_steps": "10",
+    "noisy_layer": "true",
+    "mode": "continue",
+    "generator.latent": "1000",
+    "learning_rate": "0.004",
+    "code_learning_rate": "0.004",
+    "renew_every": "20",
+    "renew": "whole",
+}
+_NEVER = "1000000000"
+
+Fields = Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a table chooses for its images and its time.
+
+    Args:
+        width: of the generators; the published one is 64.
+        batch_size: of the student, and of RDSKD's generator.
+        inversion: fields of deep inversion.
+        competition: weight of the student's disagreement in the adaptive one.
+        search: fields of the searches that have no settings of their own.
+        game: fields of RDSKD.
+        views: fields of fast-meta's views.
+        pools: pace of the pool around what is kept, by kind of source, or by "".
+        shown: how images of a pool are changed before they are shown; None leaves them.
+    """
+
+    width: int
+    batch_size: int
+    inversion: Fields = field(default_factory=dict)
+    competition: float = 10.0
+    search: Fields = field(default_factory=dict)
+    game: Fields = field(default_factory=dict)
+    views: Fields = field(default_factory=dict)
+    pools: Mapping[str, Fields]
+    shown: Augmentation | None = None
+
+
+def method_arms(scale: Scale) -> list[Arm]:
+    """Return every method, and every one without the term that defines it."""
+    inverted = dict(scale.inversion)
+    wide = {"generator.width": str(scale.width)}
+    batch = str(scale.batch_size)
+    game = {**wide, "generator.latent": "100", "generator_batch": batch, **scale.game}
+    fast = {**wide, **scale.views}
+    search = dict(scale.search)
+    adaptive = {**inverted, "competition": str(scale.competition)}
+    # name: stage around it, kind of source, its fields.
+    kept: dict[str, tuple[Stage, str, Fields]] = {
+        "DeepInversion": (_INVERTED, "deep-inversion", inverted),
+        "DeepInversion without features": (
+            _INVERTED,
+            "deep-inversion",
+            {**inverted, "features": "0"},
+        ),
+        "Adaptive DeepInversion": (_INVERTED, "deep-inversion", adaptive),
+        "inceptionism": (_INVERTED, "inceptionism", search),
+        "inceptionism without prior": (_INVERTED, "inceptionism", {**search, "smoothness": "0"}),
+        "BN statistics": (_INVERTED, "batch-norm-statistics", search),
+        "BN statistics and labels": (
+            _INVERTED,
+            "batch-norm-statistics",
+            {**search, "cross_entropy": "1"},
+        ),
+        **{f"fast-{k}": (_FAST, "fast-meta", {**fast, **steps}) for k, steps in _STEPS.items()},
+        "fast-5 with fresh generator": (_FAST, "fast-meta", {**fast, "mode": "fresh"}),
+        "fast-5 without adversary": (_FAST, "fast-meta", {**fast, "adversarial": "0"}),
+        "fast-5 without history": (_FAST, "fast-meta", {**fast, "momentum": "0"}),
+        "NAYER-10": (_FAST, "fast-meta", {**fast, **_NAYER}),
+    }
+    shown_once: dict[str, tuple[Stage, str, Fields]] = {
+        "DFAD": (_GAME, "dfad", wide),
+        "DFAD with frozen generator": (_GAME, "dfad", {**wide, "imitation_steps": _NEVER}),
+        "RDSKD": (_TRAINED, "rdskd", game),
+        "RDSKD without diversity": (
+            _TRAINED,
+            "rdskd",
+            {**game, "class_diversity": "0", "sample_diversity": "0"},
+        ),
+        "RDSKD without diversity of images": (_TRAINED, "rdskd", {**game, "sample_diversity": "0"}),
+        "RDSKD without penalty": (_TRAINED, "rdskd", {**game, "combination": "sum"}),
+        "RDSKD with 2400 steps": (_TRAINED, "rdskd", {**game, "generator_steps": "2400"}),
+    }
+    pooled = [
+        Arm(name=name, stage=replace(stage, source=pool(kind, source(kind, fields), scale)))
+        for name, (stage, kind, fields) in kept.items()
+    ]
+    drawn = [
+        Arm(name=name, stage=replace(stage, source=source(kind, fields)))
+        for name, (stage, kind, fields) in shown_once.items()
+    ]
+    return [*pooled, *drawn]
+
+
+def source(kind: str, fields: Fields) -> Source:
+    """Return a source of the catalogue with fields replaced."""
+    made: Source = replace_fields(catalogue.settings_of("source", kind)(), fields)
+    return made
+
+
+def pool(kind: str, made: Source, scale: Scale) -> Source:
+    """Return a source inside of a pool, at the pace of its kind."""
+    around: Any = catalogue.settings_of("source", "replay")(source=made)
+    pace = scale.pools.get(kind, scale.pools[""])
+    around = replace_fields(around, {f"replay.{name}": value for name, value in pace.items()})
+    return around if scale.shown is None else Augmented(source=around, augmentation=scale.shown)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long runs are that are held against each other."""
+
+    amount: float
+    unit: Literal["steps", "seconds", "passes"]
+
+    def __str__(self) -> str:
+        return f"{self.amount:.0f} {self.unit}"
+
+
+def affordable_steps(row: Mapping[str, Any], cost: str, budget: float) -> int:
+    """Return how many steps cost `budget`, on a line through the curve of a row; 0 if none does.
+
+    Args:
+        cost: "passes" or "seconds", as the points of the curve have them.
+    """
+    first, last = row["curve"][0], row["curve"][-1]
+    each = (last[cost] - first[cost]) / (last["step"] - first["step"])
+    opening = last[cost] - each * last["step"]
+    return max(0, int((budget - opening) / each))
+
+
+def fill(
+    table: Table,
+    arms: Sequence[Arm],
+    setting: Setting,
+    networks: tuple[Network, Dataset],
+    seed: int,
+    base: Length,
+    asked: Length,
+) -> None:
+    """Add the rows of a seed that are not there yet.
+
+    Args:
+        networks: the teacher, and the data to judge by.
+        base: of the runs that tell what others cost; in steps or seconds.
+    """
+    for arm in arms:
+        if table.has(arm=arm.name, seed=seed, at=str(asked)):
+            continue
+        if not table.has(arm=arm.name, seed=seed, at=str(base)):
+            known = {"steps": int(base.amount)} if base.unit == "steps" else {}
+            length: Any = known or {"seconds": base.amount}
+            add_row(table, arm, setting, networks, seed, base, **length)
+        if asked == base:
+            continue
+        key = (arm.name, seed, str(base))
+        row = next(row for row in table.rows if (row["arm"], row["seed"], row["at"]) == key)
+        steps = affordable_steps(row, asked.unit, asked.amount)
+        if steps < _FEWEST:
+            print(f"{asked} {arm.name} seed {seed}: too dear, {steps} steps are left of it")
+            continue
+        add_row(table, arm, setting, networks, seed, asked, steps=steps)
+
+
+def add_row(
+    table: Table,
+    arm: Arm,
+    setting: Setting,
+    networks: tuple[Network, Dataset],
+    seed: int,
+    at: Length,
+    **length: Any,
+) -> None:
+    row = run_arm(arm, setting, *networks, seed=seed, **length)
+    table.add({"at": str(at), **row}, ("at", "arm"))
+    passes = row["teacher_forwards"] + row["teacher_backwards"]
+    print(
+        f"{at} {arm.name} seed {seed}: {row['accuracy']:.2%}, {row['steps']} steps, "
+        f"{passes / 1e6:.2f} M passes, {row['seconds']:.0f} s",
+        flush=True,
+    )
