@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from understudy.objectives.continual import Continual, new_class_loss
+from understudy.objectives.continual import Continual, new_class_loss, no_new_class
 from understudy.objectives.soft_targets import soft_target_loss
 from understudy.protocols import Trace, image_batch
 from understudy.seeding import from_seed
@@ -47,6 +47,34 @@ def test_labels_over_new_classes_do_not_touch_the_old_logits():
     assert student.grad[:, :3].abs().max() == 0
     assert student.grad[:3, 3:].abs().min() > 0
     assert student.grad[3:].abs().max() == 0
+
+
+def test_rehearsal_and_separation_are_the_answer_with_nothing_for_new_classes():
+    found = terms(STUDENT, Continual())
+    old, ours = OLD[3:].float().softmax(1), STUDENT[3:].float().log_softmax(1)
+    whole = sum(
+        float(old[i, c] * (old[i, c].log() - ours[i, c])) for i in range(3) for c in range(3)
+    )
+    together = found["rehearsal"] + found["separation"]
+    assert together.item() == pytest.approx(whole / 3, rel=1e-5)
+
+
+def test_separation_lowers_new_logits_of_transfer_images_and_touches_no_labelled_one():
+    student = STUDENT.clone().requires_grad_()
+    terms(student, Continual())["separation"].backward()
+    assert student.grad[3:, 3:].min() > 0
+    assert student.grad[3:, :3].max() < 0
+    assert student.grad[:3].abs().max() == 0
+
+
+def test_an_answer_of_equal_logits_gives_the_old_classes_their_number():
+    assert no_new_class(torch.zeros(1, 8), 2).item() == pytest.approx(math.log(4.0))
+
+
+def test_without_separation_the_new_logits_of_transfer_images_are_free():
+    student = STUDENT.clone().requires_grad_()
+    sum(terms(student, Continual(separation=0.0)).values()).backward()
+    assert student.grad[3:, 3:].abs().max() == 0
 
 
 def test_two_new_classes_by_hand():

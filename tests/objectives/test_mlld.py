@@ -34,7 +34,9 @@ def test_a_teacher_that_is_sure_weighs_the_same_in_batches_of_any_size_and_of_an
         nothing = Trace(output=torch.zeros_like(sure))
         batch = image_batch(torch.zeros(samples, 1, 1, 1))
         made = Mlld(images_per_class=1.0)(nothing, Trace(output=sure), batch)
-        return [made[name].item() * classes / (classes - 1) for name in ("mlld_batch", "mlld_class")]
+        return [
+            made[name].item() * classes / (classes - 1) for name in ("mlld_batch", "mlld_class")
+        ]
 
     for samples, classes in ((10, 10), (40, 10), (40, 20)):
         assert terms(samples, classes) == pytest.approx([1.0, 1.0], rel=1e-5)

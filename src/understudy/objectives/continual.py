@@ -6,9 +6,13 @@ images x^ have the label -1:
 
     L = CE(y_k, softmax(z(x_k)))
         + lwf KL(softmax(v(x_k)) || softmax(z_o(x_k)))
-        + rehearsal KL(softmax(v(x^)) || softmax(z_o(x^))),
+        + rehearsal KL(softmax(v(x^)) || softmax(z_o(x^)))
+        + separation -log sum_{c in C_o} softmax(z(x^))_c,
 
-each a mean over its own images. lwf = rehearsal = 0 is plain fine-tuning, rehearsal = 0 alone is
+each a mean over its own images. The last term is ours: softmax(z_o) leaves the new logits of a
+transfer image free, and with labels that name new classes only, all images end there. At weights
+of 1 the last two terms are KL(v's answer with nothing for C_k || softmax(z)) over all classes.
+lwf = rehearsal = 0 is plain fine-tuning, rehearsal = 0 alone is
 learning without forgetting (Li, Hoiem, arXiv:1606.09282). With over = "new" the cross-entropy
 compares new classes only: where transfer images look synthetic, labels over all classes teach to
 tell synthetic from real in place of old from new (Smith et al., arXiv:2106.09701).
@@ -58,18 +62,25 @@ def new_class_loss(
     return F.cross_entropy(logits[:, num_old:], shifted, reduction="none", ignore_index=UNLABELLED)
 
 
+def no_new_class(logits: Float[Tensor, "batch classes"], num_old: int) -> Float[Tensor, " batch"]:
+    """Return minus the log of what an answer gives to the first `num_old` classes together."""
+    return logits.logsumexp(1) - logits[:, :num_old].logsumexp(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Continual:
     """Objective: new classes from labels, old ones from the old network.
 
     Args:
-        rehearsal: weight of the old network's answers on transfer images.
+        rehearsal: weight of the old network's answers on transfer images; 0 takes separation along.
+        separation: weight, times `rehearsal`, of transfer images being of no new class.
         lwf: weight of its answers on new images.
         over: which classes the labels are told from, "all" or "new".
         temperature: of both KLs.
     """
 
     rehearsal: float = 1.0
+    separation: float = 1.0
     lwf: float = 1.0
     over: Literal["all", "new"] = "all"
     temperature: float = 1.0
@@ -77,7 +88,7 @@ class Continual:
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
         one_of("over", self.over, ("all", "new"))
-        for name in ("rehearsal", "lwf"):
+        for name in ("rehearsal", "separation", "lwf"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -95,4 +106,7 @@ class Continual:
             terms["lwf"] = self.lwf * mean_over(taught, labelled)
         if self.rehearsal > 0:
             terms["rehearsal"] = self.rehearsal * mean_over(taught, ~labelled)
+        if self.rehearsal * self.separation > 0:
+            weight = self.rehearsal * self.separation
+            terms["separation"] = weight * mean_over(no_new_class(logits, num_old), ~labelled)
         return terms

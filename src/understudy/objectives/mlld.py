@@ -9,9 +9,9 @@ the samples of a batch: their losses are scalars. For a teacher that is sure of 
 each class equally often, || P P^T ||^2 / B is n and || P^T P ||^2 / C is n^2: batches of 128 images
 of ten classes would weigh classes 400 times as much as the paper's 64 images of a hundred. Where n
 is the paper's N, the terms are the paper's.
-Differs from the paper: the two terms follow the batch; one view of an image; no confidence masks (in
-the published code they scale whole terms by about a half); weights of 1, where that code has 0.9 of
-each temperature's terms to 0.1 of the labels.
+Differs from the paper: the two terms follow the batch; one view of an image; no confidence masks
+(in the published code they scale whole terms by about a half); weights of 1, where that code has
+0.9 of each temperature's terms to 0.1 of the labels.
 """
 
 from collections.abc import Callable
