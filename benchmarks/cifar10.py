@@ -1,8 +1,9 @@
 """What is each part of the shader recipe worth on CIFAR-10, against noise, leaves and real images?
 
-Teacher: the public ResNet-20 (81.0 % on the JPEG test split). Student: ResNet-8, from scratch. Arms
-run at equal steps and at equal time of the one thread that each has; the arms that carry the claim
-over three seeds, the others once, marked by their count.
+Teacher: the public ResNet-20 (81.0 % on the JPEG test split). Student: ResNet-8, from scratch; or,
+with --pair, the public ResNet-56 (83.2 %) and a ResNet-20, in a table of their own. Arms run at
+equal steps and at equal time of the one thread that each has; the arms that carry the claim over
+three seeds, the others once, marked by their count.
 
     UNDERSTUDY_DATA=... python benchmarks/cifar10.py --at steps --seeds 0 1 2 --arms full noise ...
 """
@@ -23,6 +24,8 @@ from understudy.sources.noise import Noise
 from understudy.sources.surrogate import Surrogate
 
 STEPS, SECONDS = 1500, 300.0
+PAIRS = {"resnet20 -> resnet8": "cifar10", "resnet56 -> resnet20": "cifar10_resnet56"}
+CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 BATCH, POOL = 128, 20_000
 CLOCK = "the wall's for rows at equal steps, beside other work; the processor's at equal time"
 
@@ -42,11 +45,11 @@ def arms() -> dict[str, Arm]:
     return {arm.name: arm for arm in made}
 
 
-def public_teacher() -> tuple[NetworkRef, Network]:
-    """Return the public ResNet-20 and how it is named."""
+def public_teacher(name: str = "resnet20") -> tuple[NetworkRef, Network]:
+    """Return a public network and how it is named."""
     reference = NetworkRef(
-        ref="builtin/resnet20",
-        weights=str(data_folder() / "cifar10-resnet" / "resnet20-12fca82f.th"),
+        ref=f"builtin/{name}",
+        weights=str(data_folder() / "cifar10-resnet" / CHECKPOINTS[name]),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         classes=10,
@@ -60,21 +63,23 @@ def main() -> None:
     parser.add_argument("--at", choices=("steps", "seconds"), default="steps")
     parser.add_argument("--arms", nargs="+", choices=known, default=list(known))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--name", default="cifar10", help="of the results file")
+    parser.add_argument("--pair", choices=PAIRS, default=next(iter(PAIRS)))
+    parser.add_argument("--name", help="of the results file, in place of the pair's")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    reference, teacher = public_teacher()
+    of_teacher, of_student = given.pair.split(" -> ")
+    reference, teacher = public_teacher(of_teacher)
     setting = Setting(
         teacher=reference,
-        student="builtin/resnet8",
+        student=f"builtin/{of_student}",
         batch_size=BATCH,
         assignments={"pool_size": str(POOL)},
     )
     test = open_data(cifar10_folder(), teacher.contract, split="test")
-    told = {"pair": "resnet20 -> resnet8", "batch_size": BATCH, "pool_size": POOL, "clock": CLOCK}
-    table = Table(given.name, __doc__.splitlines()[0], told)
+    told = {"pair": given.pair, "batch_size": BATCH, "pool_size": POOL, "clock": CLOCK}
+    table = Table(given.name or PAIRS[given.pair], __doc__.splitlines()[0], told)
     length = given.steps if given.at == "steps" else given.seconds
     for seed in given.seeds:
         for name in given.arms:
