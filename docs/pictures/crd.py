@@ -8,8 +8,8 @@ from understudy.protocols import image_batch
 
 
 def main() -> None:
-    teacher, student, images, _ = digits_pair()
-    batch = image_batch(images, index=torch.arange(len(images)))
+    teacher, student, images, labels = digits_pair()
+    batch = image_batch(images, labels=labels, index=torch.arange(len(images)))
     with picture("crd", 210) as figure:
         axes = figure.subplots(1, 2, sharex=True)
         for part, steps in zip(axes, (1, 200), strict=True):

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.objectives.features import BATCH, IMAGES, asked, built, opened
-from understudy.objectives.crd import Banks, Crd, contrastive_loss
-from understudy.protocols import Trace, image_batch
+from tests.objectives.features import BATCH, asked, built, opened
+from understudy.objectives.crd import Banks, Crd, contrastive_loss, negative_counts
+from understudy.protocols import Trace
 
 SMALL = Crd(num_negatives=16, dim=8)
 
@@ -15,13 +15,13 @@ SMALL = Crd(num_negatives=16, dim=8)
 def test_it_agrees_with_a_loop_over_negatives():
     own = torch.tensor([0.3, 0.1], dtype=torch.float64)
     others = torch.tensor([[0.2, 0.05, 0.4], [0.1, 0.2, 0.3]], dtype=torch.float64)
-    counted = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    counted = torch.tensor([[2.0, 0.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
     noise = 3 / 10
     for i in range(2):
         expected = -math.log(own[i] / (own[i] + noise + 1e-7))
         for j in range(3):
-            if counted[i, j]:
-                expected -= math.log(noise / (others[i, j] + noise + 1e-7))
+            refused = math.log(noise / (others[i, j] + noise + 1e-7))
+            expected -= counted[i, j] * refused
         loss = contrastive_loss(own, others, counted, 10)[i].item()
         assert loss == pytest.approx(expected)
 
@@ -34,15 +34,46 @@ def test_the_loss_is_smallest_where_positives_are_near_and_negatives_far():
     assert right < contrastive_loss(near, near.expand(1, 4), counted, 4)
 
 
+def test_negatives_are_of_other_classes_and_k_in_all():
+    drawn, items = torch.tensor([3, 1, 2]), torch.tensor([0, 1, 1])
+    other = items != torch.tensor([0, 1, 2])[:, None]
+    counted = negative_counts(drawn, other, 6)
+    assert counted.tolist() == [[0.0, 2.0, 4.0], [6.0, 0.0, 0.0], [3.0, 1.0, 2.0]]
+
+
+def test_without_a_negative_nothing_is_asked_of_the_positive():
+    scores = torch.tensor([0.3])
+    loss = contrastive_loss(scores, torch.ones(1, 4), torch.zeros(1, 4), 4)
+    assert loss.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_an_item_that_was_drawn_twice_counts_as_two():
+    own, others = torch.tensor([0.3]), torch.tensor([[0.2, 0.05]])
+    twice = contrastive_loss(own, others, torch.tensor([[2.0, 1.0]]), 10)
+    listed = contrastive_loss(own, others[:, [0, 0, 1]], torch.ones(1, 3), 10)
+    torch.testing.assert_close(twice, listed)
+
+
+def test_images_of_one_class_are_pulled_apart_by_relaxed_negatives_only():
+    """All six of one class: no negative is of another, so there is nothing to learn."""
+    student, teacher = built("resnet8", 1).eval(), built("vgg8")
+    alike = dataclasses.replace(BATCH, labels=torch.zeros(6, dtype=torch.int64))
+    exact = opened(SMALL, student, teacher)
+    assert asked(exact, student, teacher, alike)["crd"].item() == pytest.approx(0.0, abs=1e-4)
+    relaxed = opened(dataclasses.replace(SMALL, negatives="other-items"), student, teacher)
+    assert asked(relaxed, student, teacher, alike)["crd"].item() > 1
+
+
 def test_a_bank_takes_new_items_as_they_are_and_moves_the_others():
     banks = Banks(2, 0.5, torch.device("cpu"))
     right, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    banks.admit(torch.tensor([3]), right, right)
-    assert banks.seen.tolist() == [False, False, False, True]
+    banks.admit(torch.tensor([3]), torch.tensor([7]), right, right)
+    assert banks.seen.tolist() == [3]
+    assert banks.classes[3] == 7
     banks.move(torch.tensor([3]), up, right)
     torch.testing.assert_close(banks.student[3], F.normalize(torch.ones(1, 2))[0])
     assert banks.teacher[3].tolist() == [1.0, 0.0]
-    banks.admit(torch.tensor([3]), up, up)
+    banks.admit(torch.tensor([3]), torch.tensor([7]), up, up)
     assert banks.teacher[3].tolist() == [1.0, 0.0]
 
 
@@ -62,7 +93,7 @@ def test_it_goes_on_from_its_state_with_the_same_bits():
     asked(one, student, teacher)
     again = opened(SMALL, student, teacher, seed=0)
     again.load_state_dict(one.state_dict())
-    later = image_batch(IMAGES, index=torch.arange(4, 10))
+    later = dataclasses.replace(BATCH, index=torch.arange(4, 10))
     expected = asked(one, student, teacher, later)["crd"]
     assert torch.equal(asked(again, student, teacher, later)["crd"], expected)
 

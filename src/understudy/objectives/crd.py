@@ -8,24 +8,28 @@ P(a, b) = exp(<a, b> / tau) / Z,
 K negatives, N items in the banks. Z is N times the mean of exp(<a, b> / tau) over the first batch,
 for each side. Banks move: B_i <- unit(m B_i + (1 - m) b). The loss is a scalar of the batch and the
 banks; it needs a fixed set, whose items are known by `Batch.index`.
-Differs from the paper: the negatives of a step are shared by its batch (memory K x dim and not
-batch x K x dim); an item enters the banks when it is first seen, and only such items are negatives,
-so N grows over the first epoch; negatives are of any class but never the item itself.
+
+Negatives are items of other classes, as the paper's main experiments have them. One draw of K items
+serves the whole batch; those of a sample's own class are left out, and the others count more in
+return, K in all.
+Differs from the paper: the shared draw (memory K x dim and not batch x K x dim); an item enters the
+banks when it is first seen, and only such items are negatives, so N grows over the first epoch.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from understudy.cards import Card
-from understudy.checks import positive, share
+from understudy.checks import one_of, positive, share
 from understudy.nets.adapters import linear_adapter
 from understudy.nets.taps import device_of
+from understudy.objectives.hard_labels import Whose, class_labels
 from understudy.objectives.pairing import FEATURES, Layers, Pairing, pair_layers
 from understudy.protocols import Batch, Terms, Trace
 from understudy.seeding import child
@@ -39,7 +43,9 @@ CARD = Card(
         "ImageNet top-1, ResNet-34 -> ResNet-18": 71.17,
     },
 )
+Negatives = Literal["other-classes", "other-items"]
 _EPS = 1e-7
+_UNSEEN = -1
 
 
 def contrastive_loss(
@@ -52,16 +58,32 @@ def contrastive_loss(
 
     Args:
         positive_scores: P of each sample with itself.
-        counted: 1 where the negative is another item than the sample, else 0.
+        counted: how often each negative counts, K in all; 0 where it is none of the sample's.
     """
-    noise = negative_scores.shape[1] / num_items
+    # Where there is no negative at all, 0 counts of a finite number.
+    noise = (counted.sum(1) / num_items).clamp(min=_EPS)
     found = (positive_scores / (positive_scores + noise + _EPS)).log()
-    refused = (noise / (negative_scores + noise + _EPS)).log()
+    refused = (noise[:, None] / (negative_scores + noise[:, None] + _EPS)).log()
     return -found - (counted * refused).sum(1)
 
 
+def negative_counts(
+    drawn: Int[Tensor, " negatives"],
+    other: Bool[Tensor, "batch negatives"],
+    num_negatives: int,
+) -> Float[Tensor, "batch negatives"]:
+    """Return how often each item of a shared draw counts for each sample: K in all, or never.
+
+    Args:
+        drawn: how often each item was drawn.
+        other: whether it is a negative of the sample.
+    """
+    counted = drawn * other
+    return num_negatives * counted / counted.sum(1, keepdim=True).clamp(min=1)
+
+
 class Banks:
-    """The last embeddings of student and teacher by item, and what scales their products.
+    """The last embeddings of student and teacher by item, its class, and what scales products.
 
     Args:
         momentum: share of the old embedding that stays.
@@ -71,23 +93,35 @@ class Banks:
         self._momentum = momentum
         self.student = torch.zeros(0, dim, device=device)
         self.teacher = torch.zeros(0, dim, device=device)
-        self.seen = torch.zeros(0, dtype=torch.bool, device=device)
+        # Of every item, or _UNSEEN.
+        self.classes = torch.zeros(0, dtype=torch.int64, device=device)
         # Mean of exp(<a, b> / tau), by side; 0 until the first batch was compared.
         self.scale = torch.zeros(2, device=device)
 
-    def admit(self, index: Int[Tensor, " batch"], student: Tensor, teacher: Tensor) -> None:
+    @property
+    def seen(self) -> Int[Tensor, " items"]:
+        """The items that have a place."""
+        return (self.classes != _UNSEEN).nonzero()[:, 0]
+
+    def admit(
+        self,
+        index: Int[Tensor, " batch"],
+        classes: Int[Tensor, " batch"],
+        student: Tensor,
+        teacher: Tensor,
+    ) -> None:
         """Give a place to the items that were never seen."""
-        missing = int(index.max()) + 1 - len(self.seen)
+        missing = int(index.max()) + 1 - len(self.classes)
         if missing > 0:
             rows = self.student.new_zeros(missing, self.student.shape[1])
             self.student, self.teacher = (
                 torch.cat((bank, rows)) for bank in (self.student, self.teacher)
             )
-            self.seen = torch.cat((self.seen, self.seen.new_zeros(missing)))
-        new = ~self.seen[index]
+            self.classes = torch.cat((self.classes, self.classes.new_full((missing,), _UNSEEN)))
+        new = self.classes[index] == _UNSEEN
         self.student[index[new]] = student[new]
         self.teacher[index[new]] = teacher[new]
-        self.seen[index] = True
+        self.classes[index] = classes
 
     def move(self, index: Int[Tensor, " batch"], student: Tensor, teacher: Tensor) -> None:
         """Move the embeddings of these items towards the new ones."""
@@ -96,7 +130,7 @@ class Banks:
             bank[index] = F.normalize(mixed)
 
     def state_dict(self) -> dict[str, Tensor]:
-        names = ("student", "teacher", "seen", "scale")
+        names = ("student", "teacher", "classes", "scale")
         return {name: getattr(self, name).clone() for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -114,6 +148,8 @@ class Crd:
         temperature: tau, by which products of embeddings are divided.
         momentum: share of an item's old embedding that stays in the banks.
         dim: of the embeddings.
+        negatives: items of other classes, as published, or any other items.
+        of: whose classes: "batch", the labels of the transfer set; "teacher" its top-1.
         layers: which are embedded; the vector that enters the classifier by default.
     """
 
@@ -122,12 +158,16 @@ class Crd:
     temperature: float = 0.07
     momentum: float = 0.5
     dim: int = 128
+    negatives: Negatives = "other-classes"
+    of: Whose = "batch"
     layers: Layers = FEATURES
 
     def __post_init__(self) -> None:
         for name in ("weight", "num_negatives", "temperature", "dim"):
             positive(name, getattr(self, name))
         share("momentum", self.momentum)
+        one_of("negatives", self.negatives, get_args(Negatives))
+        one_of("labels", self.of, get_args(Whose))
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
@@ -165,29 +205,41 @@ class Contrast:
         ours, theirs = (
             F.normalize(embed(x)) for embed, x in zip(self._embeddings, vectors, strict=True)
         )
-        banks = self.banks
         with torch.no_grad():
-            banks.admit(index, ours, theirs)
-            negatives = self._draw(index.device)
-            counted = (negatives[None] != index[:, None]).to(ours.dtype)
+            classes = self._classes(index, teacher, batch)
+            self.banks.admit(index, classes, ours, theirs)
+            items, drawn = self._draw(index.device)
+            others, own = (items, index) if self._any else (self.banks.classes[items], classes)
+            counted = negative_counts(drawn, others != own[:, None], self._settings.num_negatives)
         losses = [
-            self._side(0, ours, banks.teacher, index, negatives, counted),
-            self._side(1, theirs, banks.student, index, negatives, counted),
+            self._side(0, ours, self.banks.teacher, index, items, counted),
+            self._side(1, theirs, self.banks.student, index, items, counted),
         ]
         with torch.no_grad():
-            banks.move(index, ours, theirs)
+            self.banks.move(index, ours, theirs)
         self._step += 1
         return {"crd": self._settings.weight * torch.stack(losses).sum()}
 
-    def _draw(self, device: torch.device) -> Tensor:
-        """Return the items that are this step's negatives, drawn with repetition."""
-        seen = self.banks.seen.nonzero()[:, 0]
+    @property
+    def _any(self) -> bool:
+        return self._settings.negatives == "other-items"
+
+    def _classes(self, index: Tensor, teacher: Trace, batch: Batch) -> Tensor:
+        if self._any:
+            return torch.zeros_like(index)
+        return class_labels(self._settings.of, teacher, batch)
+
+    def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the items of this step's draw, with repetition, and how often each was drawn."""
+        seen = self.banks.seen
         places = torch.randint(
             len(seen),
             (self._settings.num_negatives,),
             generator=child(self._rng, "negatives", self._step),
         )
-        return seen[places.to(device)]
+        # Of a set smaller than K most items are drawn several times: their products are taken once.
+        items, drawn = places.to(device).unique(return_counts=True)
+        return seen[items], drawn
 
     def _side(
         self,
@@ -195,16 +247,17 @@ class Contrast:
         embedded: Tensor,
         bank: Tensor,
         index: Tensor,
-        negatives: Tensor,
+        items: Tensor,
         counted: Tensor,
     ) -> Tensor:
         temperature = self._settings.temperature
         own = ((embedded * bank[index]).sum(1) / temperature).exp()
-        others = (embedded @ bank[negatives].T / temperature).exp()
+        others = (embedded @ bank[items].T / temperature).exp()
         scale = self.banks.scale
         if self._step == 0:
-            scale[side] = torch.cat((own[:, None], others), 1).detach().mean()
-        num_items = int(self.banks.seen.sum())
+            total = own + (counted * others).sum(1)
+            scale[side] = (total.sum() / (len(own) + counted.sum())).detach()
+        num_items = len(self.banks.seen)
         normaliser = scale[side].clone() * num_items
         return contrastive_loss(own / normaliser, others / normaliser, counted, num_items).mean()
 
