@@ -9,6 +9,14 @@ transfer sets:
     shaders    shader images without labels, the same for all arms of a seed: objectives on features
                beside soft targets; "labels alone" are then the teacher's top-1
 
+and, on the digits themselves, two ways to weigh an objective against the labels:
+
+    published  as published, for runs of tens or hundreds of thousands of steps
+    balanced   so that at the first step its gradient in the student's weights is as long as that
+               of the labels: a rule of ours that looks at no result. Published weights begin with
+               up to a hundred times the labels' gradient, which a run of a hundred steps has no
+               time to get over; what is lost by that says little about the objective.
+
 All arms of a seed share teacher, initial weights, and the order of the images. 500 digits that no
 network saw judge the last step. Differences are paired by seed and image; their interval is a
 bootstrap over seeds and images together.
@@ -24,9 +32,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -39,6 +48,7 @@ from understudy.fit import FitSettings
 from understudy.loading import load
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
+from understudy.nets.taps import Taps
 from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.divergence import PUBLISHED as DIVERGENCES
 from understudy.objectives.hard_labels import HardLabels
@@ -54,15 +64,18 @@ from understudy.seeding import child_seed, from_seed
 from understudy.sources.matched import Matched
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
-from understudy.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
+from understudy.spine import open_distillation, site_of
+from understudy.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
 from understudy.verbs.naming import UNNAMED
 from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
 
-STEPS, NUM_SHADERS = 300, 4096
+# Small and short: of larger students and longer runs all arms are right on nearly every digit.
+STUDENT, STEPS, NUM_SHADERS = "builtin/convnet-4", 100, 4096
 TEMPERATURE, INITIALISED = 4.0, 0.1
 LABELS, PLAIN = "labels alone", "soft targets"
-KINDS = ("real", "shaders")
+Kind = Literal["real", "shaders"]
+Weights = Literal["published", "balanced"]
 DRAWS = 4000
 
 
@@ -144,8 +157,15 @@ def _asks_whose(objective: AnyObjective) -> bool:
     return any(field.name == "of" for field in fields(objective))  # type: ignore[arg-type]
 
 
-def objective_of(arm: Arm, *, labelled: bool) -> AnyObjective:
-    """Return an arm's objective with the terms that it stands beside."""
+def objective_of(arm: Arm, *, labelled: bool, weight: float | None = None) -> AnyObjective:
+    """Return an arm's objective with the terms that it stands beside.
+
+    Args:
+        weight: of the objective beside labels of weight 1; None as published.
+    """
+    if weight is not None:
+        assert arm.objective is not None
+        return Weighted(terms=((weight, arm.objective), (1.0, HardLabels())))
     if arm.objective is None:
         return HardLabels(of="batch" if labelled else "teacher")
     objective = arm.objective
@@ -159,10 +179,12 @@ def objective_of(arm: Arm, *, labelled: bool) -> AnyObjective:
     return Weighted(terms=tuple(terms))
 
 
-def stages_of(arm: Arm, source: Source, steps: int, *, labelled: bool) -> list[Stage]:
+def stages_of(
+    arm: Arm, source: Source, steps: int, *, labelled: bool, weight: float | None = None
+) -> list[Stage]:
     """Return what an arm does, one stage after the other."""
     fit = FitSettings(batch_size=BATCH, precision="float32", log_every=steps)
-    taught = objective_of(arm, labelled=labelled)
+    taught = objective_of(arm, labelled=labelled, weight=weight)
     if arm.first is None:
         return [Stage(source=source, objective=taught, fit=replace(fit, steps=steps))]
     begun = max(1, round(INITIALISED * steps))
@@ -172,6 +194,36 @@ def stages_of(arm: Arm, source: Source, steps: int, *, labelled: bool) -> list[S
     ]
 
 
+def balanced_weight(stage: Stage, teacher: Network, student: Network, seed: int) -> float:
+    """Return at which weight the objective's first gradient is as long as that of the labels."""
+    stream, criterion = open_distillation(
+        student,
+        teacher,
+        stage.source,
+        stage.objective,
+        settings=stage.fit,
+        site=site_of(student.contract, student, stage.fit),
+        rng=stage_generator(seed, 0),
+    )
+    batch = stream.draw(0, student)
+    with Taps(student.train(), criterion.taps.student) as taps:
+        terms = criterion(taps.trace(batch.images), batch.teacher, batch)
+    labels = terms.pop("hard_labels")
+    own = torch.stack(list(terms.values())).sum()
+    weights = list(student.parameters())
+
+    def length(loss: Tensor) -> float:
+        parts = torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts]).norm().item()
+
+    return length(labels) / length(own)
+
+
+def stage_generator(seed: int, stage: int) -> torch.Generator:
+    return from_seed(child_seed(seed, "stage", stage))
+
+
+@cache
 def teacher_of(seed: int, scratch: Path, *, trained: bool, steps: int) -> Network:
     """Return the teacher of a seed; one that is trained is trained once."""
     folder = scratch / f"teacher-{seed}-{steps}"
@@ -184,10 +236,12 @@ def teacher_of(seed: int, scratch: Path, *, trained: bool, steps: int) -> Networ
     return load(NetworkRef(ref=TEACHER), like=teacher.contract, rng=rng)
 
 
-def shown(kind: str, seed: int, scratch: Path, teacher_steps: int) -> Source:
+@cache
+def shown(kind: Kind, seed: int, scratch: Path, teacher_steps: int) -> Source:
     """Return the transfer set of a seed; shader images are drawn and balanced once."""
     if kind == "real":
         return Surrogate(data=DATA, labels=True, held_out=0.0)
+    teacher_of(seed, scratch, trained=True, steps=teacher_steps)
     folder = scratch / f"shaders-{seed}-{teacher_steps}"
     if not (folder / "set.json").exists():
         synthesize(
@@ -202,51 +256,74 @@ def shown(kind: str, seed: int, scratch: Path, teacher_steps: int) -> Source:
     return Surrogate(data=str(folder), held_out=0.0)
 
 
-def answers(network: Network, test: Dataset) -> tuple[Tensor, Tensor]:
-    """Return what a network calls each test image, and what each is."""
-    assert test.labels is not None
+@cache
+def test_split(seed: int, given: "Given") -> Dataset:
+    teacher = teacher_of(seed, given.scratch, trained=True, steps=given.teacher_steps)
+    return open_data(DATA, teacher.contract, split="test", labels=True)
+
+
+def called(network: Network, test: Dataset) -> Tensor:
+    """Return what a network calls each test image."""
     network.eval()
     with torch.no_grad():
-        called = [network(pixels / 255).argmax(-1) for pixels, _ in batches(test, 256)]
-    return torch.cat(called), test.labels
+        return torch.cat([network(pixels / 255).argmax(-1) for pixels, _ in batches(test, 256)])
 
 
-def run(arm: Arm, kind: str, trained: bool, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What all runs of a table share."""
+
+    scratch: Path
+    student: str
+    steps: int
+    teacher_steps: int
+
+
+def run(
+    arm: Arm, kind: Kind, weights: Weights, trained: bool, seed: int, given: Given
+) -> dict[str, Any]:
     """Train one student and return its row."""
-    teacher = teacher_of(seed, given.scratch, trained=True, steps=given.teacher_steps)
     source = shown(kind, seed, given.scratch, given.teacher_steps)
     teacher = teacher_of(seed, given.scratch, trained=trained, steps=given.teacher_steps)
-    test = open_data(DATA, teacher.contract, split="test", labels=True)
-    student = load(
-        NetworkRef(ref=given.student),
-        like=teacher.contract,
-        rng=from_seed(child_seed(seed, "student")),
-    )
+    stages = partial(stages_of, arm, source, given.steps, labelled=kind == "real")
+
+    def fresh() -> Network:
+        rng = from_seed(child_seed(seed, "student"))
+        return load(NetworkRef(ref=given.student), like=teacher.contract, rng=rng)
+
+    weight = None
+    if weights == "balanced":
+        weight = balanced_weight(stages(weight=1.0)[0], teacher, fresh(), seed)
+    student = fresh()
     began = time.perf_counter()
-    for i, stage in enumerate(stages_of(arm, source, given.steps, labelled=kind == "real")):
+    for i, stage in enumerate(stages(weight=weight)):
         # The last stage of every arm sees the same images in the same order.
-        rng = from_seed(child_seed(seed, "stage", 0 if stage.objective is not arm.first else i + 1))
+        rng = stage_generator(seed, 0 if stage.objective is not arm.first else i + 1)
         open_stage(stage, teacher, student, rng)()
     seconds = time.perf_counter() - began
-    called, labels = answers(student, test)
-    right = (called == labels).numpy()
+    test = test_split(seed, given)
+    ours = called(student, test)
+    right = (ours == test.labels).numpy()
     return {
-        "at": place(kind, trained),
+        "at": place(kind, weights, trained),
         "arm": arm.name,
         "images": kind,
+        "weights": weights,
         "teacher": "trained" if trained else "never trained",
         "seed": seed,
         "steps": given.steps,
         "seconds": seconds,
+        "weight": weight,
         "accuracy": float(right.mean()),
-        "agreement": float((called == answers(teacher, test)[0]).float().mean()),
+        "agreement": float((ours == called(teacher, test)).float().mean()),
         "right": np.packbits(right).tobytes().hex(),
         "count": len(right),
     }
 
 
-def place(kind: str, trained: bool) -> str:
-    return f"{kind} images" + ("" if trained else ", a teacher never trained")
+def place(kind: str, weights: str, trained: bool) -> str:
+    told = [f"{kind} images", *(["weights balanced"] if weights == "balanced" else [])]
+    return ", ".join(told if trained else [*told, "a teacher never trained"])
 
 
 def correct(rows: Sequence[dict[str, Any]], **key: Any) -> dict[int, np.ndarray]:
@@ -282,18 +359,28 @@ def difference(
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what each arm has over labels, over soft targets, and over its own control."""
     made = []
-    for kind, arm in sorted({(row["images"], row["arm"]) for row in rows}):
-        mine = partial(correct, rows, images=kind)
+    for kind, weights, arm in sorted({(r["images"], r["weights"], r["arm"]) for r in rows}):
+        mine = partial(correct, rows, images=kind, weights=weights)
         ours = mine(arm=arm, teacher="trained")
         for rival, theirs in (
-            (LABELS, mine(arm=LABELS, teacher="trained")),
+            # No weight stands beside the labels alone.
+            (LABELS, mine(arm=LABELS, teacher="trained", weights="published")),
             (PLAIN, mine(arm=PLAIN, teacher="trained")),
             ("a teacher never trained", mine(arm=arm, teacher="never trained")),
         ):
             gap = difference(ours, theirs)
             if gap is not None and rival != arm:
-                made.append({"at": place(kind, True), "arm": arm, "over": rival, **gap})
+                made.append({"at": place(kind, weights, True), "arm": arm, "over": rival, **gap})
     return made
+
+
+def worth_running(arm: Arm, kind: Kind, weights: Weights, trained: bool) -> bool:
+    if arm.needs_labels and kind == "shaders":
+        return False
+    if arm.objective is None:  # labels have no teacher but on images without any, and no rival
+        return weights == "published" and (trained or kind == "shaders")
+    # What two stages begin with has no labels beside it.
+    return weights == "published" or (kind == "real" and arm.first is None)
 
 
 def main() -> None:
@@ -301,7 +388,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms), metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--images", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--images", nargs="+", default=get_args(Kind), choices=get_args(Kind))
+    parser.add_argument(
+        "--weights", nargs="+", default=get_args(Weights), choices=get_args(Weights)
+    )
     parser.add_argument("--teachers", nargs="+", default=["trained", "never-trained"])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS)
@@ -310,7 +400,13 @@ def main() -> None:
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "understudy-objectives"
     )
-    given = parser.parse_args()
+    told = parser.parse_args()
+    given = Given(
+        scratch=told.scratch,
+        student=told.student,
+        steps=told.steps,
+        teacher_steps=told.teacher_steps,
+    )
     torch.set_num_threads(1)
     setting = {
         "pair": f"{TEACHER} -> {given.student}",
@@ -318,21 +414,17 @@ def main() -> None:
         "teacher_steps": given.teacher_steps,
         "batch_size": BATCH,
     }
-    table = Table(given.name, __doc__.splitlines()[0], setting)
-    for seed in given.seeds:
-        for kind in given.images:
-            for name in given.arms:
-                for trained in (teacher == "trained" for teacher in given.teachers):
-                    arm, at = arms[name], place(kind, trained)
-                    if table.has(at=at, arm=name, seed=seed):
-                        continue
-                    if arm.needs_labels and kind == "shaders":
-                        continue
-                    if arm.objective is None and kind == "real" and not trained:
-                        continue  # labels have no teacher
-                    row = run(arm, kind, trained, seed, given)
-                    table.add(row, ("at", "arm"))
-                    print(f"{at}, {name}, seed {seed}: {row['accuracy']:.2%}", flush=True)
+    table = Table(told.name, __doc__.splitlines()[0], setting)
+    for seed, kind, weights, name in product(told.seeds, told.images, told.weights, told.arms):
+        for trained in (teacher == "trained" for teacher in told.teachers):
+            arm, at = arms[name], place(kind, weights, trained)
+            if not worth_running(arm, kind, weights, trained):
+                continue
+            if table.has(at=at, arm=name, seed=seed):
+                continue
+            row = run(arm, kind, weights, trained, seed, given)
+            table.add(row, ("at", "arm"))
+            print(f"{at}, {name}, seed {seed}: {row['accuracy']:.2%}", flush=True)
     table.extend(differences=differences(table.rows))
     table.write(("at", "arm"))
     print_table(json.loads(table.path.read_text(encoding="utf-8"))["summary"])

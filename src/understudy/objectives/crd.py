@@ -238,8 +238,8 @@ class Contrast:
             generator=child(self._rng, "negatives", self._step),
         )
         # Of a set smaller than K most items are drawn several times: their products are taken once.
-        items, drawn = places.to(device).unique(return_counts=True)
-        return seen[items], drawn
+        drawn = torch.bincount(places, minlength=len(seen)).to(device)
+        return seen[drawn > 0], drawn[drawn > 0]
 
     def _side(
         self,
