@@ -460,24 +460,24 @@ def _told_cifar10(result: Result) -> list[Row]:
         if "full" not in arms:
             continue
         rivals = [name for name in ("real", "noise + attack", "noise", "leaves") if name in arms]
-        told.append(
-            (
-                f"CIFAR-10, ResNet-20 to ResNet-8, {at}: accuracy of a student taught by shader "
-                "images, %",
-                _accuracy(arms["full"]),
-                "; ".join([*_teacher(), *(f"{name} {_accuracy(arms[name])}" for name in rivals)]),
-            )
-        )
+        pair = result["setting"]["pair"]
+        known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, rivals)]
+        what = f"CIFAR-10, {pair}, {at}: accuracy of a student taught by shader images, %"
+        told.append((what, _accuracy(arms["full"]), "; ".join(known)))
     return told
 
 
-def _teacher() -> list[str]:
-    """Return what the teacher of the CIFAR-10 arms is right on, where that was measured."""
+def _teacher(network: str) -> list[str]:
+    """Return what a teacher of the CIFAR-10 arms is right on, where that was measured."""
     path = RESULTS / "evaluate_cifar10.json"
     if not path.exists():
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == "resnet20"]
+    return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == network]
+
+
+def _held_against(arms: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> list[str]:
+    return [f"{name} {_accuracy(arms[name])}" for name in rivals if name in arms]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
@@ -512,6 +512,25 @@ def _told_lcw(result: Result) -> list[Row]:
             "; ".join(f"{name} {_accuracy(rows[name])}" for name in rivals),
         )
     ]
+
+
+def _told_pruning(result: Result) -> list[Row]:
+    at = "digits, 50% of the filters gone"
+    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
+    if "deep-inversion" not in arms:
+        return []
+    what = f"{at}, recovered on images inverted from the network, %"
+    rivals = ("real", "shaders", "noise", "not recovered")
+    return [(what, _accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
+
+
+def _told_continual(result: Result) -> list[Row]:
+    arms = {row["arm"]: row for row in result["summary"]}
+    if "deep-inversion" not in arms:
+        return []
+    what = "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %"
+    rivals = ("joint", "old images without labels", "shaders", "lwf", "plain")
+    return [(what, _accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
 
 
 def _told_int8(result: Result) -> list[Row]:
@@ -599,7 +618,10 @@ def _told_shaders(result: Result) -> list[Row]:
 
 _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "cifar10": _told_cifar10,
+    "cifar10_resnet56": _told_cifar10,
     "digits": _told_digits,
+    "pruning": _told_pruning,
+    "continual": _told_continual,
     "lcw": _told_lcw,
     "shaders": _told_shaders,
     "score": _told_score,
