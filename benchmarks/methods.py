@@ -63,6 +63,7 @@ class Scale:
         inversion: fields of deep inversion.
         competition: weight of the student's disagreement in the adaptive one.
         search: fields of the searches that have no settings of their own.
+        smoothness: weight of inceptionism's image prior.
         game: fields of RDSKD.
         views: fields of fast-meta's views.
         pools: pace of the pool around what is kept, by kind of source, or by "".
@@ -74,6 +75,7 @@ class Scale:
     inversion: Fields = field(default_factory=dict)
     competition: float = 10.0
     search: Fields = field(default_factory=dict)
+    smoothness: float = 1.0
     game: Fields = field(default_factory=dict)
     views: Fields = field(default_factory=dict)
     pools: Mapping[str, Fields]
@@ -98,7 +100,12 @@ def method_arms(scale: Scale) -> list[Arm]:
             {**inverted, "features": "0"},
         ),
         "Adaptive DeepInversion": (_INVERTED, "deep-inversion", adaptive),
-        "inceptionism": (_INVERTED, "inceptionism", search),
+        "inceptionism": (
+            _INVERTED,
+            "inceptionism",
+            {**search, "smoothness": str(scale.smoothness)},
+        ),
+        "inceptionism with full prior": (_INVERTED, "inceptionism", {**search, "smoothness": "1"}),
         "inceptionism without prior": (_INVERTED, "inceptionism", {**search, "smoothness": "0"}),
         "BN statistics": (_INVERTED, "batch-norm-statistics", search),
         "BN statistics and labels": (

@@ -48,6 +48,8 @@ SCALE = Scale(
     },
     competition=1.0,
     search={"search.iterations": "250", "search.jitter": "1"},
+    # As `knowledge_within.inceptionism_for` has it at 8 pixels.
+    smoothness=0.00390625,
     # One published epoch of the generator: the paper's 20 are for students of 120,000 steps.
     game={"generator_steps": "120", "draws_per_step": "1"},
     views={"shift": "1", "flip": "0"},

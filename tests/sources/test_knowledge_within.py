@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -114,6 +115,22 @@ def test_the_jitter_goes_by_the_size_of_the_images():
     assert inceptionism_for(taught.CONTRACT).search.jitter == 1
     assert batch_norm_statistics_for(taught.CONTRACT).search.jitter == 1
     assert Inceptionism().search.jitter == 4
+
+
+def test_the_same_picture_is_asked_to_be_as_smooth_at_any_size():
+    def wave(side: int) -> Tensor:
+        places = torch.arange(side) * 2 * math.pi / side
+        return (places.sin() + places.cos()[:, None]).expand(1, 1, side, side)
+
+    def weighed(side: int) -> float:
+        settings = inceptionism_for(dataclasses.replace(taught.CONTRACT, size=(side, side)))
+        inner = (wave(side) - blur(wave(side)))[..., 2:-2, 2:-2]  # no edge mirrors a wave
+        return settings.smoothness * inner.square().mean().item()
+
+    assert weighed(16) == pytest.approx(weighed(32), rel=0.15)
+    assert inceptionism_for(taught.CONTRACT).smoothness == 1 / 256
+    large = dataclasses.replace(taught.CONTRACT, size=(224, 64))
+    assert inceptionism_for(large).smoothness == Inceptionism().smoothness == 1
 
 
 def test_what_cannot_be_is_refused():
