@@ -6,8 +6,9 @@ Each entry of QUEUE is one training; its checkpoints lie in --work, so that a ca
 time is gone on with by the next one. Rows are written as they are finished, to results/gpu.json.
 CIFAR-10 at the field's pair: a ResNet-34 (CIFAR stem) that learns the JPEG training split for 60
 epochs, then ResNet-18 students of 40 000 steps of 256, one arm after the other, in the order that
-answers the questions soonest; then the published recipes that need no images at all. Published
-figures of others stand in docs, never here.
+answers the questions soonest; then translators (translation.py, its large setting, into a file of
+its own); then the published recipes that need no images at all. Published figures of others stand
+in docs, never here.
 """
 
 import argparse
@@ -151,6 +152,20 @@ def compare_loops(bench: Bench) -> dict[str, Any]:
     return {"rows": json.loads((bench.results.parent / "loop_cuda.json").read_text())["rows"]}
 
 
+def compare_translators(bench: Bench) -> dict[str, Any]:
+    """Teach translators of two layers by one of six."""
+    import translation
+
+    setting = translation.SETTINGS["large"]
+    work = translation.Bench(
+        work=bench.work / "translation", setting=setting, device="cuda", watch=bench.watch
+    )
+    work.work.mkdir(parents=True, exist_ok=True)
+    table = translation.open_table("large")
+    translation.measure(work, table, (0, 1, 2))
+    return {"rows": table.rows}
+
+
 def queue() -> list[tuple[str, Callable[[Bench], dict[str, Any]]]]:
     """Return what is to be run, in order."""
     arms = [
@@ -160,7 +175,8 @@ def queue() -> list[tuple[str, Callable[[Bench], dict[str, Any]]]]:
     methods = [
         (name, lambda bench, run=(name, *how): train_by(bench, *run)) for name, *how in METHODS
     ]
-    return [("loop", compare_loops), ("teacher", train_teacher), *arms, *methods]
+    translators = ("translators", compare_translators)
+    return [("loop", compare_loops), ("teacher", train_teacher), *arms, translators, *methods]
 
 
 def main() -> None:

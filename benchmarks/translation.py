@@ -5,11 +5,14 @@ teacher learns from the corpus. Students of a seed start from equal weights. Fir
 steps from random weights: the corpus alone, forward divergence behind it, the teacher's sentences.
 Then arms of equal steps that go on from the forward student at a third of the rate: forward
 again, and reverse and mixed divergences behind the corpus and behind the student's own sentences,
-which take longer a step; `seconds` says how much. Greedy decoding everywhere; the 95 % interval is
-a paired bootstrap against the first arm of the same phase. Nothing is chosen by test sentences.
+which take longer a step; `cpu_seconds` says how much. Greedy decoding everywhere. A gap stands
+beside the arm it is over; its 95 % interval is a paired bootstrap over sentences. Nothing is chosen
+by test sentences.
 
-    python benchmarks/translation.py --work FOLDER --seeds 0 1 2
+    python benchmarks/translation.py --work FOLDER --seeds 0 1
+    python benchmarks/translation.py --work FOLDER --setting large --seeds 0 1 2
 
+The small setting takes some 45 minutes of one thread for two seeds; the large one is for a GPU.
 Runs go on where they were killed, rows are written one by one.
 """
 
@@ -17,8 +20,9 @@ import argparse
 import json
 import os
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +30,15 @@ import torch
 
 from experiments import Table
 from understudy.data.parallel_text import open_text
-from understudy.seeding import child_seed, from_seed
-from understudy.tasks.translation import bleu_counts, paired_bootstrap
+from understudy.seeding import from_seed
+from understudy.tasks.translation import bleu_counts, bleu_of, paired_bootstrap
 from understudy.verbs.distill import distill
 from understudy.verbs.evaluate import evaluate
 from understudy.verbs.train import train
 
 TEST = "test_2016_flickr"
 DRAWS = 1000
+COUNTS = "counts.json"
 WARM = "forward"
 
 
@@ -77,128 +82,206 @@ ARMS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all arms share.
+
+    Args:
+        pieces: of each language's vocabulary.
+        beams: by which the teacher searches for its sentences.
+        steps: of the arms from random weights.
+        later_steps: of the arms that go on.
+    """
+
+    teacher: str
+    student: str
+    pieces: int
+    beams: int
+    teacher_steps: int
+    steps: int
+    later_steps: int
+    batch_size: int = 64
+    test: str = TEST
+
+
+SETTINGS = {
+    "small": Setting(
+        teacher="builtin/translator-2-128",
+        student="builtin/translator-1-64",
+        pieces=2000,
+        beams=1,
+        teacher_steps=4000,
+        steps=2000,
+        later_steps=400,
+    ),
+    "large": Setting(
+        teacher="builtin/translator-6-256",
+        student="builtin/translator-2-128",
+        pieces=4000,
+        beams=5,
+        teacher_steps=12_000,
+        steps=8000,
+        later_steps=2000,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where runs are kept, and how they are made.
+
+    Args:
+        device: where all arms learn and are judged.
+        watch: is told the number of steps and each line of a run's journal.
+    """
+
+    work: Path
+    setting: Setting
+    device: str
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
+
+    @property
+    def teacher(self) -> Path:
+        return self.work / "teacher"
+
+    @property
+    def text(self) -> Path:
+        """The folder of the corpus."""
+        folder = self.work / "text"
+        if not folder.exists():
+            archive = Path(os.environ["UNDERSTUDY_DATA"]) / "multi30k-en-de.tar.xz"
+            with tarfile.open(archive) as packed:
+                packed.extractall(folder.with_suffix(".part"), filter="data")
+            folder.with_suffix(".part").rename(folder)
+        return folder
+
+    def student(self, arm: str, seed: int) -> Path:
+        return self.work / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
+
+
+def measure(bench: Bench, table: Table, seeds: Sequence[int]) -> None:
+    """Make what is missing of the teacher and of every arm, and add its row."""
+    if not finished(bench.teacher):
+        timed(bench.teacher, train_alone, bench, bench.setting.teacher, 0, bench.teacher)
+    if not table.has(arm="teacher"):
+        note(table, bench, "teacher", 0, bench.teacher)
+    for seed in seeds:
+        for arm in ARMS:
+            out = bench.student(arm.name, seed)
+            if not finished(out):
+                timed(out, learn, bench, arm, seed, out)
+            if not table.has(arm=arm.name, seed=seed):
+                note(table, bench, arm.name, seed, out, arm.against)
+        table.extend(gaps=[gap(bench, arm, seeds[: seeds.index(seed) + 1]) for arm in ARMS])
+
+
 def main() -> None:
     given = options()
     torch.set_num_threads(1)
-    given.work.mkdir(parents=True, exist_ok=True)
-    data = unpacked(given.work)
-    setting = {
-        "pair": f"{given.teacher} -> {given.student}",
-        "teacher_steps": given.teacher_steps,
-        "steps": given.steps,
-        "later_steps": given.later_steps,
-        "batch_size": given.batch_size,
-        "test": TEST,
-    }
-    table = Table(given.name, "What does a small translator gain from its teacher?", setting)
-    teacher = given.work / "teacher"
-    if not finished(teacher):
-        train(
-            given.teacher,
-            f"{data}:de-en",
-            out=teacher,
-            resume=teacher.exists(),
-            steps=given.teacher_steps,
-            batch_size=given.batch_size,
-            set={"student.pieces": str(given.pieces)},
-        )
-    if not table.has(arm="teacher"):
-        note(table, given, data, "teacher", 0, teacher, None)
-    for seed in given.seeds:
-        for arm in ARMS:
-            out = given.work / f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}"
-            if not finished(out):
-                learn(arm, seed, given, data, teacher, out)
-            if not table.has(arm=arm.name, seed=seed):
-                against = given.work / f"{arm.against.replace(' ', '-').replace(',', '')}-{seed}"
-                note(table, given, data, arm.name, seed, out, against)
+    setting = SETTINGS[given.setting]
+    bench = Bench(work=given.work, setting=setting, device=given.device)
+    bench.work.mkdir(parents=True, exist_ok=True)
+    measure(bench, open_table(given.setting), given.seeds)
+
+
+def open_table(setting: str) -> Table:
+    """Return the results of a setting."""
+    name = "translation" if setting == "small" else f"translation_{setting}"
+    return Table(
+        name, "What does a small translator gain from its teacher?", asdict(SETTINGS[setting])
+    )
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
-    parser.add_argument("--name", default="translation", help="of the results file")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--teacher", default="builtin/translator-6-128")
-    parser.add_argument("--student", default="builtin/translator-2-64")
-    parser.add_argument("--teacher-steps", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--later-steps", type=int, default=600)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--pieces", type=int, default=4000)
+    parser.add_argument("--setting", default="small", choices=[*SETTINGS])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if "UNDERSTUDY_DATA" not in os.environ:
         parser.exit(0, "UNDERSTUDY_DATA is not set: nothing to measure\n")
     return given
 
 
-def unpacked(work: Path) -> Path:
-    """Return the folder of the corpus."""
-    folder = work / "text"
-    if not folder.exists():
-        archive = Path(os.environ["UNDERSTUDY_DATA"]) / "multi30k-en-de.tar.xz"
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder.with_suffix(".part"), filter="data")
-        folder.with_suffix(".part").rename(folder)
-    return folder
-
-
 def finished(out: Path) -> bool:
     return (out / "summary.json").exists()
 
 
-def learn(
-    arm: Arm, seed: int, given: argparse.Namespace, data: Path, teacher: Path, out: Path
-) -> None:
-    """Make the student of an arm, or go on with it."""
-    common: dict[str, Any] = {
-        "out": out,
-        "resume": out.exists(),
-        "seed": seed,
-        "steps": given.later_steps if arm.after else given.steps,
-        "batch_size": given.batch_size,
-    }
-    if arm.name == "alone":
-        # The vocabulary is learned again from the same corpus, and is the same.
-        pieces = {"student.pieces": str(given.pieces)}
-        train(given.student, f"{data}:de-en", set=pieces, **common)
-        return
-    if arm.after:
-        common["init_from"] = str(given.work / f"{arm.after}-{seed}" / "student.safetensors")
-        common["lr"] = 3e-4
-    distill(
-        str(teacher),
-        given.student,
-        transfer=str(data),
-        objective=arm.objective,
-        set=dict(arm.fields),
-        **common,
+def timed(out: Path, work: Callable[..., None], *told: Any) -> None:
+    """Do it, and keep its seconds of processor time beside it unless it was interrupted."""
+    whole, began = not out.exists(), time.process_time()
+    work(*told)
+    if whole:
+        (out / "cpu_seconds").write_text(str(time.process_time() - began))
+
+
+def train_alone(bench: Bench, net: str, seed: int, out: Path) -> None:
+    """Train on the corpus alone; the vocabulary is learned from it, and is the same each time."""
+    setting = bench.setting
+    train(
+        net,
+        f"{bench.text}:de-en",
+        set={"student.pieces": str(setting.pieces)},
+        steps=setting.teacher_steps if out == bench.teacher else setting.steps,
+        **conduct(bench, seed, out),
     )
 
 
+def learn(bench: Bench, arm: Arm, seed: int, out: Path) -> None:
+    """Make the student of an arm, or go on with it."""
+    setting = bench.setting
+    if arm.name == "alone":
+        train_alone(bench, setting.student, seed, out)
+        return
+    told: dict[str, Any] = {"steps": setting.later_steps if arm.after else setting.steps}
+    if arm.after:
+        told["init_from"] = str(bench.student(arm.after, seed) / "student.safetensors")
+        told["lr"] = 3e-4
+    fields = dict(arm.fields)
+    if not arm.objective:
+        fields["beams"] = str(setting.beams)
+    distill(
+        str(bench.teacher),
+        setting.student,
+        transfer=str(bench.text),
+        objective=arm.objective,
+        set=fields,
+        **told,
+        **conduct(bench, seed, out),
+    )
+
+
+def conduct(bench: Bench, seed: int, out: Path) -> dict[str, Any]:
+    return {
+        "out": out,
+        "resume": out.exists(),
+        "seed": seed,
+        "batch_size": bench.setting.batch_size,
+        "device": bench.device,
+        "watch": bench.watch,
+    }
+
+
 def note(
-    table: Table,
-    given: argparse.Namespace,
-    data: Path,
-    arm: str,
-    seed: int,
-    out: Path,
-    against: Path | None,
+    table: Table, bench: Bench, arm: str, seed: int, out: Path, against: str | None = None
 ) -> None:
     """Score a run and add its row; counts of every sentence are kept beside it."""
-    text = open_text(data / TEST, languages=("de", "en"))
-    made = evaluate(str(out), text, batch_size=64)
+    text = open_text(bench.text / TEST, languages=("de", "en"))
+    made = evaluate(str(out), text, batch_size=256, device=bench.device)
     counts = [
         bleu_counts(one, [other])
         for one, other in zip(made.translations, text.targets, strict=True)
     ]
-    (out / "counts.json").write_text(json.dumps(counts))
+    (out / COUNTS).write_text(json.dumps(counts))
     summary = json.loads((out / "summary.json").read_text())
+    spent = out / "cpu_seconds"
     row: dict[str, Any] = {
         "arm": arm,
         "seed": seed,
         "steps": summary["steps"],
         "seconds": summary["seconds"],
+        "cpu_seconds": float(spent.read_text()) if spent.exists() else None,
         "parameters": summary["student_parameters"],
         "bleu": made.scores["bleu"].value,
         "signature": made.scores["bleu"].signature,
@@ -207,13 +290,27 @@ def note(
         "agreement": summary["agreement"] or 0.0,
         "count": made.count,
     }
-    if against is not None and against != out:
-        theirs = json.loads((against / "counts.json").read_text())
-        rng = from_seed(child_seed(seed, "bootstrap"))
-        low, high, share = paired_bootstrap(counts, theirs, DRAWS, rng)
-        row |= {"against": against.name, "gap_low": low, "gap_high": high, "not_better": share}
+    if against is not None:
+        row["against"] = against
     table.add(row, ("arm",))
     print(f"seed {seed} {arm}: BLEU {row['bleu']:.2f}, {row['seconds']:.0f} s", flush=True)
+
+
+def gap(bench: Bench, arm: Arm, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return how much BLEU an arm gains over the one it is compared with, translations of all
+    seeds taken as one corpus, and the 95 % interval over sentences.
+    """
+    ours, theirs = (
+        torch.tensor(
+            [json.loads((bench.student(name, seed) / COUNTS).read_text()) for seed in seeds]
+        )
+        for name in (arm.name, arm.against)
+    )
+    one, other = ours.sum(0), theirs.sum(0)
+    low, high, _ = paired_bootstrap(one.tolist(), other.tolist(), DRAWS, from_seed(DRAWS))
+    found = bleu_of(one.sum(0).tolist()) - bleu_of(other.sum(0).tolist())
+    told = {"arm": arm.name, "against": arm.against, "seeds": len(seeds)}
+    return told | {"gap": found, "low": low, "high": high}
 
 
 if __name__ == "__main__":

@@ -257,24 +257,37 @@ def _int8(result: Result) -> str:
 
 def _translation(result: Result) -> str:
     """BLEU of every arm over its seeds, and how far from the arm it is compared with."""
+    shown = {row["arm"] for row in result["summary"]}
+    gaps = {gap["arm"]: gap for gap in result["gaps"] if gap["arm"] != gap["against"]}
     rows = []
-    for arm in dict.fromkeys(row["arm"] for row in result["summary"]):
+    for arm in dict.fromkeys(row["arm"] for row in result["rows"] if row["arm"] in shown):
         runs = [row for row in result["rows"] if row["arm"] == arm]
         scores = [row["bleu"] for row in runs]
         spread = f" {_PLUS_MINUS} {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-        gaps = [
-            f"{_points(row['gap_low'])} to {_points(row['gap_high'])}"
-            for row in runs
-            if "gap_low" in row
+        spent = [row["cpu_seconds"] for row in runs if row["cpu_seconds"] is not None]
+        cells = [
+            f"{statistics.mean(scores):.1f}{spread}",
+            str(len(runs)),
+            f"{statistics.mean(spent):,.0f}" if spent else "—",
         ]
-        seconds = statistics.mean(row["seconds"] for row in runs)
-        cells = [f"{statistics.mean(scores):.1f}{spread}", str(len(runs))]
-        rows.append([arm, *cells, "; ".join(gaps) or "—", f"{seconds:,.0f}"])
+        gap = gaps.get(arm)
+        if gap is None:
+            rows.append([arm, *cells, "—", "—"])
+            continue
+        interval = f"{gap['gap']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+        rows.append([arm, *cells, interval.replace("-", _MINUS), gap["against"]])
     told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
     told += [
-        f"sacrebleu {name}" for name in dict.fromkeys(row["signature"] for row in result["rows"])
+        "sacrebleu " + name for name in dict.fromkeys(row["signature"] for row in result["rows"])
     ]
-    heads = ("arm", "BLEU", "seeds", "95 % of the gap, by seed", "seconds")
+    heads = (
+        "arm",
+        "BLEU",
+        "seeds",
+        "seconds of one thread",
+        "gap (95 %, over sentences)",
+        "against",
+    )
     return f"{', '.join(told)}.\n\n{_table(heads, rows)}"
 
 

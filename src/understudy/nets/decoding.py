@@ -1,7 +1,8 @@
 """Decoding: sentences out of a translator, greedily, by sampling, or by beam search.
 
 All sentences of a batch go on together; a token costs one step of the decoder, since keys and
-values are kept. A sentence ends with `END`, behind which there is `PAD`, or at its limit.
+values are kept. A sentence ends with `END`, behind which there is `PAD`, or at its limit; half of
+a batch that is over leaves it, but for beams.
 Beam search ranks by log q(y | x) / |y|, Wu et al., arXiv:1609.08144, eq. 14 with alpha = 1.
 """
 
@@ -49,10 +50,12 @@ def translate(
     positive("temperature", temperature)
     body = _translator(network)
     cache = body.read(source)
-    token = torch.full_like(source[:, :1], BEGIN)
-    made, over = [], torch.zeros_like(token, dtype=torch.bool)
     limits = limits_of(source, longest)
-    for place in range(int(limits.max())):
+    made = torch.full((len(source), int(limits.max())), PAD, device=source.device)
+    # Which sentences go on, and those of them that are over meanwhile.
+    rows, over = torch.arange(len(source), device=source.device), torch.zeros_like(limits) > 0
+    token = torch.full_like(limits, BEGIN)
+    for place in range(made.shape[1]):
         logits = _allowed(body.answer(token, cache)[:, -1])
         if rng is None:
             token = logits.argmax(-1, keepdim=True)
@@ -61,11 +64,16 @@ def translate(
             shares = (logits / temperature).softmax(-1).to(rng.device)
             token = torch.multinomial(shares, 1, generator=rng).to(source.device)
         token = token.masked_fill(over, PAD)
-        made.append(token)
-        over = over | (token == END) | (limits == place + 1)
-        if over.all():
-            break
-    return torch.cat(made, dim=1)
+        made[rows, place] = token[:, 0]
+        over = over | (token == END) | (limits[rows] == place + 1)
+        left = int((~over).sum())
+        if left == 0:
+            return made[:, : place + 1]
+        if 2 * left <= len(rows):  # less often would waste steps, more often copies
+            kept = (~over)[:, 0].nonzero()[:, 0]
+            cache.take(kept)
+            rows, token, over = rows[kept], token[kept], over[kept]
+    return made
 
 
 @torch.no_grad()
