@@ -144,7 +144,7 @@ def _summarize_images(
     told |= _accuracies(judges, teacher, student)
     rehearses = True
     if teacher is not None and teacher.contract.classes < student.contract.classes:
-        told |= _old_and_new(judges, teacher.contract.classes, student)
+        told |= _old_and_new(judges, teacher.contract.classes, student, told["teacher_accuracy"])
         rehearses = isinstance(stage.source, Rehearsed)
     if teacher is None or not rehearses:
         return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
@@ -323,16 +323,23 @@ def _of_classes(judges: Dataset, first: int, end: int) -> Dataset:
     return judges if len(places) == len(judges) else Part(whole=judges, places=places)
 
 
-def _old_and_new(judges: Dataset | None, num_old: int, student: Network) -> dict[str, Any]:
-    """Return the student's accuracy on old and on new classes, of all it could have answered."""
-    found: dict[str, Any] = {}
-    ends = {"old": (0, num_old), "new": (num_old, student.contract.classes)}
-    for name, (first, end) in ends.items():
-        found |= {f"{name}_accuracy": None, f"{name}_count": None}
+def _old_and_new(
+    judges: Dataset | None, num_old: int, student: Network, before: float | None
+) -> dict[str, Any]:
+    """Return the student's accuracy on old and on new classes, of all it could have answered.
+
+    Args:
+        before: the old network's accuracy on the old ones.
+    """
+    whole = student.contract.classes
+    found: dict[str, Any] = {"new_classes": whole - num_old, "forgetting": None}
+    for name, (first, end) in {"old": (0, num_old), "new": (num_old, whole)}.items():
         part = None if judges is None else _of_classes(judges, first, end)
-        if part is not None and len(part) > 0:
-            score = evaluate(student, part)
-            found |= {f"{name}_accuracy": score.accuracy, f"{name}_count": score.count}
+        score = None if part is None or len(part) == 0 else evaluate(student, part)
+        for what in ("accuracy", "correct", "count"):
+            found[f"{name}_{what}"] = None if score is None else getattr(score, what)
+    if before is not None and found["old_accuracy"] is not None:
+        found["forgetting"] = before - found["old_accuracy"]
     return found
 
 

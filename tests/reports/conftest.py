@@ -241,6 +241,28 @@ def many_classes_run() -> Files:
     }
 
 
+def continual_run() -> Files:
+    """A network that learned five classes more; two of the old ones suffered."""
+    return whole_run(**CONTINUAL) | {"samples.npz": None, "search_path.npz": None}
+
+
+CONTINUAL: Files = {
+    "verb": "continual",
+    "method": "custom",
+    "teacher_correct": 243,
+    "teacher_accuracy": 0.972,
+    "student_accuracy": 0.82,
+    "student_correct": 410,
+    "old_accuracy": 0.8,
+    "old_correct": 200,
+    "old_count": 250,
+    "new_accuracy": 0.84,
+    "new_correct": 210,
+    "new_count": 250,
+    "new_classes": 5,
+    "forgetting": 0.172,
+    "agreement": None,
+}
 UNLABELLED: Files = {
     "teacher_accuracy": None,
     "student_accuracy": None,
@@ -255,6 +277,7 @@ RUNS: dict[str, Callable[[], Files]] = {
     "whole": whole_run,
     "demo": demo_run,
     "unlabelled": unlabelled_run,
+    "continual": continual_run,
     "many classes": many_classes_run,
     "summary alone": lambda: {"summary.json": {}},
     "recipe alone": lambda: {"recipe.toml": ""},

@@ -169,6 +169,13 @@ def test_a_run_that_searched_for_nothing_says_nothing_of_it(record_of: RecordOf)
     assert "searched images" not in text
 
 
+def test_what_was_forgotten_stands_on_the_page_of_a_continual_run(pages: dict[str, Path]):
+    text = Elements(pages["continual"].read_text()).text.replace("\u00a0", " ")
+    assert "What is forgotten is the change on the old classes: −17.2 points." in text
+    assert "97.2 % before" in text
+    assert "What is forgotten" not in pages["whole"].read_text()
+
+
 def test_nameless_classes_are_shown_by_their_index(record_of: RecordOf):
     text = page_of(record_of, whole_run(class_names=None, per_class=None))
     assert 'title="9"' in text

@@ -6,6 +6,7 @@ from understudy.reports.tables import (
     class_table,
     forms_table,
     networks_table,
+    old_and_new_table,
     scores_table,
 )
 
@@ -25,6 +26,31 @@ def test_accuracy_stands_beside_its_count_interval_and_chance():
         ["Student", "100.0 %", "10 of 10", "72.2 to 100.0 %"],
         ["Always the same class", "25.0 %", "–", "–"],
     ]
+
+
+def test_old_and_new_classes_stand_apart_with_what_was_forgotten():
+    summary = Summary(
+        teacher_accuracy=0.9,
+        teacher_correct=9,
+        student_accuracy=0.6,
+        accuracy_count=30,
+        old_accuracy=0.7,
+        old_correct=7,
+        old_count=10,
+        new_accuracy=0.55,
+        new_correct=11,
+        new_count=20,
+    )
+    assert texts(old_and_new_table(summary)) == [
+        ["", "Before", "After", "Change", "Correct", "95 % interval"],
+        ["Old classes", "90.0 %", "70.0 %", "−20.0 points", "7 of 10", "39.7 to 89.2 %"],
+        ["New classes", "–", "55.0 %", "–", "11 of 20", "34.2 to 74.2 %"],
+        ["All classes", "–", "60.0 %", "–", "18 of 30", "42.3 to 75.4 %"],
+    ]
+    rows = texts(accuracy_table(summary, None))
+    assert rows[1][:3] == ["Teacher, old classes", "90.0 %", "9 of 10"]
+    assert rows[2][:3] == ["Student, all classes", "60.0 %", "18 of 30"]
+    assert old_and_new_table(Summary(student_accuracy=0.5)) is None
 
 
 def test_calibration_has_a_column_where_it_was_measured():

@@ -173,3 +173,45 @@ def test_a_failure_stays_a_failure():
     finding = SavedFinding(name="Score", verdict="warn", summary="Poor.", tag="predicted")
     summary = replace(GOOD, student_accuracy=0.5)
     assert verdict_on(summary, findings=(finding,)).label == "Do not use"
+
+
+WIDENED = Summary(
+    teacher_accuracy=0.97,
+    student_accuracy=0.82,
+    accuracy_count=500,
+    old_accuracy=0.8,
+    old_correct=200,
+    old_count=250,
+    new_accuracy=0.84,
+    new_correct=210,
+    new_count=250,
+    new_classes=5,
+    forgetting=0.17,
+)
+
+
+def test_a_network_that_learned_classes_is_judged_by_what_it_kept_of_the_old_ones():
+    verdict = verdict_on(WIDENED)
+    assert verdict.level == "warn"
+    assert verdict.headline == (
+        "It is right on 80.0 % of its old classes, where it was on 97.0 %; of the new ones "
+        "on 84.0 %."
+    )
+    assert verdict.reasons[0].text == (
+        "Old classes 80.0 % (95 % interval 74.6 to 84.5 %) on 250 labelled images, of all it "
+        "could have answered."
+    )
+    assert verdict_on(replace(WIDENED, old_accuracy=0.96)).level == "ok"
+    assert verdict_on(replace(WIDENED, old_accuracy=0.3)).level == "fail"
+
+
+def test_new_classes_that_were_not_learned_fail_however_well_the_old_ones_stand():
+    verdict = verdict_on(replace(WIDENED, old_accuracy=0.96, new_accuracy=0.2))
+    assert verdict.level == "fail"
+    assert "Guessing among those 5 would do as well" in verdict.headline
+
+
+def test_without_old_labels_nobody_knows_what_was_forgotten():
+    verdict = verdict_on(replace(WIDENED, old_accuracy=None, old_count=None, teacher_accuracy=None))
+    assert verdict.level == "unknown"
+    assert "no labelled image tells what it forgot" in verdict.headline

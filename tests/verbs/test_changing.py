@@ -98,9 +98,34 @@ def test_new_classes_are_scored_apart(network, more, tmp_path, version):
     assert summary["old_accuracy"] is None
     assert (summary["agreement"] is None) == (version == "plain")
     assert json.loads((tmp_path / "run" / SUMMARY).read_text()) == summary
+    assert summary["new_classes"] == 2
+    assert summary["forgetting"] is None
+    assert "tells what it forgot" in (tmp_path / "run" / "report.html").read_text()
     made = load(str(tmp_path / "run"))
     assert made.contract.classes == 5
     assert made.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 5)
+
+
+def test_forgetting_is_what_the_old_network_knew_less_what_is_left(network, more, tmp_path):
+    drawn = np.random.default_rng(1)
+    with np.load(more) as given:
+        old = drawn.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        both = np.concatenate((given["x"], old)), np.concatenate((given["y"], np.arange(40) % 3))
+    np.savez(tmp_path / "both.npz", x=both[0], y=both[1])
+    summary = understudy.continual(
+        network,
+        more,
+        out=tmp_path / "run",
+        version="plain",
+        eval=str(tmp_path / "both.npz"),
+        steps=30,
+        lr=0.1,
+        batch_size=8,
+    )
+    assert (summary["old_count"], summary["new_count"]) == (40, 60)
+    assert summary["teacher_correct"] / 40 == summary["teacher_accuracy"]
+    assert summary["forgetting"] == summary["teacher_accuracy"] - summary["old_accuracy"]
+    assert summary["student_correct"] == summary["old_correct"] + summary["new_correct"]
 
 
 def test_data_without_a_new_class_are_refused(network, tmp_path):

@@ -364,8 +364,12 @@ def continual(
             watch=shown.watch,
         )
     tell(summary, out, json=json)
-    if not json and summary and summary["old_accuracy"] is not None:
+    if not json and summary:
         for part in ("old", "new"):
             scored, count = summary[f"{part}_accuracy"], summary[f"{part}_count"]
             if scored is not None:
                 results.print(f"{part:11}classes {scored:.1%} of {count:,}")
+        if summary["forgetting"] is not None:
+            results.print(
+                f"{'forgotten':11}{100 * summary['forgetting']:.1f} points of old classes"
+            )

@@ -32,7 +32,9 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     if summary is None:
         return []
     facts = []
-    if summary.student_accuracy is not None:
+    if summary.learned_classes:
+        facts += _old_and_new(summary)
+    elif summary.student_accuracy is not None:
         teacher = summary.teacher_accuracy
         detail = "" if teacher is None else f"teacher {figures.percent(teacher)}"
         value = figures.percent(summary.student_accuracy)
@@ -45,6 +47,24 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     if summary.student_parameters is not None:
         facts.append(_parameters(summary.student_parameters, summary.teacher_parameters))
     return [*facts, *_smallest_and_fastest(record.exports or ())][:4]
+
+
+def _old_and_new(summary: Summary) -> list[Fact]:
+    before = summary.teacher_accuracy
+    rows = (
+        ("Old classes", summary.old_accuracy, "" if before is None else figures.percent(before)),
+        ("New classes", summary.new_accuracy, ""),
+    )
+    return [
+        Fact(
+            name=name,
+            value=figures.percent(accuracy),
+            tag="measured",
+            detail=f"{was} before" if was else "",
+        )
+        for name, accuracy, was in rows
+        if accuracy is not None
+    ]
 
 
 def _parameters(student: int, teacher: int | None) -> Fact:

@@ -207,6 +207,8 @@ def _scores(record: RunRecord) -> dict[str, Any]:
     return {
         "agreement_facts": facts.agreement_facts(summary),
         "accuracy": tables.accuracy_table(summary, record.num_classes),
+        "forgotten": "" if (lost := summary.forgetting) is None else figures.points(-lost),
+        "old_and_new": tables.old_and_new_table(summary),
         "scores": tables.scores_table(summary),
         "class_chart": None if chart is None else Markup(chart),
         "class_table": tables.class_table(classes) if classes else None,

@@ -53,7 +53,11 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`summary.json`. Accuracies are shares; what nobody measured is None."""
+    """`summary.json`. Accuracies are shares; what nobody measured is None.
+
+    Where a network learned new classes, its accuracy on old and on new ones stands apart, each over
+    all the answers it has; what it forgot is the accuracy on old ones before less that after.
+    """
 
     verb: str = "distill"
     method: str | None = None
@@ -71,6 +75,14 @@ class Summary:
     student_scores: dict[str, float] | None = None
     score_signatures: dict[str, str] = field(default_factory=dict)
     per_class: dict[str, ClassScore] | None = None
+    old_accuracy: Share | None = None
+    old_correct: Count | None = None
+    old_count: Count | None = None
+    new_accuracy: Share | None = None
+    new_correct: Count | None = None
+    new_count: Count | None = None
+    new_classes: Count | None = None
+    forgetting: Annotated[float, Field(ge=-1, le=1)] | None = None
     agreement: Share | None = None
     agreement_count: Count | None = None
     agreement_on: str | None = None
@@ -87,6 +99,16 @@ class Summary:
     arms: tuple[Arm, ...] | None = None
     warnings: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+
+    @property
+    def learned_classes(self) -> bool:
+        """Whether the student was scored on old and on new classes apart."""
+        return self.old_accuracy is not None or self.new_accuracy is not None
+
+    @property
+    def teacher_count(self) -> int | None:
+        """How many labelled images the teacher was scored on: those of classes it knows."""
+        return self.old_count if self.learned_classes else self.accuracy_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,8 +391,10 @@ def _check_counts(summary: Summary, path: Path) -> None:
     """Raise where more images were right than there were."""
     arms = summary.arms or ()
     for name, correct, count in (
-        ("teacher_correct", summary.teacher_correct, summary.accuracy_count),
+        ("teacher_correct", summary.teacher_correct, summary.teacher_count),
         ("student_correct", summary.student_correct, summary.accuracy_count),
+        ("old_correct", summary.old_correct, summary.old_count),
+        ("new_correct", summary.new_correct, summary.new_count),
         *((f"correct of arm '{arm.name}'", arm.correct, arm.count) for arm in arms),
     ):
         if correct is not None and count is not None and correct > count:

@@ -6,7 +6,7 @@ no column in which nothing was measured.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from understudy.protocols import Tag
 from understudy.reports import figures
@@ -35,13 +35,13 @@ class Table:
 
 def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
     """Return teacher, student and guessing, each with its count, interval and calibration."""
-    count, guess = summary.accuracy_count, chance(summary, num_classes)
+    guess = chance(summary, num_classes)
     teacher, student = summary.teacher_calibration_error, summary.student_calibration_error
     known = [
         (arm, error)
         for arm, error in (
-            (_arm("Teacher", summary.teacher_accuracy, summary.teacher_correct, count), teacher),
-            (_arm("Student", summary.student_accuracy, summary.student_correct, count), student),
+            (_scored(summary, "teacher", summary.teacher_count), teacher),
+            (_scored(summary, "student", summary.accuracy_count), student),
         )
         if arm.accuracy is not None
     ]
@@ -56,6 +56,42 @@ def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
         ("Correct", "measured", lambda row: _correct(row[0])),
         ("95 % interval", "measured", lambda row: _interval(row[0])),
         ("Calibration error", "measured", lambda row: _or_missing(row[1], figures.percent)),
+    )
+
+
+def old_and_new_table(summary: Summary) -> Table | None:
+    """Return the accuracy on old and on new classes, before and after the new ones were learned."""
+    if not summary.learned_classes:
+        return None
+    rows = [
+        (_arm(name, after, correct, count), before)
+        for name, after, correct, count, before in (
+            (
+                "Old classes",
+                summary.old_accuracy,
+                summary.old_correct,
+                summary.old_count,
+                summary.teacher_accuracy,
+            ),
+            ("New classes", summary.new_accuracy, summary.new_correct, summary.new_count, None),
+            (
+                "All classes",
+                summary.student_accuracy,
+                summary.student_correct,
+                summary.accuracy_count,
+                None,
+            ),
+        )
+        if after is not None
+    ]
+    return _tabulate(
+        rows,
+        ("", None, lambda row: row[0].name),
+        ("Before", "measured", lambda row: _or_missing(row[1], figures.percent)),
+        ("After", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
+        ("Change", "measured", lambda row: _difference(row[0].accuracy, row[1])),
+        ("Correct", "measured", lambda row: _correct(row[0])),
+        ("95 % interval", "measured", lambda row: _interval(row[0])),
     )
 
 
@@ -178,6 +214,14 @@ def _tabulate(
     )
 
 
+def _scored(summary: Summary, role: Literal["teacher", "student"], count: int | None) -> Arm:
+    """Return teacher or student on what it was scored on."""
+    on = {"teacher": ", old classes", "student": ", all classes"}
+    name = f"{role.capitalize()}{on[role] if summary.learned_classes else ''}"
+    accuracy, correct = (getattr(summary, f"{role}_{what}") for what in ("accuracy", "correct"))
+    return _arm(name, accuracy, correct, count)
+
+
 def _arm(name: str, accuracy: float | None, correct: int | None, count: int | None) -> Arm:
     return Arm(name=name, accuracy=accuracy, correct=correct, count=count)
 
@@ -196,9 +240,11 @@ def _interval(arm: Arm) -> str:
 
 
 def _change(score: ClassScore) -> str:
-    if score.teacher is None or score.student is None:
-        return MISSING
-    return figures.points(score.student - score.teacher)
+    return _difference(score.student, score.teacher)
+
+
+def _difference(after: float | None, before: float | None) -> str:
+    return MISSING if after is None or before is None else figures.points(after - before)
 
 
 def _or_missing(value: float | None, write: Callable[[float], str]) -> str:

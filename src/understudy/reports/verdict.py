@@ -99,6 +99,8 @@ def _first_verdict(record: RunRecord, summary: Summary, limits: Limits) -> Verdi
         if summary.student_scores:
             return _other_scores(summary)
         return _without_labels(record, summary, limits)
+    if summary.learned_classes:
+        return _widened(summary, limits)
     guess = chance(summary, record.num_classes)
     if summary.teacher_accuracy is None:
         return _alone(summary, guess)
@@ -129,11 +131,54 @@ def _beside_teacher(
             f"The student keeps {figures.percent(kept)} of its teacher's accuracy "
             f"on {_labelled(summary)}"
         )
-    level: Level = "ok" if kept >= limits.keeps_well else "warn"
-    if kept < limits.keeps_some:
-        level = "fail"
-    worst = max((level, *(reason.level for reason in reasons)), key=_SEVERITY.index)
+    worst = max((_level(kept, limits), *(reason.level for reason in reasons)), key=_SEVERITY.index)
     return _verdict(worst, f"{headline}{_at_size(summary)}.", reasons)
+
+
+def _widened(summary: Summary, limits: Limits) -> Verdict:
+    """The verdict on a network that learned new classes: what it kept and what it learned."""
+    reasons = [
+        _part(name, accuracy, correct, count)
+        for name, accuracy, correct, count in (
+            ("Old", summary.old_accuracy, summary.old_correct, summary.old_count),
+            ("New", summary.new_accuracy, summary.new_correct, summary.new_count),
+        )
+        if accuracy is not None
+    ]
+    old, new, before = summary.old_accuracy, summary.new_accuracy, summary.teacher_accuracy
+    if old is None:
+        headline = (
+            f"It is right on {figures.percent(new or 0.0)} of its new classes; no labelled image "
+            "tells what it forgot of the old ones."
+        )
+        level: Level = "unknown"
+    else:
+        was = "" if before is None else f", where it was on {figures.percent(before)}"
+        learned = "no labelled image is of the new ones"
+        if new is not None:
+            learned = f"of the new ones on {figures.percent(new)}"
+        headline = f"It is right on {figures.percent(old)} of its old classes{was}; {learned}."
+        level = _level(old / before, limits) if before else "unknown"
+    if new is not None and summary.new_classes and new <= 1 / summary.new_classes:
+        level = "fail"
+        headline += f" Guessing among those {summary.new_classes} would do as well."
+    return _verdict(level, headline, reasons)
+
+
+def _level(kept: float, limits: Limits) -> Level:
+    """Return the level of a share of accuracy that was kept."""
+    if kept < limits.keeps_some:
+        return "fail"
+    return "ok" if kept >= limits.keeps_well else "warn"
+
+
+def _part(name: str, accuracy: float, correct: int | None, count: int | None) -> Reason:
+    text = f"{name} classes {figures.percent(accuracy)}"
+    if count:
+        low, high = accuracy_interval(accuracy, correct, count)
+        text += f" (95 % interval {figures.interval(low, high)}) on "
+        text += figures.plural(count, "labelled image")
+    return Reason(text=f"{text}, of all it could have answered.", tag="measured")
 
 
 def _alone(summary: Summary, guess: float | None) -> Verdict:
