@@ -42,7 +42,7 @@ from understudy.protocols import (
 )
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
-from understudy.reports.record import SEARCH_PATH
+from understudy.reports.shown_images import SEARCH_PATH
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.lcw import Lcw

@@ -8,7 +8,8 @@ from understudy.reports.concerns import (
     unseen_classes,
     weak_forms,
 )
-from understudy.reports.record import ClassScore, ExportedForm, Samples, SavedFinding, Summary
+from understudy.reports.record import ClassScore, ExportedForm, SavedFinding, Summary
+from understudy.reports.shown_images import Samples
 
 LIMITS = Limits()
 FLOAT = ExportedForm(form="torch", bytes=1000, latency_ms=2.0, accuracy=0.9, agreement=1.0)

@@ -7,7 +7,8 @@ from understudy.reports.facts import (
     headline_facts,
     run_facts,
 )
-from understudy.reports.record import ExportedForm, RunRecord, Samples, Summary
+from understudy.reports.record import ExportedForm, RunRecord, Summary
+from understudy.reports.shown_images import Samples
 
 
 def test_four_figures_at_most_stand_under_the_verdict():

@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.reports.concerns import Limits
-from understudy.reports.record import (
-    ClassScore,
-    ExportedForm,
-    RunRecord,
-    Samples,
-    SavedFinding,
-    Summary,
-)
+from understudy.reports.record import ClassScore, ExportedForm, RunRecord, SavedFinding, Summary
+from understudy.reports.shown_images import Samples
 from understudy.reports.verdict import Verdict, chance, judge
 
 LIMITS = Limits()

@@ -9,7 +9,8 @@ from typing import Literal
 
 from understudy.protocols import Tag
 from understudy.reports import figures
-from understudy.reports.record import ExportedForm, Samples, SavedFinding, Summary
+from understudy.reports.record import ExportedForm, SavedFinding, Summary
+from understudy.reports.shown_images import Samples
 
 Level = Literal["ok", "unknown", "warn", "fail"]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from understudy.protocols import Tag
 from understudy.reports import figures
-from understudy.reports.record import ExportedForm, RunRecord, Samples, Summary
+from understudy.reports.record import ExportedForm, RunRecord, Summary
+from understudy.reports.shown_images import Samples
 from understudy.reports.verdict import accuracy_interval
 
 MISSING = "–"

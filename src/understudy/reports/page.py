@@ -17,7 +17,8 @@ from markupsafe import Markup
 from understudy.protocols import Tag
 from understudy.reports import facts, figures, pictures, tables
 from understudy.reports.concerns import Limits
-from understudy.reports.record import RunRecord, Samples, SearchRecord, Summary, read_run
+from understudy.reports.record import RunRecord, Summary, read_run
+from understudy.reports.shown_images import Samples, SearchRecord
 from understudy.reports.verdict import judge
 from understudy.run_folder import write_whole
 

@@ -5,18 +5,23 @@ cannot be understood raises one line with its path, the place inside it, and the
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-from jaxtyping import Float, Int, UInt8
 from pydantic import Field, TypeAdapter, ValidationError
 
 from understudy.protocols import Tag
+from understudy.reports.shown_images import (
+    SAMPLES,
+    SEARCH_PATH,
+    WAY_OUT,
+    Samples,
+    SearchRecord,
+    read_samples,
+    read_search_path,
+)
 from understudy.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -24,10 +29,8 @@ Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Value = TypeVar("Value")
 
-SAMPLES, SEARCH_PATH, FINDINGS = "samples.npz", "search_path.npz", "findings.json"
-EXPORTS, MANIFEST = "exports.json", "manifest.json"
+FINDINGS, EXPORTS, MANIFEST = "findings.json", "exports.json", "manifest.json"
 FILES = (SUMMARY, METRICS, SAMPLES, SEARCH_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
-_WAY_OUT = "run the verb again, or remove the file to leave its section out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,39 +143,6 @@ class ExportedForm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
-    """`samples.npz`: images as fed to the student, and what both networks answered.
-
-    Args:
-        raw: the same images before augmentation.
-        histogram: how often the teacher named each class in a larger sample of the stream.
-    """
-
-    images: UInt8[np.ndarray, "images height width channels"] | None = None
-    raw: UInt8[np.ndarray, "images raw_height raw_width raw_channels"] | None = None
-    teacher: Float[np.ndarray, "images classes"] | None = None
-    student: Float[np.ndarray, "images classes"] | None = None
-    histogram: Int[np.ndarray, " classes"] | None = None
-    histogram_count: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchRecord:
-    """`search_path.npz`: a few images on their way from noise to what a search found.
-
-    Args:
-        iterations: how many had been done at each point.
-        named: the class that the teacher names each image in the end.
-        sure: how sure it was of that at each point.
-    """
-
-    images: UInt8[np.ndarray, "points images height width channels"]
-    iterations: Int[np.ndarray, " points"]
-    named: Int[np.ndarray, " images"]
-    sure: Float[np.ndarray, "points images"]
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """All that a RUN folder says about itself; None for a file that is not there.
 
@@ -216,8 +186,8 @@ def read_run(folder: Path) -> RunRecord:
         name=folder.resolve().name,
         summary=_read_json(folder / SUMMARY, TypeAdapter(Summary).validate_python),
         metrics=metrics,
-        samples=_read_samples(folder / SAMPLES),
-        search_path=_read_search_path(folder / SEARCH_PATH),
+        samples=read_samples(folder / SAMPLES),
+        search_path=read_search_path(folder / SEARCH_PATH),
         findings=_read_json(
             folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
         ),
@@ -238,7 +208,7 @@ def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RunFolderError(f"{path} is not UTF-8 text ({error.reason}); {_WAY_OUT}") from error
+        raise RunFolderError(f"{path} is not UTF-8 text ({error.reason}); {WAY_OUT}") from error
 
 
 def _read_json(path: Path, validate: Callable[[Any], Value]) -> Value | None:
@@ -249,13 +219,13 @@ def _read_json(path: Path, validate: Callable[[Any], Value]) -> Value | None:
         return validate(json.loads(text))
     except json.JSONDecodeError as error:
         raise RunFolderError(
-            f"{path} is not JSON: {error.msg} in line {error.lineno}; {_WAY_OUT}"
+            f"{path} is not JSON: {error.msg} in line {error.lineno}; {WAY_OUT}"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         shown = repr(first["input"])[:60]
-        raise RunFolderError(f"{path}: {place}: {first['msg']}, got {shown}; {_WAY_OUT}") from error
+        raise RunFolderError(f"{path}: {place}: {first['msg']}, got {shown}; {WAY_OUT}") from error
 
 
 def _read_metrics(
@@ -281,110 +251,15 @@ def _metrics_row(path: Path, number: int, line: str) -> Mapping[str, float]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise RunFolderError(
-            f"{path} is not JSON in line {number}: {error.msg}; {_WAY_OUT}"
+            f"{path} is not JSON in line {number}: {error.msg}; {WAY_OUT}"
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-        raise RunFolderError(f"{path}: line {number} has no whole number 'step'; {_WAY_OUT}")
+        raise RunFolderError(f"{path}: line {number} has no whole number 'step'; {WAY_OUT}")
     return {
         name: float(value)
         for name, value in row.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-
-
-def _read_samples(path: Path) -> Samples | None:
-    arrays = _read_arrays(path)
-    return None if arrays is None else _checked_samples(path, arrays)
-
-
-def _read_search_path(path: Path) -> SearchRecord | None:
-    arrays = _read_arrays(path)
-    return None if arrays is None else _checked_search_path(path, arrays)
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    # numpy takes other files for pickles or single arrays; and it leaves a broken one open.
-    if not zipfile.is_zipfile(path):
-        raise RunFolderError(f"{path} is not a whole .npz archive; {_WAY_OUT}")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunFolderError(f"{path} cannot be read: {reason}; {_WAY_OUT}") from error
-
-
-def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
-    for name in ("images", "raw"):
-        if name in arrays:
-            _check_images(path, name, arrays[name])
-    for name, kinds, dimensions, rule in (
-        ("teacher", "f", 2, "float (images, classes)"),
-        ("student", "f", 2, "float (images, classes)"),
-        ("histogram", "iu", 1, "one row of integers"),
-        ("histogram_count", "iu", 0, "one integer"),
-    ):
-        array = arrays.get(name)
-        if array is not None and (array.dtype.kind not in kinds or array.ndim != dimensions):
-            _refuse(path, name, array, rule)
-    lengths = {
-        name: len(arrays[name])
-        for name in ("images", "raw", "teacher", "student")
-        if name in arrays
-    }
-    if len(set(lengths.values())) > 1:
-        raise RunFolderError(f"{path}: arrays differ in length: {lengths}; {_WAY_OUT}")
-    classes = {
-        name: arrays[name].shape[-1]
-        for name in ("teacher", "student", "histogram")
-        if name in arrays
-    }
-    if len(set(classes.values())) > 1:
-        raise RunFolderError(f"{path}: arrays differ in classes: {classes}; {_WAY_OUT}")
-    histogram, count = arrays.get("histogram"), arrays.get("histogram_count")
-    return Samples(
-        images=arrays.get("images"),
-        raw=arrays.get("raw"),
-        teacher=arrays.get("teacher"),
-        student=arrays.get("student"),
-        histogram=None if histogram is None else histogram.astype(np.int64),
-        histogram_count=None if count is None else int(count),
-    )
-
-
-def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> SearchRecord:
-    wanted = ("images", "iterations", "named", "sure")
-    if missing := [name for name in wanted if name not in arrays]:
-        raise RunFolderError(f"{path} has no {', '.join(missing)}; {_WAY_OUT}")
-    images = arrays["images"]
-    if images.ndim != 5:
-        _refuse(path, "images", images, "uint8 (points, images, height, width, channels)")
-    _check_images(path, "images", images.reshape(-1, *images.shape[2:]))
-    points, count = images.shape[:2]
-    for name, kinds, shape in (
-        ("iterations", "iu", (points,)),
-        ("named", "iu", (count,)),
-        ("sure", "f", (points, count)),
-    ):
-        if arrays[name].dtype.kind not in kinds or arrays[name].shape != shape:
-            _refuse(path, name, arrays[name], f"{'float' if kinds == 'f' else 'integers'} {shape}")
-    if arrays["named"].min(initial=0) < 0:
-        _refuse(path, "named", arrays["named"], "a class each, counted from 0")
-    return SearchRecord(**{name: arrays[name] for name in wanted})
-
-
-def _check_images(path: Path, name: str, array: np.ndarray) -> None:
-    right = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
-    if not right or min(array.shape[1:3]) < 1:
-        _refuse(path, name, array, "uint8 (images, height, width, 1 or 3 channels)")
-
-
-def _refuse(path: Path, name: str, array: np.ndarray, rule: str) -> NoReturn:
-    raise RunFolderError(
-        f"{path}: {name} must be {rule}, got {array.dtype} {array.shape}; {_WAY_OUT}"
-    )
 
 
 def _check_counts(summary: Summary, path: Path) -> None:
@@ -398,7 +273,7 @@ def _check_counts(summary: Summary, path: Path) -> None:
         *((f"correct of arm '{arm.name}'", arm.correct, arm.count) for arm in arms),
     ):
         if correct is not None and count is not None and correct > count:
-            raise RunFolderError(f"{path}: {name} is {correct} of only {count}; {_WAY_OUT}")
+            raise RunFolderError(f"{path}: {name} is {correct} of only {count}; {WAY_OUT}")
 
 
 def _check_classes(record: RunRecord, folder: Path) -> None:
@@ -410,7 +285,7 @@ def _check_classes(record: RunRecord, folder: Path) -> None:
     if searched is not None and searched.named.max(initial=0) >= len(names):
         raise RunFolderError(
             f"{folder}: {SUMMARY} names {len(names)} classes, {SEARCH_PATH} has class "
-            f"{searched.named.max()}; {_WAY_OUT}"
+            f"{searched.named.max()}; {WAY_OUT}"
         )
     if record.samples is None:
         return
@@ -418,5 +293,5 @@ def _check_classes(record: RunRecord, folder: Path) -> None:
         if array is not None and array.shape[-1] != len(names):
             raise RunFolderError(
                 f"{folder}: {SUMMARY} names {len(names)} classes, {SAMPLES} has answers for "
-                f"{array.shape[-1]}; {_WAY_OUT}"
+                f"{array.shape[-1]}; {WAY_OUT}"
             )
