@@ -50,13 +50,12 @@ def arms() -> dict[str, dict[str, Any]]:
         "lwf": {"version": "lwf"},
     }
     made |= {kind: {"transfer": kind} for kind in KINDS}
+    apart = {"continual.separation": "0"}
     for kind in ("shaders", "deep-inversion"):
-        made |= {
-            f"{kind}, {name}": {"transfer": kind, "set": {f"continual.{field}": value}}
-            for name, field, value in (
-                ("no separation", "separation", "0"),
-                ("labels over new classes", "over", "new"),
-            )
+        made[f"{kind}, no separation"] = {"transfer": kind, "set": apart}
+        made[f"{kind}, labels over new classes"] = {
+            "transfer": kind,
+            "set": {**apart, "continual.over": "new"},
         }
     return made
 

@@ -110,8 +110,7 @@ def _arms(result: Result) -> str:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in result["summary"]:
         groups.setdefault(str(row.get("at", "")), []).append(row)
-    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
-    parts = [f"{', '.join(told)}."] if told else []
+    parts = _setting(result)
     for at, rows in groups.items():
         curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
         early = max(map(len, curves.values()))
@@ -133,6 +132,12 @@ def _arms(result: Result) -> str:
         heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
         parts.append(_table(heads, table))
     return "\n\n".join(parts)
+
+
+def _setting(result: Result) -> list[str]:
+    """Return what all rows share as a paragraph, or nothing."""
+    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    return [f"{', '.join(told)}."] if told else []
 
 
 def _curve(result: Result, at: str, arm: str) -> list[str]:
@@ -444,6 +449,24 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
+def _continual(result: Result) -> str:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["arm"], []).append(row)
+    rows = []
+    for arm, runs in sorted(groups.items(), key=lambda item: -_mean(item[1], "accuracy")):
+        parts = [f"{100 * _mean(runs, f'{part}_accuracy'):.1f}" for part in ("old", "new")]
+        found = [run["accuracy"] for run in runs]
+        spread = statistics.stdev(found) if len(found) > 1 else None
+        rows.append([arm, *parts, _spread(statistics.mean(found), spread, len(found))])
+    heads = ("beside the new digits", "old, %", "new, %", "all ten, %")
+    return "\n\n".join([*_setting(result), _table(heads, rows)])
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.mean(row[name] for row in rows)
+
+
 _TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
@@ -453,6 +476,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "autoaugment_kd": _repaired,
     "translation": _translation,
     "shaders": _shaders,
+    "continual": _continual,
     "lcw": _lcw,
     "lcw_cifar10": _lcw,
     "loop": _loop,

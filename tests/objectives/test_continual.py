@@ -43,7 +43,9 @@ def test_new_logits_do_not_matter_to_the_old_network_answers():
 
 def test_labels_over_new_classes_do_not_touch_the_old_logits():
     student = STUDENT.clone().requires_grad_()
-    terms(student, Continual(over="new", lwf=0.0, rehearsal=0.0))["new_classes"].backward()
+    terms(student, Continual(over="new", separation=0.0, lwf=0.0, rehearsal=0.0))[
+        "new_classes"
+    ].backward()
     assert student.grad[:, :3].abs().max() == 0
     assert student.grad[:3, 3:].abs().min() > 0
     assert student.grad[3:].abs().max() == 0
@@ -103,3 +105,8 @@ def test_labels_are_needed():
     batch = image_batch(torch.zeros(6, 1, 1, 1))
     with pytest.raises(ValueError, match="needs class labels; give labelled images"):
         Continual()(Trace(output=STUDENT), Trace(output=OLD), batch)
+
+
+def test_labels_over_new_classes_and_separation_would_call_everything_old():
+    with pytest.raises(ValueError, match="every image would be called old; set separation to 0"):
+        Continual(over="new")

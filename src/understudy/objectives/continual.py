@@ -88,6 +88,11 @@ class Continual:
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
         one_of("over", self.over, ("all", "new"))
+        if self.over == "new" and self.separation > 0:
+            raise ValueError(
+                "labels over new classes only raise none of them above the old ones, which "
+                "separation favours: every image would be called old; set separation to 0 as well"
+            )
         for name in ("rehearsal", "separation", "lwf"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
