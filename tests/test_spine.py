@@ -1,11 +1,21 @@
 import dataclasses
+from typing import Any
 
+import pytest
 import torch
+from torch import nn
 
 from tests import tiny
-from understudy.nets.network import freeze
+from understudy.fit import fit
+from understudy.nets.builtin import build
+from understudy.nets.network import Network, freeze
+from understudy.nets.references import NetworkRef
 from understudy.objectives.soft_targets import SoftTargets, soft_target_loss
-from understudy.spine import Answered, distill
+from understudy.protocols import Batch, InputContract, Stream
+from understudy.recipe import replace_keys
+from understudy.recipes import shader_kd
+from understudy.seeding import from_seed
+from understudy.spine import Answered, distill, open_distillation, site_of
 
 
 def run(teacher, student, **changes):
@@ -57,3 +67,46 @@ def test_a_batch_that_brings_its_answer_is_not_asked_again():
     answered = Answered(stream, teacher)
     assert answered.draw(0, None).teacher is not None
     assert len(calls) == 1
+
+
+class Watched:
+    """A stream in which CUDA raises where Python waits for it, within some steps."""
+
+    def __init__(self, stream: Stream, first: int, last: int) -> None:
+        self.stream, self.first, self.last = stream, first, last
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        if step in (self.first, self.last):
+            torch.cuda.set_sync_debug_mode("error" if step == self.first else "default")
+        return self.stream.draw(step, student)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_between_two_rounds_of_attacks_no_step_waits_for_the_device():
+    contract = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)
+    teacher, student = (Network(build("resnet8", classes=10), contract).cuda() for _ in "ts")
+    recipe = shader_kd(NetworkRef(ref="t"), NetworkRef(ref="s"), contract, device="cuda")
+    stage = replace_keys(recipe, {"pool_size": "64", "attack_fill": "false"}).stages[0]
+    settings = dataclasses.replace(stage.fit, steps=32, batch_size=16, log_every=32)
+    stream, criterion = open_distillation(
+        student,
+        teacher,
+        stage.source,
+        stage.objective,
+        settings=settings,
+        site=site_of(contract, student, settings),
+        rng=from_seed(0),
+    )
+    # The pool is full, and attacks begin at steps 0 and 16.
+    watched = Watched(stream, 17, 31)
+    try:
+        fit(student, watched, criterion, settings=settings, rng=from_seed(0))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

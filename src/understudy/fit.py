@@ -196,9 +196,9 @@ class _Ledger:
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         for name, value in terms.items():
-            last = self._bad.get(name, torch.full_like(value, math.inf, dtype=torch.float64))
-            now = torch.where(torch.isfinite(value.detach()), math.inf, float(step))
-            self._bad[name] = torch.minimum(last, now)
+            now = torch.full_like(value, math.inf, dtype=torch.float64)
+            now.masked_fill_(~torch.isfinite(value.detach()), step)
+            self._bad[name] = torch.minimum(self._bad.get(name, now), now)
 
     def check(self) -> None:
         first, name = min(((s.item(), n) for n, s in self._bad.items()), default=(math.inf, ""))

@@ -112,7 +112,9 @@ class Generator(nn.Module):
         self, num_codes: int, rng: torch.Generator
     ) -> Float[Tensor, "{num_codes} latent"]:
         """Return codes from N(0, 1), on the generator's device."""
-        return torch.randn(num_codes, self.latent, generator=rng).to(self.mean.device)
+        return torch.randn(num_codes, self.latent, generator=rng).to(
+            self.mean.device, non_blocking=True
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,8 @@ def other_classes(
     classes: Int[Tensor, " batch"], num_classes: int, rng: torch.Generator
 ) -> Int[Tensor, " batch"]:
     """Return for each a class uniform over the other ones."""
-    drawn = torch.randint(num_classes - 1, classes.shape, generator=rng).to(classes.device)
+    drawn = torch.randint(num_classes - 1, classes.shape, generator=rng)
+    drawn = drawn.to(classes.device, non_blocking=True)
     return drawn + (drawn >= classes)
 
 
@@ -116,7 +117,7 @@ class AdversarialStream:
         self.stream = stream
         self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
         self._shape = (site.contract.channels, *site.contract.size)
-        self._ring = torch.empty((0, *self._shape), dtype=torch.uint8)
+        self._ring = torch.empty((0, *self._shape), dtype=torch.uint8, device=site.device)
         self._cost = dict.fromkeys(_COUNTERS, 0)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -129,7 +130,9 @@ class AdversarialStream:
             self._attack(images, num_rows, rng)
         rows = torch.randperm(len(images), generator=rng)[: min(num_rows, len(self._ring))]
         picks = torch.randperm(len(self._ring), generator=rng)[: len(rows)]
-        images[rows.to(images.device)] = self._ring[picks].to(images) / 255
+        # Nothing but a round of attacks waits for the device.
+        here, there = (part.to(images.device, non_blocking=True) for part in (picks, rows))
+        images[there] = self._ring[here].to(images.dtype) / 255
         self._cost["images"] += len(images)
         facts = self._facts() | {"attacked_share": torch.tensor(len(rows) / len(images))}
         return image_batch(images, size_factor=batch.size_factor, facts={**batch.facts, **facts})
@@ -137,13 +140,14 @@ class AdversarialStream:
     def state_dict(self) -> dict[str, Any]:
         return {
             "source": self.stream.state_dict(),
-            "ring": self._ring.clone(),
+            "ring": self._ring.to("cpu", copy=True),
             "cost": dict(self._cost),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stream.load_state_dict(state["source"])
-        self._ring, self._cost = state["ring"].clone(), dict(state["cost"])
+        self._ring = state["ring"].to(self._site.device, copy=True)
+        self._cost = dict(state["cost"])
 
     def _check(self, batch: Batch) -> None:
         if batch.views["teacher"] is not batch.images:
@@ -162,13 +166,14 @@ class AdversarialStream:
         settings = self._settings
         count = round(settings.every * num_rows / (_IMAGES_PER_ATTACK * settings.reuse))
         count = min(max(1, count), len(images))
-        start = images[torch.randperm(len(images), generator=rng)[:count].to(images.device)]
+        chosen = torch.randperm(len(images), generator=rng)[:count]
+        start = images[chosen.to(images.device, non_blocking=True)]
         classes = predicted_classes(self._teacher, start)
         targets = other_classes(classes, self._site.contract.classes, rng)
         found = settings.attack(self._teacher, start, targets)
         kinds = (found.pre, found.post, found.deep_pre, found.deep_post)
         fresh = torch.cat([kind[found.success] for kind in kinds])
-        ring = torch.cat([self._ring, (fresh * 255).round().byte().cpu()])
+        ring = torch.cat([self._ring, (fresh * 255).round().byte()])
         self._ring = ring[-settings.rounds * _IMAGES_PER_ATTACK * count :]
         self._cost["attacked"] += count
         self._cost["found"] += int(found.success.sum())

@@ -368,7 +368,8 @@ def _pixel_operation(
         noise = torch.randn(
             x.shape, generator=child(rng, "noise", device=x.device), device=x.device, dtype=x.dtype
         )
-        return noise.mul_((_NOISE_STD * level[rows]).to(x).view(-1, 1, 1, 1)).add_(x).clamp_(0, 1)
+        strength = (_NOISE_STD * level[rows]).to(x, non_blocking=True)
+        return noise.mul_(strength.view(-1, 1, 1, 1)).add_(x).clamp_(0, 1)
 
     operations: dict[Operation, Callable[[Tensor, Tensor], Tensor]] = {
         "autocontrast": lambda x, rows: recolouring.autocontrast(x),

@@ -258,7 +258,9 @@ class FastMetaStream:
             )
             return NoisyLayers(told.to(device), self._generator.latent, count, rng)
         labels = torch.randint(self._site.contract.classes, (count,), generator=rng)
-        return FreeCodes(self._generator.draw_codes(count, rng), labels.to(device))
+        return FreeCodes(
+            self._generator.draw_codes(count, rng), labels.to(device, non_blocking=True)
+        )
 
     def _synthesise(
         self,
@@ -354,7 +356,8 @@ class FastMetaStream:
         most, count = self._settings.shift, len(images)
         offsets = torch.randint(-most, most + 1, (2, count), generator=rng)
         flips = (torch.rand(count, generator=rng) < self._settings.flip).float()
-        return shift_and_flip(images, offsets.to(images.device), flips.to(images.device))
+        moves = (part.to(images.device, non_blocking=True) for part in (offsets, flips))
+        return shift_and_flip(images, *moves)
 
 
 def _fast(inner_steps: int, learning_rate: float, code_learning_rate: float) -> FastMeta:

@@ -137,4 +137,4 @@ def to_bytes(images: Float[Tensor, "batch channels height width"]) -> Bytes:
 
 def to_images(values: Bytes, device: torch.device) -> Float[Tensor, "batch channels height width"]:
     """Return bytes as images in [0, 1] on a device."""
-    return values.to(device).float() / 255
+    return values.to(device, non_blocking=True).float() / 255

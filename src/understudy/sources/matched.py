@@ -81,7 +81,7 @@ class MatchedStream:
         images = batch.images
         rng = child(self._rng, "match", self._site.split, self._site.rank, step)
         numbers = self._settings.spread * torch.randn(2, len(images), generator=rng)
-        shift, stretch = numbers.to(images.device)
+        shift, stretch = numbers.to(images.device, non_blocking=True)
         made = match(images, self._mean, self._std, shift, stretch.exp())
         return replace(batch, views={"student": made, "teacher": made}, teacher=None)
 

@@ -115,7 +115,7 @@ class MixedStream:
             raise ValueError("mixing has no rule for masks or label maps; mix a source without")
         rng = child(self._rng, step)
         images = batch.images
-        partner = _partners(len(images), rng).to(images.device)
+        partner = _partners(len(images), rng).to(images.device, non_blocking=True)
         kept = self._draw_kept(len(images), rng)
         place = torch.rand((2, len(images)), generator=rng)
         changed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -155,7 +155,7 @@ class MixedStream:
         place: Float[Tensor, "2 batch"],
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, " batch"]]:
         """Return the mixed images and the share that each kept of its first."""
-        kept, place = kept.to(images), place.to(images)
+        kept, place = (part.to(images, non_blocking=True) for part in (kept, place))
         if self._settings.blend == "mixup":
             return mixup(images, partners, kept), kept
         inside = boxes(kept, place[0], place[1], (images.shape[2], images.shape[3]))

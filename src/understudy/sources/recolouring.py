@@ -72,9 +72,9 @@ def recolour(
     """Return the images after a chain of recolourings (dimension 1), clipped once at the end."""
     channels = images.shape[1]
     mean = images.mean((2, 3))[:, :, None]
-    weights = grey_weights(channels).to(images)
-    steps = Recolouring(*(part.to(images) for part in steps))
-    matrix = torch.eye(channels).to(images).expand(len(images), -1, -1)
+    weights = grey_weights(channels).to(images, non_blocking=True)
+    steps = Recolouring(*(part.to(images, non_blocking=True) for part in steps))
+    matrix = torch.eye(channels).to(images, non_blocking=True).expand(len(images), -1, -1)
     offset = torch.zeros_like(mean)
     for i in range(steps.grey.shape[1]):
         grey = weights @ (matrix @ mean + offset)
@@ -115,7 +115,7 @@ def posterize(
     images: Float[Tensor, "batch channels height width"], bits: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Return the images with only the leading bits of each 8-bit value."""
-    step = (2 ** (8 - bits)).to(images).view(-1, 1, 1, 1)
+    step = (2 ** (8 - bits)).to(images, non_blocking=True).view(-1, 1, 1, 1)
     return (images * 255).round_().div_(step).floor_().mul_(step / 255)
 
 
@@ -123,7 +123,8 @@ def solarize(
     images: Float[Tensor, "batch channels height width"], threshold: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
     """Return the images with all values from the threshold up inverted."""
-    bright = (images >= threshold.to(images).view(-1, 1, 1, 1)).to(images.dtype)
+    threshold = threshold.to(images, non_blocking=True).view(-1, 1, 1, 1)
+    bright = (images >= threshold).to(images.dtype)
     return bright.mul_(1 - 2 * images).add_(images)
 
 
@@ -136,7 +137,8 @@ def sharpen(
     rows = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = box.add_(images, alpha=4).div_(13)
-    return torch.lerp(smooth, images, 1 + strength.to(images).view(-1, 1, 1, 1)).clamp_(0, 1)
+    weight = 1 + strength.to(images, non_blocking=True).view(-1, 1, 1, 1)
+    return torch.lerp(smooth, images, weight).clamp_(0, 1)
 
 
 def blur(
@@ -147,7 +149,7 @@ def blur(
     """Return the images under a Gaussian of `sigma` pixels, cut off `reach` pixels away."""
     height, width = images.shape[2:]
     away = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    spread = sigma.to(images).clamp(min=torch.finfo(images.dtype).tiny ** 0.5)
+    spread = sigma.to(images, non_blocking=True).clamp(min=torch.finfo(images.dtype).tiny ** 0.5)
     weights = torch.softmax(-((away / spread[:, None]) ** 2) / 2, dim=1)
     padded = F.pad(images, (reach,) * 4, mode="replicate")
     rows = torch.zeros_like(padded[..., :width])
@@ -169,7 +171,8 @@ def cut_out(
 
     def covered(n: int, centre: Tensor) -> Tensor:
         pixels = (torch.arange(n, device=images.device) + 0.5) / n
-        return (pixels - centre.to(images)[:, None]).abs() < side.to(images)[:, None] / 2
+        middle, length = (part.to(images, non_blocking=True)[:, None] for part in (centre, side))
+        return (pixels - middle).abs() < length / 2
 
     height, width = images.shape[2:]
     hole = covered(height, y)[:, None, :, None] & covered(width, x)[:, None, None]

@@ -96,7 +96,9 @@ class ReplayStream:
         if before:  # a new batch is shown at once
             picks[: len(fresh)] = fresh
         device = self._site.device
-        labels = None if self._labels is None else self._labels[picks].to(device)
+        labels = None
+        if self._labels is not None:
+            labels = self._labels[picks].to(device, non_blocking=True)
         images = to_images(self._pool.read(picks), device)
         return image_batch(images, labels=labels, facts=self._facts())
 

@@ -126,11 +126,11 @@ class SurrogateStream:
         site = self._site
         start = (step * site.world + site.rank) * site.batch_size
         index = self._at(start, start + site.batch_size)
-        images = self._data.images(index).to(site.device).float().div_(255)
+        images = self._data.images(index).to(site.device, non_blocking=True).float().div_(255)
         labels = None
         if self._data.labels is not None:
-            labels = self._data.labels[index].to(site.device)
-        return image_batch(images, labels=labels, index=index.to(site.device))
+            labels = self._data.labels[index].to(site.device, non_blocking=True)
+        return image_batch(images, labels=labels, index=index.to(site.device, non_blocking=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

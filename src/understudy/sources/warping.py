@@ -88,7 +88,7 @@ def warp(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return the images moved, bilinearly resampled."""
     height, width = images.shape[2:]
-    rows = matrices.to(images)
+    rows = matrices.to(images, non_blocking=True)
     across, down = (
         (2 * torch.arange(n, device=images.device, dtype=images.dtype) + 1) / n - 1
         for n in (width, height)
