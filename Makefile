@@ -43,16 +43,19 @@ pictures: $(READY)
 # torch first: a range would take the newest build there is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit('understudy needs Python >= 3.11') if sys.version_info < (3, 11) else 0"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH) and what understudy needs into $(VENV); this takes a minute or so"
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(READY_TEST): $(READY)
+	@echo "installing what the tests need into $(VENV); this takes a minute or so"
 	$(BIN)/python -m pip install --quiet --editable ".[test,text]"
 	@touch $@
 
 $(READY_DOCS): $(READY_TEST)
+	@echo "installing what the pages need into $(VENV); this takes a minute or so"
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
