@@ -12,6 +12,7 @@ from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import WrappingSource
 from understudy.recipes import shader_kd
 from understudy.sources.augmentation import Augmented
+from understudy.sources.deep_inversion import DeepInversion, settings_for
 from understudy.sources.flat import Flat
 from understudy.sources.leaves import Leaves
 from understudy.sources.mixing import Mixed
@@ -81,6 +82,23 @@ def test_a_recipe_brings_its_own_teacher():
 def test_wrappers_made_in_python_are_left_as_they_are():
     (card,) = score(teacher(), [Mixed(source=Augmented(source=Grey()))], count=64)
     assert card.wrappers == ("augmented", "mixed")
+
+
+def test_a_source_that_inverts_the_teacher_takes_the_settings_for_its_images(monkeypatch):
+    opened = []
+
+    class StopError(Exception):
+        pass
+
+    def watched(self, *place):
+        opened.append(self)
+        raise StopError
+
+    monkeypatch.setattr(DeepInversion, "open", watched)
+    with pytest.raises(StopError):
+        score(teacher(), ["deep-inversion"], count=64)
+    assert opened == [settings_for(CONTRACT)]
+    assert opened[0].search.iterations < DeepInversion().search.iterations
 
 
 def test_images_on_disk_are_a_source():

@@ -56,7 +56,7 @@ def score(
     stages = (shader_kd(reference, reference, network.contract) if made is None else made).stages
     sets = [] if made is None else _sources_of(made)
     for named in transfer:
-        source = source_named(named)
+        source = source_named(named, contract=network.contract)
         fed = source if isinstance(source, WrappingSource) else _around(stages[0].source, source)
         sets.append((_name_of(named), fed))
     scorer = TransferSetScorer(
