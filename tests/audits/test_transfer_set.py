@@ -70,7 +70,14 @@ def test_every_figure_of_the_card_is_there(stacked):
     expected = {
         *("class_entropy", "min_class_share", "uncovered", "pair_coverage", "mutual_information"),
         *("mutual_information_tau", "teacher_entropy_tau", "confidence", "near_boundary"),
-        *("bn_distance", "feature_coverage", "feature_rank", "duplicates", "clipped"),
+        *(
+            "bn_distance",
+            "bn_divergence",
+            "feature_coverage",
+            "feature_rank",
+            "duplicates",
+            "clipped",
+        ),
         *("boundary_success", "boundary_distance"),
     }
     assert expected <= stacked.fed.figures.keys()

@@ -5,12 +5,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import taught
 from tests.tiny import CONTRACT, network
 from understudy.audits.transfer_tally import (
     BatchNormTally,
     StreamTally,
     Watch,
     evenly_spaced,
+)
+from understudy.nets.batchnorm_statistics import (
+    MomentsRecorder,
+    batchnorm_kl,
+    stored_statistics,
 )
 from understudy.nets.network import Network, freeze
 from understudy.seeding import from_seed
@@ -44,12 +50,14 @@ def tallied(
     return tally.finish()
 
 
-def distance(net: nn.Module, images: Tensor, batch_size: int = 64) -> float | None:
+def distance(
+    net: nn.Module, images: Tensor, batch_size: int = 64, *, name: str = "bn_distance"
+) -> float | None:
     tally = BatchNormTally(net, sets=1)
     for part in images.split(batch_size):
         with tally.watching(torch.ones(1, len(part), dtype=torch.float64)):
             net(part)
-    found = tally.distance()
+    found = tally.figures().get(name)
     return None if found is None else found.item()
 
 
@@ -80,6 +88,29 @@ def test_the_distance_is_that_of_two_passes_over_the_whole(kind):
     assert distance(layer, values, 16) == pytest.approx(by_hand.mean().item(), rel=1e-5)
 
 
+def test_the_divergence_is_that_of_the_knowledge_within_over_the_whole_stream():
+    net = teacher()
+    known = stored_statistics(net)
+    with torch.no_grad(), MomentsRecorder(net, known) as recorder:
+        net(IMAGES)
+        whole = batchnorm_kl(recorder.read(), known).item()
+    assert distance(net, IMAGES, 31, name="bn_divergence") == pytest.approx(whole, rel=1e-5)
+    layer = nn.BatchNorm1d(1, eps=1e-12).eval()  # stores N(0, 1)
+    values = torch.tensor([[1 - math.sqrt(2)], [1 + math.sqrt(2)]])  # N(1, 2)
+    by_hand = distance(layer, values, name="bn_divergence")
+    assert by_hand == pytest.approx(0.3465736, abs=1e-6)
+
+
+def test_the_divergence_tells_digits_from_one_digit_and_from_noise():
+    images, labels = taught.images_and_labels("test")
+    noise = torch.rand(images.shape, generator=from_seed(0))
+    whole, one_class, nothing = (
+        distance(taught.teacher(), shown, name="bn_divergence")
+        for shown in (images, images[labels == 3], noise)
+    )
+    assert 0 < 10 * whole < min(one_class, nothing)
+
+
 def test_neither_order_nor_batch_size_moves_the_distance():
     net = teacher()
     whole = distance(net, IMAGES, 150)
@@ -91,7 +122,8 @@ def test_neither_order_nor_batch_size_moves_the_distance():
 def test_without_batchnorm_there_is_no_distance_and_it_is_said():
     found = tallied(IMAGES, body=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
     assert "bn_distance" not in found.figures
-    assert "no BatchNorm" in found.missing["bn_distance"]
+    for name in ("bn_distance", "bn_divergence"):
+        assert "no BatchNorm" in found.missing[name]
 
 
 def test_without_a_last_linear_layer_features_are_left_out_and_it_is_said():

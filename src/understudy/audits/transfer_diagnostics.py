@@ -11,6 +11,8 @@ Logits z [n, C], p = softmax(z), h the histogram of argmax z, s = h / n; f penul
     near_boundary       share of images whose two largest p are less than 0.3 apart
     bn_distance         mean of (m - m_T)^2 / (v_T + e) + |log((v + e) / (v_T + e))| / 2, over the
                         channels of all BatchNorms
+    bn_divergence       KL( N(m_T, v_T + e) || N(m, v + e) ), mean over the channels of a
+                        BatchNorm, then over BatchNorms: `nets.batchnorm_statistics.gaussian_kl`
     feature_rank        (sum l)^2 / sum l^2 of the eigenvalues l of the covariance of f
     feature_coverage    share of the clusters of a reference stream's f that hold an image
     duplicates          share of images whose nearest neighbour in f has a cosine above 0.999
@@ -21,7 +23,8 @@ here, a normalised Shannon entropy and no divergence; from n images it comes out
 `entropy_bias`, the term of Miller and Madow.
 
 Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817, for
-class_entropy; the others are ours.
+class_entropy; Haroush, Hubara, Hoffer, Soudry: The Knowledge Within, arXiv:1912.01274, for
+bn_divergence, the similarity of a set to what a network was trained on; the others are ours.
 """
 
 import math

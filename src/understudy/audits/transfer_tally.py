@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from understudy.audits import transfer_diagnostics as diagnostics
-from understudy.nets.batchnorm_statistics import batchnorm_layers
+from understudy.nets.batchnorm_statistics import (
+    Moments,
+    Stored,
+    batchnorm_layers,
+    gaussian_kl,
+)
 from understudy.seeding import child
 
 NO_FEATURES = "the teacher does not end in an nn.Linear, so its features are unknown"
@@ -171,9 +176,9 @@ class BatchNormTally:
         )
         self._totals[i] += weights.sum(1, keepdim=True)
 
-    def distance(self) -> Float[Tensor, " sets"] | None:
-        """Return bn_distance of each set; None if no BatchNorm was called."""
-        terms = []
+    def figures(self) -> dict[str, Float[Tensor, " sets"]]:
+        """Return bn_distance and bn_divergence of each set; nothing if no BatchNorm was called."""
+        distances, divergences = [], []
         for layer, sums, total in zip(self._layers, self._sums, self._totals, strict=True):
             if not total[0]:
                 continue
@@ -183,12 +188,18 @@ class BatchNormTally:
             stored_variance = layer.running_var.double().cpu()
             shift, square, within = sums / total
             variance = (within + square - shift.square()).clamp(min=0)
-            terms.append(
-                diagnostics.bn_distance(
-                    stored_mean + shift, variance, stored_mean, stored_variance, layer.eps
-                )
+            moments = Moments(stored_mean + shift, variance)
+            stored = Stored(stored_mean, stored_variance, layer.eps)
+            distances.append(
+                diagnostics.bn_distance(*moments, stored_mean, stored_variance, layer.eps)
             )
-        return torch.cat(terms, -1).mean(-1) if terms else None
+            divergences.append(gaussian_kl(moments, stored).mean(-1))
+        if not distances:
+            return {}
+        return {
+            "bn_distance": torch.cat(distances, -1).mean(-1),
+            "bn_divergence": torch.stack(divergences).mean(0),
+        }
 
 
 class AnswerTally:
@@ -323,12 +334,11 @@ class StreamTally:
     def finish(self) -> StreamDiagnostics:
         """Return the diagnostics of all images added."""
         figures = self._answers.figures()
-        missing = {}
-        distance = self._batchnorm.distance()
-        if distance is None:
-            missing["bn_distance"] = NO_BATCHNORM
-        else:
-            figures["bn_distance"] = distance
+        missing: dict[str, str] = {}
+        of_batchnorm = self._batchnorm.figures()
+        if not of_batchnorm:
+            missing |= dict.fromkeys(("bn_distance", "bn_divergence"), NO_BATCHNORM)
+        figures |= of_batchnorm
         if not self._features:
             missing |= dict.fromkeys(
                 ("feature_coverage", "feature_rank", "duplicates"), NO_FEATURES
@@ -379,7 +389,7 @@ def _side_by_side(features: Tensor) -> dict[str, Estimate]:
 
 def _estimate(name: str, values: Tensor) -> Estimate:
     # Around the figure itself: resamplings repeat images, and cover less than the set does.
-    bound = torch.inf if name in ("uncovered", "bn_distance") else 1.0
+    bound = torch.inf if name in ("uncovered", "bn_distance", "bn_divergence") else 1.0
     return _between(values[0].item(), values[1:].std().item(), bound)
 
 

@@ -33,10 +33,10 @@ _EPS = 1e-5
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance of each channel of a batch."""
+    """Mean and biased variance of each channel of a batch, or of several sets of images."""
 
-    mean: Float[Tensor, " channels"]
-    variance: Float[Tensor, " channels"]
+    mean: Float[Tensor, "*sets channels"]
+    variance: Float[Tensor, "*sets channels"]
 
 
 class Stored(NamedTuple):
@@ -94,7 +94,7 @@ def feature_statistics_loss(
     return torch.stack([first_layer_multiplier * terms[0], *terms[1:]]).sum()
 
 
-def gaussian_kl(batch: Moments, stored: Stored) -> Float[Tensor, " channels"]:
+def gaussian_kl(batch: Moments, stored: Stored) -> Float[Tensor, "*sets channels"]:
     """Return KL(N(stored) || N(batch)) of each channel in nats, eps added to both variances."""
     variance, target = batch.variance + stored.eps, stored.variance + stored.eps
     shift = (stored.mean - batch.mean).square()
