@@ -1,58 +1,66 @@
 """The experiments that wait for a CUDA device: run in order within a time limit, resumed at will.
 
-    python benchmarks/gpu.py --minutes 9 --out benchmarks/results [--data FOLDER]
+    UNDERSTUDY_DATA=... python benchmarks/gpu.py --minutes 9 [--data FOLDER] [--work FOLDER]
+    python benchmarks/gpu.py --list
+    python benchmarks/gpu.py --rehearse
 
-Each entry of QUEUE is one training; its checkpoints lie in --work, so that a call that ran out of
-time is gone on with by the next one. Rows are written as they are finished, to results/gpu.json.
-CIFAR-10 at the field's pair: a ResNet-34 (CIFAR stem) that learns the JPEG training split for 60
-epochs, then ResNet-18 students of 40 000 steps of 256, one arm after the other, in the order that
-answers the questions soonest; then translators (translation.py, its large setting, into a file of
-its own); then the published recipes that need no images at all. Published figures of others stand
-in docs, never here.
+Each entry of the queue is one training; its checkpoints lie in --work, so that a call that ran out
+of time is gone on with by the next one on that machine. Rows are written as they are finished, to
+results/gpu.json, and what has a row is not run again. Several calls side by side share the queue,
+each taking the next entry that nobody has, and a device that one small network leaves idle is used:
+
+    for i in 1 2 3; do python benchmarks/gpu.py --minutes 9 & done; wait
+
+Of the folder of real data three files are needed, 23 MB in all: cifar10-jpeg.tar.xz,
+cifar10-resnet/resnet56-4bfd9763.th and multi30k-en-de.tar.xz. On CIFAR-10, JPEG, students of
+40 000 steps of 256:
+
+    resnet56 -> resnet20        the public teacher; the shader recipe, and objectives beside labels
+    resnet34 -> resnet18        the field's pair, a teacher of 60 epochs; the parts of the recipe
+    wrn40-2 -> shufflenetv2     another kind of network, a teacher of 60 epochs; objectives
+    translators                 the large setting of translation.py, into a file of its own
+    resnet34 -> resnet18        the published recipes that need no images, for hours
+
+`--rehearse` runs it on a CPU in a few minutes: two steps of eight images for each entry, by smaller
+networks of the same families, on images of noise; the translators are left out. Published figures
+of others stand in docs, never here.
 """
 
 import argparse
+import fcntl
 import json
-import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from experiments import versions
+from real_data import cifar10_folder, data_folder
+from understudy import distill, train
+from understudy.objectives.dist import Dist
+from understudy.objectives.dkd import Dkd
+from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.logit_standardisation import LogitStandardisation
+from understudy.objectives.review_kd import ReviewKd
+from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.weighted import AnyObjective, Weighted
 
+QUESTION = "What do the shader recipe, its parts and its rivals reach at full schedule?"
 STEPS, BATCH, POOL = 40_000, 256, 50_000
 TEACHER_STEPS = 60 * 50_000 // BATCH
+# Seconds between two looks for an entry that is free.
+_PATIENCE = 2.0
 
-# name, what it is shown ("" for shader images, "real" for the training split), what is left out
-ARMS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("real", "real", ("matching", "balance", "attack", "mixup")),
-    ("full", "", ()),
-    ("full - attack", "", ("attack",)),
-    ("full - mixup", "", ("mixup",)),
-    ("full - balance", "", ("balance",)),
-    ("full - augmentation", "", ("augmentation",)),
-    ("full - matching", "", ("matching",)),
-    ("noise + attack", "noise", ()),
-)
-# name, recipe, fields of it. Fast's published schedule is 200 epochs of 400 steps.
-FAST_10 = {
-    "inner_steps": "10",
-    "fast-meta.learning_rate": "0.002",
-    "code_learning_rate": "0.01",
-}
-METHODS: tuple[tuple[str, str, int, dict[str, str]], ...] = (
-    ("fast-10", "fast-meta", 80_000, FAST_10),
-    ("fast-10 without adversary", "fast-meta", 80_000, {**FAST_10, "adversarial": "0"}),
-    ("dfad", "dfad", 125_000, {}),
-    # Hours on any one device: last, and gone on with as often as it takes.
-    ("adaptive deep inversion", "adaptive-deep-inversion", 48_750, {}),
-)
+Made = dict[str, Any]
 
 
 class OutOfTimeError(Exception):
@@ -61,122 +69,335 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where this call works, and until when."""
+    """Where this call works, and until when.
 
-    data: Path
+    Args:
+        train: labelled images to train on.
+        test: to judge by.
+        public: the folder of public weights.
+        toy: rehearse on a CPU.
+    """
+
+    train: str
+    test: str
+    public: Path
     work: Path
     results: Path
     deadline: float
+    toy: bool = False
 
-    def watch(self, steps: int, line: dict[str, Any]) -> None:
+    def watch(self, steps: int, line: Made) -> None:
         """Stop the training when the time is up; its keeper has saved a moment ago."""
         if time.monotonic() > self.deadline:
             raise OutOfTimeError
 
-    def row(self, name: str) -> dict[str, Any] | None:
-        return next((row for row in self.rows() if row["name"] == name), None)
-
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> dict[str, Made]:
+        """Return what has been done, by name."""
         if not self.results.exists():
-            return []
-        rows: list[dict[str, Any]] = json.loads(self.results.read_text(encoding="utf-8"))["rows"]
-        return rows
+            return {}
+        rows = json.loads(self.results.read_text(encoding="utf-8"))["rows"]
+        return {row["name"]: row for row in rows}
 
-    def add(self, row: dict[str, Any]) -> None:
-        question = "What do the shader recipe, its parts and its rivals reach at full schedule?"
-        rows = [other for other in self.rows() if other["name"] != row["name"]] + [row]
-        whole = {"question": question, "versions": versions(), "rows": rows}
-        part = self.results.with_suffix(".part")
-        part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.results)
+    def add(self, row: Made) -> None:
+        """Write a row beside those that other calls have written meanwhile."""
+        with self.results.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            rows = [*(self.rows() | {row["name"]: row}).values()]
+            whole = {"question": QUESTION, "versions": versions(), "rows": rows}
+            part = self.results.with_suffix(".part")
+            part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+            part.replace(self.results)
+
+    def run(self, verb: Callable[..., Made], name: str, steps: int, **asked: Any) -> Made:
+        """Carry out one training, or go on with it."""
+        return verb(
+            **asked,
+            out=self.work / name.replace(" -> ", "-").replace(": ", "-").replace(" ", "-"),
+            eval=self.test,
+            steps=2 if self.toy else steps,
+            batch_size=8 if self.toy else BATCH,
+            device="cpu" if self.toy else "cuda",
+            resume=True,
+            checkpoint_seconds=20.0,
+            watch=self.watch,
+        )
+
+    def net(self, name: str) -> str:
+        return f"builtin/{STAND_INS.get(name, name) if self.toy else name}"
 
 
-def train_teacher(bench: Bench) -> dict[str, Any]:
-    """Train the ResNet-34 that every arm learns from."""
-    from understudy import train
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One figure of the queue, and the entries that must have been there before."""
 
-    return train(
-        "builtin/resnet34",
-        str(bench.data / "train"),
-        out=bench.work / "teacher",
-        eval=str(bench.data / "test"),
-        steps=TEACHER_STEPS,
-        batch_size=BATCH,
-        device="cuda",
-        resume=True,
-        watch=bench.watch,
+    name: str
+    work: Callable[[Bench], Made]
+    needs: tuple[str, ...] = ("loop",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A teacher and a student.
+
+    Args:
+        public: file of the teacher's weights; without, it is trained here.
+    """
+
+    teacher: str
+    student: str
+    public: str = ""
+
+    def entry(
+        self, arm: str, steps: int = STEPS, toy: Mapping[str, str] | None = None, **asked: Any
+    ) -> Entry:
+        """Return the entry of an arm.
+
+        Args:
+            toy: fields of the recipe, besides `set`, for a rehearsal.
+            asked: what is asked of `distill`; a transfer of "" is the training split.
+        """
+        name = f"{self.teacher} -> {self.student}: {arm}"
+
+        def work(bench: Bench) -> Made:
+            asked_here = self._teacher(bench) | asked
+            if asked_here.get("transfer") == "":
+                asked_here["transfer"] = bench.train
+            if bench.toy:
+                asked_here["set"] = asked_here.get("set", {}) | dict(toy or {})
+            # Scores of transfer sets are not what is measured here.
+            student = bench.net(self.student)
+            return bench.run(distill, name, steps, student=student, audit=False, **asked_here)
+
+        needs = () if self.public else (f"teacher {self.teacher}",)
+        return Entry(name=name, work=work, needs=("loop", *needs))
+
+    def _teacher(self, bench: Bench) -> Made:
+        if not self.public:
+            return {"teacher": str(bench.work / f"teacher-{self.teacher}")}
+        known = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "classes": 10}
+        weights = None if bench.toy else str(bench.public / self.public)
+        return {"teacher": bench.net(self.teacher), "weights": weights, **known}
+
+
+SMALL = Pair(teacher="resnet56", student="resnet20", public="resnet56-4bfd9763.th")
+FIELD = Pair(teacher="resnet34", student="resnet18")
+OTHER = Pair(teacher="wrn40-2", student="shufflenetv2")
+# In a rehearsal: of the same family where there is a smaller one.
+STAND_INS = {
+    "resnet56": "resnet8",
+    "resnet20": "resnet8",
+    "resnet34": "resnet8",
+    "resnet18": "resnet8",
+    "wrn40-2": "wrn16-1",
+}
+PARTS = ("attack", "mixup", "balance", "augmentation", "matching")
+
+KD: AnyObjective = Weighted(terms=((0.9, SoftTargets(temperature=4.0)), (0.1, HardLabels())))
+# Beside labels, at the published weights: what leads the tables of both pairs in the literature.
+OBJECTIVES: dict[str, AnyObjective] = {
+    "labels": HardLabels(),
+    "soft targets": KD,
+    "dkd": Weighted(terms=((1.0, Dkd()), (1.0, HardLabels()))),
+    "dist": Weighted(terms=((1.0, Dist()), (1.0, HardLabels()))),
+    "logit standardisation": Weighted(terms=((1.0, LogitStandardisation()), (1.0, HardLabels()))),
+    "review kd": Weighted(terms=((1.0, ReviewKd()), (1.0, HardLabels()))),
+}
+# Fast's published schedule is 200 epochs of 400 steps.
+FAST_10 = {
+    "inner_steps": "10",
+    "fast-meta.learning_rate": "0.002",
+    "code_learning_rate": "0.01",
+}
+SMALL_POOL = {"pool_size": "64", "attacks_per_chunk": "2"}
+FEW_CALLS = {"inner_steps": "1", "first": "1"}
+FEW_ITERATIONS = {"search.iterations": "2", "first": "1"}
+
+
+def queue() -> list[Entry]:
+    """Return what is to be run, in order."""
+    return [
+        Entry(name="loop", work=compare_loops, needs=()),
+        teacher("resnet34"),
+        shaders(SMALL, "full"),
+        objective(SMALL, "soft targets"),
+        real(FIELD),
+        shaders(FIELD, "full"),
+        shaders(FIELD, "full - attack", "attack"),
+        shaders(SMALL, "full - attack", "attack"),
+        *(objective(SMALL, name) for name in OBJECTIVES if name != "soft targets"),
+        *(shaders(FIELD, f"full - {part}", part) for part in PARTS if part != "attack"),
+        shaders(FIELD, "noise + attack", transfer="noise"),
+        teacher("wrn40-2"),
+        *(objective(OTHER, name) for name in OBJECTIVES),
+        shaders(OTHER, "full"),
+        Entry(name="translators", work=compare_translators),
+        FIELD.entry("fast-10", 80_000, FEW_CALLS, method="fast-meta", set=FAST_10),
+        FIELD.entry(
+            "fast-10 without adversary",
+            80_000,
+            FEW_CALLS,
+            method="fast-meta",
+            set={**FAST_10, "adversarial": "0"},
+        ),
+        FIELD.entry("dfad", 125_000, method="dfad"),
+        # Hours on any one device: last, and gone on with as often as it takes.
+        FIELD.entry(
+            "adaptive deep inversion", 48_750, FEW_ITERATIONS, method="adaptive-deep-inversion"
+        ),
+    ]
+
+
+def teacher(name: str) -> Entry:
+    """Return the training of a network on the training split."""
+
+    def work(bench: Bench) -> Made:
+        asked = {"net": bench.net(name), "data": bench.train}
+        return bench.run(train, f"teacher {name}", TEACHER_STEPS, **asked)
+
+    return Entry(name=f"teacher {name}", work=work)
+
+
+def shaders(pair: Pair, arm: str, *without: str, transfer: str | None = None) -> Entry:
+    """Return a student of the shader recipe, without some of its parts, or on other images."""
+    if "balance" in without:
+        return pair.entry(arm, without=without, transfer=transfer)
+    pool = {"pool_size": str(POOL)}
+    return pair.entry(arm, toy=SMALL_POOL, without=without, transfer=transfer, set=pool)
+
+
+def real(pair: Pair) -> Entry:
+    """Return a student that is shown the training split, augmented as the recipe does."""
+    return pair.entry("real", transfer="", without=("matching", "balance", "attack", "mixup"))
+
+
+def objective(pair: Pair, name: str) -> Entry:
+    """Return a student of an objective beside labels, on the training split, shifted, mirrored."""
+    return pair.entry(
+        f"{name}, labelled",
+        transfer="",
+        labels=True,
+        augment="mild",
+        without=("mixup",),
+        objective=OBJECTIVES[name],
     )
 
 
-def train_student(bench: Bench, name: str, shown: str, without: Sequence[str]) -> dict[str, Any]:
-    """Train one ResNet-18 from scratch on an arm of the shader recipe."""
-    return distill_here(
-        bench,
-        name,
-        transfer=str(bench.data / "train") if shown == "real" else shown or None,
-        without=without,
-        steps=STEPS,
-        set={} if "balance" in without else {"pool_size": str(POOL)},
-    )
-
-
-def train_by(
-    bench: Bench, name: str, method: str, steps: int, fields: dict[str, str]
-) -> dict[str, Any]:
-    """Train one ResNet-18 from scratch by a published recipe."""
-    return distill_here(bench, name, method=method, steps=steps, set=fields)
-
-
-def distill_here(bench: Bench, name: str, **asked: Any) -> dict[str, Any]:
-    from understudy import distill
-
-    return distill(
-        str(bench.work / "teacher"),
-        "builtin/resnet18",
-        out=bench.work / name.replace(" ", "-"),
-        eval=str(bench.data / "test"),
-        batch_size=BATCH,
-        device="cuda",
-        resume=True,
-        checkpoint_seconds=20.0,
-        watch=bench.watch,
-        **asked,
-    )
-
-
-def compare_loops(bench: Bench) -> dict[str, Any]:
+def compare_loops(bench: Bench) -> Made:
     """Compare `distill` with a bare loop on this device."""
     script = Path(__file__).with_name("loop.py")
-    arguments = ["--device", "cuda", "--batch-size", "256", "--steps", "100"]
+    out = bench.results.with_name("loop_cuda.json")
+    arguments = ["--device", "cuda", "--batch-size", "256", "--steps", "100", "--out", str(out)]
+    if bench.toy:
+        arguments = ["--batch-size", "8", "--steps", "2", "--turns", "1", "--out", str(out)]
     subprocess.run([sys.executable, str(script), *arguments], check=True)
-    return {"rows": json.loads((bench.results.parent / "loop_cuda.json").read_text())["rows"]}
+    return {"rows": json.loads(out.read_text(encoding="utf-8"))["rows"]}
 
 
-def compare_translators(bench: Bench) -> dict[str, Any]:
+def compare_translators(bench: Bench) -> Made:
     """Teach translators of two layers by one of six."""
+    if bench.toy:
+        return {"rows": []}
     import translation
 
-    setting = translation.SETTINGS["large"]
-    work = translation.Bench(
-        work=bench.work / "translation", setting=setting, device="cuda", watch=bench.watch
+    made = translation.Bench(
+        work=bench.work / "translation",
+        setting=translation.SETTINGS["large"],
+        device="cuda",
+        watch=bench.watch,
     )
-    work.work.mkdir(parents=True, exist_ok=True)
+    made.work.mkdir(parents=True, exist_ok=True)
     table = translation.open_table("large")
-    translation.measure(work, table, (0, 1, 2))
+    translation.measure(made, table, (0, 1, 2))
     return {"rows": table.rows}
 
 
-def queue() -> list[tuple[str, Callable[[Bench], dict[str, Any]]]]:
-    """Return what is to be run, in order."""
-    arms = [
-        (name, lambda bench, arm=(name, shown, out): train_student(bench, *arm))
-        for name, shown, out in ARMS
-    ]
-    methods = [
-        (name, lambda bench, run=(name, *how): train_by(bench, *run)) for name, *how in METHODS
-    ]
-    translators = ("translators", compare_translators)
-    return [("loop", compare_loops), ("teacher", train_teacher), *arms, translators, *methods]
+def go_on(bench: Bench) -> bool:
+    """Work on the queue until it is done or the time is up; return whether nothing failed."""
+    failed = set[str]()
+    while (entry := _next_free(bench, failed)) is not None:
+        if entry == "wait":
+            time.sleep(_PATIENCE)
+    return not failed
+
+
+def _next_free(bench: Bench, failed: set[str]) -> str | None:
+    """Carry out the first entry that can be and return its name.
+
+    Returns:
+        "wait" where all that is left hangs on what other calls do; None at the end.
+    """
+    waiting = False
+    for entry in queue():
+        done = bench.rows()
+        if time.monotonic() > bench.deadline:
+            return None
+        if entry.name in done or failed & {entry.name, *entry.needs}:
+            continue
+        lock = bench.work / f"{entry.name.replace(' ', '-')}.lock"
+        with _held_alone(lock) as held:
+            if not held or not set(entry.needs) <= done.keys():
+                waiting = True
+                continue
+            if entry.name in bench.rows():
+                continue
+            if not _carry_out(bench, entry):
+                failed.add(entry.name)
+            return entry.name
+    return "wait" if waiting else None
+
+
+def _carry_out(bench: Bench, entry: Entry) -> bool:
+    """Write the row of an entry; return whether it could be made."""
+    began = time.monotonic()
+    try:
+        made = entry.work(bench)
+    except OutOfTimeError:
+        print(f"{entry.name}: out of time, to be gone on with", flush=True)
+        return True
+    except Exception:  # the others shall not wait for another day because of it
+        traceback.print_exc()
+        print(f"{entry.name}: failed", flush=True)
+        return False
+    seconds = time.monotonic() - began
+    bench.add({"name": entry.name, "wall_seconds": seconds, **made})
+    print(f"{entry.name}: {made.get('student_accuracy')} in {seconds:.0f} s", flush=True)
+    return True
+
+
+@contextmanager
+def _held_alone(path: Path) -> Iterator[bool]:
+    """Hold a lock unless another call does; the system lets go of it when this process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def rehearse(minutes: float) -> None:
+    """Run the whole queue at toy size; raise if an entry fails."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (160, 32, 32, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "noise.npz"
+        np.savez(data, x=pixels, y=np.arange(160) % 10)
+        bench = Bench(
+            train=str(data),
+            test=str(data),
+            public=Path(),
+            work=Path(folder),
+            results=Path(folder) / "gpu.json",
+            deadline=time.monotonic() + 60 * minutes,
+            toy=True,
+        )
+        whole = go_on(bench)
+        missing = [entry.name for entry in queue() if entry.name not in bench.rows()]
+    if missing or not whole:
+        raise SystemExit(f"not rehearsed: {', '.join(missing)}")
 
 
 def main() -> None:
@@ -186,42 +407,30 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("scratch/gpu"))
     parser.add_argument("--data", type=Path, help="CIFAR-10 as train/ and test/ class folders")
     parser.add_argument("--list", action="store_true", help="say what is done and what waits")
+    parser.add_argument("--rehearse", action="store_true", help="all of it, tiny, on a CPU")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    if given.rehearse:
+        rehearse(given.minutes)
+        return
+    data = given.data or (Path() if given.list else cifar10_folder())
     bench = Bench(
-        data=given.data or _cifar10(given.list),
+        train=str(data / "train"),
+        test=str(data / "test"),
+        public=Path() if given.list else data_folder() / "cifar10-resnet",
         work=given.work,
         results=given.out / "gpu.json",
         deadline=time.monotonic() + 60 * given.minutes,
     )
     if given.list:
-        for name, _ in queue():
-            print(f"{'done' if bench.row(name) else 'waits':6}{name}")
+        done = bench.rows()
+        for entry in queue():
+            print(f"{'done' if entry.name in done else 'waits':6}{entry.name}")
         return
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; the queue waits")
-    for name, work in queue():
-        if bench.row(name) is not None:
-            continue
-        began = time.monotonic()
-        try:
-            made = work(bench)
-        except OutOfTimeError:
-            print(f"{name}: out of time, to be gone on with")
-            return
-        bench.add({"name": name, "wall_seconds": time.monotonic() - began, **made})
-        print(
-            f"{name}: {made.get('student_accuracy')} in {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-
-
-def _cifar10(listing: bool) -> Path:
-    if listing or "UNDERSTUDY_DATA" not in os.environ:
-        return Path()
-    from real_data import cifar10_folder
-
-    return cifar10_folder()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not go_on(bench):
+        raise SystemExit("not all of it could be made; see above")
 
 
 if __name__ == "__main__":

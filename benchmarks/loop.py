@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a results file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     images = torch.rand(2048, 3, 32, 32, device=given.device)
@@ -152,8 +153,8 @@ def main() -> None:
             rows.append(row)
             print(f"{row['pair']} {precision}: ratio {row['ratio']:.3f}", flush=True)
     result = {"question": __doc__.splitlines()[0], "versions": versions(), "rows": rows}
-    path = RESULTS / ("loop.json" if given.device == "cpu" else f"loop_{given.device}.json")
-    Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    name = "loop.json" if given.device == "cpu" else f"loop_{given.device}.json"
+    (given.out or RESULTS / name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
