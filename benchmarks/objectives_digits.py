@@ -295,15 +295,8 @@ def run(
     if weights == "balanced":
         weight = balanced_weight(stages(weight=1.0)[0], teacher, fresh(), seed)
     student = fresh()
-    began = time.perf_counter()
-    for i, stage in enumerate(stages(weight=weight)):
-        # The last stage of every arm sees the same images in the same order.
-        rng = stage_generator(seed, 0 if stage.objective is not arm.first else i + 1)
-        open_stage(stage, teacher, student, rng)()
-    seconds = time.perf_counter() - began
+    seconds = train_student(arm, stages(weight=weight), teacher, student, seed)
     test = test_split(seed, given)
-    ours = called(student, test)
-    right = (ours == test.labels).numpy()
     return {
         "at": place(kind, weights, trained),
         "arm": arm.name,
@@ -314,6 +307,27 @@ def run(
         "steps": given.steps,
         "seconds": seconds,
         "weight": weight,
+        **judged(student, teacher, test),
+    }
+
+
+def train_student(
+    arm: Arm, stages: Sequence[Stage], teacher: Network, student: Network, seed: int
+) -> float:
+    """Train a student by the stages of an arm and return the seconds that took."""
+    began = time.perf_counter()
+    for i, stage in enumerate(stages):
+        # The last stage of every arm sees the same images in the same order.
+        rng = stage_generator(seed, 0 if stage.objective is not arm.first else i + 1)
+        open_stage(stage, teacher, student, rng)()
+    return time.perf_counter() - began
+
+
+def judged(student: Network, teacher: Network, test: Dataset) -> dict[str, Any]:
+    """Return how many test images a student has right, and which, as a row has them."""
+    ours = called(student, test)
+    right = (ours == test.labels).numpy()
+    return {
         "accuracy": float(right.mean()),
         "agreement": float((ours == called(teacher, test)).float().mean()),
         "right": np.packbits(right).tobytes().hex(),

@@ -9,6 +9,7 @@ from understudy.fit import FitSettings, NonFiniteLossError, fit, learning_rate_a
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.weighted import Stateless
 from understudy.protocols import Batch, Trace
+from understudy.seeding import reseed
 
 
 def train(seed: int = 0, *, keeper=None, journal=None, loss=None, **changes):
@@ -68,6 +69,14 @@ def test_a_resumed_journal_says_what_the_uninterrupted_one_said():
     assert [[line[f] for f in figures] for line in rest] == [
         [line[f] for f in figures] for line in lines[1:]
     ]
+
+
+def test_a_step_is_seeded_as_torch_seeds_itself():
+    with torch.random.fork_rng(devices=[]):
+        reseed(11, torch.device("cpu"))
+        ours = torch.rand(3)
+        torch.manual_seed(11)
+        assert torch.equal(torch.rand(3), ours)
 
 
 def test_torchs_global_generator_is_put_back():

@@ -89,6 +89,18 @@ def test_two_processes_make_the_student_of_one_and_only_the_first_speaks(folder)
 
 
 @pytest.mark.slow
+def test_an_objective_with_layers_of_its_own_that_never_asks_the_classifier_is_that_of_one(folder):
+    words = ("distill", "--teacher", folder / "net", "--student", f"file:{folder / 'net.py'}:make")
+    words = (*words, "--transfer", folder / "x.npz", "--method", "surrogate-kd")
+    words = (*words, "--objective", "vid", "--without", "mixup", "--without", "augmentation")
+    status, _, told = launched(*words, *TRAINING, "--out", folder / "layers-of-two")
+    assert status == 0, told
+    assert command(*words, *TRAINING, "--out", folder / "layers-of-one").status == 0
+    one, two = (load_file(folder / f"layers-of-{n}" / WEIGHTS) for n in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_to_the_same_bits(folder):
     words = ("distill", "--teacher", folder / "net", "--student", "builtin/convnet-3")
     words = (*words, "--transfer", "noise", "--batch-size", 16, "--steps", 200)

@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from understudy.checks import one_of, positive, share
 from understudy.nets.taps import Precision, Taps, device_of
-from understudy.protocols import Batch, Criterion, Hook, Rule, Stream, Terms
-from understudy.seeding import child, child_seed
+from understudy.protocols import Batch, Criterion, Hook, Rule, Stream, Terms, facts_of
+from understudy.seeding import child, child_seed, reseed
 
 Journal = Callable[[dict[str, Any]], None]
 _Optimizer = Literal["sgd", "adamw"]
@@ -237,7 +237,7 @@ class _Loop:
         # Each process drops out units of its own.
         rank = torch.distributed.get_rank() if world > 1 else 0
         self.seed = child_seed(rng.initial_seed(), "step", rank)
-        self.student = student.train()
+        self.student, self.device = student.train(), device_of(student)
         if settings.channels_last:
             student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
         if settings.compile:
@@ -252,7 +252,8 @@ class _Loop:
             for i, rule in enumerate(rules)
         ]
         if world > 1:
-            self.module = DistributedDataParallel(self.module)
+            # Some objectives never reach the classifier, and then in no step.
+            self.module = DistributedDataParallel(self.module, static_graph=True)
         self.ledger, self.line = _Ledger(), dict[str, Any]()
         self.step, self.seconds = 0, 0.0
 
@@ -278,7 +279,7 @@ class _Loop:
         rate = learning_rate_at(self.settings, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        torch.manual_seed(child_seed(self.seed, self.step))
+        reseed(child_seed(self.seed, self.step), self.device)
         batch = self.stream.draw(self.step, self.student)
         if self.settings.channels_last:
             batch = channels_last(batch)
@@ -294,7 +295,7 @@ class _Loop:
             hook.after_step(self.step)
         if self.average is not None:
             self.average.update_parameters(self.student)
-        self.ledger.add(self.step, terms, dict(batch.facts))
+        self.ledger.add(self.step, terms, {**batch.facts, **facts_of(self.criterion)})
         self.step += 1
 
     def _close_line(self, journal: Journal | None) -> None:

@@ -288,6 +288,19 @@ class Telling(Protocol):
 
 
 @runtime_checkable
+class Measuring(Protocol):
+    """A criterion with figures about its last step worth logging, as 0-dimensional tensors."""
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]: ...
+
+
+def facts_of(criterion: Criterion) -> Mapping[str, Tensor]:
+    """Return what a criterion measured in its last step; most measure nothing."""
+    return criterion.facts if isinstance(criterion, Measuring) else {}
+
+
+@runtime_checkable
 class Objective(Protocol):
     """What the student must match, where that takes connectors, taps or memory."""
 

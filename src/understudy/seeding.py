@@ -25,3 +25,13 @@ def child(
 def from_seed(seed: int, *, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator that starts at `seed`."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators, of the CPU and of `device`.
+
+    torch.manual_seed asks every other kind of device too, which costs more than a small layer.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

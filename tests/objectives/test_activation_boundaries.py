@@ -16,6 +16,7 @@ from understudy.objectives.activation_boundaries import (
     boundary_loss,
 )
 from understudy.objectives.pairing import Layers
+from understudy.objectives.weighted import Weighted
 from understudy.protocols import image_batch
 from understudy.spine import distill
 
@@ -136,3 +137,21 @@ def test_it_aligns_the_states_and_leaves_the_classifier_alone():
     assert all(torch.equal(student.state_dict()[k], v) for k, v in head.items())
     assert all(torch.equal(v, buffers[k]) for k, v in teacher.named_buffers())
     assert not any("connector" in name for name in student.state_dict())
+
+
+def test_the_journal_says_how_many_neurons_of_each_layer_are_on_the_teacher_s_side():
+    settings = tiny.settings(steps=60, log_every=20, learning_rate=0.02)
+    lines = []
+    distill(
+        network(0, 3),
+        network(1, 5),
+        tiny.Grey(),
+        Weighted(terms=((2.0, ActivationBoundaries()),)),
+        settings=settings,
+        site=tiny.site(settings),
+        rng=tiny.rng(),
+        journal=lines.append,
+    )
+    agreed = [[line["facts"][f"boundaries_{i}"] for i in (1, 2, 3)] for line in lines]
+    assert all(0 <= share <= 1 for line in agreed for share in line)
+    assert sum(agreed[-1]) > sum(agreed[0])

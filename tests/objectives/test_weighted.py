@@ -3,8 +3,9 @@ import torch
 
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted, open_criterion
-from understudy.protocols import Trace, image_batch
+from understudy.objectives.warm_up import WarmUp
+from understudy.objectives.weighted import Stateless, Weighted, WeightedCriterion, open_criterion
+from understudy.protocols import Trace, facts_of, image_batch
 
 BATCH = image_batch(torch.zeros(4, 1, 2, 2), labels=torch.tensor([0, 1, 2, 0]))
 RNG = torch.Generator().manual_seed(0)
@@ -49,3 +50,15 @@ def test_two_terms_of_one_name_are_refused():
 def test_a_weight_of_zero_is_refused():
     with pytest.raises(ValueError, match="weight must be positive, got 0"):
         Weighted(terms=((0.0, SoftTargets()),))
+
+
+def test_a_sum_tells_what_its_parts_measured_and_most_measure_nothing():
+    class Measured(Stateless):
+        @property
+        def facts(self):
+            return {"heard": torch.tensor(0.5)}
+
+    plain, telling = Stateless(HardLabels()), Measured(SoftTargets())
+    assert facts_of(WeightedCriterion([(1.0, plain)])) == {}
+    both = WeightedCriterion([(1.0, plain), (0.1, WarmUp(telling, 4))])
+    assert facts_of(both) == {"heard": torch.tensor(0.5)}

@@ -70,8 +70,11 @@ def balanced_agreement(
 
     Of a layer nine tenths inactive, a student that is never active has nine tenths in common.
     """
-    same, active = agreeing(student, teacher), teacher > 0
-    return (same[active].float().mean() + same[~active].float().mean()) / 2
+    active = (teacher > 0).float()
+    same = agreeing(student, teacher).float()
+    # Not by indexing, which on a GPU waits for the number of places.
+    sides = [(same * side).sum() / side.sum().clamp(min=1) for side in (active, 1 - active)]
+    return torch.stack(sides).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,8 @@ class ActivationBoundaries:
             conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "connector", i))
             for i, pair in enumerate(pairing.pairs)
         ]
-        return Compared(pairing, self._compare, connectors).to(device_of(student))
+        criterion = Compared(pairing, self._compare, connectors, measure=_agreements)
+        return criterion.to(device_of(student))
 
     def _compare(self, pairs: Pairs) -> Terms:
         total = torch.zeros((), device=pairs[0][0].device)
@@ -113,6 +117,11 @@ class ActivationBoundaries:
             each = each.sum(1) if self.reduction == "sum" else each.mean(1)
             total = total + 2.0 ** (i + 1 - len(pairs)) * each.mean()
         return {"activation_boundaries": self.weight * total}
+
+
+def _agreements(pairs: Pairs) -> dict[str, Tensor]:
+    """Return the balanced agreement of each layer, from the input on."""
+    return {f"boundaries_{i + 1}": balanced_agreement(*pair) for i, pair in enumerate(pairs)}
 
 
 PUBLISHED = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from understudy.checks import one_of
@@ -110,6 +111,7 @@ class Compared(nn.Module):
         compare: makes terms of the pairs (student, teacher), from the input on.
         adapters: one for each pair, where the student's features are brought to the teacher's
             width; maps are brought to one size first.
+        measure: makes figures worth logging of the same pairs.
         vectors: whether maps are averaged over their places.
         resize: whether maps are brought to one size before an adapter.
     """
@@ -120,6 +122,7 @@ class Compared(nn.Module):
         compare: Callable[[Pairs], Terms],
         adapters: Sequence[nn.Module] = (),
         *,
+        measure: Callable[[Pairs], Mapping[str, Tensor]] = lambda _: {},
         vectors: bool = False,
         resize: bool = True,
     ) -> None:
@@ -127,7 +130,8 @@ class Compared(nn.Module):
         self.taps, self.notes = pairing.taps, pairing.notes
         self.adapters = nn.ModuleList(adapters)
         self._read = pairing.vectors if vectors else pairing.maps
-        self._compare = compare
+        self._compare, self._measure = compare, measure
+        self.facts: Mapping[str, Tensor] = {}
         self._resize = resize and not vectors
 
     def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
@@ -138,6 +142,8 @@ class Compared(nn.Module):
             if self._resize:
                 ours, theirs = to_smaller(ours, theirs)
             pairs[i] = adapter(ours), theirs
+        with torch.no_grad():
+            self.facts = self._measure(pairs)
         return self._compare(pairs)
 
 

@@ -3,13 +3,13 @@
 At step n, counted from 0, terms are multiplied by min(1, (n + 1) / steps).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.objectives.weighted import notes_of
-from understudy.protocols import Batch, Criterion, TapNames, Terms, Trace
+from understudy.protocols import Batch, Criterion, TapNames, Terms, Trace, facts_of
 
 
 class WarmUp:
@@ -29,6 +29,11 @@ class WarmUp:
     def notes(self) -> tuple[str, ...]:
         """What the criterion within tells."""
         return notes_of(self._criterion)
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """What the criterion within measured."""
+        return facts_of(self._criterion)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._criterion.parameters()

@@ -3,12 +3,12 @@
 L = sum_i w_i L_i over the terms; each term keeps its name, so a curve per term can be drawn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.checks import positive
 from understudy.protocols import (
@@ -20,6 +20,7 @@ from understudy.protocols import (
     Telling,
     Terms,
     Trace,
+    facts_of,
 )
 from understudy.seeding import child
 
@@ -106,6 +107,10 @@ class WeightedCriterion:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(note for _, part in self._parts for note in notes_of(part))
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        return {name: fact for _, part in self._parts for name, fact in facts_of(part).items()}
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for _, part in self._parts for parameter in part.parameters())
