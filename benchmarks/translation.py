@@ -64,7 +64,7 @@ AT_ONE = {"soft-targets.temperature": "1.0"}
 def going_on(name: str, objective: tuple[str, ...], share: float, **fields: str) -> Arm:
     told = {"on-policy.share": str(share)} | {k.replace("_", "."): v for k, v in fields.items()}
     told |= AT_ONE if objective == FORWARD else {}
-    return Arm(name=name, objective=objective, fields=told, after=WARM, against="forward, longer")
+    return Arm(name=name, objective=objective, fields=told, after=WARM, against="forward again")
 
 
 FORWARD = ("soft-targets",)
@@ -73,8 +73,8 @@ ARMS = (
     Arm(name="alone"),
     Arm(name=WARM, objective=FORWARD, fields=AT_ONE),
     Arm(name="sequence-level"),
-    going_on("forward, longer", FORWARD, 0.0),
-    going_on("reverse, corpus", REVERSE, 0.0),
+    going_on("forward again", FORWARD, 0.0),
+    going_on("reverse behind the corpus", REVERSE, 0.0),
     going_on("reverse on-policy", REVERSE, 1.0),
     going_on("reverse half on-policy", REVERSE, 0.5),
     going_on("reverse on-policy + return to go", (*REVERSE, "return-to-go"), 1.0),
@@ -156,7 +156,7 @@ class Bench:
         return folder
 
     def student(self, arm: str, seed: int) -> Path:
-        return self.work / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
+        return self.work / f"{arm.replace(' ', '-')}-{seed}"
 
 
 def measure(bench: Bench, table: Table, seeds: Sequence[int]) -> None:
