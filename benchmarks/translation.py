@@ -61,14 +61,17 @@ class Arm:
 AT_ONE = {"soft-targets.temperature": "1.0"}
 
 
-def going_on(name: str, objective: tuple[str, ...], share: float, **fields: str) -> Arm:
-    told = {"on-policy.share": str(share)} | {k.replace("_", "."): v for k, v in fields.items()}
-    told |= AT_ONE if objective == FORWARD else {}
-    return Arm(name=name, objective=objective, fields=told, after=WARM, against="forward again")
+def going_on(
+    name: str, objective: tuple[str, ...], share: float, told: Mapping[str, str] | None = None
+) -> Arm:
+    fields = {"on-policy.share": str(share), **(told or {})}
+    fields |= AT_ONE if objective == FORWARD else {}
+    return Arm(name=name, objective=objective, fields=fields, after=WARM, against="forward again")
 
 
 FORWARD = ("soft-targets",)
 REVERSE = ("divergence",)
+ON_POLICY = (*REVERSE, "return-to-go")
 ARMS = (
     Arm(name="alone"),
     Arm(name=WARM, objective=FORWARD, fields=AT_ONE),
@@ -77,8 +80,11 @@ ARMS = (
     going_on("reverse behind the corpus", REVERSE, 0.0),
     going_on("reverse on-policy", REVERSE, 1.0),
     going_on("reverse half on-policy", REVERSE, 0.5),
-    going_on("reverse on-policy + return to go", (*REVERSE, "return-to-go"), 1.0),
-    going_on("jensen-shannon on-policy", REVERSE, 1.0, divergence_form="jensen-shannon"),
+    going_on(
+        "reverse on-policy + return to go", ON_POLICY, 1.0, {"return-to-go.per_token": "false"}
+    ),
+    going_on("reverse on-policy + return to go per token", ON_POLICY, 1.0),
+    going_on("jensen-shannon on-policy", REVERSE, 1.0, {"divergence.form": "jensen-shannon"}),
 )
 
 

@@ -6,13 +6,18 @@ from torch import Tensor, nn
 
 from understudy.objectives.divergence import Divergence, divergence_loss
 from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.return_to_go import ReturnToGo, others_mean, returns_to_go
+from understudy.objectives.return_to_go import (
+    ReturnToGo,
+    others_mean,
+    returns_to_go,
+    tokens_to_go,
+)
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted, open_criterion
 from understudy.protocols import OWN_SENTENCES, Batch, Trace
 
 CLASSES, LENGTH = 3, 3
-BOTH = Weighted(terms=((1.0, Divergence()), (1.0, ReturnToGo())))
+BOTH = Weighted(terms=((1.0, Divergence()), (1.0, ReturnToGo(per_token=False))))
 SENTENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
 
 
@@ -152,6 +157,38 @@ def test_padding_costs_nothing_and_passes_nothing_back():
     costs = torch.tensor([[1.0, 2.0, 4.0]])
     mask = torch.tensor([[True, True, False]])
     assert returns_to_go(costs, mask)[mask].tolist() == [2.0, 0.0]
+
+
+def test_a_token_is_divided_by_those_behind_it():
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    assert tokens_to_go(mask)[mask].tolist() == [2, 1, 1, 1, 1]
+
+
+def stopping(end: Tensor, per_token: bool) -> Tensor:
+    """Return the gradient in each sentence's first log probability of stopping there.
+
+    Every token costs KL([1, 0], softmax) = ln 2; the first sentence is over after one, the second
+    goes on for nine more.
+    """
+    ours = torch.zeros(2, 10, 2, dtype=torch.float64)
+    ours[..., 0] = 30.0
+    ours[:, 0] = end
+    theirs = torch.zeros_like(ours)
+    mask = torch.ones(2, 10, dtype=torch.bool)
+    mask[0, 1:] = False
+    labels = torch.zeros(2, 10, dtype=torch.long)
+    labels[0, 0] = 1
+    facts = {OWN_SENTENCES: torch.ones(())}
+    batch = Batch(views={}, labels=labels, mask=mask, facts=facts)
+    term = ReturnToGo(per_token=per_token)(Trace(output=ours), Trace(output=theirs), batch)
+    return gradient(term["return_to_go"], end)
+
+
+def test_stopping_pays_for_the_whole_rest_but_for_one_token_of_it_per_token():
+    end = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    exact_pull, per_token = stopping(end, False), stopping(end, True)
+    assert exact_pull[1] < 0  # descent makes it likelier
+    torch.testing.assert_close(exact_pull, 9 * per_token)
 
 
 @pytest.mark.parametrize("own", [0.0, 1.0])

@@ -8,6 +8,10 @@ on sentences that the student made itself (`sources.on_policy`). Reverse diverge
 (`objectives.divergence`) is the first part, usually taken alone (arXiv:2306.13649); this is the
 second, to be summed with it. A baseline leaves its mean as it is and lowers its variance: here,
 the mean R_t of the batch's other sentences. On sentences that others made it is zero.
+
+Nothing is cheaper than to stop: where the student cannot follow its teacher, less said is a lower
+divergence, and the equation above makes it say next to nothing. `per_token` divides R_t by the
+tokens behind t, which is no longer that gradient (as arXiv:2306.08543 does, as far as is known).
 Differs from the paper: only its abstract could be consulted; the term is worked out from the
 equation above.
 """
@@ -15,7 +19,7 @@ equation above.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from understudy.cards import Card
@@ -37,6 +41,12 @@ def returns_to_go(
     return costs.flip(1).cumsum(1).flip(1) - costs
 
 
+def tokens_to_go(mask: Bool[Tensor, "batch length"]) -> Int64[Tensor, "batch length"]:
+    """Return how many tokens are behind each one; 1 where there is none, for a quotient's sake."""
+    left = mask.long().flip(1).cumsum(1).flip(1) - mask.long()
+    return left.clamp(min=1)
+
+
 def others_mean(
     values: Float[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
@@ -51,9 +61,11 @@ class ReturnToGo:
 
     Args:
         temperature: by which both networks' logits are divided, as in the divergence beside it.
+        per_token: divide by the tokens that are behind; False is the exact gradient.
     """
 
     temperature: float = 1.0
+    per_token: bool = True
 
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
@@ -70,6 +82,8 @@ class ReturnToGo:
             ours.detach()[batch.mask], theirs[batch.mask], "reverse", 0.5, self.temperature
         )
         later = returns_to_go(costs, batch.mask)
+        if self.per_token:
+            later = later / tokens_to_go(batch.mask)
         advantage = later - others_mean(later, batch.mask)
         chosen = ours.log_softmax(-1).gather(-1, batch.labels[..., None])[..., 0]
         own = batch.facts[OWN_SENTENCES]
