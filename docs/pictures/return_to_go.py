@@ -48,7 +48,7 @@ def main() -> None:
         )
         answers = Trace(output=behind(student, chosen)), Trace(output=behind(teacher, chosen))
         (token,) = Divergence()(*answers, batch).values()
-        (later,) = ReturnToGo()(*answers, batch).values()
+        (later,) = ReturnToGo(per_token=False)(*answers, batch).values()
         for name, loss in zip(sums, (token, token + later), strict=True):
             sums[name] += torch.autograd.grad(LENGTH * loss, student, retain_graph=True)[0]
             errors[name].append(float((sums[name] / count - exact).norm() / exact.norm()))
