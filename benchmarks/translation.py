@@ -75,16 +75,16 @@ ON_POLICY = (*REVERSE, "return-to-go")
 ARMS = (
     Arm(name="alone"),
     Arm(name=WARM, objective=FORWARD, fields=AT_ONE),
-    Arm(name="sequence-level"),
     going_on("forward again", FORWARD, 0.0),
     going_on("reverse behind the corpus", REVERSE, 0.0),
     going_on("reverse on-policy", REVERSE, 1.0),
+    going_on("jensen-shannon on-policy", REVERSE, 1.0, {"divergence.form": "jensen-shannon"}),
+    Arm(name="sequence-level"),
     going_on("reverse half on-policy", REVERSE, 0.5),
+    going_on("reverse on-policy + return to go per token", ON_POLICY, 1.0),
     going_on(
         "reverse on-policy + return to go", ON_POLICY, 1.0, {"return-to-go.per_token": "false"}
     ),
-    going_on("reverse on-policy + return to go per token", ON_POLICY, 1.0),
-    going_on("jensen-shannon on-policy", REVERSE, 1.0, {"divergence.form": "jensen-shannon"}),
 )
 
 
@@ -171,14 +171,17 @@ def measure(bench: Bench, table: Table, seeds: Sequence[int]) -> None:
         timed(bench.teacher, train_alone, bench, bench.setting.teacher, 0, bench.teacher)
     if not table.has(arm="teacher"):
         note(table, bench, "teacher", 0, bench.teacher)
+    gaps: dict[str, dict[str, Any]] = {}
     for seed in seeds:
         for arm in ARMS:
             out = bench.student(arm.name, seed)
             if not finished(out):
                 timed(out, learn, bench, arm, seed, out)
             if not table.has(arm=arm.name, seed=seed):
-                note(table, bench, arm.name, seed, out, arm.against)
-        table.extend(gaps=[gap(bench, arm, seeds[: seeds.index(seed) + 1]) for arm in ARMS])
+                note(table, bench, arm.name, seed, out)
+            if arm.against != arm.name:
+                gaps[arm.name] = gap(bench, arm, seeds)
+                table.extend(gaps=[*gaps.values()])
 
 
 def main() -> None:
@@ -269,9 +272,7 @@ def conduct(bench: Bench, seed: int, out: Path) -> dict[str, Any]:
     }
 
 
-def note(
-    table: Table, bench: Bench, arm: str, seed: int, out: Path, against: str | None = None
-) -> None:
+def note(table: Table, bench: Bench, arm: str, seed: int, out: Path) -> None:
     """Score a run and add its row; counts of every sentence are kept beside it."""
     text = open_text(bench.text / TEST, languages=("de", "en"))
     made = evaluate(str(out), text, batch_size=256, device=bench.device)
@@ -296,26 +297,25 @@ def note(
         "agreement": summary["agreement"] or 0.0,
         "count": made.count,
     }
-    if against is not None:
-        row["against"] = against
     table.add(row, ("arm",))
     print(f"seed {seed} {arm}: BLEU {row['bleu']:.2f}, {row['seconds']:.0f} s", flush=True)
 
 
 def gap(bench: Bench, arm: Arm, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return how much BLEU an arm gains over the one it is compared with, translations of all
-    seeds taken as one corpus, and the 95 % interval over sentences.
+    """Return how much BLEU an arm gains over the one it is compared with, and the 95 % interval.
+
+    Translations of all seeds that both have are one corpus; the bootstrap draws its sentences.
     """
+    names = (arm.name, arm.against)
+    both = [one for one in seeds if all((bench.student(n, one) / COUNTS).exists() for n in names)]
     ours, theirs = (
-        torch.tensor(
-            [json.loads((bench.student(name, seed) / COUNTS).read_text()) for seed in seeds]
-        )
-        for name in (arm.name, arm.against)
+        torch.tensor([json.loads((bench.student(name, one) / COUNTS).read_text()) for one in both])
+        for name in names
     )
     one, other = ours.sum(0), theirs.sum(0)
     low, high, _ = paired_bootstrap(one.tolist(), other.tolist(), DRAWS, from_seed(DRAWS))
     found = bleu_of(one.sum(0).tolist()) - bleu_of(other.sum(0).tolist())
-    told = {"arm": arm.name, "against": arm.against, "seeds": len(seeds)}
+    told = {"arm": arm.name, "against": arm.against, "seeds": len(both)}
     return told | {"gap": found, "low": low, "high": high}
 
 

@@ -263,7 +263,7 @@ def _int8(result: Result) -> str:
 def _translation(result: Result) -> str:
     """BLEU of every arm over its seeds, and how far from the arm it is compared with."""
     shown = {row["arm"] for row in result["summary"]}
-    gaps = {gap["arm"]: gap for gap in result.get("gaps", ()) if gap["arm"] != gap["against"]}
+    gaps = {gap["arm"]: gap for gap in result.get("gaps", ())}
     rows = []
     for arm in dict.fromkeys(row["arm"] for row in result["rows"] if row["arm"] in shown):
         runs = [row for row in result["rows"] if row["arm"] == arm]
@@ -475,6 +475,7 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "objectives_digits": _objectives,
     "autoaugment_kd": _repaired,
     "translation": _translation,
+    "translation_large": _translation,
     "shaders": _shaders,
     "continual": _continual,
     "lcw": _lcw,
