@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.reports.conftest import RUNS, Files, WriteRun, demo_run, samples, summary, whole_run
+from tests.reports.conftest import (
+    RUNS,
+    Files,
+    WriteRun,
+    demo_run,
+    metrics,
+    samples,
+    summary,
+    whole_run,
+)
 from understudy.reports import page
 from understudy.reports.concerns import Limits
 from understudy.reports.record import RunRecord
@@ -48,6 +57,20 @@ def test_the_sections_stand_in_order_whatever_is_missing(pages: dict[str, Path],
     text = pages[kind].read_text()
     found = [attrs["id"] for tag, attrs in Elements(text).tags if tag == "section"]
     assert found == SECTIONS
+
+
+@pytest.mark.parametrize("scores", [None, {"bleu": 21.4}])
+def test_of_a_student_that_translates_nothing_is_called_an_image(record_of: RecordOf, scores):
+    scored = ("accuracy", "correct", "flops")
+    roles = [f"{role}_{name}" for role in ("teacher", "student") for name in scored]
+    unmeasured = dict.fromkeys([*roles, "accuracy_count", "per_class", "class_names"])
+    told = summary(unit="token", agreement_on=None, student_scores=scores, **unmeasured)
+    made = page_of(record_of, {"summary.json": told, "metrics.jsonl": metrics()})
+    text = Elements(re.sub("<style>.*?</style>", "", made, flags=re.DOTALL)).text
+    assert "image" not in text.lower()
+    assert "Sentences/s" in text
+    assert "on 2,000 tokens: tokens of held-out sentences" in text
+    assert ("No sentences with references were given" in text) == (scores is None)
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -43,7 +43,7 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     if summary.agreement is not None:
         value = figures.percent(summary.agreement)
         facts.append(
-            Fact(name="Agreement", value=value, tag="proxy", detail="on held-out transfer images")
+            Fact(name="Agreement", value=value, tag="proxy", detail=f"on {summary.words.held_out}")
         )
     if summary.student_parameters is not None:
         facts.append(_parameters(summary.student_parameters, summary.teacher_parameters))
@@ -128,13 +128,13 @@ def agreement_facts(summary: Summary) -> list[Fact]:
     """Return how often student and teacher name the same class, with its interval."""
     if summary.agreement is None:
         return []
-    detail = summary.agreement_on or "held-out transfer images"
+    detail = summary.agreement_on or summary.words.held_out
     if summary.agreement_count:
         low, high = accuracy_interval(summary.agreement, None, summary.agreement_count)
-        counted = figures.plural(summary.agreement_count, "image")
+        counted = figures.plural(summary.agreement_count, summary.words.answered)
         detail = f"95 % interval {figures.interval(low, high)}, on {counted}: {detail}"
     value = figures.percent(summary.agreement)
-    return [Fact(name="Same top class", value=value, tag="proxy", detail=detail)]
+    return [Fact(name=summary.words.same, value=value, tag="proxy", detail=detail)]
 
 
 def run_facts(summary: Summary) -> list[Fact]:
@@ -144,7 +144,12 @@ def run_facts(summary: Summary) -> list[Fact]:
         ("Batch size", summary.batch_size, figures.count, None),
         ("Seed", summary.seed, str, None),
         ("Time", summary.seconds, figures.duration, "measured"),
-        ("Images/s", summary.images_per_second, figures.count, "measured"),
+        (
+            f"{summary.words.shown.capitalize()}/s",
+            summary.images_per_second,
+            figures.count,
+            "measured",
+        ),
     )
     return [
         Fact(name=name, value=write(value), tag=tag)

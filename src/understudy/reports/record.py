@@ -22,6 +22,7 @@ from understudy.reports.shown_images import (
     read_samples,
     read_search_path,
 )
+from understudy.reports.words import Unit, Words, words_of
 from understudy.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,6 +64,7 @@ class Summary:
     """
 
     verb: str = "distill"
+    unit: Unit = "image"
     method: str | None = None
     paper: str | None = None
     teacher_reference: str | None = None
@@ -102,6 +104,11 @@ class Summary:
     arms: tuple[Arm, ...] | None = None
     warnings: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> Words:
+        """What its figures are about."""
+        return words_of(self.unit)
 
     @property
     def learned_classes(self) -> bool:

@@ -196,22 +196,22 @@ def _alone(summary: Summary, guess: float | None) -> Verdict:
 
 
 def _without_labels(record: RunRecord, summary: Summary, limits: Limits) -> Verdict:
-    unknown = "No labelled images were given: accuracy is unknown."
+    words = summary.words
+    unknown = f"No {words.judged} were given: {words.quality} is unknown."
     if summary.agreement is None:
-        return Verdict(
-            level="unknown", label=_LABELS["unknown"], headline=unknown, tag=None, reasons=()
-        )
-    images = "held-out transfer images"
+        return Verdict(level="unknown", label=words.unknown, headline=unknown, tag=None, reasons=())
+    shown = words.held_out
     if summary.agreement_count is not None:
-        images = f"{figures.count(summary.agreement_count)} {images}"
+        shown = f"{figures.count(summary.agreement_count)} {shown}"
     headline = (
         f"{unknown} The student agrees with its teacher on {figures.percent(summary.agreement)} "
-        f"of {images} (a proxy: this is not accuracy)."
+        f"of {shown} (a proxy: this is not {words.quality})."
     )
     level: Level = "unknown" if summary.agreement >= limits.agrees_some else "warn"
     if record.num_classes and summary.agreement <= 1 / record.num_classes:
         level = "fail"
-    label = "Accuracy unknown: use with care" if level == "warn" else _LABELS[level]
+    labels = {"unknown": words.unknown, "warn": f"{words.unknown}: use with care"}
+    label = labels.get(level, _LABELS[level])
     reasons = [Reason(text=f"Size: {_size(summary)}.", tag="measured")] if _size(summary) else []
     return Verdict(level=level, label=label, headline=headline, tag="proxy", reasons=tuple(reasons))
 
