@@ -11,7 +11,7 @@ Parts of pages are marked (see marked.py):
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import marked
@@ -187,13 +187,25 @@ def _objectives(result: Result) -> str:
         if row["arm"] in shown:
             told = f"{_points(row['mean'])} ({_points(row['low'])} to {_points(row['high'])})"
             gaps.setdefault((row["at"], row["arm"]), {})[row["over"]] = told
+    tables = [_arms(result), _first_gradients(result, shown)]
     if not gaps:
-        return _arms(result)
+        return "\n\n".join(filter(None, tables))
     rows = [
         [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
     ]
     heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
-    return f"{_arms(result)}\n\n{_table(heads, rows)}"
+    return "\n\n".join(filter(None, [*tables, _table(heads, rows)]))
+
+
+def _first_gradients(result: Result, shown: Collection[str]) -> str:
+    """How long an objective's first gradient is at its published weight, for the labels' of 1."""
+    found: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        if row.get("weight") and row["teacher"] == "trained" and row["arm"] in shown:
+            found.setdefault(row["arm"], []).append(1 / row["weight"])
+    rows = [[arm, f"{statistics.mean(ratios):.2g}"] for arm, ratios in found.items()]
+    heads = ("arm, at its published weight", "its first gradient over that of the labels")
+    return _table(heads, rows) if rows else ""
 
 
 def _repaired(result: Result) -> str:

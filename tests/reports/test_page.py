@@ -64,7 +64,7 @@ def test_of_a_student_that_translates_nothing_is_called_an_image(record_of: Reco
     scored = ("accuracy", "correct", "flops")
     roles = [f"{role}_{name}" for role in ("teacher", "student") for name in scored]
     unmeasured = dict.fromkeys([*roles, "accuracy_count", "per_class", "class_names"])
-    told = summary(unit="token", agreement_on=None, student_scores=scores, **unmeasured)
+    told = summary(unit="token", paper="", agreement_on=None, student_scores=scores, **unmeasured)
     made = page_of(record_of, {"summary.json": told, "metrics.jsonl": metrics()})
     text = Elements(re.sub("<style>.*?</style>", "", made, flags=re.DOTALL)).text
     assert "image" not in text.lower()
