@@ -17,6 +17,7 @@ from understudy.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from understudy.nets.network import Network, freeze
+from understudy.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
 from understudy.nets.vit import VisionTransformer
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import Batch, OptimisedSource, SearchingStream, Source
@@ -34,6 +35,7 @@ from understudy.sources.deep_inversion import (
 )
 from understudy.sources.image_search import ImageSearch, moved
 from understudy.sources.inversion import Seen, labels_in_turn
+from understudy.sources.knowledge_within import Inceptionism
 from understudy.sources.replay import Replay
 from understudy.spine import distill, site_of
 from understudy.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
@@ -267,7 +269,7 @@ def test_a_teacher_without_statistics_is_refused_or_given_images_to_take_them_fr
     def drawn_from_it(settings: DeepInversion) -> Batch:
         return settings.open(site, freeze(vit), from_seed(0)).draw(0, None)
 
-    with pytest.raises(ValueError, match="no BatchNorm layer"):
+    with pytest.raises(ValueError, match=r"no BatchNorm layer; .* features=0 and patches=1"):
         drawn_from_it(small())
     prior_only = drawn_from_it(small(features=0.0))
     assert "feature_distance" not in prior_only.facts
@@ -275,6 +277,32 @@ def test_a_teacher_without_statistics_is_refused_or_given_images_to_take_them_fr
     bare = small(statistics="builtin/digits", features=0.0, iterations=60)
     bare = drawn_from_it(bare)
     assert known.facts["feature_distance"] < bare.facts["feature_distance"]
+
+
+def test_of_a_transformer_the_patches_are_asked_to_differ():
+    vit = freeze(load("builtin/vit-small", like=taught.CONTRACT))
+
+    def drawn_from_it(settings: Source) -> Batch:
+        return settings.open(taught.site(4), vit, from_seed(0)).draw(0, None)
+
+    brief = {"iterations": 25, "clamp": True, "features": 0.0, "total_variation": 0.0}
+    plain, asked = (drawn_from_it(small(patches=weight, **brief)) for weight in (0.0, 1.0))
+    assert "patch_entropy" not in plain.facts
+    attention = attention_layers(vit)
+    with torch.no_grad(), PatchRecorder(vit, attention) as recorder:
+        vit(plain.images)
+        before = patch_entropy(recorder.read())
+    assert asked.facts["patch_entropy"] > before + 0.1 * len(attention)
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in vit.modules())
+    smooth = drawn_from_it(Inceptionism(patches=1.0, search=small(iterations=3).search))
+    assert "patch_entropy" in smooth.facts
+
+
+def test_patches_are_not_asked_of_a_network_without_attention():
+    with pytest.raises(ValueError, match="the teacher has none; set patches to 0"):
+        drawn(small(patches=1.0))
+    with pytest.raises(ValueError, match="patches must not be negative"):
+        small(patches=-1.0)
 
 
 def test_what_cannot_be_inverted_is_refused():

@@ -2,12 +2,15 @@
 
 A batch x with labels y is optimised from noise to a small
     L = a_ce CE(T(x'), y) + a_f R_feat(x') + a_tv TV(x) + a_l2 |x|_2 + a_c (1 - JS(T(x'), S(x')))
+        - a_p H(x')
 x' being x rolled and mirrored at random, R_feat the distance of the batch's feature statistics
 from those stored (`nets.batchnorm_statistics`), TV the norm of the differences of neighbouring
 pixels, all in normalised space, and JS the Jensen-Shannon divergence, base 2, at a temperature
 (3 in the paper). With a_c the images are those at which teacher and student disagree: Adaptive
 DeepInversion; S is the student in training, in eval mode, asked at each draw. Put `Replay` around.
 Where there is no student (in `synthesize`, for the first batches of Replay) the term is left out.
+H is how patch similarities spread (`nets.patch_similarity`), which is there to be asked of a
+transformer without BatchNorm.
 
 A batch matches the statistics as a whole, so its images depend on each other, and its labels
 should cover the classes: by default they come up in turn.
@@ -39,6 +42,7 @@ from understudy.nets.batchnorm_statistics import (
     feature_statistics_loss,
 )
 from understudy.nets.network import freeze
+from understudy.nets.patch_similarity import patch_entropy, required_attention
 from understudy.objectives.divergence import divergence_loss
 from understudy.protocols import InputContract, Site
 from understudy.sources.image_search import Images, ImageSearch
@@ -136,6 +140,8 @@ class DeepInversion:
         total_variation_per_image: mean over images of the L2 form, not that of the whole batch.
         l2_per_image: the same of the norm.
         competition: weight of teacher and student disagreeing.
+        patches: weight of the spread of patch similarities, for a transformer without BatchNorm;
+            its publication has 1, in place of the feature statistics.
         temperature: of the two when they are compared.
         official: compare them as the public code does.
         labels: "balanced", in turn; or "random", each on its own.
@@ -153,6 +159,7 @@ class DeepInversion:
     total_variation_per_image: bool = False
     l2_per_image: bool = False
     competition: float = 0.0
+    patches: float = 0.0
     temperature: float = 3.0
     official: bool = False
     labels: Labels = "balanced"
@@ -163,7 +170,7 @@ class DeepInversion:
         check_labels(self.labels)
         positive("temperature", self.temperature)
         weights = ("cross_entropy", "features", "total_variation", "total_variation_l1", "l2")
-        for name in (*weights, "competition"):
+        for name in (*weights, "competition", "patches"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -178,7 +185,10 @@ class DeepInversion:
         def losses(labels: Tensor, student: nn.Module | None) -> "InversionLoss":
             return InversionLoss(self, student, labels, known)
 
-        return InvertedStream(losses, self.search, self.labels, site, teacher, known, rng)
+        attention = required_attention(teacher) if self.patches else ()
+        return InvertedStream(
+            losses, self.search, self.labels, site, teacher, known, rng, attention=attention
+        )
 
 
 class InversionLoss:
@@ -208,6 +218,8 @@ class InversionLoss:
             terms.append(settings.total_variation_l1 * total_variation_l1(x))
         if settings.l2:
             terms.append(settings.l2 * image_norm(x, per_image=settings.l2_per_image))
+        if settings.patches:
+            terms.append(-settings.patches * patch_entropy(seen.patches))
         if self._student is not None:
             answers = self._student(seen.images).float()
             terms.append(settings.competition * self._agreement(seen.logits, answers))

@@ -6,7 +6,8 @@ judged by once it is finished, clipped to [0, 1]: whether the teacher calls the 
 labels, and how far their statistics are from those known.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -28,11 +29,13 @@ from understudy.nets.batchnorm_statistics import (
     normalising_layers,
     stored_statistics,
 )
+from understudy.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
 from understudy.protocols import Batch, SearchPath, Site, image_batch
 from understudy.seeding import child
 from understudy.sources.image_search import Found, Images, ImageSearch
 
 Labels = Literal["balanced", "random"]
+_Recorders = tuple[MomentsRecorder, PatchRecorder]
 # Images at once when statistics are measured.
 _MEASURED_AT_ONCE = 64
 
@@ -46,12 +49,14 @@ class Seen(NamedTuple):
         logits: the teacher's.
         moments: of what enters the layers whose statistics are known, joined with those of the
             batches before where the stream has a history.
+        patches: what patches are worth in each attention layer, where that is asked for.
     """
 
     normalised: Images
     images: Images
     logits: Float[Tensor, "batch classes"]
     moments: Mapping[str, Moments]
+    patches: tuple[Float[Tensor, "batch patches dim"], ...] = ()
 
 
 # A loss for these labels, and against this student where there is one.
@@ -94,7 +99,16 @@ def known_statistics(
         data = open_data(images, site.contract, split="train")
         fed = (part.to(site.device).float() / 255 for part, _ in batches(data, _MEASURED_AT_ONCE))
         return measured_statistics(teacher, normalising_layers(teacher), fed)
-    return stored_statistics(teacher) if needed or batchnorm_layers(teacher) else {}
+    if batchnorm_layers(teacher):
+        return stored_statistics(teacher)
+    if needed and attention_layers(teacher):
+        raise ValueError(
+            "inversion needs BatchNorm statistics, but the teacher has no BatchNorm layer; it is a "
+            "transformer: have the similarity of its patches in their place (deep-inversion with "
+            "features=0 and patches=1, or inceptionism with patches=1), or name images to take "
+            "statistics from (statistics=DATA)"
+        )
+    return stored_statistics(teacher) if needed else {}
 
 
 class InvertedStream:
@@ -103,6 +117,7 @@ class InvertedStream:
     Args:
         labels: how they are chosen; None for images without.
         history: what the moments of a batch are joined with; None where it stands alone.
+        attention: layers of the teacher in which patches are looked at.
     """
 
     def __init__(
@@ -115,20 +130,24 @@ class InvertedStream:
         known: Mapping[str, Stored],
         rng: torch.Generator,
         history: MomentsPool | MomentsAverage | None = None,
+        attention: Sequence[str] = (),
     ) -> None:
         self._losses, self._labels, self._site, self._rng = losses, labels, site, rng
         self._search = search.draft() if site.draft else search
         self._teacher, self._known, self._history = teacher, known, history
+        self._attention = attention
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         labels = self._choose(step).to(self._site.device)
-        with MomentsRecorder(self._teacher, self._known) as recorder:
-            found = self._find(step, student, labels, recorder)
+        with self._recorders() as recorders:
+            found = self._find(step, student, labels, recorders)
             with torch.no_grad():
-                logits, moments = self._ask(found.images, recorder)
+                logits, moments, patches = self._ask(found.images, recorders)
         facts = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
         if self._known:
             facts["feature_distance"] = feature_statistics_loss(moments, self._known, 1.0)
+        if patches:
+            facts["patch_entropy"] = patch_entropy(patches)
         if self._history is not None:
             self._history.update(moments)
         if self._labels is None:
@@ -146,8 +165,8 @@ class InvertedStream:
         labels = self._choose(step).to(self._site.device)
         planned = self._search.iterations + self._search.coarse_iterations
         keep = {round(share * planned) for share in shares}
-        with MomentsRecorder(self._teacher, self._known) as recorder:
-            found = self._find(step, student, labels, recorder, keep)
+        with self._recorders() as recorders:
+            found = self._find(step, student, labels, recorders, keep)
         shown = {**found.path, found.iterations: found.images}
         return SearchPath(images=tuple(shown.values()), iterations=tuple(shown))
 
@@ -160,12 +179,20 @@ class InvertedStream:
         elif state:
             raise ValueError(f"an inverting stream has no state, got {sorted(state)}")
 
+    @contextmanager
+    def _recorders(self) -> Iterator[_Recorders]:
+        with (
+            MomentsRecorder(self._teacher, self._known) as moments,
+            PatchRecorder(self._teacher, self._attention) as patches,
+        ):
+            yield moments, patches
+
     def _find(
         self,
         step: int,
         student: nn.Module | None,
         labels: Tensor,
-        recorder: MomentsRecorder,
+        recorders: _Recorders,
         keep: Collection[int] = (),
     ) -> Found:
         site = self._site
@@ -173,17 +200,17 @@ class InvertedStream:
         measure = self._losses(labels, student)
 
         def loss(images: Tensor, normalised: Tensor) -> Tensor:
-            logits, moments = self._ask(images, recorder)
+            logits, moments, patches = self._ask(images, recorders)
             if self._history is not None:
                 moments = self._history.joined(moments)
-            return measure(Seen(normalised, images, logits, moments))
+            return measure(Seen(normalised, images, logits, moments, patches))
 
         return self._search(loss, site.batch_size, site.contract, rng, keep)
 
     def _ask(
-        self, images: Tensor, recorder: MomentsRecorder
-    ) -> tuple[Tensor, Mapping[str, Moments]]:
-        """Return the teacher's logits, and the moments of what entered its layers."""
+        self, images: Tensor, recorders: _Recorders
+    ) -> tuple[Tensor, Mapping[str, Moments], tuple[Tensor, ...]]:
+        """Return the teacher's logits, the moments of what entered its layers, and its patches."""
         contract = self._site.contract
         try:
             logits = self._teacher(images)
@@ -201,7 +228,8 @@ class InvertedStream:
                 f"inversion needs {classes} logits per image, but the teacher answers "
                 f"{len(images)} images with {shape}; only classifiers can be inverted"
             )
-        return logits.float(), recorder.read() if self._known else {}
+        moments, patches = recorders
+        return logits.float(), moments.read() if self._known else {}, patches.read()
 
     def _choose(self, step: int) -> Int64[Tensor, " batch"]:
         site, classes = self._site, self._site.contract.classes

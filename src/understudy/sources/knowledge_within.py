@@ -3,8 +3,9 @@
 Three ways to make them, of which the first is `Noise`: N(0, 1) in the network's normalised space,
 clipped to [0, 1]. `Inceptionism` optimises images to be called by their labels and to be smooth,
     L = a_ce CE(T(x), y) + a_s mean (x - blur(x))^2,
-and `BatchNormStatistics` (BNS) to have the stored statistics, by the divergence of Gaussians with
-the stored one first,
+for a transformer also to have patches that differ (`nets.patch_similarity`); and
+`BatchNormStatistics` (BNS) to have the stored statistics, by the divergence of Gaussians with the
+stored one first,
     L = a_b mean_l mean_c KL( N(stored) || N(batch) ),
 without labels, or with the terms above (BNS+I). That direction punishes a batch whose variance is
 too small without bound, so channels do not collapse.
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from understudy.cards import Card
 from understudy.checks import one_of
 from understudy.nets.batchnorm_statistics import MomentsPool, Stored, batchnorm_kl
+from understudy.nets.patch_similarity import patch_entropy, required_attention
 from understudy.protocols import InputContract, Site
 from understudy.sources.image_search import Images, ImageSearch
 from understudy.sources.inversion import (
@@ -83,6 +85,7 @@ def within_loss(
     statistics: float,
     cross_entropy: float,
     smoothness: float,
+    patches: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Return the sum of the terms with these weights; one of weight 0 is not computed."""
     terms = [torch.zeros((), device=seen.images.device)]
@@ -92,6 +95,8 @@ def within_loss(
         terms.append(cross_entropy * F.cross_entropy(seen.logits, labels))
     if smoothness:
         terms.append(smoothness * roughness(seen.normalised))
+    if patches:
+        terms.append(-patches * patch_entropy(seen.patches))
     return torch.stack(terms).sum()
 
 
@@ -102,18 +107,23 @@ class Inceptionism:
     Args:
         cross_entropy: weight of calling the images by their labels.
         smoothness: weight of the difference from the blurred image.
+        patches: weight of the spread of patch similarities, for a transformer; its publication,
+            for ranges of activations, has 1.
         labels: "balanced", in turn; or "random", each on its own.
         search: how a batch is searched for.
     """
 
     cross_entropy: float = 1.0
     smoothness: float = 1.0
+    patches: float = 0.0
     labels: Labels = "balanced"
     search: ImageSearch = field(default_factory=lambda: _SEARCH)
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
-        _check_weights(cross_entropy=self.cross_entropy, smoothness=self.smoothness)
+        _check_weights(
+            cross_entropy=self.cross_entropy, smoothness=self.smoothness, patches=self.patches
+        )
 
     @property
     def optimises(self) -> Literal["images"]:
@@ -131,9 +141,13 @@ class Inceptionism:
                 statistics=0.0,
                 cross_entropy=self.cross_entropy,
                 smoothness=self.smoothness,
+                patches=self.patches,
             )
 
-        return InvertedStream(losses, self.search, self.labels, site, teacher, known, rng)
+        attention = required_attention(teacher) if self.patches else ()
+        return InvertedStream(
+            losses, self.search, self.labels, site, teacher, known, rng, attention=attention
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
