@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -136,8 +136,7 @@ def learning_rate_at(settings: FitSettings, step: int) -> float:
 
 def channels_last(batch: Batch) -> Batch:
     """Return the batch with its image views in channels-last memory order."""
-    laid = {id(view): _channels_last(view) for view in batch.views.values()}
-    return replace(batch, views={name: laid[id(view)] for name, view in batch.views.items()})
+    return batch.changed(_channels_last)
 
 
 def fit(

@@ -5,8 +5,9 @@ Images are float tensors in [0, 1], NCHW, on the device, before any normalisatio
 int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and "prefix".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, runtime_checkable
 
@@ -103,12 +104,8 @@ class TextContract:
 
     def text(self, tokens: Iterable[int]) -> str:
         """Return the sentence that target tokens spell, up to its end."""
-        pieces = []
-        for token in tokens:
-            if token == END:
-                break
-            if token not in (PAD, BEGIN):
-                pieces.append(self.target[token])
+        spelt = takewhile(lambda token: token != END, tokens)
+        pieces = [self.target[token] for token in spelt if token not in (PAD, BEGIN)]
         return "".join(pieces).replace(SPACE, " ").strip()
 
 
@@ -154,6 +151,12 @@ class Batch:
         if not isinstance(view, Tensor):
             raise TypeError(f"expected one image tensor in this batch, got {type(view).__name__}")
         return view
+
+    def changed(self, change: Callable[[Any], Any], **fields: Any) -> "Batch":
+        """Return the batch with each distinct view changed, once, and other fields replaced."""
+        distinct = {id(view): view for view in self.views.values()}
+        made = {key: change(view) for key, view in distinct.items()}
+        return replace(self, views={n: made[id(v)] for n, v in self.views.items()}, **fields)
 
     def counted(self, values: Tensor) -> Tensor:
         """Return the values of what counts: of text, those of all tokens, in one row."""
@@ -340,10 +343,7 @@ class Rule(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """Network in, network out; the one that came in is left as it was.
-
-    Batches carry the teacher's answers where there is a teacher.
-    """
+    """Network in, network out; what came in stays. Batches carry a teacher's answers, if any."""
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator, /

@@ -13,7 +13,6 @@ its posterize and solarize are strongest at 0; brightness, contrast, saturation 
 either way, by up to 0.9; bare corners are filled by reflection.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -220,14 +219,13 @@ class AugmentedStream:
                 "augmentation moves images but not masks or label maps; "
                 "augment a source without them"
             )
-        # Each distinct view meets the same changes: the child starts anew for each.
-        changed = {
-            id(view): augment(image_of(view), self._augmentation, child(self._rng, step))
-            for view in batch.views.values()
-        }
-        views = {name: changed[id(view)] for name, view in batch.views.items()}
+
+        def change(view: Any) -> Tensor:
+            # Each distinct view meets the same changes: the child starts anew for each.
+            return augment(image_of(view), self._augmentation, child(self._rng, step))
+
         # An answer that the source had asked for was about the images before.
-        return dataclasses.replace(batch, views=views, teacher=None)
+        return batch.changed(change, teacher=None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"source": self._inner.state_dict()}

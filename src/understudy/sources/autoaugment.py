@@ -15,7 +15,6 @@ Differs from the paper: resampled bilinearly; bare corners are filled by reflect
 grey and of a size in proportion to the image.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -175,14 +174,13 @@ class AutoAugmentedStream:
                 "augment a source without them"
             )
         policy, hole = POLICIES[self._settings.policy], self._settings.hole
-        # Each distinct view meets the same changes: the child starts anew for each.
-        changed = {
-            id(view): apply_policy(image_of(view), policy, hole, child(self._rng, step))
-            for view in batch.views.values()
-        }
-        views = {name: changed[id(view)] for name, view in batch.views.items()}
+
+        def change(view: Any) -> Tensor:
+            # Each distinct view meets the same changes: the child starts anew for each.
+            return apply_policy(image_of(view), policy, hole, child(self._rng, step))
+
         # An answer that the source had asked for was about the images before.
-        return dataclasses.replace(batch, views=views, teacher=None)
+        return batch.changed(change, teacher=None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"source": self._inner.state_dict()}

@@ -182,6 +182,7 @@ class BalancedStream:
         self._seen = torch.zeros(classes, dtype=torch.int64)
         self._cost = dict.fromkeys(_COUNTERS, 0)
         self._sort()
+        self._told = self._facts()
 
     @property
     def finished(self) -> bool:
@@ -199,9 +200,7 @@ class BalancedStream:
             picks = pick_evenly(self._order, self._counts, count, rng)
         else:
             picks = torch.randint(len(self._classes), (count,), generator=rng)
-        return image_batch(
-            to_images(self._pool.read(picks), self._site.device), facts=self._facts()
-        )
+        return image_batch(to_images(self._pool.read(picks), self._site.device), facts=self._told)
 
     def report(self) -> dict[str, Any]:
         """Return what the pool holds and what it has cost, as plain values.
@@ -232,6 +231,7 @@ class BalancedStream:
         self._classes, self._seen = state["classes"].clone(), state["seen"].clone()
         self._cost = dict(state["cost"])
         self._sort()
+        self._told = self._facts()
 
     def _facts(self) -> dict[str, Tensor]:
         report = self.report() | {"uncovered": int((self._counts == 0).sum())}
@@ -256,6 +256,7 @@ class BalancedStream:
         self._seen += logits.argmax(-1).bincount(minlength=len(self._seen))
         if self._settings.attack_fill and not kept.all():
             self._fill(candidates[~kept], logits[~kept], quota)
+        self._told = self._facts()
 
     def _fill(self, surplus: Tensor, logits: Tensor, quota: int) -> None:
         """Attack surplus candidates towards starved classes, as many as one chunk may."""
