@@ -15,14 +15,18 @@ label y' from the teacher's probabilities and takes -log q_y': the mean of its s
 the Fisher information, twice the second-order importance of that KL. "labels" takes the
 cross-entropy with the labels of a set that has them, "kl" the KL itself, for later rounds.
 
+With a table of latencies the score is I_s + latency_weight I_lat(s) (`latency`): what costs time
+goes sooner. The table is asked once a round, of the network before it loses anything.
+
 Differs from the paper: gradients are squared per sample, not per mini-batch, so that the batch
-size does not matter; no latency term.
+size does not matter.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,6 +37,7 @@ from torch import Tensor, nn
 from understudy.cards import Card
 from understudy.checks import one_of, positive
 from understudy.compress.channels import Channels, Gate, trace_channels
+from understudy.compress.latency import latency_changes, read_latencies
 from understudy.nets.network import Network
 from understudy.nets.pruned import narrow_, record_of
 from understudy.nets.quantized import is_quantized
@@ -92,12 +97,16 @@ class Pruning:
         importance: "taylor", or as controls "l1" (mean absolute weight) and "random".
         loss: whose gradient "taylor" squares: "fisher", "labels" or "kl".
         least: channels that every layer keeps.
+        latency: a table of latencies (JSON; see `compress.latency`), for scores that count time.
+        latency_weight: importance that a millisecond is worth; above 0 where there is a table.
     """
 
     share: float = 0.2
     importance: Importance = "taylor"
     loss: Loss = "fisher"
     least: int = 1
+    latency: str | None = None
+    latency_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -105,6 +114,11 @@ class Pruning:
         one_of("importance", self.importance, get_args(Importance))
         one_of("loss", self.loss, get_args(Loss))
         positive("least", self.least)
+        if self.latency_weight < 0 or (self.latency_weight > 0) != (self.latency is not None):
+            raise ValueError(
+                "latency and latency_weight go together: name a table and a weight above 0, got "
+                f"{self.latency} and {self.latency_weight:g}"
+            )
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator
@@ -116,6 +130,9 @@ class Pruning:
             raise ValueError("the network is quantized; prune first, then quantize what is left")
         channels = trace_channels(model)
         scores = self._scores(model, channels, batches, rng)
+        if self.latency is not None:
+            table = read_latencies(Path(self.latency))
+            scores = scores.double() + self.latency_weight * latency_changes(table, channels)
         removed = least_important(channels, scores, self.share, self.least)
         made = copy.deepcopy(model)
         kept = channels.without(removed)
