@@ -5,12 +5,19 @@ kind there is, noise. Rounding weights alone is the upper bound of what calibrat
 step of training. Over seeds, which draw the images; the whole JPEG test split judges. Images are
 made once for each network, kind and seed, and kept; those that are optimised take --iterations.
 
+With --tune the network is then taught, W4A4, with rounded weights and on its calibration images,
+BatchNorm frozen and moving: rows of a table of their own name.
+
     UNDERSTUDY_DATA=... python benchmarks/quantization.py --seeds 0 1 2 --nets resnet20
+    UNDERSTUDY_DATA=... python benchmarks/quantization.py --tune --nets resnet20 \\
+        --name quantization_tuned
 """
 
 import argparse
 import itertools
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +32,7 @@ from understudy.nets.references import NetworkRef
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.surrogate import Surrogate
 from understudy.spine import transform
+from understudy.verbs.quantize import quantize
 from understudy.verbs.synthesize import synthesize
 
 BITS = ((8, 8), (6, 6), (4, 8), (4, 4))
@@ -34,6 +42,8 @@ DRAWN = ("shaders", "leaves", "noise")
 OPTIMISED = ("batch-norm-statistics", "inceptionism", "deep-inversion")
 WEIGHTS_ONLY, REAL = "weights only", "real"
 ARMS = (WEIGHTS_ONLY, REAL, *DRAWN, *OPTIMISED)
+# What a network with rounded weights learns from, with BatchNorm frozen and moving.
+TUNED = (REAL, "shaders", "batch-norm-statistics")
 
 
 def images_of(arm: str, reference: NetworkRef, seed: int, iterations: int) -> Surrogate:
@@ -87,6 +97,72 @@ def run(
     }
 
 
+def tune(
+    reference: NetworkRef,
+    arm: str,
+    test: Dataset,
+    seed: int,
+    known: torch.Tensor,
+    *,
+    moving: bool,
+    given: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return the row of a W4A4 network that was taught with rounded weights.
+
+    Every arm learns from the 256 images that it was calibrated on.
+
+    Args:
+        moving: BatchNorm takes the statistics of what is shown, in place of keeping its own.
+    """
+    images = images_of(arm, reference, seed, given.iterations).data
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        quantize(
+            reference,
+            calibration=images,
+            weight_bits=4,
+            activation_bits=4,
+            clip="mse",
+            transfer=images,
+            train_batchnorm=moving,
+            steps=given.steps,
+            seed=seed,
+            device="cpu",
+            audit=False,
+            out=out,
+        )
+        called = answers(load(str(out)), test)
+    correct = int((called == labels_of(test)).sum())
+    return {
+        "accuracy": correct / len(test),
+        "correct": correct,
+        "count": len(test),
+        "agreement": int((called == known).sum()) / len(test),
+        "seconds": time.perf_counter() - began,
+        "steps": given.steps,
+    }
+
+
+def add_tuned(
+    table: Table,
+    net: str,
+    reference: NetworkRef,
+    test: Dataset,
+    seed: int,
+    known: torch.Tensor,
+    given: argparse.Namespace,
+) -> None:
+    """Add the rows of one network and seed that are not there yet."""
+    for arm, moving in itertools.product(TUNED, (False, True)):
+        at = f"{net} W4A4 mse, {given.steps} steps, BatchNorm {'moving' if moving else 'frozen'}"
+        if table.has(at=at, arm=arm, seed=seed):
+            continue
+        row = tune(reference, arm, test, seed, known, moving=moving, given=given)
+        table.add({"at": at, "arm": arm, "seed": seed, **row}, ("at", "arm"))
+        print(f"{at} {arm} seed {seed}: {row['accuracy']:.2%}", flush=True)
+
+
 @torch.no_grad()
 def answers(network: torch.nn.Module, test: Dataset) -> torch.Tensor:
     """Return the class that a network names for every image."""
@@ -107,6 +183,8 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", default=["minmax", "mse"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--tune", action="store_true", help="teach W4A4, in place of calibrating")
+    parser.add_argument("--steps", type=int, default=300, help="of --tune")
     parser.add_argument("--count", type=int, help="of test images; all of them by default")
     parser.add_argument("--name", default="quantization", help="of the results file")
     given = parser.parse_args()
@@ -127,6 +205,9 @@ def main() -> None:
             places = torch.randperm(len(test), generator=from_seed(0))[: given.count]
             test = Part(whole=test, places=places)
         known = answers(network, test)
+        if given.tune:
+            add_tuned(table, net, reference, test, seed, known, given)
+            continue
         for arm, (weights, activations), clip in itertools.product(given.arms, BITS, given.clips):
             at = f"{net} W{weights}A{activations} {clip}"
             # Weights know no chance.
