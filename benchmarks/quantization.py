@@ -109,7 +109,7 @@ def tune(
 ) -> dict[str, Any]:
     """Return the row of a W4A4 network that was taught with rounded weights.
 
-    Every arm learns from the 256 images that it was calibrated on.
+    Every arm learns from the images it was calibrated on, but for the tenth that is held out.
 
     Args:
         moving: BatchNorm takes the statistics of what is shown, in place of keeping its own.
