@@ -141,11 +141,15 @@ def _setting(result: Result) -> list[str]:
 
 
 def _curve(result: Result, at: str, arm: str) -> list[str]:
-    """Return the learning curve of an arm up to the end, in %, as means over its seeds."""
+    """Return the learning curve of an arm before its end, in %, as means over its seeds."""
     rows = [
         row for row in result.get("rows", ()) if (str(row.get("at", "")), row["arm"]) == (at, arm)
     ]
-    curves = [[point["accuracy"] for point in row.get("curve", ())][:-1] for row in rows]
+    curves = [
+        # A length that does not divide evenly is looked at twice in its last steps.
+        [point["accuracy"] for point in row.get("curve", ()) if point["step"] < 0.99 * row["steps"]]
+        for row in rows
+    ]
     whole = [curve for curve in curves if len(curve) == max(map(len, curves))]
     return [f"{100 * statistics.mean(points):.1f}" for points in zip(*whole, strict=True)]
 
