@@ -37,7 +37,7 @@ def test_after_a_game_with_the_student_both_are_compared_on_one_fixed_set_of_sha
     )
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.teacher, other.teacher)
-    assert one.on == "a fixed set of shader images; none of what was shown could be held out"
+    assert one.on == "shader images of a fixed set; none of what was shown could be held out"
 
 
 def test_of_other_sources_images_are_held_out_by_the_seed():

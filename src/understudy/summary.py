@@ -271,7 +271,7 @@ def _warnings(outcomes: Sequence[Outcome]) -> list[str]:
 def _held_out_name(stage: Stage) -> str:
     source = innermost(stage.source)
     if isinstance(source, OptimisedSource):
-        return "a fixed set of shader images; none of what was shown could be held out"
+        return "shader images of a fixed set; none of what was shown could be held out"
     if isinstance(source, Surrogate):
         return "images of the transfer set kept apart by their hash, as fed"
     name = kind_of(type(source)) or type(source).__name__
