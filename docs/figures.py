@@ -553,6 +553,32 @@ def _told_digits(result: Result) -> list[Row]:
     ]
 
 
+def _told_sources(result: Result) -> list[Row]:
+    at = "1500 steps"
+    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
+    if "DeepInversion" not in arms:
+        return []
+    what = (
+        f"digits, 8 x 8, {at}: accuracy of a student taught by images inverted from its teacher, %"
+    )
+    rivals = ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise")
+    return [(what, _accuracy(arms["DeepInversion"]), "; ".join(_held_against(arms, rivals)))]
+
+
+def _told_translation(result: Result) -> list[Row]:
+    bleu: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        bleu.setdefault(row["arm"], []).append(row["bleu"])
+    if not {"sequence-level", "forward", "alone"} <= set(bleu):
+        return []
+    told = {
+        arm: f"{statistics.mean(found):.1f} ({len(found)} seeds)" for arm, found in bleu.items()
+    }
+    what = "German to English captions: BLEU of a small student taught its teacher's sentences"
+    against = f"forward divergence {told['forward']}; the corpus alone {told['alone']}"
+    return [(what, told["sequence-level"], against)]
+
+
 def _told_lcw(result: Result) -> list[Row]:
     rows = {row["arm"]: row for row in result["summary"]}
     ours = rows.pop("digits: generated", None)
@@ -674,6 +700,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "cifar10": _told_cifar10,
     "cifar10_resnet56": _told_cifar10,
     "digits": _told_digits,
+    "sources_digits": _told_sources,
     "pruning": _told_pruning,
     "continual": _told_continual,
     "lcw": _told_lcw,
@@ -681,6 +708,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "score": _told_score,
     "int8": _told_int8,
     "resume": _told_resume,
+    "translation": _told_translation,
     "loop": _told_loop,
     "evaluate_cifar10": _told_evaluation,
 }
