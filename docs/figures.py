@@ -15,16 +15,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import marked
+from cells import (
+    MINUS,
+    PLUS_MINUS,
+    RESULTS,
+    Result,
+    accuracy,
+    interval,
+    percent,
+    points,
+    ranked,
+    spread,
+    table,
+)
+from short_table import summary
 
-RESULTS = marked.ROOT / "benchmarks" / "results"
 SCRIPTS = marked.ROOT / "benchmarks"
-
-Result = Mapping[str, Any]
-# One lists what the summary says of a file, as (what, figure, held against); none says nothing.
-Row = tuple[str, str, str]
-
-_MINUS = "\N{MINUS SIGN}"
-_PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def figures(argument: str) -> str:
@@ -33,7 +39,7 @@ def figures(argument: str) -> str:
     if name == "all":
         return "\n\n".join(_section(path.stem) for path in sorted(RESULTS.glob("*.json")))
     if name == "summary":
-        return _summary()
+        return summary()
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"Not measured yet; `benchmarks/{_script(name)}` prints these figures."
@@ -67,42 +73,12 @@ def _source(name: str, result: Result) -> str:
     return f"`benchmarks/{_script(name)}`" + (f", {', '.join(made)}." if made else ".")
 
 
-def _summary() -> str:
-    lines = ["| what | figure | held against |", "| --- | --- | --- |"]
-    for name, rows in _SUMMARIES.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            lines += [f"| {' | '.join(row)} |" for row in rows(result)]
-    return "\n".join(lines)
-
-
 def _table_of(name: str, result: Result) -> str:
     if name in _TABLES:
         return _TABLES[name](result)
     if "summary" in result:
         return _arms(result)
     return _plain_rows(result.get("rows", ()))
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; all columns but the first are figures."""
-    ruler = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _spread(mean: float, sd: float | None, seeds: int) -> str:
-    if sd is None or seeds < 2:
-        return f"{100 * mean:.1f} (one seed)"
-    return f"{100 * mean:.1f} {_PLUS_MINUS} {100 * sd:.1f} ({seeds} seeds)"
-
-
-def _points(value: float) -> str:
-    return f"{value:+.2f}".replace("-", _MINUS)
 
 
 def _arms(result: Result) -> str:
@@ -115,12 +91,12 @@ def _arms(result: Result) -> str:
         curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
         early = max(map(len, curves.values()))
         timed = at.endswith("seconds")
-        table = [
+        made = [
             [
                 row["arm"],
                 *(curves[row["arm"]] or ["—"] * early),
-                _accuracy(row),
-                _percent(row["agreement"]),
+                accuracy(row),
+                percent(row["agreement"]),
                 *([f"{row['steps']:,.0f}"] if timed else []),
             ]
             for row in rows
@@ -130,7 +106,7 @@ def _arms(result: Result) -> str:
             *(f"after {100 * (i + 1) / (early + 1):.0f} %" for i in range(early)),
         ]
         heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
-        parts.append(_table(heads, table))
+        parts.append(table(heads, made))
     return "\n\n".join(parts)
 
 
@@ -156,9 +132,9 @@ def _curve(result: Result, at: str, arm: str) -> list[str]:
 
 def _digits(result: Result) -> str:
     """The same with what each arm keeps of its teacher's accuracy."""
-    rows = [[name, _percent(kept[0]), _range(kept)] for name, kept in result["kept"].items()]
+    rows = [[name, percent(kept[0]), interval(kept)] for name, kept in result["kept"].items()]
     heads = ("arm", "of its teacher's accuracy", "95 % interval over seeds")
-    return f"{_arms(result)}\n\n{_table(heads, rows)}"
+    return f"{_arms(result)}\n\n{table(heads, rows)}"
 
 
 def _lcw(result: Result) -> str:
@@ -167,8 +143,8 @@ def _lcw(result: Result) -> str:
     rows = [
         [
             arm,
-            f"{mean:.2f} (one seed)" if sd is None else f"{mean:.2f} {_PLUS_MINUS} {sd:.2f}",
-            _accuracy(accuracies[arm]),
+            f"{mean:.2f} (one seed)" if sd is None else f"{mean:.2f} {PLUS_MINUS} {sd:.2f}",
+            accuracy(accuracies[arm]),
         ]
         for arm, (mean, sd) in result["frechet"].items()
     ]
@@ -178,7 +154,7 @@ def _lcw(result: Result) -> str:
         f"named first; {setting['pair']}, {setting['steps']:,} steps on images as they are."
     )
     heads = ("data: codes", "Frechet distance to test images", "accuracy, %")
-    return f"{told}\n\n{_table(heads, rows)}"
+    return f"{told}\n\n{table(heads, rows)}"
 
 
 def _objectives(result: Result) -> str:
@@ -189,7 +165,7 @@ def _objectives(result: Result) -> str:
     for row in result.get("differences", ()):
         rivals += [row["over"]] if row["over"] not in rivals else []
         if row["arm"] in shown:
-            told = f"{_points(row['mean'])} ({_points(row['low'])} to {_points(row['high'])})"
+            told = f"{points(row['mean'])} ({points(row['low'])} to {points(row['high'])})"
             gaps.setdefault((row["at"], row["arm"]), {})[row["over"]] = told
     tables = [_arms(result), _first_gradients(result, shown)]
     if not gaps:
@@ -198,7 +174,7 @@ def _objectives(result: Result) -> str:
         [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
     ]
     heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
-    return "\n\n".join(filter(None, [*tables, _table(heads, rows)]))
+    return "\n\n".join(filter(None, [*tables, table(heads, rows)]))
 
 
 def _first_gradients(result: Result, shown: Collection[str]) -> str:
@@ -209,21 +185,17 @@ def _first_gradients(result: Result, shown: Collection[str]) -> str:
             found.setdefault(row["arm"], []).append(1 / row["weight"])
     rows = [[arm, f"{statistics.mean(ratios):.2g}"] for arm, ratios in found.items()]
     heads = ("arm, at its published weight", "its first gradient over that of the labels")
-    return _table(heads, rows) if rows else ""
+    return table(heads, rows) if rows else ""
 
 
 def _repaired(result: Result) -> str:
     """The same with how the gain over labels alone grows with the magnitude."""
     rows = [
-        [arm, f"{_points(gap['mean'])} ({_points(gap['low'])} to {_points(gap['high'])})"]
+        [arm, f"{points(gap['mean'])} ({points(gap['low'])} to {points(gap['high'])})"]
         for arm, gap in result.get("slopes", {}).items()
     ]
     heads = ("arm", "points over labels alone, for each unit of magnitude")
-    return f"{_arms(result)}\n\n{_table(heads, rows)}" if rows else _arms(result)
-
-
-def _range(kept: Sequence[float]) -> str:
-    return f"{100 * kept[1]:.1f} to {100 * kept[2]:.1f} %"
+    return f"{_arms(result)}\n\n{table(heads, rows)}" if rows else _arms(result)
 
 
 def _evaluated(result: Result) -> str:
@@ -233,11 +205,11 @@ def _evaluated(result: Result) -> str:
             f"{row['parameters']:,}",
             f"{100 * row['accuracy']:.2f} %",
             f"{row['correct']:,} of {row['count']:,}",
-            _percent(row["expected"]),
+            percent(row["expected"]),
         ]
         for row in result["rows"]
     ]
-    return _table(("network", "parameters", "accuracy", "right", "known of it"), rows)
+    return table(("network", "parameters", "accuracy", "right", "known of it"), rows)
 
 
 def _int8(result: Result) -> str:
@@ -249,7 +221,7 @@ def _int8(result: Result) -> str:
             if item["settings"]["method"] == "minmax"
         }
         changes = [
-            f"{_points(by[kind]['mean_points'])} {_PLUS_MINUS} {by[kind]['spread_points']:.2f}"
+            f"{points(by[kind]['mean_points'])} {PLUS_MINUS} {by[kind]['spread_points']:.2f}"
             if kind in by
             else "—"
             for kind in ("real", "shaders", "noise")
@@ -273,7 +245,7 @@ def _int8(result: Result) -> str:
         "on (512 images, three seeds); bytes and speed as a multiple of float32 ONNX, on one "
         "thread. A dash: not trained, so there is no accuracy to lose."
     )
-    return f"{told}\n\n{_table(heads, rows)}"
+    return f"{told}\n\n{table(heads, rows)}"
 
 
 def _translation(result: Result) -> str:
@@ -284,10 +256,10 @@ def _translation(result: Result) -> str:
     for arm in dict.fromkeys(row["arm"] for row in result["rows"] if row["arm"] in shown):
         runs = [row for row in result["rows"] if row["arm"] == arm]
         scores = [row["bleu"] for row in runs]
-        spread = f" {_PLUS_MINUS} {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        sd = f" {PLUS_MINUS} {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
         spent = [row["cpu_seconds"] for row in runs if row["cpu_seconds"] is not None]
         cells = [
-            f"{statistics.mean(scores):.1f}{spread}",
+            f"{statistics.mean(scores):.1f}{sd}",
             str(len(runs)),
             f"{statistics.mean(spent):,.0f}" if spent else "—",
         ]
@@ -296,7 +268,7 @@ def _translation(result: Result) -> str:
             rows.append([arm, *cells, "—", "—"])
             continue
         interval = f"{gap['gap']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
-        rows.append([arm, *cells, interval.replace("-", _MINUS), gap["against"]])
+        rows.append([arm, *cells, interval.replace("-", MINUS), gap["against"]])
     told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
     told += [
         "sacrebleu " + name for name in dict.fromkeys(row["signature"] for row in result["rows"])
@@ -309,19 +281,19 @@ def _translation(result: Result) -> str:
         "gap (95 %, over sentences)",
         "against",
     )
-    return f"{', '.join(told)}.\n\n{_table(heads, rows)}"
+    return f"{', '.join(told)}.\n\n{table(heads, rows)}"
 
 
 def _augmentation(result: Result) -> str:
     rates = result["images_per_second"]
     rows = [[name, f"{rate['median']:,}"] for name, rate in rates.items()]
-    table = _table(("setting, 32 x 32 in batches of 256, one thread", "images a second"), rows)
+    made = table(("setting, 32 x 32 in batches of 256, one thread", "images a second"), rows)
     composed = result["composing"]["ratio"]
     lines = [f"* Speed of composing operations, against one pass each: {composed} times."]
     if "kornia" in result:
         kornia = result["kornia"]
         lines.append(f"* Speed against kornia {kornia['version']}: {kornia['ratio']} times.")
-    return f"{table}\n\n" + "\n".join(lines)
+    return f"{made}\n\n" + "\n".join(lines)
 
 
 def _shaders(result: Result) -> str:
@@ -331,8 +303,8 @@ def _shaders(result: Result) -> str:
         rows = [
             [
                 name,
-                f"{row['relative_entropy']:.3f} {_PLUS_MINUS} {row['spread']:.3f}",
-                _percent(row["smallest_class_share"]),
+                f"{row['relative_entropy']:.3f} {PLUS_MINUS} {row['spread']:.3f}",
+                percent(row["smallest_class_share"]),
             ]
             for name, row in coverage["sources"].items()
         ]
@@ -340,8 +312,8 @@ def _shaders(result: Result) -> str:
             f"What a CIFAR-10 ResNet-20 calls {coverage['images']:,} raw images of each source, "
             f"{coverage['seeds']} seeds; 1 is an even share of every class."
         )
-        table = _table(("source", "entropy of its classes", "smallest class"), rows)
-        parts.append(f"{told}\n\n{table}")
+        made = table(("source", "entropy of its classes", "smallest class"), rows)
+        parts.append(f"{told}\n\n{made}")
     agreement = result.get("agreement")
     if isinstance(agreement, Mapping):
         within, mean = (
@@ -360,7 +332,7 @@ def _shaders(result: Result) -> str:
         ]
         names = next(iter(speed["sizes"].values()))["images_per_second"]
         heads = ("images a second at size", *names)
-        parts.append(_table(heads, rows))
+        parts.append(table(heads, rows))
     return "\n\n".join(parts)
 
 
@@ -375,7 +347,7 @@ def _loop(result: Result) -> str:
         for row in result["rows"]
     ]
     told = "Images a second of `distill` over those of a hand-written loop with the same networks."
-    return f"{told}\n\n{_table(('networks', 'precision', 'ratio', 'range'), rows)}"
+    return f"{told}\n\n{table(('networks', 'precision', 'ratio', 'range'), rows)}"
 
 
 def _resume(result: Result) -> str:
@@ -393,14 +365,14 @@ def _pool_cost(result: Result) -> str:
         f"Drawing {pool['draws']:,} images, asking the teacher about them and keeping "
         f"{pool['images']:,}: {result['fill_seconds']:.0f} seconds of one thread. A step of "
         f"{result['batch_size']} images: {1000 * result['step_seconds']:.0f} milliseconds. Share "
-        f"of the pool in {result['steps']:,} steps: {_percent(result['share'])}."
+        f"of the pool in {result['steps']:,} steps: {percent(result['share'])}."
     )
 
 
 def _score(result: Result) -> str:
     """How well each predictor, fitted on one task, ranks the transfer sets of the other."""
     rows = [
-        [predictor, way, *(_ranked(found[key]) for key in ("all", "without_trivial"))]
+        [predictor, way, *(ranked(found[key]) for key in ("all", "without_trivial"))]
         for predictor, ways in result["across_tasks"].items()
         for way, found in ways.items()
     ]
@@ -419,12 +391,7 @@ def _score(result: Result) -> str:
         f"It ranks. Of the accuracy itself it says little: nine in ten predictions from the other "
         f"task lie within {reach:.2f} of the share of accuracy that was reached."
     )
-    return f"{told}\n\n{_table(heads, rows)}\n\n{last}"
-
-
-def _ranked(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['spearman']:.2f} ({low:.2f} to {high:.2f})"
+    return f"{told}\n\n{table(heads, rows)}\n\n{last}"
 
 
 def _scored(result: Result) -> str:
@@ -434,16 +401,16 @@ def _scored(result: Result) -> str:
             str(row["verdict"]),
             f"{row['fed']['class_entropy']:.2f}",
             f"{row['fed']['pair_coverage']:.2f}",
-            _percent(statistics.mean(row["accuracy"])),
+            percent(statistics.mean(row["accuracy"])),
         ]
         for row in sorted(result["rows"], key=lambda row: -statistics.mean(row["accuracy"]))
     ]
     heads = ("transfer set \\| what is around it", "verdict", "class entropy", "pairs", "accuracy")
     told = (
         f"{len(rows)} transfer sets, scored as fed, then taught to a {result['student']} for "
-        f"{result['steps']} steps; the teacher is right on {_percent(result['teacher_accuracy'])}."
+        f"{result['steps']} steps; the teacher is right on {percent(result['teacher_accuracy'])}."
     )
-    return f"{told}\n\n{_table(heads, rows)}"
+    return f"{told}\n\n{table(heads, rows)}"
 
 
 def _plain_rows(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -451,7 +418,7 @@ def _plain_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "No rows yet."
     heads = [key for key, value in rows[0].items() if isinstance(value, str | int | float)]
-    return _table(
+    return table(
         [key.replace("_", " ") for key in heads],
         [[_cell(row.get(key)) for key in heads] for row in rows],
     )
@@ -473,10 +440,10 @@ def _continual(result: Result) -> str:
     for arm, runs in sorted(groups.items(), key=lambda item: -_mean(item[1], "accuracy")):
         parts = [f"{100 * _mean(runs, f'{part}_accuracy'):.1f}" for part in ("old", "new")]
         found = [run["accuracy"] for run in runs]
-        spread = statistics.stdev(found) if len(found) > 1 else None
-        rows.append([arm, *parts, _spread(statistics.mean(found), spread, len(found))])
+        sd = statistics.stdev(found) if len(found) > 1 else None
+        rows.append([arm, *parts, spread(statistics.mean(found), sd, len(found))])
     heads = ("beside the new digits", "old, %", "new, %", "all ten, %")
-    return "\n\n".join([*_setting(result), _table(heads, rows)])
+    return "\n\n".join([*_setting(result), table(heads, rows)])
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
@@ -502,215 +469,6 @@ _TABLES: Mapping[str, Callable[[Result], str]] = {
     "score": _score,
     "score_digits": _scored,
     "score_cifar10": _scored,
-}
-
-
-def _told_cifar10(result: Result) -> list[Row]:
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in result["summary"]:
-        groups.setdefault(row["at"], {})[row["arm"]] = row
-    told = []
-    for at, arms in groups.items():
-        if "full" not in arms:
-            continue
-        rivals = [name for name in ("real", "noise + attack", "noise", "leaves") if name in arms]
-        pair = result["setting"]["pair"]
-        known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, rivals)]
-        what = f"CIFAR-10, {pair}, {at}: accuracy of a student taught by shader images, %"
-        told.append((what, _accuracy(arms["full"]), "; ".join(known)))
-    return told
-
-
-def _teacher(network: str) -> list[str]:
-    """Return what a teacher of the CIFAR-10 arms is right on, where that was measured."""
-    path = RESULTS / "evaluate_cifar10.json"
-    if not path.exists():
-        return []
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == network]
-
-
-def _held_against(arms: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> list[str]:
-    return [f"{name} {_accuracy(arms[name])}" for name in rivals if name in arms]
-
-
-def _accuracy(row: Mapping[str, Any]) -> str:
-    return _spread(row["mean"], row["sd"], row["seeds"])
-
-
-def _told_digits(result: Result) -> list[Row]:
-    kept = dict(result["kept"])
-    shaders = kept.pop("shader images", None)
-    if shaders is None:
-        return []
-    return [
-        (
-            "digits, 8 x 8: share of its teacher's accuracy that a student taught by shader "
-            "images keeps",
-            f"{_percent(shaders[0])} ({_range(shaders)})",
-            "; ".join(f"{name} {_percent(rival[0])}" for name, rival in kept.items()),
-        )
-    ]
-
-
-def _told_sources(result: Result) -> list[Row]:
-    at = "1500 steps"
-    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
-    if "DeepInversion" not in arms:
-        return []
-    what = (
-        f"digits, 8 x 8, {at}: accuracy of a student taught by images inverted from its teacher, %"
-    )
-    rivals = ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise")
-    return [(what, _accuracy(arms["DeepInversion"]), "; ".join(_held_against(arms, rivals)))]
-
-
-def _told_translation(result: Result) -> list[Row]:
-    bleu: dict[str, list[float]] = {}
-    for row in result["rows"]:
-        bleu.setdefault(row["arm"], []).append(row["bleu"])
-    if not {"sequence-level", "forward", "alone"} <= set(bleu):
-        return []
-    told = {
-        arm: f"{statistics.mean(found):.1f} ({len(found)} seeds)" for arm, found in bleu.items()
-    }
-    what = "German to English captions: BLEU of a small student taught its teacher's sentences"
-    against = f"forward divergence {told['forward']}; the corpus alone {told['alone']}"
-    return [(what, told["sequence-level"], against)]
-
-
-def _told_lcw(result: Result) -> list[Row]:
-    rows = {row["arm"]: row for row in result["summary"]}
-    ours = rows.pop("digits: generated", None)
-    if ours is None:
-        return []
-    rivals = [name for name in ("digits", "digits: normal", "digits: interpolated") if name in rows]
-    return [
-        (
-            "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
-            _accuracy(ours),
-            "; ".join(f"{name} {_accuracy(rows[name])}" for name in rivals),
-        )
-    ]
-
-
-def _told_pruning(result: Result) -> list[Row]:
-    at = "digits, 50% of the filters gone"
-    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
-    if "deep-inversion" not in arms:
-        return []
-    what = f"{at}, recovered on images inverted from the network, %"
-    rivals = ("real", "shaders", "noise", "not recovered")
-    return [(what, _accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
-
-
-def _told_continual(result: Result) -> list[Row]:
-    arms = {row["arm"]: row for row in result["summary"]}
-    if "deep-inversion" not in arms:
-        return []
-    what = "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %"
-    rivals = ("joint", "old images without labels", "shaders", "lwf", "plain")
-    return [(what, _accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
-
-
-def _told_int8(result: Result) -> list[Row]:
-    told = []
-    for row in result["rows"]:
-        shaders = [item for item in row.get("calibrated", ()) if item["images"] == "shaders"]
-        if row["network"] not in ("resnet20", "resnet56") or not shaders:
-            continue
-        told.append(
-            (
-                f"{row['network']}, CIFAR-10, as int8 ONNX calibrated on shader images",
-                f"{_points(shaders[0]['mean_points'])} points, {row['bytes_ratio']:.2f} of the "
-                f"bytes, {row['speed']['int8_one_image']:.1f} times the speed",
-                "float32 ONNX, one thread, one image",
-            )
-        )
-    return told
-
-
-def _told_score(result: Result) -> list[Row]:
-    shipped, alone = (
-        result["across_tasks"][name] for name in (result["shipped"]["predictor"], "entropy")
-    )
-    return [
-        (
-            f"`score` before training against accuracy after it, rank correlation, {way}",
-            _ranked(found["without_trivial"]),
-            f"class entropy alone {_ranked(alone[way]['without_trivial'])}",
-        )
-        for way, found in shipped.items()
-    ]
-
-
-def _told_evaluation(result: Result) -> list[Row]:
-    return [
-        (
-            f"public {row['network']}, CIFAR-10 as JPEG, loaded and scored",
-            f"{100 * row['accuracy']:.2f} % of {row['count']:,}",
-            f"{_percent(row['expected'])} known of it",
-        )
-        for row in result["rows"]
-    ]
-
-
-def _told_loop(result: Result) -> list[Row]:
-    return [
-        (
-            f"images a second of `distill`, {row['pair']}, {row['precision']}",
-            f"{row['ratio']:.2f} times",
-            "a hand-written loop",
-        )
-        for row in result["rows"]
-        if row["precision"] == "float32" and row["pair"].startswith("resnet")
-    ]
-
-
-def _told_resume(result: Result) -> list[Row]:
-    return [
-        (
-            f"runs killed at random instants, {result['kills']} times in all, and resumed",
-            f"{result['same_students']} of {result['of']} students the same, byte for byte",
-            "the same runs without a kill",
-        )
-    ]
-
-
-def _told_shaders(result: Result) -> list[Row]:
-    coverage = result.get("coverage")
-    if not isinstance(coverage, Mapping):
-        return []
-    sources = coverage["sources"]
-    rivals = [
-        f"{name} {row['relative_entropy']:.2f}"
-        for name, row in sources.items()
-        if name != "shaders"
-    ]
-    return [
-        (
-            "how evenly a CIFAR-10 ResNet-20 sees its classes in raw shader images (1: evenly)",
-            f"{sources['shaders']['relative_entropy']:.2f}",
-            "; ".join(rivals),
-        )
-    ]
-
-
-_SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
-    "cifar10": _told_cifar10,
-    "cifar10_resnet56": _told_cifar10,
-    "digits": _told_digits,
-    "sources_digits": _told_sources,
-    "pruning": _told_pruning,
-    "continual": _told_continual,
-    "lcw": _told_lcw,
-    "shaders": _told_shaders,
-    "score": _told_score,
-    "int8": _told_int8,
-    "resume": _told_resume,
-    "translation": _told_translation,
-    "loop": _told_loop,
-    "evaluate_cifar10": _told_evaluation,
 }
 
 

@@ -102,7 +102,8 @@ def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
     whole = {"question": "Which?", "setting": {"pair": "a -> b"}, "summary": rows}
     (tmp_path / "cifar10.json").write_text(json.dumps(whole))
     figures = script("figures")
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    for module in (figures, script("short_table")):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
     assert "| full | 50.0 ± 1.0 (3 seeds) | 50.0 % |" in figures.figures("cifar10")
     assert "noise" not in figures.figures("cifar10: full")
     assert "Not measured yet: real." in figures.figures("cifar10: full, real")

@@ -1,0 +1,229 @@
+"""The short table of the README: what a few results files say, each held against its rivals.
+
+One function for each file lists what it says, as (what, figure, held against); none says nothing.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cells import RESULTS, Result, accuracy, interval, percent, points, ranked
+
+Row = tuple[str, str, str]
+
+
+def summary() -> str:
+    """Return the short table of the README."""
+    lines = ["| what | figure | held against |", "| --- | --- | --- |"]
+    for name, rows in _SUMMARIES.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            lines += [f"| {' | '.join(row)} |" for row in rows(result)]
+    return "\n".join(lines)
+
+
+def _told_cifar10(result: Result) -> list[Row]:
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in result["summary"]:
+        groups.setdefault(row["at"], {})[row["arm"]] = row
+    told = []
+    for at, arms in groups.items():
+        if "full" not in arms:
+            continue
+        rivals = [name for name in ("real", "noise + attack", "noise", "leaves") if name in arms]
+        pair = result["setting"]["pair"]
+        known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, rivals)]
+        what = f"CIFAR-10, {pair}, {at}: accuracy of a student taught by shader images, %"
+        told.append((what, accuracy(arms["full"]), "; ".join(known)))
+    return told
+
+
+def _teacher(network: str) -> list[str]:
+    """Return what a teacher of the CIFAR-10 arms is right on, where that was measured."""
+    path = RESULTS / "evaluate_cifar10.json"
+    if not path.exists():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == network]
+
+
+def _held_against(arms: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> list[str]:
+    return [f"{name} {accuracy(arms[name])}" for name in rivals if name in arms]
+
+
+def _told_digits(result: Result) -> list[Row]:
+    kept = dict(result["kept"])
+    shaders = kept.pop("shader images", None)
+    if shaders is None:
+        return []
+    return [
+        (
+            "digits, 8 x 8: share of its teacher's accuracy that a student taught by shader "
+            "images keeps",
+            f"{percent(shaders[0])} ({interval(shaders)})",
+            "; ".join(f"{name} {percent(rival[0])}" for name, rival in kept.items()),
+        )
+    ]
+
+
+def _told_sources(result: Result) -> list[Row]:
+    at = "1500 steps"
+    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
+    if "DeepInversion" not in arms:
+        return []
+    what = (
+        f"digits, 8 x 8, {at}: accuracy of a student taught by images inverted from its teacher, %"
+    )
+    rivals = ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise")
+    return [(what, accuracy(arms["DeepInversion"]), "; ".join(_held_against(arms, rivals)))]
+
+
+def _told_translation(result: Result) -> list[Row]:
+    bleu: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        bleu.setdefault(row["arm"], []).append(row["bleu"])
+    if not {"sequence-level", "forward", "alone"} <= set(bleu):
+        return []
+    told = {
+        arm: f"{statistics.mean(found):.1f} ({len(found)} seeds)" for arm, found in bleu.items()
+    }
+    what = "German to English captions: BLEU of a small student taught its teacher's sentences"
+    against = f"forward divergence {told['forward']}; the corpus alone {told['alone']}"
+    return [(what, told["sequence-level"], against)]
+
+
+def _told_lcw(result: Result) -> list[Row]:
+    rows = {row["arm"]: row for row in result["summary"]}
+    ours = rows.pop("digits: generated", None)
+    if ours is None:
+        return []
+    rivals = [name for name in ("digits", "digits: normal", "digits: interpolated") if name in rows]
+    return [
+        (
+            "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
+            accuracy(ours),
+            "; ".join(f"{name} {accuracy(rows[name])}" for name in rivals),
+        )
+    ]
+
+
+def _told_pruning(result: Result) -> list[Row]:
+    at = "digits, 50% of the filters gone"
+    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
+    if "deep-inversion" not in arms:
+        return []
+    what = f"{at}, recovered on images inverted from the network, %"
+    rivals = ("real", "shaders", "noise", "not recovered")
+    return [(what, accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
+
+
+def _told_continual(result: Result) -> list[Row]:
+    arms = {row["arm"]: row for row in result["summary"]}
+    if "deep-inversion" not in arms:
+        return []
+    what = "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %"
+    rivals = ("joint", "old images without labels", "shaders", "lwf", "plain")
+    return [(what, accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
+
+
+def _told_int8(result: Result) -> list[Row]:
+    told = []
+    for row in result["rows"]:
+        shaders = [item for item in row.get("calibrated", ()) if item["images"] == "shaders"]
+        if row["network"] not in ("resnet20", "resnet56") or not shaders:
+            continue
+        told.append(
+            (
+                f"{row['network']}, CIFAR-10, as int8 ONNX calibrated on shader images",
+                f"{points(shaders[0]['mean_points'])} points, {row['bytes_ratio']:.2f} of the "
+                f"bytes, {row['speed']['int8_one_image']:.1f} times the speed",
+                "float32 ONNX, one thread, one image",
+            )
+        )
+    return told
+
+
+def _told_score(result: Result) -> list[Row]:
+    shipped, alone = (
+        result["across_tasks"][name] for name in (result["shipped"]["predictor"], "entropy")
+    )
+    return [
+        (
+            f"`score` before training against accuracy after it, rank correlation, {way}",
+            ranked(found["without_trivial"]),
+            f"class entropy alone {ranked(alone[way]['without_trivial'])}",
+        )
+        for way, found in shipped.items()
+    ]
+
+
+def _told_evaluation(result: Result) -> list[Row]:
+    return [
+        (
+            f"public {row['network']}, CIFAR-10 as JPEG, loaded and scored",
+            f"{100 * row['accuracy']:.2f} % of {row['count']:,}",
+            f"{percent(row['expected'])} known of it",
+        )
+        for row in result["rows"]
+    ]
+
+
+def _told_loop(result: Result) -> list[Row]:
+    return [
+        (
+            f"images a second of `distill`, {row['pair']}, {row['precision']}",
+            f"{row['ratio']:.2f} times",
+            "a hand-written loop",
+        )
+        for row in result["rows"]
+        if row["precision"] == "float32" and row["pair"].startswith("resnet")
+    ]
+
+
+def _told_resume(result: Result) -> list[Row]:
+    return [
+        (
+            f"runs killed at random instants, {result['kills']} times in all, and resumed",
+            f"{result['same_students']} of {result['of']} students the same, byte for byte",
+            "the same runs without a kill",
+        )
+    ]
+
+
+def _told_shaders(result: Result) -> list[Row]:
+    coverage = result.get("coverage")
+    if not isinstance(coverage, Mapping):
+        return []
+    sources = coverage["sources"]
+    rivals = [
+        f"{name} {row['relative_entropy']:.2f}"
+        for name, row in sources.items()
+        if name != "shaders"
+    ]
+    return [
+        (
+            "how evenly a CIFAR-10 ResNet-20 sees its classes in raw shader images (1: evenly)",
+            f"{sources['shaders']['relative_entropy']:.2f}",
+            "; ".join(rivals),
+        )
+    ]
+
+
+_SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
+    "cifar10": _told_cifar10,
+    "cifar10_resnet56": _told_cifar10,
+    "digits": _told_digits,
+    "sources_digits": _told_sources,
+    "pruning": _told_pruning,
+    "continual": _told_continual,
+    "lcw": _told_lcw,
+    "shaders": _told_shaders,
+    "score": _told_score,
+    "int8": _told_int8,
+    "resume": _told_resume,
+    "translation": _told_translation,
+    "loop": _told_loop,
+    "evaluate_cifar10": _told_evaluation,
+}
