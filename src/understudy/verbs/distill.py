@@ -160,6 +160,8 @@ def _recipe(
                 f"{what} for images; the teacher translates: use sequence-kd, or objectives such "
                 "as hard-labels=0.5"
             )
+        if augment is not None:
+            raise ValueError("--augment changes images, but the teacher translates; leave it away")
         chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
         text = Sentences(data=transfer) if isinstance(transfer, str) else transfer
         return sequence_kd(teacher, student, contract, base=text, without=without, objective=chosen)
