@@ -110,3 +110,8 @@ def test_labels_are_needed():
 def test_labels_over_new_classes_and_separation_would_call_everything_old():
     with pytest.raises(ValueError, match="every image would be called old; set separation to 0"):
         Continual(over="new")
+
+
+def test_without_rehearsal_there_is_nothing_to_separate_and_labels_may_be_over_new_classes():
+    found = terms(STUDENT, Continual(over="new", rehearsal=0.0))
+    assert list(found) == ["new_classes", "lwf"]

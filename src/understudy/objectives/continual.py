@@ -12,10 +12,10 @@ images x^ have the label -1:
 each a mean over its own images. The last term is ours: softmax(z_o) leaves the new logits of a
 transfer image free, and with labels that name new classes only, all images end there. At weights
 of 1 the last two terms are KL(v's answer with nothing for C_k || softmax(z)) over all classes.
-lwf = rehearsal = 0 is plain fine-tuning, rehearsal = 0 alone is
-learning without forgetting (Li, Hoiem, arXiv:1606.09282). With over = "new" the cross-entropy
-compares new classes only: where transfer images look synthetic, labels over all classes teach to
-tell synthetic from real in place of old from new (Smith et al., arXiv:2106.09701).
+lwf = rehearsal = 0 is plain fine-tuning, rehearsal = 0 alone is learning without forgetting (Li,
+Hoiem, arXiv:1606.09282). With over = "new" the cross-entropy compares new classes only: where
+transfer images look synthetic, labels over all classes teach to tell synthetic from real in place
+of old from new (Smith et al., arXiv:2106.09701).
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Continual:
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
         one_of("over", self.over, ("all", "new"))
-        if self.over == "new" and self.separation > 0:
+        if self.over == "new" and self.rehearsal * self.separation > 0:
             raise ValueError(
                 "labels over new classes only raise none of them above the old ones, which "
                 "separation favours: every image would be called old; set separation to 0 as well"
