@@ -201,16 +201,19 @@ class Augmented:
     def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
         inner = self.source.open(site, teacher, child(rng, "source"))
         numbers = child(rng, "augment", site.split, site.rank)
-        return AugmentedStream(inner, self.augmentation, numbers)
+        return AugmentedStream(inner, lambda x, rng: augment(x, self.augmentation, rng), numbers)
 
 
 class AugmentedStream:
-    """A stream whose images are augmented afresh at each step."""
+    """A stream whose images are changed afresh at each step; the state is the inner one's."""
 
-    def __init__(self, inner: Stream, augmentation: Augmentation, rng: torch.Generator) -> None:
-        self._inner = inner
-        self._augmentation = augmentation
-        self._rng = rng
+    def __init__(
+        self,
+        inner: Stream,
+        augment: Callable[[Tensor, torch.Generator], Tensor],
+        rng: torch.Generator,
+    ) -> None:
+        self._inner, self._augment, self._rng = inner, augment, rng
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._inner.draw(step, student)
@@ -222,7 +225,7 @@ class AugmentedStream:
 
         def change(view: Any) -> Tensor:
             # Each distinct view meets the same changes: the child starts anew for each.
-            return augment(image_of(view), self._augmentation, child(self._rng, step))
+            return self._augment(_image(view), child(self._rng, step))
 
         # An answer that the source had asked for was about the images before.
         return batch.changed(change, teacher=None)
@@ -389,8 +392,7 @@ def _pixel_operation(
     return operations.get(name)
 
 
-def image_of(view: Any) -> Tensor:
-    """Return a view that is a tensor of images; refuse any other."""
+def _image(view: Any) -> Tensor:
     if not isinstance(view, Tensor) or view.dim() != 4:
         raise TypeError(
             f"augmentation takes image tensors of 4 dimensions, got {type(view).__name__}"

@@ -16,7 +16,7 @@ grey and of a size in proportion to the image.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from understudy.cards import Card
 from understudy.checks import one_of, share
-from understudy.protocols import Batch, Site, Source, Stream
+from understudy.protocols import Site, Source, Stream
 from understudy.seeding import child
 from understudy.sources import recolouring
 from understudy.sources.augmentation import (
@@ -32,10 +32,10 @@ from understudy.sources.augmentation import (
     RECOLOURINGS,
     WARPS,
     Augmentation,
+    AugmentedStream,
     Operation,
     Plan,
     carry_out,
-    image_of,
     recolourings_of,
     warps_of,
 )
@@ -153,40 +153,11 @@ class AutoAugmented:
         one_of("policy", self.policy, get_args(PolicyName))
         share("hole", self.hole)
 
-    def open(
-        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
-    ) -> "AutoAugmentedStream":
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
         inner = self.source.open(site, teacher, child(rng, "source"))
-        return AutoAugmentedStream(self, inner, child(rng, "policy", site.split, site.rank))
-
-
-class AutoAugmentedStream:
-    """A stream whose images meet the policy afresh at each step; the state is the inner one's."""
-
-    def __init__(self, settings: AutoAugmented, inner: Stream, rng: torch.Generator) -> None:
-        self._settings, self._inner, self._rng = settings, inner, rng
-
-    def draw(self, step: int, student: nn.Module | None) -> Batch:
-        batch = self._inner.draw(step, student)
-        if batch.mask is not None or (batch.labels is not None and batch.labels.dim() > 2):
-            raise ValueError(
-                "augmentation moves images but not masks or label maps; "
-                "augment a source without them"
-            )
-        policy, hole = POLICIES[self._settings.policy], self._settings.hole
-
-        def change(view: Any) -> Tensor:
-            # Each distinct view meets the same changes: the child starts anew for each.
-            return apply_policy(image_of(view), policy, hole, child(self._rng, step))
-
-        # An answer that the source had asked for was about the images before.
-        return batch.changed(change, teacher=None)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"source": self._inner.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._inner.load_state_dict(state["source"])
+        policy, hole = POLICIES[self.policy], self.hole
+        numbers = child(rng, "policy", site.split, site.rank)
+        return AugmentedStream(inner, lambda x, rng: apply_policy(x, policy, hole, rng), numbers)
 
 
 def _plan(shape: torch.Size, drawn: Tensor, levels: Tensor, done: Tensor, sign: Tensor) -> Plan:
