@@ -68,16 +68,18 @@ def _told_digits(result: Result) -> list[Row]:
     ]
 
 
-def _told_sources(result: Result) -> list[Row]:
-    at = "1500 steps"
-    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
-    if "DeepInversion" not in arms:
-        return []
-    what = (
-        f"digits, 8 x 8, {at}: accuracy of a student taught by images inverted from its teacher, %"
-    )
-    rivals = ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise")
-    return [(what, accuracy(arms["DeepInversion"]), "; ".join(_held_against(arms, rivals)))]
+def _arm(
+    what: str, ours: str, rivals: Sequence[str], at: str | None = None
+) -> Callable[[Result], list[Row]]:
+    """Return what tells of one arm and its rivals, of the rows at a length where there are more."""
+
+    def told(result: Result) -> list[Row]:
+        arms = {row["arm"]: row for row in result["summary"] if at in (None, row.get("at"))}
+        if ours not in arms:
+            return []
+        return [(what, accuracy(arms[ours]), "; ".join(_held_against(arms, rivals)))]
+
+    return told
 
 
 def _told_translation(result: Result) -> list[Row]:
@@ -92,40 +94,6 @@ def _told_translation(result: Result) -> list[Row]:
     what = "German to English captions: BLEU of a small student taught its teacher's sentences"
     against = f"forward divergence {told['forward']}; the corpus alone {told['alone']}"
     return [(what, told["sequence-level"], against)]
-
-
-def _told_lcw(result: Result) -> list[Row]:
-    rows = {row["arm"]: row for row in result["summary"]}
-    ours = rows.pop("digits: generated", None)
-    if ours is None:
-        return []
-    rivals = [name for name in ("digits", "digits: normal", "digits: interpolated") if name in rows]
-    return [
-        (
-            "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
-            accuracy(ours),
-            "; ".join(f"{name} {accuracy(rows[name])}" for name in rivals),
-        )
-    ]
-
-
-def _told_pruning(result: Result) -> list[Row]:
-    at = "digits, 50% of the filters gone"
-    arms = {row["arm"]: row for row in result["summary"] if row["at"] == at}
-    if "deep-inversion" not in arms:
-        return []
-    what = f"{at}, recovered on images inverted from the network, %"
-    rivals = ("real", "shaders", "noise", "not recovered")
-    return [(what, accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
-
-
-def _told_continual(result: Result) -> list[Row]:
-    arms = {row["arm"]: row for row in result["summary"]}
-    if "deep-inversion" not in arms:
-        return []
-    what = "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %"
-    rivals = ("joint", "old images without labels", "shaders", "lwf", "plain")
-    return [(what, accuracy(arms["deep-inversion"]), "; ".join(_held_against(arms, rivals)))]
 
 
 def _told_int8(result: Result) -> list[Row]:
@@ -215,10 +183,29 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "cifar10": _told_cifar10,
     "cifar10_resnet56": _told_cifar10,
     "digits": _told_digits,
-    "sources_digits": _told_sources,
-    "pruning": _told_pruning,
-    "continual": _told_continual,
-    "lcw": _told_lcw,
+    "sources_digits": _arm(
+        "digits, 8 x 8, 1500 steps: accuracy of a student taught by images inverted from its "
+        "teacher, %",
+        "DeepInversion",
+        ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise"),
+        "1500 steps",
+    ),
+    "pruning": _arm(
+        "digits, 50% of the filters gone, recovered on images inverted from the network, %",
+        "deep-inversion",
+        ("real", "shaders", "noise", "not recovered"),
+        "digits, 50% of the filters gone",
+    ),
+    "continual": _arm(
+        "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %",
+        "deep-inversion",
+        ("joint", "old images without labels", "shaders", "lwf", "plain"),
+    ),
+    "lcw": _arm(
+        "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
+        "digits: generated",
+        ("digits", "digits: normal", "digits: interpolated"),
+    ),
     "shaders": _told_shaders,
     "score": _told_score,
     "int8": _told_int8,

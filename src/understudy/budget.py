@@ -97,18 +97,18 @@ class Lap:
         first, last = self._steps[0], self._steps[-1]
         # The first steps pay for memory and for kernels chosen on first sight.
         steady = self._steps[min(5, len(self._steps) - 1) :]
-        calm = [step for step in steady if not step.every] or steady
-        still = [step.seconds for step in calm if step.more <= 0]
-        fills = [step for step in calm if step.more > 0]
-        plain = step = statistics.mean(still or [step.seconds for step in calm])
+        calm = [one for one in steady if not one.every] or steady
+        still = [one.seconds for one in calm if one.more <= 0]
+        fills = [one for one in calm if one.more > 0]
+        plain = step = statistics.mean(still or [one.seconds for one in calm])
         filling = extra = 0.0
         if still and fills:
-            extra = max(statistics.mean(step.seconds for step in fills) - plain, 0.0)
-            filling = extra * (1 - last.full) / statistics.mean(step.more for step in fills)
+            extra = max(statistics.mean(one.seconds for one in fills) - plain, 0.0)
+            filling = extra * (1 - last.full) / statistics.mean(one.more for one in fills)
         elif last.full < 1:
             filling = max(first.seconds - plain, 0.0)
             step += filling * (1 - first.full) / first.full / planned
-        rounds = [step for step in self._steps if step.every]
+        rounds = [one for one in self._steps if one.every]
         if rounds:
             filled = extra if rounds[-1].more > 0 else 0.0
             step += max(rounds[-1].seconds - plain - filled, 0.0) / rounds[-1].every
