@@ -24,13 +24,14 @@ import torch
 from understudy.audits.evaluation import evaluate
 from understudy.data.datasets import Dataset
 from understudy.loading import load
+from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import open_stage, within_budget
 from understudy.processes import team
 from understudy.protocols import Source
 from understudy.recipe import Recipe, Stage, replace_keys, to_toml
-from understudy.recipes import shader_kd
+from understudy.recipes import published
 from understudy.seeding import child_seed, from_seed
 from understudy.summary import answer_held_out
 from understudy.tasks.classification import Classification
@@ -65,14 +66,9 @@ class Setting:
 
 def recipe_of(arm: Arm, setting: Setting, teacher: Network, seed: int, steps: int) -> Recipe:
     """Return the recipe of an arm."""
-    made = shader_kd(
-        setting.teacher,
-        NetworkRef(ref=setting.student),
-        teacher.contract,
-        base=arm.base,
-        without=arm.without,
-        seed=seed,
-    )
+    given = Given(contract=teacher.contract, base=arm.base, without=frozenset(arm.without))
+    student = NetworkRef(ref=setting.student)
+    made = published("shader-kd", setting.teacher, student, given, seed=seed)
     stage = arm.stage or made.stages[0]
     fit = replace(stage.fit, steps=steps, batch_size=setting.batch_size)
     made = replace(made, stages=(replace(stage, fit=fit),))

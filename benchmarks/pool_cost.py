@@ -19,6 +19,7 @@ import torch
 from cifar10 import BATCH, public_teacher
 from experiments import RESULTS, versions
 from understudy.loading import load
+from understudy.method import Given
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import open_stage
@@ -46,9 +47,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    reference, teacher = public_teacher()
-    made = shader_kd(reference, NetworkRef(ref="builtin/resnet8"), teacher.contract)
-    stage = made.stages[0]
+    _, teacher = public_teacher()
+    (stage,) = shader_kd(Given(contract=teacher.contract))
     settings = dataclasses.replace(stage.fit, steps=given.steps, batch_size=BATCH)
     student = load(NetworkRef(ref="builtin/resnet8"), like=teacher.contract, rng=from_seed(0))
     site = site_of(teacher.contract, student, settings)

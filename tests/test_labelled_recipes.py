@@ -1,11 +1,13 @@
 import pytest
 
 from tests import tiny
-from understudy.labelled_recipes import autoaugment_kd, supervised
+from understudy.labelled_recipes import supervised
+from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.recipe import from_toml, to_toml
+from understudy.recipes import published
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.augmentation import Augmented
 from understudy.sources.augmenting import AUGMENTERS, augmented
@@ -43,7 +45,7 @@ def test_an_augmentation_takes_the_place_of_the_one_that_is_there():
 
 
 def test_labels_are_repaired_by_half_the_weight_of_the_likeliest_classes():
-    recipe = autoaugment_kd(NET, NET, tiny.CONTRACT, base=Noise())
+    recipe = published("autoaugment-kd", NET, NET, Given(contract=tiny.CONTRACT, base=Noise()))
     terms = recipe.stages[0].objective.terms
     assert [(weight, type(term)) for weight, term in terms] == [
         (1.0, HardLabels),

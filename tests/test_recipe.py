@@ -5,6 +5,7 @@ import pytest
 from understudy import recipe as recipe_file
 from understudy.fit import FitSettings
 from understudy.labelled_recipes import supervised
+from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.attention_transfer import AttentionTransfer
 from understudy.objectives.fit_nets import FitNets
@@ -13,7 +14,7 @@ from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import Weighted
 from understudy.protocols import InputContract
 from understudy.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
-from understudy.recipes import METHODS, shader_kd
+from understudy.recipes import METHODS, published
 from understudy.sources.augmentation import Augmented
 from understudy.sources.fast_meta import FastMeta
 from understudy.sources.noise import Noise
@@ -29,17 +30,21 @@ PLAIN = Recipe(
 )
 
 
+def made(method, contract=CONTRACT, **given):
+    given["without"] = frozenset(given.get("without", ()))
+    return published(method, TEACHER, STUDENT, Given(contract=contract, **given))
+
+
 def all_recipes() -> list[Recipe]:
     base = Surrogate(data="images")
     # One takes sentences, and refuses networks for images.
-    makers = [make for name, make in METHODS.items() if name != "sequence-kd"]
-    made = [make(TEACHER, STUDENT, CONTRACT, base=base) for make in makers]
+    recipes = [made(name, base=base) for name in METHODS if name != "sequence-kd"]
     summed = Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher"))))
     stages = (dataclasses.replace(PLAIN.stages[0], objective=summed),)
     return [
         PLAIN,
-        *made,
-        shader_kd(TEACHER, STUDENT, CONTRACT),
+        *recipes,
+        made("shader-kd"),
         supervised(STUDENT, "builtin/digits", CONTRACT),
         dataclasses.replace(PLAIN, stages=stages),
     ]
@@ -53,9 +58,9 @@ def test_a_recipe_reads_back_as_it_was_written(recipe):
 
 
 def test_the_published_pairing_bears_its_name_and_any_other_is_custom():
-    assert shader_kd(TEACHER, STUDENT, CONTRACT).method == "shader-kd"
-    assert shader_kd(TEACHER, STUDENT, CONTRACT, without=["attack"]).method == "custom"
-    assert shader_kd(TEACHER, STUDENT, CONTRACT, base=Noise()).method == "custom"
+    assert made("shader-kd").method == "shader-kd"
+    assert made("shader-kd", without=["attack"]).method == "custom"
+    assert made("shader-kd", base=Noise()).method == "custom"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_a_field_is_found_by_path_part_or_name(key):
 
 
 def test_a_field_of_a_wrapped_part_is_found_by_its_kind():
-    recipe = shader_kd(TEACHER, STUDENT, CONTRACT)
+    recipe = made("shader-kd")
     changed = recipe_file.replace_keys(recipe, {"balanced.pool_size": "999"})
     assert differing_keys(recipe, changed) == [
         key for key in differing_keys(recipe, changed) if key.endswith("pool_size")
@@ -124,17 +129,17 @@ def test_the_layers_of_one_objective_of_a_sum_are_set_by_its_kind():
 
 
 def test_fast_meta_moves_images_as_little_as_their_size_allows():
-    small = METHODS["fast-meta"](TEACHER, STUDENT, dataclasses.replace(CONTRACT, size=(8, 8)))
+    small = made("fast-meta", dataclasses.replace(CONTRACT, size=(8, 8)))
     pool = small.stages[0].source
     assert isinstance(pool, Replay)
     assert (pool.every, pool.first) == (400, 20)
     assert isinstance(pool.source, FastMeta)
     assert pool.source.shift == 1
-    large = METHODS["fast-meta"](TEACHER, STUDENT, dataclasses.replace(CONTRACT, size=(32, 32)))
+    large = made("fast-meta", dataclasses.replace(CONTRACT, size=(32, 32)))
     assert isinstance(large.stages[0].source, Augmented)
 
 
 @pytest.mark.parametrize("method", ["dfad", "rdskd", "fast-meta"])
 def test_a_recipe_without_parts_has_none_to_leave_out(method):
-    with pytest.raises(ValueError, match=f"the recipe {method} has no part 'attack' to leave out"):
-        METHODS[method](TEACHER, STUDENT, CONTRACT, without=["attack"])
+    with pytest.raises(ValueError, match=f"{method} has no part 'attack' to leave out"):
+        made(method, without=["attack"])

@@ -7,13 +7,14 @@ from torch import nn
 
 from tests import tiny
 from understudy.fit import fit
+from understudy.method import Given
 from understudy.nets.builtin import build
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.objectives.soft_targets import SoftTargets, soft_target_loss
 from understudy.protocols import Batch, InputContract, Stream
 from understudy.recipe import replace_keys
-from understudy.recipes import shader_kd
+from understudy.recipes import published
 from understudy.seeding import from_seed
 from understudy.spine import Answered, distill, open_distillation, site_of
 
@@ -92,7 +93,8 @@ class Watched:
 def test_between_two_rounds_of_attacks_no_step_waits_for_the_device():
     contract = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)
     teacher, student = (Network(build("resnet8", classes=10), contract).cuda() for _ in "ts")
-    recipe = shader_kd(NetworkRef(ref="t"), NetworkRef(ref="s"), contract, device="cuda")
+    given = Given(contract=contract, device="cuda")
+    recipe = published("shader-kd", NetworkRef(ref="t"), NetworkRef(ref="s"), given)
     stage = replace_keys(recipe, {"pool_size": "64", "attack_fill": "false"}).stages[0]
     settings = dataclasses.replace(stage.fit, steps=32, batch_size=16, log_every=32)
     stream, criterion = open_distillation(

@@ -187,11 +187,11 @@ def test_what_cannot_be_is_refused_in_one_line(teacher, folder, tmp_path):
     both = ("--teacher", teacher, "--student", STUDENT)
     assert "name parallel text with --transfer" in refused("distill", *both, *out)
     line = refused("distill", *both, "--transfer", folder, "--method", "shader-kd", *out)
-    assert "--method shader-kd is for images" in line
+    assert "shader-kd is for images, but the teacher translates" in line
     line = refused("distill", *both, "--transfer", folder, "--without", "mixup", *out)
     assert "no part 'mixup'" in line
     line = refused("distill", *both, "--transfer", folder, "--augment", "mild", *out)
-    assert "--augment changes images, but the teacher translates" in line
+    assert "--augment is for images, but the teacher translates" in line
     line = refused(
         "distill", "--teacher", teacher, "--student", "builtin/resnet8", "--transfer", folder, *out
     )

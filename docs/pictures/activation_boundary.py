@@ -9,6 +9,7 @@ from drawing import STUDENT, TEACHER, digits_teacher, picture
 from understudy.audits.evaluation import evaluate
 from understudy.data.datasets import open_data
 from understudy.loading import load
+from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import open_stage
@@ -46,10 +47,7 @@ def curve(stages: Sequence[Stage], teacher: Network) -> tuple[list[int], list[fl
 def main() -> None:
     teacher = digits_teacher()
     images = Surrogate(data="builtin/digits")
-    recipe = activation_boundary(
-        NetworkRef(ref="teacher"), STUDENT_REF, teacher.contract, base=images
-    )
-    first, second = recipe.stages
+    first, second = activation_boundary(Given(contract=teacher.contract, base=images))
     begun = STEPS // 10
     with picture("activation_boundary", 190) as figure:
         axes = figure.subplots()

@@ -2,7 +2,7 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from understudy.nets.references import NetworkRef
+from understudy.method import Given
 from understudy.protocols import Source
 from understudy.recipes import shader_kd
 from understudy.seeding import from_seed
@@ -21,9 +21,8 @@ NAMES = {
 
 def main() -> None:
     teacher = digits_in_colour()
-    named = NetworkRef(ref="builtin/convnet-16")
-    made = shader_kd(named, named, teacher.contract, base=Shaders(instances=1))
-    sources: list[Source] = [made.stages[0].source]
+    (stage,) = shader_kd(Given(contract=teacher.contract, base=Shaders(instances=1)))
+    sources: list[Source] = [stage.source]
     while hasattr(sources[-1], "source"):
         sources.append(sources[-1].source)
     sources.reverse()

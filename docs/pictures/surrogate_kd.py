@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, TEACHER, digits_in_colour, label, picture, plain, site, tile
 
-from understudy.nets.references import NetworkRef
+from understudy.method import Given
 from understudy.protocols import Source
 from understudy.recipes import surrogate_kd
 from understudy.seeding import from_seed
@@ -16,9 +16,8 @@ TEMPERATURE = 2.0
 
 def main() -> None:
     teacher = digits_in_colour()
-    named = NetworkRef(ref="builtin/convnet-16")
-    made = surrogate_kd(named, named, teacher.contract, base=Leaves())
-    sources: list[Source] = [made.stages[0].source]
+    (stage,) = surrogate_kd(Given(contract=teacher.contract, base=Leaves()))
+    sources: list[Source] = [stage.source]
     while hasattr(sources[-1], "source"):
         sources.append(sources[-1].source)
     sources.reverse()

@@ -1,53 +1,33 @@
 """Published recipes that learn from labels; see `recipes` for what is decided here."""
 
-from collections.abc import Collection
-
 from understudy.fit import FitSettings
+from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.nets.taps import fast_precision
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.weighted import Weighted
-from understudy.protocols import InputContract, Source
+from understudy.protocols import InputContract
 from understudy.recipe import Recipe, Stage
 from understudy.sources.augmenting import augmented
 from understudy.sources.surrogate import Surrogate
 
-# Methods whose own objective asks for labels.
-LABELLED = ("autoaugment-kd",)
 
-
-def autoaugment_kd(
-    teacher: NetworkRef,
-    student: NetworkRef,
-    contract: InputContract,
-    *,
-    base: Source | None = None,
-    without: Collection[str] = (),
-    seed: int = 0,
-    device: str = "auto",
-) -> Recipe:
+def autoaugment_kd(given: Given) -> tuple[Stage, ...]:
     """AutoAugment; labels, and with weight 0.5 the teacher's five likeliest classes.
 
     Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342.
     """
-    if base is None:
-        raise ValueError("autoaugment-kd needs labelled images; name them with --transfer")
-    left_out = "augmentation" in without
+    assert given.base is not None  # else refused by `Method.recipe`
+    source = given.base
+    if "augmentation" not in given.without:
+        source = augmented(source, "autoaugment", given.of_images)
     stage = Stage(
-        source=base if left_out else augmented(base, "autoaugment", contract),
+        source=source,
         objective=Weighted(terms=((1.0, HardLabels()), (0.5, TruncatedTargets()))),
-        fit=FitSettings(precision=fast_precision(device)),
+        fit=FitSettings(precision=fast_precision(given.device)),
     )
-    return Recipe(
-        verb="distill",
-        method="custom" if left_out else "autoaugment-kd",
-        teacher=teacher,
-        student=student,
-        stages=(stage,),
-        seed=seed,
-        device=device,
-    )
+    return (stage,)
 
 
 def supervised(

@@ -1,19 +1,20 @@
 import pytest
 
 from tests import tiny
+from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.recipe import from_toml, to_toml
-from understudy.recipes import activation_boundary
+from understudy.recipes import published
 from understudy.sources.noise import Noise
 from understudy.verbs.naming import with_options
 
-RECIPE = activation_boundary(
+RECIPE = published(
+    "activation-boundary",
     NetworkRef(ref="builtin/convnet-4"),
     NetworkRef(ref="builtin/convnet-3"),
-    tiny.CONTRACT,
-    base=Noise(),
+    Given(contract=tiny.CONTRACT, base=Noise()),
 )
 
 

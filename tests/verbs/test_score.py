@@ -6,11 +6,12 @@ import pytest
 from tests.tiny import CONTRACT, Grey, network
 from understudy import recipe as recipe_file
 from understudy.audits import transfer_reference
+from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.protocols import WrappingSource
-from understudy.recipes import shader_kd
+from understudy.recipes import published
 from understudy.sources.augmentation import Augmented
 from understudy.sources.deep_inversion import DeepInversion, settings_for
 from understudy.sources.flat import Flat
@@ -37,7 +38,7 @@ def teacher():
 
 
 def leaves_recipe(**changes):
-    made = shader_kd(REFERENCE, REFERENCE, CONTRACT)
+    made = published("shader-kd", REFERENCE, REFERENCE, Given(contract=CONTRACT))
     objective = SoftTargets(temperature=2.0)
     stage = replace(made.stages[0], source=Augmented(source=Leaves()), objective=objective)
     return replace(made, stages=(stage,), **changes)
@@ -51,7 +52,7 @@ def wrappers(source):
 
 def test_a_source_is_scored_raw_and_as_the_default_recipe_feeds_it():
     (card,) = score(teacher(), ["noise"], count=64)
-    default = shader_kd(REFERENCE, REFERENCE, CONTRACT).stages[0]
+    default = published("shader-kd", REFERENCE, REFERENCE, Given(contract=CONTRACT)).stages[0]
     assert card.name == "noise"
     assert card.wrappers == wrappers(default.source)
     assert card.temperature == default.objective.temperature

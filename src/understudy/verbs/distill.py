@@ -10,7 +10,7 @@ from torch import nn
 from understudy import pipeline
 from understudy import recipe as recipe_file
 from understudy.checks import one_of
-from understudy.labelled_recipes import LABELLED
+from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
@@ -18,10 +18,9 @@ from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.pipeline import Conduct
 from understudy.protocols import InputContract, Source, TextContract
 from understudy.recipe import Recipe
-from understudy.recipes import METHODS
+from understudy.recipes import METHODS, published
 from understudy.sources.augmenting import augmented
 from understudy.sources.sentences import Sentences
-from understudy.text_recipes import sequence_kd
 from understudy.verbs.naming import (
     as_network,
     network_named,
@@ -153,41 +152,56 @@ def _recipe(
     labels: bool,
     augment: str | None,
 ) -> Recipe:
-    if isinstance(contract, TextContract):
-        if labels or method not in (None, "sequence-kd"):
-            what = "--labels are" if labels else f"--method {method} is"
-            raise ValueError(
-                f"{what} for images; the teacher translates: use sequence-kd, or objectives such "
-                "as hard-labels=0.5"
-            )
-        if augment is not None:
-            raise ValueError("--augment changes images, but the teacher translates; leave it away")
-        chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
-        text = Sentences(data=transfer) if isinstance(transfer, str) else transfer
-        return sequence_kd(teacher, student, contract, base=text, without=without, objective=chosen)
-    make = METHODS[one_of("method", method or "shader-kd", METHODS)]
-    if labels and transfer is None:
-        raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
-    if method in LABELLED and not labels:
-        raise ValueError(f"{method} needs labels; name a labelled --transfer, and say --labels")
-    base = None
-    if transfer is not None:
-        base = source_named(transfer, labels=labels, contract=contract)
-    # Balancing and attacks choose images by what the teacher says of them, not by their labels.
-    left_out = {*without, "balance", "attack", "matching"} if labels else {*without}
-    recipe = make(teacher, student, contract, base=base, without=left_out)
+    text = isinstance(contract, TextContract)
+    named = method or ("sequence-kd" if text else "shader-kd")
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
-    if augment is not None:
-        stages = tuple(
-            replace(stage, source=augmented(stage.source, augment, contract))
-            for stage in recipe.stages
-        )
-        recipe = replace(recipe, method="custom", stages=stages)
-    if labels and chosen is None and method not in LABELLED:
-        soft = recipe.stages[-1].objective
-        chosen = Weighted(terms=((1 - _LABELS_WEIGHT, soft), (_LABELS_WEIGHT, HardLabels())))
-    if chosen is None:
+    given = Given(
+        contract=contract,
+        base=_transfer(transfer, contract, labels),
+        without=frozenset(without),
+        objective=chosen,
+    )
+    if text and (labels or augment is not None):
+        option = "--labels" if labels else "--augment"
+        raise ValueError(f"{option} is for images, but the teacher translates; leave it away")
+    if labels:
+        given = _labelled(given, named)
+    elif METHODS[one_of("method", named, METHODS)].needs == "labels":
+        raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
+    recipe = published(named, teacher, student, given)
+    if labels and chosen is None and METHODS[named].needs != "labels":
+        recipe = _beside_labels(recipe)
+    if augment is None:
         return recipe
-    # What comes before the last stage prepares it.
-    stage = replace(recipe.stages[-1], objective=chosen)
-    return replace(recipe, method="custom", stages=(*recipe.stages[:-1], stage))
+    stages = tuple(
+        replace(stage, source=augmented(stage.source, augment, given.of_images))
+        for stage in recipe.stages
+    )
+    return replace(recipe, method="custom", stages=stages)
+
+
+def _transfer(
+    named: str | Source | None, contract: InputContract | TextContract, labels: bool
+) -> Source | None:
+    if not isinstance(named, str):
+        return named
+    if isinstance(contract, TextContract):
+        return Sentences(data=named)
+    return source_named(named, labels=labels, contract=contract)
+
+
+def _labelled(given: Given, method: str) -> Given:
+    """Return what is given, without the parts that would part images from their labels."""
+    if given.base is None:
+        raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
+    # Balancing and attacks choose images by what the teacher says of them, not by their labels.
+    parted = {"balance", "attack", "matching"} & {*METHODS[one_of("method", method, METHODS)].parts}
+    return replace(given, without=given.without | parted)
+
+
+def _beside_labels(recipe: Recipe) -> Recipe:
+    """Return the recipe with labels beside what its last stage matches."""
+    last = recipe.stages[-1]
+    both = Weighted(terms=((1 - _LABELS_WEIGHT, last.objective), (_LABELS_WEIGHT, HardLabels())))
+    stages = (*recipe.stages[:-1], replace(last, objective=both))
+    return replace(recipe, method="custom", stages=stages)

@@ -12,6 +12,7 @@ from understudy.audits.calibration import committed
 from understudy.audits.transfer_card import TransferSetCard
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.loading import resolve
+from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
@@ -19,7 +20,7 @@ from understudy.protocols import Source, WrappingSource
 from understudy.recipe import Recipe
 from understudy.recipes import shader_kd
 from understudy.summary import temperature_of
-from understudy.verbs.naming import network_named, open_network, source_named
+from understudy.verbs.naming import open_network, source_named
 
 
 def score(
@@ -52,8 +53,8 @@ def score(
         raise ValueError("score needs something to score; name it with --transfer or --recipe")
     said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
     said |= {"size": size, "classes": classes}
-    network, reference = _teacher(teacher, made, said, say)
-    stages = (shader_kd(reference, reference, network.contract) if made is None else made).stages
+    network = _teacher(teacher, made, said, say)
+    stages = shader_kd(Given(contract=network.contract)) if made is None else made.stages
     sets = [] if made is None else _sources_of(made)
     for named in transfer:
         source = source_named(named, contract=network.contract)
@@ -79,19 +80,19 @@ def _teacher(
     recipe: Recipe | None,
     said: dict[str, Any],
     say: Callable[[str], None],
-) -> tuple[Network, NetworkRef]:
-    """Return the teacher, on the best device where it was not handed over, and its reference."""
+) -> Network:
+    """Return the teacher, on the best device where it was not handed over."""
     if teacher is None:
         if recipe is None or recipe.teacher is None:
             raise ValueError("score needs a teacher; name it with --teacher")
         opened = resolve(recipe.teacher)  # what a file says runs no code
         for note in opened.notes:
             say(note)
-        return opened.network.to(device_named("auto")), recipe.teacher
+        return opened.network.to(device_named("auto"))
     network = open_network(teacher, say=say, **said)
     if not isinstance(teacher, nn.Module):
         network.to(device_named("auto"))
-    return network, network_named(teacher, **said)
+    return network
 
 
 def _sources_of(recipe: Recipe) -> list[tuple[str, Source]]:

@@ -1,0 +1,101 @@
+"""A method: a paper's whole recipe as stages, made for what a person has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from understudy.checks import one_of
+from understudy.nets.references import NetworkRef
+from understudy.objectives.weighted import AnyObjective
+from understudy.protocols import InputContract, Source, TextContract
+from understudy.recipe import Recipe, Stage
+
+Need = Literal["nothing", "images", "labels", "sentences"]
+
+_WANTED = {
+    "images": "images; name a folder, SET or .npz with --transfer",
+    "labels": "labelled images; name them with --transfer",
+    "sentences": "sentences; name parallel text with --transfer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a person brings to a method.
+
+    Args:
+        contract: what the teacher takes.
+        base: what is shown in place of the method's own images.
+        without: parts of the method to leave out.
+        objective: what the last stage matches in place of the method's own.
+    """
+
+    contract: InputContract | TextContract
+    base: Source | None = None
+    without: frozenset[str] = frozenset()
+    objective: AnyObjective | None = None
+    device: str = "auto"
+
+    @property
+    def of_images(self) -> InputContract:
+        """The contract, for methods that are for images alone."""
+        assert isinstance(self.contract, InputContract)  # else refused by `Method.recipe`
+        return self.contract
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A published recipe by its name.
+
+    Args:
+        stages: made of what is given; the function says what is the paper's.
+        needs: what must be given, for methods that cannot do without.
+        parts: what can be left out, to see what it is worth.
+    """
+
+    name: str
+    stages: Callable[[Given], tuple[Stage, ...]]
+    needs: Need = "nothing"
+    parts: tuple[str, ...] = ()
+
+    def recipe(
+        self, teacher: NetworkRef, student: NetworkRef, given: Given, *, seed: int = 0
+    ) -> Recipe:
+        """Return the recipe of a run; with a part swapped or left out its method is "custom".
+
+        Raises:
+            ValueError: what the method needs was not given, it is not for such a teacher, or it has
+                no such part.
+        """
+        self._refuse(given)
+        stages = self.stages(given)
+        if given.objective is not None:
+            # What comes before the last stage prepares it.
+            stages = (*stages[:-1], replace(stages[-1], objective=given.objective))
+        shown = given.base is not None and self.needs == "nothing"
+        swapped = shown or given.without or given.objective is not None
+        return Recipe(
+            verb="distill",
+            method="custom" if swapped else self.name,
+            teacher=teacher,
+            student=student,
+            stages=stages,
+            seed=seed,
+            device=given.device,
+        )
+
+    def _refuse(self, given: Given) -> None:
+        text = isinstance(given.contract, TextContract)
+        if text != (self.needs == "sentences"):
+            kinds = ("images", "translates") if text else ("text", "takes images")
+            raise ValueError(
+                f"{self.name} is for {kinds[0]}, but the teacher {kinds[1]}; leave --method away"
+            )
+        if given.base is None and self.needs != "nothing":
+            raise ValueError(f"{self.name} needs {_WANTED[self.needs]}")
+        for part in given.without:
+            if not self.parts:
+                raise ValueError(
+                    f"{self.name} has no part '{part}' to leave out; change its settings with --set"
+                )
+            one_of(f"part of {self.name}", part, self.parts)
