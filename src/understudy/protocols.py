@@ -258,10 +258,10 @@ class SearchPath:
 class SearchingStream(Stream, Protocol):
     """A stream that searches for its images, and can show the way to a batch of them."""
 
-    def search_path(
-        self, step: int, student: nn.Module | None, shares: Sequence[float]
-    ) -> SearchPath:
-        """Return the batch of this step after these shares of the search; no state changes."""
+    def draw_followed(
+        self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
+    ) -> tuple[Batch, SearchPath]:
+        """Return what `draw` does, and its first images after these shares of their search."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from understudy.protocols import (
 )
 from understudy.recipe import Recipe, Stage
 from understudy.reports.page import write_report
-from understudy.reports.shown_images import SEARCH_PATH
+from understudy.reports.shown_images import SEARCH_PATH, SearchRecord
 from understudy.run_folder import SUMMARY, RunFolder, write_json, write_whole
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.lcw import Lcw
@@ -163,7 +163,7 @@ def _summarize_images(
         rng = from_seed(child_seed(seed, "search_path"))
         followed = follow_search(innermost(stage.source), teacher, student, rng)
         if followed is not None:
-            write_whole(folder.file(SEARCH_PATH), _search_path(followed))
+            write_whole(folder.file(SEARCH_PATH), _archive(**vars(search_record(followed))))
     return told | {
         "agreement": score.value,
         "agreement_count": score.count,
@@ -357,9 +357,10 @@ def _samples(held_out: HeldOut) -> bytes:
     )
 
 
-def _search_path(followed: FollowedSearch) -> bytes:
+def search_record(followed: FollowedSearch) -> SearchRecord:
+    """Return what a report, or a picture, shows of a search."""
     path = followed.path
-    return _archive(
+    return SearchRecord(
         images=np.stack([_pixels(images) for images in path.images]),
         iterations=np.array(path.iterations),
         named=followed.named.cpu().numpy(),

@@ -201,12 +201,13 @@ def test_images_are_called_by_their_labels_and_nearer_to_the_statistics():
 def test_the_way_to_a_batch_ends_at_the_batch_and_begins_in_noise():
     stream = small(iterations=40).open(taught.site(6), taught.teacher(), from_seed(0))
     assert isinstance(stream, SearchingStream)
-    path = stream.search_path(0, None, (0.0, 0.1, 0.5))
+    followed, path = stream.draw_followed(0, None, (0.0, 0.1, 0.5), 4)
     assert path.iterations == (0, 4, 20, 40)
     batch = stream.draw(0, None)
-    assert torch.equal(path.images[-1], batch.images)
+    assert torch.equal(followed.images, batch.images)
+    assert torch.equal(path.images[-1], batch.images[:4])
     sure = [
-        taught.teacher()(images).softmax(-1).gather(1, batch.labels[:, None]).mean()
+        taught.teacher()(images).softmax(-1).gather(1, batch.labels[:4, None]).mean()
         for images in path.images
     ]
     assert sure[-1] > sure[0] + 0.25

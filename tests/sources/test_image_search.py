@@ -5,7 +5,7 @@ from torch import Tensor
 from tests import tiny
 from understudy.protocols import InputContract
 from understudy.seeding import from_seed
-from understudy.sources.image_search import Found, ImageSearch, moved
+from understudy.sources.image_search import Found, ImageSearch, Keep, moved
 
 TARGET = torch.linspace(-0.8, 0.8, 64).view(1, 1, 8, 8)
 
@@ -72,10 +72,11 @@ def test_images_are_kept_on_the_way_and_what_is_found_stays_the_same():
 
     stages = settings(iterations=20, coarse_iterations=8)
     plain = stages(to_middle, 4, tiny.CONTRACT, from_seed(0))
-    kept = stages(to_middle, 4, tiny.CONTRACT, from_seed(0), keep=(0, 4, 8, 27, 28, 99))
+    keep = Keep(at=(0, 4, 8, 27, 28, 99), images=3)
+    kept = stages(to_middle, 4, tiny.CONTRACT, from_seed(0), keep)
     assert torch.equal(kept.images, plain.images)
     assert list(kept.path) == [0, 4, 8, 27]  # of 28: what is left after the last is what is found
-    assert all(images.shape == (4, 1, 8, 8) for images in kept.path.values())
+    assert all(images.shape == (3, 1, 8, 8) for images in kept.path.values())
     start = kept.path[0]  # enlarged from 4 x 4
     assert torch.equal(start[..., ::2, ::2], start[..., 1::2, 1::2])
     apart = [images.sub(0.3).abs().mean() for images in kept.path.values()]

@@ -15,8 +15,9 @@ from understudy.sources.deep_inversion import DeepInversion
 from understudy.sources.image_search import ImageSearch
 from understudy.sources.knowledge_within import BatchNormStatistics
 from understudy.sources.noise import Noise
-from understudy.verbs.synthesize import synthesize
+from understudy.verbs.synthesize import SEARCH_PICTURE, synthesize
 
+VERB = "understudy.verbs.synthesize"
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=3)
 GREY = Noise(mean=(0.5,), std=(0.25,))
 SMALL = {"count": 600, "size": 8, "channels": 1}
@@ -203,6 +204,32 @@ def test_inverted_images_go_on_at_the_last_shard_with_their_labels(tmp_path):
     assert told["digest"] == whole["digest"]
     labels = read_image_set(tmp_path / "set").labels
     assert np.bincount(labels).tolist() == [100, 100, 100]
+    picture = (tmp_path / "set" / SEARCH_PICTURE).read_bytes()
+    assert picture == (tmp_path / "whole" / SEARCH_PICTURE).read_bytes()
+
+
+def test_the_way_of_searched_images_is_shown_beside_them_and_they_are_the_same_without(
+    tmp_path, monkeypatch
+):
+    asked = {"count": 12, "teacher": Network(tiny.network(0), tiny.CONTRACT)}
+    with_picture = synthesize(INVERTED, out=tmp_path / "set", **asked)
+    seen = []
+    monkeypatch.setattr(f"{VERB}.search_picture", lambda record, _: seen.append(record) or b"")
+    again = synthesize(INVERTED, out=tmp_path / "again", **asked)
+    (record,) = seen
+    assert record.images.shape == (3, 6, 8, 8, 1)  # after none, one, and both
+    assert np.array_equal(record.images[-1], read_image_set(tmp_path / "set").images[:6])
+    monkeypatch.setattr(f"{VERB}.SearchingStream", nn.Module)
+    without = synthesize(INVERTED, out=tmp_path / "without", **asked)
+    assert with_picture["digest"] == again["digest"] == without["digest"]
+    assert (tmp_path / "set" / SEARCH_PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "without" / SEARCH_PICTURE).exists()
+
+
+def test_a_search_is_followed_also_where_classes_are_balanced(tmp_path):
+    asked = {"count": 9, "teacher": Network(tiny.network(0), tiny.CONTRACT), "balance": True}
+    synthesize(INVERTED, out=tmp_path / "set", **asked)
+    assert (tmp_path / "set" / SEARCH_PICTURE).exists()
 
 
 def test_settings_of_an_inversion_go_by_the_size_of_the_teachers_images(tmp_path):

@@ -17,7 +17,7 @@ from understudy.nets.taps import device_of
 from understudy.protocols import OptimisedSource, SearchingStream, SearchPath, Site, Source
 
 SHARES = (0.0, 0.01, 0.05, 0.2, 0.5)
-_IMAGES = 6
+IMAGES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,16 @@ def follow_search(
     """
     if not isinstance(source, OptimisedSource) or source.optimises != "images":
         return None
-    site = Site(contract=teacher.contract, device=device_of(teacher), batch_size=_IMAGES, steps=1)
+    site = Site(contract=teacher.contract, device=device_of(teacher), batch_size=IMAGES, steps=1)
     asked = freeze(teacher)
     stream = source.open(site, asked, rng)
     if not isinstance(stream, SearchingStream):
         return None
-    path = stream.search_path(0, student, SHARES)
+    return answered(stream.draw_followed(0, student, SHARES, IMAGES)[1], asked)
+
+
+def answered(path: SearchPath, asked: nn.Module) -> FollowedSearch:
+    """Return the path with what a frozen teacher says of its images."""
     with torch.no_grad():
         answers = torch.stack([asked(images).softmax(-1) for images in path.images])
     named = answers[-1].argmax(-1)

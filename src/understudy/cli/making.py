@@ -64,6 +64,7 @@ def synthesize(
     json: o.Json = False,
 ) -> None:
     """Write images of any source to disk."""
+    from understudy.verbs.synthesize import SEARCH_PICTURE
     from understudy.verbs.synthesize import synthesize as work
 
     with progression() as shown:
@@ -91,6 +92,8 @@ def synthesize(
         print_json(made)
     else:
         results.print(f"{made['counts']['images']:,} images in {made['folder']}", markup=False)
+        if (picture := out / SEARCH_PICTURE).exists():
+            results.print(f"how the first were found: {picture}", markup=False)
 
 
 def export(

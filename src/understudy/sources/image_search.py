@@ -39,8 +39,8 @@ class Found(NamedTuple):
         iterations: how many it took, over all stages.
         image_passes: images through the loss, forward and backward as one; coarse ones count by
             their pixels.
-        path: what the images were after so many iterations, where that was asked for; in [0, 1],
-            and as large as those found.
+        path: what the first images were after so many iterations, where that was asked for; in
+            [0, 1], and as large as those found.
     """
 
     images: Images
@@ -48,6 +48,18 @@ class Found(NamedTuple):
     iterations: int
     image_passes: float
     path: Mapping[int, Images]
+
+
+class Keep(NamedTuple):
+    """What is kept of the way to a batch.
+
+    Args:
+        at: numbers of iterations after which it is looked at.
+        images: how many of the batch, the first ones.
+    """
+
+    at: Collection[int] = ()
+    images: int = 0
 
 
 def moved(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
@@ -131,13 +143,12 @@ class ImageSearch:
         num_images: int,
         contract: InputContract,
         rng: torch.Generator,
-        keep: Collection[int] = (),
+        keep: Keep | None = None,
     ) -> Found:
         """Return a batch with a small loss.
 
         Args:
             rng: on the device where the images shall be.
-            keep: numbers of iterations after which the images are to be kept as they are.
 
         Raises:
             ValueError: if the loss is not finite.
@@ -148,6 +159,7 @@ class ImageSearch:
             factor = self.coarse_factor
             small = (max(1, height // factor), max(1, width // factor))
             stages.insert(0, (small, self.coarse_iterations, self.jitter // factor))
+        keep = keep or Keep()
         shape = (num_images, contract.channels, *stages[0][0])
         x = torch.randn(shape, generator=rng, device=rng.device)
         iterations, passes = 0, 0.0
@@ -156,7 +168,8 @@ class ImageSearch:
             if tuple(x.shape[2:]) != size:
                 x = F.interpolate(x, size=size, mode="nearest")
             descent = _Descent(self, contract, x, at_most, jitter, child(rng, "moves", stage))
-            x, smallest, taken = descent.run(loss, {at - iterations for at in keep})
+            here = {at - iterations for at in keep.at}
+            x, smallest, taken = descent.run(loss, Keep(here, keep.images))
             for at, iterate in descent.path.items():
                 path[iterations + at] = descent.shown(iterate, contract)
             iterations += taken
@@ -193,11 +206,8 @@ class _Descent:
             return images
         return F.interpolate(images, size=contract.size, mode="nearest")
 
-    def run(self, loss: Loss, keep: Collection[int] = ()) -> tuple[Tensor, Tensor, int]:
-        """Return the best iterate, its loss, and the number of iterations.
-
-        `path` then holds the iterates after so many iterations as `keep` has.
-        """
+    def run(self, loss: Loss, keep: Keep) -> tuple[Tensor, Tensor, int]:
+        """Return the best iterate, its loss, and the number of iterations; fill `path`."""
         settings = self._settings
         x = self._start.clone().requires_grad_()
         low, high = -self.mean / self.std, (1 - self.mean) / self.std
@@ -205,8 +215,8 @@ class _Descent:
         best, smallest = self._start, torch.full((), torch.inf, device=x.device)
         looked_at, taken = math.inf, 0
         for i, shift in enumerate(self._shifts):
-            if i in keep:
-                self.path[i] = x.detach().clone()
+            if i in keep.at:
+                self.path[i] = x.detach()[: keep.images].clone()
             adam.param_groups[0]["lr"] = settings.rate_at(i, self._iterations)
             with torch.enable_grad():
                 images = x * self.std + self.mean

@@ -6,7 +6,7 @@ judged by once it is finished, clipped to [0, 1]: whether the teacher calls the 
 labels, and how far their statistics are from those known.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -32,7 +32,7 @@ from understudy.nets.batchnorm_statistics import (
 from understudy.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
 from understudy.protocols import Batch, SearchPath, Site, image_batch
 from understudy.seeding import child
-from understudy.sources.image_search import Found, Images, ImageSearch
+from understudy.sources.image_search import Found, Images, ImageSearch, Keep
 
 Labels = Literal["balanced", "random"]
 _Recorders = tuple[MomentsRecorder, PatchRecorder]
@@ -138,9 +138,20 @@ class InvertedStream:
         self._attention = attention
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
+        return self.draw_followed(step, student, (), 0)[0]
+
+    def draw_followed(
+        self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
+    ) -> tuple[Batch, SearchPath]:
+        """Return the batch of this step, and its first images after these shares of the search.
+
+        A search that stopped before a share of it was done has nothing to show there.
+        """
         labels = self._choose(step).to(self._site.device)
+        planned = self._search.iterations + self._search.coarse_iterations
+        keep = Keep(at={round(share * planned) for share in shares}, images=num_images)
         with self._recorders() as recorders:
-            found = self._find(step, student, labels, recorders)
+            found = self._find(step, student, labels, recorders, keep)
             with torch.no_grad():
                 logits, moments, patches = self._ask(found.images, recorders)
         facts = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
@@ -150,25 +161,13 @@ class InvertedStream:
             facts["patch_entropy"] = patch_entropy(patches)
         if self._history is not None:
             self._history.update(moments)
-        if self._labels is None:
-            return image_batch(found.images, facts=facts)
-        facts["recognised"] = (logits.argmax(-1) == labels).float().mean()
-        return image_batch(found.images, labels=labels, facts=facts)
-
-    def search_path(
-        self, step: int, student: nn.Module | None, shares: Sequence[float]
-    ) -> SearchPath:
-        """Return the batch of this step after these shares of the search, and what it handed out.
-
-        A search that stopped before a share of it was done has nothing to show there.
-        """
-        labels = self._choose(step).to(self._site.device)
-        planned = self._search.iterations + self._search.coarse_iterations
-        keep = {round(share * planned) for share in shares}
-        with self._recorders() as recorders:
-            found = self._find(step, student, labels, recorders, keep)
-        shown = {**found.path, found.iterations: found.images}
-        return SearchPath(images=tuple(shown.values()), iterations=tuple(shown))
+        known = None
+        if self._labels is not None:
+            known = labels
+            facts["recognised"] = (logits.argmax(-1) == labels).float().mean()
+        batch = image_batch(found.images, labels=known, facts=facts)
+        path = {**found.path, found.iterations: found.images[:num_images]}
+        return batch, SearchPath(images=tuple(path.values()), iterations=tuple(path))
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._history is None else self._history.state_dict()
@@ -193,7 +192,7 @@ class InvertedStream:
         student: nn.Module | None,
         labels: Tensor,
         recorders: _Recorders,
-        keep: Collection[int] = (),
+        keep: Keep,
     ) -> Found:
         site = self._site
         rng = child(self._rng, "noise", site.split, site.rank, step, device=site.device)

@@ -3,6 +3,10 @@
 With `balance` an image is kept while fewer than ceil(count / classes) of the class that the teacher
 calls it are there; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones
 for as long as a run needs images. Once ten times the count were drawn, any image is kept.
+
+Of a source that searches for its images the first batch is followed: `search_path.png` in the
+folder of the SET shows how its first images came about. They are searched for once, and are the
+same as without.
 """
 
 import dataclasses
@@ -17,18 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from understudy import recipe as recipe_file
+from understudy.audits.search_path import IMAGES, SHARES, answered
 from understudy.data.checkpoints import DAMAGE, first_line
 from understudy.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
-from understudy.protocols import Batch, InputContract, Site, Source, Stream
+from understudy.protocols import Batch, InputContract, SearchingStream, Site, Source, Stream
+from understudy.reports.search_picture import search_picture
 from understudy.run_folder import RunFolderError, write_whole
 from understudy.seeding import from_seed
 from understudy.sources.balanced import admit
+from understudy.summary import search_record
 from understudy.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256
+SEARCH_PICTURE = "search_path.png"
 # Of the count; what is still lacking then is filled with images of any class.
 _MOST_DRAWN = 10
 
@@ -82,6 +90,8 @@ def synthesize(
     glance = dataclasses.replace(site, batch_size=2, steps=1, draft=True)
     labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
     stream: Stream = made.open(site, frozen, from_seed(seed))
+    if isinstance(stream, SearchingStream) and frozen is not None:
+        stream = _Followed(stream, frozen, contract, folder / SEARCH_PICTURE)
     table = recipe_file.to_table(made)
     if balance:
         if frozen is None or teacher is None:
@@ -97,6 +107,30 @@ def synthesize(
             "the source hardly shows the others"
         )
     return _told(written)
+
+
+class _Followed:
+    """A stream whose first batch leaves a picture of how its first images were found."""
+
+    def __init__(
+        self, stream: SearchingStream, teacher: nn.Module, contract: InputContract, path: Path
+    ) -> None:
+        self._stream, self._teacher = stream, teacher
+        self._contract, self._path = contract, path
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        if step > 0:
+            return self._stream.draw(step, student)
+        batch, path = self._stream.draw_followed(step, student, SHARES, IMAGES)
+        record = search_record(answered(path, self._teacher))
+        write_whole(self._path, search_picture(record, self._contract.names))
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state)
 
 
 class _Even:
