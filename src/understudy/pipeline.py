@@ -53,7 +53,7 @@ from understudy.summary import summarize
 FREE = ("eval", "fit.log_every")
 LAYERS_ALONE = (
     "the objective compares layers alone: nothing trains the student's classifier; "
-    "add --objective soft-targets"
+    "add --objective soft-targets, or --labels and --objective hard-labels"
 )
 # The verbs whose student starts as its teacher.
 CHANGING = ("prune", "quantize", "continual")
@@ -220,7 +220,7 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
         rehearse(role, network)
         network.to(device)
     if "teacher" in made:
-        check_pair(made["teacher"].contract, made["student"].contract)
+        check_pair(made["teacher"].contract, made["student"].contract, own=recipe.own_classes)
     if _travels_with_code(made["student"]):
         trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]

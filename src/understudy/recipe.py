@@ -22,6 +22,7 @@ from understudy.checks import one_of, positive
 from understudy.fit import FitSettings
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective
+from understudy.own_classes import check_own_classes
 from understudy.protocols import Objective, Rule, Source, StatelessObjective, Transform
 
 KIND = "kind"
@@ -75,6 +76,7 @@ class Recipe:
         method: the published recipe it follows, or "custom" where a part was swapped.
         teacher: None for `train`.
         student: for `prune`, `quantize` and `continual` the teacher's own, which they start from.
+        own_classes: the student's classes are not its teacher's, who is asked for layers alone.
         eval: labelled data to score on; never changes the student.
     """
 
@@ -85,7 +87,12 @@ class Recipe:
     stages: tuple[Stage, ...]
     seed: int = 0
     device: str = "auto"
+    own_classes: bool = False
     eval: str | None = None
+
+    def __post_init__(self) -> None:
+        for stage in self.stages if self.own_classes else ():
+            check_own_classes(stage.objective, stage.source)
 
 
 def to_table(part: Any) -> Any:

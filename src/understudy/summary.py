@@ -118,7 +118,15 @@ def summarize(
     else:
         assert not isinstance(judges, ParallelText)
         summary |= _summarize_images(
-            final, recipe.seed, folder, teacher, student, judges, last=last, audit=audit
+            final,
+            recipe.seed,
+            folder,
+            teacher,
+            student,
+            judges,
+            own_classes=recipe.own_classes,
+            last=last,
+            audit=audit,
         )
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
@@ -134,6 +142,7 @@ def _summarize_images(
     student: Network,
     judges: Dataset | None,
     *,
+    own_classes: bool,
     last: Batch | None,
     audit: bool,
 ) -> dict[str, Any]:
@@ -141,6 +150,8 @@ def _summarize_images(
     told: dict[str, Any] = {"class_names": student.contract.names}
     for role, network in (("teacher", teacher), ("student", student)):
         told[f"{role}_flops"] = None if network is None else count_flops(network)
+    if own_classes:
+        teacher = None  # whose answers to these images mean something else
     told |= _accuracies(judges, teacher, student)
     rehearses = True
     if teacher is not None and teacher.contract.classes < student.contract.classes:

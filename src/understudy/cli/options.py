@@ -124,6 +124,13 @@ _NETWORK, _RUN, _TRAINING = "The network", "The run", "The training"
 
 Teacher = Annotated[str | None, typer.Option(help="REF of the teacher.", metavar="REF")]
 Student = Annotated[str | None, typer.Option(help="REF of the student.", metavar="REF")]
+StudentClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|FILE",
+        help="The student's own, how many or a file of names, where they are not the teacher's.",
+    ),
+]
 Net = Annotated[str | None, typer.Option(help="REF of the network to train.", metavar="REF")]
 Data = Annotated[
     str | None,

@@ -25,6 +25,7 @@ def distill(
     objective: o.Objective = [],  # noqa: B006  # typer reads it, nothing writes it
     without: o.Without = [],  # noqa: B006
     labels: o.Labels = False,
+    student_classes: o.StudentClasses = None,
     augment: o.Augment = None,
     eval: o.Eval = None,
     weights: o.Weights = None,
@@ -64,6 +65,7 @@ def distill(
             objective=objective,
             without=without,
             labels=labels,
+            student_classes=student_classes,
             augment=augment,
             eval=eval,
             weights=weights,

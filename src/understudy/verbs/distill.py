@@ -27,6 +27,7 @@ from understudy.verbs.naming import (
     objective_named,
     open_network,
     source_named,
+    with_classes,
     with_options,
 )
 
@@ -44,6 +45,7 @@ def distill(
     objective: Sequence[str] | AnyObjective = (),
     without: Sequence[str] = (),
     labels: bool = False,
+    student_classes: int | str | None = None,
     augment: str | None = None,
     eval: str | None = None,
     weights: str | None = None,
@@ -78,6 +80,8 @@ def distill(
         method: a published recipe, None for `shader-kd` (of text: `sequence-kd`); transfer,
             objective and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
+        student_classes: the student's own, where they are not the teacher's: how many, or a file
+            with one name a line. Layers alone are compared then.
         augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
         eval: labelled data to score on; never changes the student.
         skip_bad: leave unreadable image files out instead of raising.
@@ -98,19 +102,19 @@ def distill(
         said |= {"size": size, "classes": classes}
         opened = networks["teacher"] = open_network(teacher, say=say, text=True, **said)
         reference = network_named(teacher, **said)
+        contract = with_classes(opened.contract, student_classes)
         if isinstance(student, nn.Module):
-            networks["student"] = as_network(student, opened.contract)
+            networks["student"] = as_network(student, contract)
         made = _recipe(
             reference,
-            replace(network_named(student), weights=init_from)
-            if init_from
-            else network_named(student),
-            opened.contract,
+            network_named(student, weights=init_from, classes=student_classes),
+            contract,
             method=method,
             transfer=transfer,
             objective=objective,
             without=without,
             labels=labels,
+            own_classes=student_classes is not None,
             augment=augment,
         )
     made = with_options(
@@ -150,6 +154,7 @@ def _recipe(
     objective: Sequence[str] | AnyObjective,
     without: Sequence[str],
     labels: bool,
+    own_classes: bool,
     augment: str | None,
 ) -> Recipe:
     text = isinstance(contract, TextContract)
@@ -161,23 +166,30 @@ def _recipe(
         without=frozenset(without),
         objective=chosen,
     )
-    if text and (labels or augment is not None):
-        option = "--labels" if labels else "--augment"
+    of_images = {
+        "--labels": labels,
+        "--student-classes": own_classes,
+        "--augment": augment is not None,
+    }
+    if text and any(of_images.values()):
+        option = next(name for name, said in of_images.items() if said)
         raise ValueError(f"{option} is for images, but the teacher translates; leave it away")
-    if labels:
-        given = _labelled(given, named)
-    elif METHODS[one_of("method", named, METHODS)].needs == "labels":
+    if labels and given.base is None:
+        raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
+    if labels or own_classes:
+        given = _not_by_answers(given, named)
+    if not labels and METHODS[one_of("method", named, METHODS)].needs == "labels":
         raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
     recipe = published(named, teacher, student, given)
     if labels and chosen is None and METHODS[named].needs != "labels":
-        recipe = _beside_labels(recipe)
-    if augment is None:
-        return recipe
-    stages = tuple(
-        replace(stage, source=augmented(stage.source, augment, given.of_images))
-        for stage in recipe.stages
-    )
-    return replace(recipe, method="custom", stages=stages)
+        recipe = _with_labels(recipe, own_classes=own_classes)
+    if augment is not None:
+        stages = tuple(
+            replace(stage, source=augmented(stage.source, augment, given.of_images))
+            for stage in recipe.stages
+        )
+        recipe = replace(recipe, method="custom", stages=stages)
+    return replace(recipe, own_classes=own_classes)
 
 
 def _transfer(
@@ -190,18 +202,24 @@ def _transfer(
     return source_named(named, labels=labels, contract=contract)
 
 
-def _labelled(given: Given, method: str) -> Given:
-    """Return what is given, without the parts that would part images from their labels."""
-    if given.base is None:
-        raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
-    # Balancing and attacks choose images by what the teacher says of them, not by their labels.
+def _not_by_answers(given: Given, method: str) -> Given:
+    """Return what is given, without the parts that would part images from their labels.
+
+    Balancing and attacks choose images by the teacher's classes; labels are not asked.
+    """
     parted = {"balance", "attack", "matching"} & {*METHODS[one_of("method", method, METHODS)].parts}
     return replace(given, without=given.without | parted)
 
 
-def _beside_labels(recipe: Recipe) -> Recipe:
-    """Return the recipe with labels beside what its last stage matches."""
+def _with_labels(recipe: Recipe, *, own_classes: bool) -> Recipe:
+    """Return the recipe with labels beside what its last stage matches.
+
+    A student with classes of its own learns them alone, once earlier stages have initialised it.
+    """
     last = recipe.stages[-1]
-    both = Weighted(terms=((1 - _LABELS_WEIGHT, last.objective), (_LABELS_WEIGHT, HardLabels())))
-    stages = (*recipe.stages[:-1], replace(last, objective=both))
+    objective: AnyObjective = HardLabels()
+    if not own_classes or len(recipe.stages) == 1:
+        terms = ((1 - _LABELS_WEIGHT, last.objective), (_LABELS_WEIGHT, objective))
+        objective = Weighted(terms=terms)
+    stages = (*recipe.stages[:-1], replace(last, objective=objective))
     return replace(recipe, method="custom", stages=stages)

@@ -54,22 +54,34 @@ def network_named(
         kind = type(reference.body if isinstance(reference, Network) else reference)
         return NetworkRef(ref=f"{IN_PYTHON}{kind.__name__}")
     made = reference if isinstance(reference, NetworkRef) else NetworkRef(ref=reference)
-    names = None
-    if isinstance(classes, str):
-        if classes.isdigit():
-            classes = int(classes)
-        else:
-            names = read_names(Path(classes))
-            classes = len(names)
+    count, names = _counted(classes)
     said: dict[str, Any] = {
         "weights": weights,
         "mean": None if mean is None else tuple(mean),
         "std": None if std is None else tuple(std),
         "size": (size, size) if isinstance(size, int) else size,
-        "classes": classes,
+        "classes": count,
         "names": names,
     }
     return replace(made, **{name: value for name, value in said.items() if value is not None})
+
+
+def with_classes(
+    contract: InputContract | TextContract, classes: int | str | None
+) -> InputContract | TextContract:
+    """Return the contract with other classes, where they are named: how many, or a file of them."""
+    count, names = _counted(classes)
+    if count is None or isinstance(contract, TextContract):
+        return contract
+    return replace(contract, classes=count, names=names)
+
+
+def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | None]:
+    """Return how many classes are named, and their names where a file has them."""
+    if isinstance(classes, str) and not classes.isdigit():
+        names = read_names(Path(classes))
+        return len(names), names
+    return None if classes is None else int(classes), None
 
 
 def as_network(network: nn.Module, contract: InputContract | TextContract | None) -> Network[Any]:

@@ -1,0 +1,37 @@
+"""A student with classes of its own, taught by the layers of a teacher that knows others.
+
+Nothing may then look at the teacher's answers beside the student's: not the objective, and not a
+source that chooses or makes images by the teacher's classes.
+"""
+
+from collections.abc import Iterator
+
+from understudy.catalogue import compares_answers
+from understudy.objectives.weighted import AnyObjective
+from understudy.protocols import OptimisedSource, Source, WrappingSource
+from understudy.sources.adversarial import Adversarial
+from understudy.sources.balanced import Balanced
+
+
+def check_own_classes(objective: AnyObjective, source: Source) -> None:
+    """Raise unless a student whose classes are not the teacher's can learn so."""
+    if compares_answers(objective):
+        raise ValueError(
+            "the student has classes of its own, but the objective compares its answers with the "
+            "teacher's; use one that compares layers alone, as --objective activation-boundaries, "
+            "and --labels with a labelled transfer set"
+        )
+    for part in _wrapped(source):
+        if isinstance(part, Balanced | Adversarial | OptimisedSource):
+            raise ValueError(
+                f"the student has classes of its own, but {type(part).__name__} goes by the "
+                "teacher's; name images with --transfer"
+            )
+
+
+def _wrapped(source: Source) -> Iterator[Source]:
+    """Yield a source and what it is around, from the outside on."""
+    yield source
+    while isinstance(source, WrappingSource):
+        source = source.source
+        yield source
