@@ -2,9 +2,10 @@
 
 Each transfer set is a stack of a base (the teacher's own images whole, cut to few classes or long
 tailed; shaders, leaves, noise, colours; the images of the other task) and what is wrapped around
-it. It is scored first; then a student is trained on it from the same start for the same number of
-steps and judged on the real test split, which nothing else sees. One row is written for each set as
-it finishes; started again, the script goes on.
+it: those of a list, then pairs of base and wrappers drawn by chance. Each is scored first; then a
+student is trained on it from the same start for the same number of steps and judged on the real
+test split, which nothing else sees. One row is written for each set as it finishes; started again,
+the script goes on.
 
     UNDERSTUDY_DATA=... python benchmarks/score.py --task digits
     UNDERSTUDY_DATA=... python benchmarks/score.py --task cifar10
@@ -12,6 +13,7 @@ it finishes; started again, the script goes on.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -111,6 +113,13 @@ gradient       | balance augment attack
 few-programs   | augment
 own            | mild
 """
+# Further sets are drawn from all pairs of these, which nobody has chosen for what they give.
+BASES = (
+    *("own", "own-half", "own-two", "own-long-tail", "own-50", "other", "other-half"),
+    *("shaders", "few-textures", "stripes", "figures", "few-programs", "leaves"),
+    *("gaussian", "gradient"),
+)
+PARTS = ("match", "balance", "augment", "mixup", "attack")
 # Sets nobody would train on; figures are also given without them.
 TRIVIAL = ("uniform |", "flat |", "own-one |")
 
@@ -128,13 +137,23 @@ class Task:
     fit: FitSettings
 
 
-def stacks() -> list[tuple[str, str, tuple[str, ...]]]:
-    """Return name, base and wrappers of each transfer set."""
-    rows = []
+def stacks(count: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return name, base and wrappers of so many transfer sets: those of the list, then drawn ones.
+
+    The order of the drawn ones is that of one seed, so that more of them only add to fewer.
+    """
+    listed = []
     for line in STACKS.strip().splitlines():
         base, _, parts = (part.strip() for part in line.partition("|"))
-        rows.append((f"{base} | {parts}".strip(), base, tuple(parts.split())))
-    return rows
+        listed.append((base, tuple(parts.split())))
+    wrappers = [
+        tuple(part for part, there in zip(PARTS, chosen, strict=True) if there)
+        for chosen in itertools.product((False, True), repeat=len(PARTS))
+    ]
+    pairs = [pair for pair in itertools.product(BASES, wrappers) if pair not in listed]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    chosen = [*listed, *(pairs[i] for i in order)][:count]
+    return [(f"{base} | {' '.join(parts)}".strip(), base, parts) for base, parts in chosen]
 
 
 def base_source(base: str, task: Task) -> Source:
@@ -233,7 +252,7 @@ def cifar10_task(steps: int, precision: Precision) -> Task:
 TASKS = {"digits": digits_task, "cifar10": cifar10_task}
 
 
-def measure(task: Task, count: int, seeds: int, file: Path, *, rescore: bool) -> None:
+def measure(task: Task, sets: int, count: int, seeds: int, file: Path, *, rescore: bool) -> None:
     """Score and train on every set that the file does not hold yet."""
     teacher_accuracy = evaluate(task.teacher, task.test).accuracy
     result: dict[str, Any] = {
@@ -262,7 +281,7 @@ def measure(task: Task, count: int, seeds: int, file: Path, *, rescore: bool) ->
         result["rows"] = held["rows"]
     done = {row["name"]: row for row in result["rows"]}
     scorer = TransferSetScorer(task.teacher, temperature=TEMPERATURE, calibration=None)
-    for name, base, parts in stacks():
+    for name, base, parts in stacks(sets):
         if name in done and not rescore:
             continue
         source = stack(base, parts, task)
@@ -389,6 +408,7 @@ def _save(file: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--sets", type=int, help="80 on digits, 40 on CIFAR-10")
     parser.add_argument("--steps", type=int, help="400 on digits, 500 on CIFAR-10")
     parser.add_argument("--count", type=int, default=4096)
     parser.add_argument("--seeds", type=int, help="students a set: 2 on digits, 1 on CIFAR-10")
@@ -400,7 +420,8 @@ def main() -> None:
     task = TASKS[asked.task](asked.steps or (400 if digits else 500), fast_precision("cpu"))
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"score_{asked.task}.json"
-    measure(task, asked.count, asked.seeds or (2 if digits else 1), file, rescore=asked.rescore)
+    sets, seeds = asked.sets or (80 if digits else 40), asked.seeds or (2 if digits else 1)
+    measure(task, sets, asked.count, seeds, file, rescore=asked.rescore)
 
 
 if __name__ == "__main__":
