@@ -23,6 +23,7 @@ import torch
 
 from understudy.audits.evaluation import evaluate
 from understudy.data.datasets import Dataset
+from understudy.held_out import answer_held_out
 from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.network import Network
@@ -33,7 +34,6 @@ from understudy.protocols import Source
 from understudy.recipe import Recipe, Stage, replace_keys, to_toml
 from understudy.recipes import published
 from understudy.seeding import child_seed, from_seed
-from understudy.summary import answer_held_out
 from understudy.tasks.classification import Classification
 
 RESULTS = Path(__file__).parent / "results"

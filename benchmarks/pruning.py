@@ -26,6 +26,7 @@ from understudy.changes import changed
 from understudy.compress.pruning import Importance, Pruning
 from understudy.data.datasets import Dataset, Part, open_data
 from understudy.exports.measure import Timing, count_flops, time_forms
+from understudy.held_out import answer_held_out
 from understudy.loading import load
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.references import NetworkRef
@@ -37,7 +38,6 @@ from understudy.seeding import child_seed, from_seed
 from understudy.sources.noise import Noise
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
-from understudy.summary import answer_held_out
 from understudy.tasks.classification import Classification
 from understudy.verbs.naming import source_named
 from understudy.verbs.train import train

@@ -11,6 +11,7 @@ from understudy import recipe as recipe_file
 from understudy.audits.calibration import committed
 from understudy.audits.transfer_card import TransferSetCard
 from understudy.audits.transfer_set import TransferSetScorer
+from understudy.image_summary import temperature_of
 from understudy.loading import resolve
 from understudy.method import Given
 from understudy.nets.network import Network
@@ -19,7 +20,6 @@ from understudy.pipeline import device_named
 from understudy.protocols import Source, WrappingSource
 from understudy.recipe import Recipe
 from understudy.recipes import shader_kd
-from understudy.summary import temperature_of
 from understudy.verbs.naming import open_network, source_named
 
 

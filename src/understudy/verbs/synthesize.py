@@ -24,6 +24,7 @@ from understudy import recipe as recipe_file
 from understudy.audits.search_path import IMAGES, SHARES, answered
 from understudy.data.checkpoints import DAMAGE, first_line
 from understudy.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
+from understudy.image_summary import search_record
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
@@ -32,7 +33,6 @@ from understudy.reports.search_picture import search_picture
 from understudy.run_folder import RunFolderError, write_whole
 from understudy.seeding import from_seed
 from understudy.sources.balanced import admit
-from understudy.summary import search_record
 from understudy.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256

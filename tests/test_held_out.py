@@ -1,0 +1,43 @@
+import torch
+
+from tests import tiny
+from understudy.fit import FitSettings
+from understudy.held_out import answer_held_out, answer_shown
+from understudy.nets.network import Network
+from understudy.objectives.logit_l1 import LogitL1
+from understudy.protocols import Trace, image_batch
+from understudy.recipe import Stage
+from understudy.sources.dfad import Dfad
+from understudy.sources.noise import Noise
+
+
+def network(seed: int) -> Network:
+    return Network(tiny.network(seed), tiny.CONTRACT).eval()
+
+
+def stage(source) -> Stage:
+    return Stage(source=source, objective=LogitL1(), fit=FitSettings(batch_size=8))
+
+
+def test_after_a_game_with_the_student_both_are_compared_on_one_fixed_set_of_shaders():
+    one, other = (
+        answer_held_out(stage(Dfad()), seed, network(0), network(1), count=8) for seed in (0, 1)
+    )
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.teacher, other.teacher)
+    assert one.on == "shader images of a fixed set; none of what was shown could be held out"
+
+
+def test_of_other_sources_images_are_held_out_by_the_seed():
+    one, other = (
+        answer_held_out(stage(Noise()), seed, network(0), network(1), count=8) for seed in (0, 1)
+    )
+    assert not torch.equal(one.images, other.images)
+    assert "noise" in one.on
+
+
+def test_answers_that_are_no_classes_are_not_shown():
+    batch = image_batch(torch.rand(2, 1, 8, 8), teacher=Trace(output={"boxes": torch.zeros(2)}))
+    assert answer_shown(batch, network(0)) is None
+    assert answer_shown(image_batch(torch.rand(2, 1, 8, 8)), network(0)) is None
+    assert answer_shown(None, network(0)) is None
