@@ -68,13 +68,53 @@ def test_a_bank_takes_new_items_as_they_are_and_moves_the_others():
     banks = Banks(2, 0.5, torch.device("cpu"))
     right, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     banks.admit(torch.tensor([3]), torch.tensor([7]), right, right)
-    assert banks.seen.tolist() == [3]
+    assert banks.items.tolist() == [3]
     assert banks.classes[3] == 7
     banks.move(torch.tensor([3]), up, right)
     torch.testing.assert_close(banks.student[3], F.normalize(torch.ones(1, 2))[0])
     assert banks.teacher[3].tolist() == [1.0, 0.0]
     banks.admit(torch.tensor([3]), torch.tensor([7]), up, up)
     assert banks.teacher[3].tolist() == [1.0, 0.0]
+
+
+def test_random_banks_hold_every_item_from_the_start_at_a_length_of_one():
+    banks = Banks(16, 0.5, torch.device("cpu"), torch.Generator().manual_seed(0))
+    right = F.normalize(torch.ones(1, 16))
+    banks.admit(torch.tensor([999]), torch.tensor([7]), right, right)
+    assert len(banks.items) == 1000
+    for bank in (banks.student, banks.teacher):
+        assert bank.square().sum(1).mean().item() == pytest.approx(1, abs=0.03)
+        assert bank.abs().max() <= math.sqrt(3 / 16)
+        assert bank.mean().item() == pytest.approx(0, abs=0.01)
+        assert not torch.equal(bank[999], right[0])
+    assert not torch.equal(banks.student, banks.teacher)
+    before = banks.student[999].clone()
+    banks.move(torch.tensor([999]), right, right)
+    torch.testing.assert_close(banks.student[999], F.normalize(before + right[0], dim=0))
+
+
+def test_where_the_banks_began_is_forgotten():
+    places, seen = torch.tensor([0, 1]), F.normalize(torch.randn(2, 8), dim=1)
+    both = [
+        Banks(8, 0.5, torch.device("cpu"), rng) for rng in (None, torch.Generator().manual_seed(0))
+    ]
+    for banks in both:
+        for _ in range(40):
+            banks.admit(places, places, seen, seen)
+            banks.move(places, seen, seen)
+    torch.testing.assert_close(both[0].student, both[1].student)
+
+
+def test_an_item_is_first_contrasted_with_itself_or_as_published_with_a_random_vector():
+    student, teacher = built("resnet8", 1).eval(), built("vgg8")
+    terms = {}
+    for beginning in ("seen", "random"):
+        settings = dataclasses.replace(SMALL, beginning=beginning)
+        criterion = opened(settings, student, teacher)
+        later = dataclasses.replace(BATCH, index=torch.arange(20, 26))
+        terms[beginning] = asked(criterion, student, teacher, later)["crd"]
+        assert len(criterion.banks.items) == {"seen": 6, "random": 26}[beginning]
+    assert not torch.equal(terms["seen"], terms["random"])
 
 
 def test_the_first_batch_sets_the_scale_once():
@@ -87,11 +127,13 @@ def test_the_first_batch_sets_the_scale_once():
     assert torch.equal(criterion.banks.scale, scale)
 
 
-def test_it_goes_on_from_its_state_with_the_same_bits():
+@pytest.mark.parametrize("beginning", ["seen", "random"])
+def test_it_goes_on_from_its_state_with_the_same_bits(beginning):
+    settings = dataclasses.replace(SMALL, beginning=beginning)
     student, teacher = built("resnet8", 1).eval(), built("vgg8")
-    one = opened(SMALL, student, teacher)
+    one = opened(settings, student, teacher)
     asked(one, student, teacher)
-    again = opened(SMALL, student, teacher, seed=0)
+    again = opened(settings, student, teacher, seed=0)
     again.load_state_dict(one.state_dict())
     later = dataclasses.replace(BATCH, index=torch.arange(4, 10))
     expected = asked(one, student, teacher, later)["crd"]

@@ -12,10 +12,13 @@ banks; it needs a fixed set, whose items are known by `Batch.index`.
 Negatives are items of other classes, as the paper's main experiments have them. One draw of K items
 serves the whole batch; those of a sample's own class are left out, and the others count more in
 return, K in all.
-Differs from the paper: the shared draw (memory K x dim and not batch x K x dim); an item enters the
-banks when it is first seen, and only such items are negatives, so N grows over the first epoch.
+Differs from the paper: the shared draw (memory K x dim and not batch x K x dim); by default an item
+enters the banks when it is first seen, and only such items are negatives, so N grows over the first
+epoch. `beginning="random"` is the published one: every item up to the highest index seen has a
+random vector of expected length 1, in either bank, until its own embeddings have moved it.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -44,6 +47,7 @@ CARD = Card(
     },
 )
 Negatives = Literal["other-classes", "other-items"]
+Beginning = Literal["seen", "random"]
 _EPS = 1e-7
 _UNSEEN = -1
 
@@ -87,10 +91,13 @@ class Banks:
 
     Args:
         momentum: share of the old embedding that stays.
+        rng: of the vectors that items begin with; None lets them begin as they are first seen.
     """
 
-    def __init__(self, dim: int, momentum: float, device: torch.device) -> None:
-        self._momentum = momentum
+    def __init__(
+        self, dim: int, momentum: float, device: torch.device, rng: torch.Generator | None = None
+    ) -> None:
+        self._momentum, self._rng = momentum, rng
         self.student = torch.zeros(0, dim, device=device)
         self.teacher = torch.zeros(0, dim, device=device)
         # Of every item, or _UNSEEN.
@@ -99,8 +106,10 @@ class Banks:
         self.scale = torch.zeros(2, device=device)
 
     @property
-    def seen(self) -> Int[Tensor, " items"]:
-        """The items that have a place."""
+    def items(self) -> Int[Tensor, " items"]:
+        """The items that have an embedding."""
+        if self._rng is not None:
+            return torch.arange(len(self.classes), device=self.classes.device)
         return (self.classes != _UNSEEN).nonzero()[:, 0]
 
     def admit(
@@ -113,14 +122,15 @@ class Banks:
         """Give a place to the items that were never seen."""
         missing = int(index.max()) + 1 - len(self.classes)
         if missing > 0:
-            rows = self.student.new_zeros(missing, self.student.shape[1])
             self.student, self.teacher = (
-                torch.cat((bank, rows)) for bank in (self.student, self.teacher)
+                torch.cat((bank, self._rows(missing, side)))
+                for side, bank in (("student", self.student), ("teacher", self.teacher))
             )
             self.classes = torch.cat((self.classes, self.classes.new_full((missing,), _UNSEEN)))
-        new = self.classes[index] == _UNSEEN
-        self.student[index[new]] = student[new]
-        self.teacher[index[new]] = teacher[new]
+        if self._rng is None:
+            new = self.classes[index] == _UNSEEN
+            self.student[index[new]] = student[new]
+            self.teacher[index[new]] = teacher[new]
         self.classes[index] = classes
 
     def move(self, index: Int[Tensor, " batch"], student: Tensor, teacher: Tensor) -> None:
@@ -128,6 +138,14 @@ class Banks:
         for bank, now in ((self.student, student), (self.teacher, teacher)):
             mixed = self._momentum * bank[index] + (1 - self._momentum) * now
             bank[index] = F.normalize(mixed)
+
+    def _rows(self, count: int, side: str) -> Float[Tensor, "count dim"]:
+        dim = self.student.shape[1]
+        if self._rng is None:
+            return self.student.new_zeros(count, dim)
+        numbers = torch.rand(count, dim, generator=child(self._rng, side, len(self.classes)))
+        # Of expected squared length 1, as the authors' code draws them.
+        return ((2 * numbers - 1) * math.sqrt(3 / dim)).to(self.student)
 
     def state_dict(self) -> dict[str, Tensor]:
         names = ("student", "teacher", "classes", "scale")
@@ -149,6 +167,8 @@ class Crd:
         momentum: share of an item's old embedding that stays in the banks.
         dim: of the embeddings.
         negatives: items of other classes, as published, or any other items.
+        beginning: an item is in the banks once it is "seen"; or, as published, all of them are
+            from the start, by "random" vectors.
         of: whose classes: "batch", the labels of the transfer set; "teacher" its top-1.
         layers: which are embedded; the vector that enters the classifier by default.
     """
@@ -159,6 +179,7 @@ class Crd:
     momentum: float = 0.5
     dim: int = 128
     negatives: Negatives = "other-classes"
+    beginning: Beginning = "seen"
     of: Whose = "batch"
     layers: Layers = FEATURES
 
@@ -167,6 +188,7 @@ class Crd:
             positive(name, getattr(self, name))
         share("momentum", self.momentum)
         one_of("negatives", self.negatives, get_args(Negatives))
+        one_of("beginning", self.beginning, get_args(Beginning))
         one_of("labels", self.of, get_args(Whose))
 
     def open(
@@ -192,7 +214,8 @@ class Contrast:
             linear_adapter(layer.shape[0], settings.dim, child(rng, side))
             for side, layer in (("student", pair.student), ("teacher", pair.teacher))
         ).to(device)
-        self.banks = Banks(settings.dim, settings.momentum, device)
+        begun = child(rng, "banks") if settings.beginning == "random" else None
+        self.banks = Banks(settings.dim, settings.momentum, device, begun)
         self._step = 0
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -231,15 +254,15 @@ class Contrast:
 
     def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the items of this step's draw, with repetition, and how often each was drawn."""
-        seen = self.banks.seen
+        held = self.banks.items
         places = torch.randint(
-            len(seen),
+            len(held),
             (self._settings.num_negatives,),
             generator=child(self._rng, "negatives", self._step),
         )
         # Of a set smaller than K most items are drawn several times: their products are taken once.
-        drawn = torch.bincount(places, minlength=len(seen)).to(device)
-        return seen[drawn > 0], drawn[drawn > 0]
+        drawn = torch.bincount(places, minlength=len(held)).to(device)
+        return held[drawn > 0], drawn[drawn > 0]
 
     def _side(
         self,
@@ -257,7 +280,7 @@ class Contrast:
         if self._step == 0:
             total = own + (counted * others).sum(1)
             scale[side] = (total.sum() / (len(own) + counted.sum())).detach()
-        num_items = len(self.banks.seen)
+        num_items = len(self.banks.items)
         normaliser = scale[side].clone() * num_items
         return contrastive_loss(own / normaliser, others / normaliser, counted, num_items).mean()
 
@@ -282,3 +305,6 @@ def _items(batch: Batch) -> Tensor:
             "objective"
         )
     return batch.index
+
+
+PUBLISHED = {"cifar100-authors": Crd(beginning="random")}
