@@ -187,8 +187,10 @@ def run_arm(
 class Table:
     """Rows in a results file, written one by one; a row that is there is not run again."""
 
-    def __init__(self, name: str, question: str, setting: dict[str, Any]) -> None:
-        self.path = RESULTS / f"{name}.json"
+    def __init__(
+        self, name: str, question: str, setting: dict[str, Any], folder: Path = RESULTS
+    ) -> None:
+        self.path = folder / f"{name}.json"
         self.head: dict[str, Any] = {
             "question": question,
             "versions": versions(),
@@ -203,7 +205,7 @@ class Table:
 
     def add(self, row: dict[str, Any], keys: Sequence[str]) -> None:
         """Append a row, beside what other processes have written meanwhile."""
-        RESULTS.mkdir(exist_ok=True)
+        self.path.parent.mkdir(exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.path.exists():

@@ -18,24 +18,22 @@ cifar10-resnet/resnet56-4bfd9763.th and multi30k-en-de.tar.xz. On CIFAR-10, JPEG
     resnet56 -> resnet20        the public teacher; the shader recipe, and objectives beside labels
     resnet34 -> resnet18        the field's pair, a teacher of 60 epochs; the parts of the recipe
     wrn40-2 -> shufflenetv2     another kind of network, a teacher of 60 epochs; objectives
-    translators                 the large setting of translation.py, into a file of its own
+    translators                 6 + 6 layers -> 2 + 2 on Multi30k, the large setting of
+                                translation.py, three seeds, into a file of its own
     resnet34 -> resnet18        the published recipes that need no images, for hours
 
 `--rehearse` runs it on a CPU in a few minutes: two steps of eight images for each entry, by smaller
-networks of the same families, on images of noise; the translators are left out. Published figures
-of others stand in docs, never here.
+networks of the same families, on images of noise and on a language of eight words. Published
+figures of others stand in docs, never here.
 """
 
 import argparse
-import fcntl
 import json
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import versions
+import gpu_translators
 from real_data import cifar10_folder, data_folder
 from understudy import distill, train
 from understudy.objectives.dist import Dist
@@ -53,86 +51,11 @@ from understudy.objectives.logit_standardisation import LogitStandardisation
 from understudy.objectives.review_kd import ReviewKd
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
+from waiting import Bench, Entry, Made, go_on
 
 QUESTION = "What do the shader recipe, its parts and its rivals reach at full schedule?"
 STEPS, BATCH, POOL = 40_000, 256, 50_000
 TEACHER_STEPS = 60 * 50_000 // BATCH
-# Seconds between two looks for an entry that is free.
-_PATIENCE = 2.0
-
-Made = dict[str, Any]
-
-
-class OutOfTimeError(Exception):
-    """The limit of this call is reached; the checkpoint holds what was done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Where this call works, and until when.
-
-    Args:
-        train: labelled images to train on.
-        test: to judge by.
-        public: the folder of public weights.
-        toy: rehearse on a CPU.
-    """
-
-    train: str
-    test: str
-    public: Path
-    work: Path
-    results: Path
-    deadline: float
-    toy: bool = False
-
-    def watch(self, steps: int, line: Made) -> None:
-        """Stop the training when the time is up; its keeper has saved a moment ago."""
-        if time.monotonic() > self.deadline:
-            raise OutOfTimeError
-
-    def rows(self) -> dict[str, Made]:
-        """Return what has been done, by name."""
-        if not self.results.exists():
-            return {}
-        rows = json.loads(self.results.read_text(encoding="utf-8"))["rows"]
-        return {row["name"]: row for row in rows}
-
-    def add(self, row: Made) -> None:
-        """Write a row beside those that other calls have written meanwhile."""
-        with self.results.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            rows = [*(self.rows() | {row["name"]: row}).values()]
-            whole = {"question": QUESTION, "versions": versions(), "rows": rows}
-            part = self.results.with_suffix(".part")
-            part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-            part.replace(self.results)
-
-    def run(self, verb: Callable[..., Made], name: str, steps: int, **asked: Any) -> Made:
-        """Carry out one training, or go on with it."""
-        return verb(
-            **asked,
-            out=self.work / name.replace(" -> ", "-").replace(": ", "-").replace(" ", "-"),
-            eval=self.test,
-            steps=2 if self.toy else steps,
-            batch_size=8 if self.toy else BATCH,
-            device="cpu" if self.toy else "cuda",
-            resume=True,
-            checkpoint_seconds=20.0,
-            watch=self.watch,
-        )
-
-    def net(self, name: str) -> str:
-        return f"builtin/{STAND_INS.get(name, name) if self.toy else name}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One figure of the queue, and the entries that must have been there before."""
-
-    name: str
-    work: Callable[[Bench], Made]
-    needs: tuple[str, ...] = ("loop",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +153,7 @@ def queue() -> list[Entry]:
         teacher("wrn40-2"),
         *(objective(OTHER, name) for name in OBJECTIVES),
         shaders(OTHER, "full"),
-        Entry(name="translators", work=compare_translators),
+        *gpu_translators.entries(),
         FIELD.entry("fast-10", 80_000, FEW_CALLS, method="fast-meta", set=FAST_10),
         FIELD.entry(
             "fast-10 without adversary",
@@ -293,90 +216,6 @@ def compare_loops(bench: Bench) -> Made:
     return {"rows": json.loads(out.read_text(encoding="utf-8"))["rows"]}
 
 
-def compare_translators(bench: Bench) -> Made:
-    """Teach translators of two layers by one of six."""
-    if bench.toy:
-        return {"rows": []}
-    import translation
-
-    made = translation.Bench(
-        work=bench.work / "translation",
-        setting=translation.SETTINGS["large"],
-        device="cuda",
-        watch=bench.watch,
-    )
-    made.work.mkdir(parents=True, exist_ok=True)
-    table = translation.open_table("large")
-    translation.measure(made, table, (0, 1, 2))
-    return {"rows": table.rows}
-
-
-def go_on(bench: Bench) -> bool:
-    """Work on the queue until it is done or the time is up; return whether nothing failed."""
-    failed = set[str]()
-    while (entry := _next_free(bench, failed)) is not None:
-        if entry == "wait":
-            time.sleep(_PATIENCE)
-    return not failed
-
-
-def _next_free(bench: Bench, failed: set[str]) -> str | None:
-    """Carry out the first entry that can be and return its name.
-
-    Returns:
-        "wait" where all that is left hangs on what other calls do; None at the end.
-    """
-    waiting = False
-    for entry in queue():
-        done = bench.rows()
-        if time.monotonic() > bench.deadline:
-            return None
-        if entry.name in done or failed & {entry.name, *entry.needs}:
-            continue
-        lock = bench.work / f"{entry.name.replace(' ', '-')}.lock"
-        with _held_alone(lock) as held:
-            if not held or not set(entry.needs) <= done.keys():
-                waiting = True
-                continue
-            if entry.name in bench.rows():
-                continue
-            if not _carry_out(bench, entry):
-                failed.add(entry.name)
-            return entry.name
-    return "wait" if waiting else None
-
-
-def _carry_out(bench: Bench, entry: Entry) -> bool:
-    """Write the row of an entry; return whether it could be made."""
-    began = time.monotonic()
-    try:
-        made = entry.work(bench)
-    except OutOfTimeError:
-        print(f"{entry.name}: out of time, to be gone on with", flush=True)
-        return True
-    except Exception:  # the others shall not wait for another day because of it
-        traceback.print_exc()
-        print(f"{entry.name}: failed", flush=True)
-        return False
-    seconds = time.monotonic() - began
-    bench.add({"name": entry.name, "wall_seconds": seconds, **made})
-    print(f"{entry.name}: {made.get('student_accuracy')} in {seconds:.0f} s", flush=True)
-    return True
-
-
-@contextmanager
-def _held_alone(path: Path) -> Iterator[bool]:
-    """Hold a lock unless another call does; the system lets go of it when this process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def rehearse(minutes: float) -> None:
     """Run the whole queue at toy size; raise if an entry fails."""
     torch.set_num_threads(1)
@@ -385,7 +224,11 @@ def rehearse(minutes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "noise.npz"
         np.savez(data, x=pixels, y=np.arange(160) % 10)
+        gpu_translators.write_toy_text(Path(folder))
         bench = Bench(
+            question=QUESTION,
+            batch_size=BATCH,
+            stand_ins=STAND_INS,
             train=str(data),
             test=str(data),
             public=Path(),
@@ -394,7 +237,7 @@ def rehearse(minutes: float) -> None:
             deadline=time.monotonic() + 60 * minutes,
             toy=True,
         )
-        whole = go_on(bench)
+        whole = go_on(bench, queue())
         missing = [entry.name for entry in queue() if entry.name not in bench.rows()]
     if missing or not whole:
         raise SystemExit(f"not rehearsed: {', '.join(missing)}")
@@ -414,6 +257,9 @@ def main() -> None:
         return
     data = given.data or (Path() if given.list else cifar10_folder())
     bench = Bench(
+        question=QUESTION,
+        batch_size=BATCH,
+        stand_ins=STAND_INS,
         train=str(data / "train"),
         test=str(data / "test"),
         public=Path() if given.list else data_folder() / "cifar10-resnet",
@@ -429,7 +275,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; the queue waits")
     given.out.mkdir(parents=True, exist_ok=True)
-    if not go_on(bench):
+    if not go_on(bench, queue()):
         raise SystemExit("not all of it could be made; see above")
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from experiments import Table
+from experiments import RESULTS, Table
 from understudy.data.parallel_text import open_text
 from understudy.seeding import from_seed
 from understudy.tasks.translation import bleu_counts, bleu_of, paired_bootstrap
@@ -167,21 +167,26 @@ class Bench:
 
 def measure(bench: Bench, table: Table, seeds: Sequence[int]) -> None:
     """Make what is missing of the teacher and of every arm, and add its row."""
-    if not finished(bench.teacher):
-        timed(bench.teacher, train_alone, bench, bench.setting.teacher, 0, bench.teacher)
-    if not table.has(arm="teacher"):
-        note(table, bench, "teacher", 0, bench.teacher)
-    gaps: dict[str, dict[str, Any]] = {}
+    measure_teacher(bench, table)
     for seed in seeds:
         for arm in ARMS:
-            out = bench.student(arm.name, seed)
-            if not finished(out):
-                timed(out, learn, bench, arm, seed, out)
-            if not table.has(arm=arm.name, seed=seed):
-                note(table, bench, arm.name, seed, out)
-            if arm.against != arm.name:
-                gaps[arm.name] = gap(bench, arm, seeds)
-                table.extend(gaps=[*gaps.values()])
+            measure_student(bench, table, arm, seed)
+            table.extend(gaps=gaps(bench, seeds))
+
+
+def measure_teacher(bench: Bench, table: Table) -> dict[str, Any]:
+    """Make the teacher, where it is missing, and return its row."""
+    if not finished(bench.teacher):
+        timed(bench.teacher, train_alone, bench, bench.setting.teacher, 0, bench.teacher)
+    return note(table, bench, "teacher", 0, bench.teacher)
+
+
+def measure_student(bench: Bench, table: Table, arm: Arm, seed: int) -> dict[str, Any]:
+    """Make the student of an arm, where it is missing, and return its row."""
+    out = bench.student(arm.name, seed)
+    if not finished(out):
+        timed(out, learn, bench, arm, seed, out)
+    return note(table, bench, arm.name, seed, out)
 
 
 def main() -> None:
@@ -193,12 +198,11 @@ def main() -> None:
     measure(bench, open_table(given.setting), given.seeds)
 
 
-def open_table(setting: str) -> Table:
+def open_table(setting: str, folder: Path = RESULTS) -> Table:
     """Return the results of a setting."""
     name = "translation" if setting == "small" else f"translation_{setting}"
-    return Table(
-        name, "What does a small translator gain from its teacher?", asdict(SETTINGS[setting])
-    )
+    question = "What does a small translator gain from its teacher?"
+    return Table(name, question, asdict(SETTINGS[setting]), folder)
 
 
 def options() -> argparse.Namespace:
@@ -272,8 +276,11 @@ def conduct(bench: Bench, seed: int, out: Path) -> dict[str, Any]:
     }
 
 
-def note(table: Table, bench: Bench, arm: str, seed: int, out: Path) -> None:
-    """Score a run and add its row; counts of every sentence are kept beside it."""
+def note(table: Table, bench: Bench, arm: str, seed: int, out: Path) -> dict[str, Any]:
+    """Score a run, unless that was done, and return its row; every sentence's counts are kept."""
+    found = next((row for row in table.rows if (row["arm"], row["seed"]) == (arm, seed)), None)
+    if found is not None:
+        return found
     text = open_text(bench.text / TEST, languages=("de", "en"))
     made = evaluate(str(out), text, batch_size=256, device=bench.device)
     counts = [
@@ -299,23 +306,37 @@ def note(table: Table, bench: Bench, arm: str, seed: int, out: Path) -> None:
     }
     table.add(row, ("arm",))
     print(f"seed {seed} {arm}: BLEU {row['bleu']:.2f}, {row['seconds']:.0f} s", flush=True)
+    return row
+
+
+def gaps(bench: Bench, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the gap of every arm that was measured, and whose rival was, in one seed at least."""
+    return [
+        gap(bench, arm, both)
+        for arm in ARMS
+        if arm.against != arm.name and (both := measured(bench, arm, seeds))
+    ]
+
+
+def measured(bench: Bench, arm: Arm, seeds: Sequence[int]) -> list[int]:
+    """Return the seeds in which an arm and its rival were scored."""
+    names = (arm.name, arm.against)
+    return [one for one in seeds if all((bench.student(n, one) / COUNTS).exists() for n in names)]
 
 
 def gap(bench: Bench, arm: Arm, seeds: Sequence[int]) -> dict[str, Any]:
     """Return how much BLEU an arm gains over the one it is compared with, and the 95 % interval.
 
-    Translations of all seeds that both have are one corpus; the bootstrap draws its sentences.
+    Translations of all seeds are one corpus; the bootstrap draws its sentences.
     """
-    names = (arm.name, arm.against)
-    both = [one for one in seeds if all((bench.student(n, one) / COUNTS).exists() for n in names)]
     ours, theirs = (
-        torch.tensor([json.loads((bench.student(name, one) / COUNTS).read_text()) for one in both])
-        for name in names
+        torch.tensor([json.loads((bench.student(name, one) / COUNTS).read_text()) for one in seeds])
+        for name in (arm.name, arm.against)
     )
     one, other = ours.sum(0), theirs.sum(0)
     low, high, _ = paired_bootstrap(one.tolist(), other.tolist(), DRAWS, from_seed(DRAWS))
     found = bleu_of(one.sum(0).tolist()) - bleu_of(other.sum(0).tolist())
-    told = {"arm": arm.name, "against": arm.against, "seeds": len(both)}
+    told = {"arm": arm.name, "against": arm.against, "seeds": len(seeds)}
     return told | {"gap": found, "low": low, "high": high}
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.text import needs_extra
+
 ROOT = Path(__file__).parents[1]
 
 
+@needs_extra
 @pytest.mark.slow
 def test_every_experiment_that_waits_for_a_gpu_runs_at_toy_size():
     script = ROOT / "benchmarks" / "gpu.py"
