@@ -1,0 +1,190 @@
+"""Tables of what students learn, by results file: arms over seeds, and what they gain or keep."""
+
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from cells import MINUS, PLUS_MINUS, Result, accuracy, interval, percent, points, spread, table
+
+
+def arms(result: Result) -> str:
+    """The table of a distillation benchmark: arms at equal steps, and at equal time."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["summary"]:
+        groups.setdefault(str(row.get("at", "")), []).append(row)
+    parts = _setting(result)
+    for at, rows in groups.items():
+        curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
+        early = max(map(len, curves.values()))
+        timed = at.endswith("seconds")
+        made = [
+            [
+                row["arm"],
+                *(curves[row["arm"]] or ["—"] * early),
+                accuracy(row),
+                percent(row["agreement"]),
+                *([f"{row['steps']:,.0f}"] if timed else []),
+            ]
+            for row in rows
+        ]
+        heads = [
+            f"at {at}" if at else "arm",
+            *(f"after {100 * (i + 1) / (early + 1):.0f} %" for i in range(early)),
+        ]
+        heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
+        parts.append(table(heads, made))
+    return "\n\n".join(parts)
+
+
+def _setting(result: Result) -> list[str]:
+    """Return what all rows share as a paragraph, or nothing."""
+    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    return [f"{', '.join(told)}."] if told else []
+
+
+def _curve(result: Result, at: str, arm: str) -> list[str]:
+    """Return the learning curve of an arm before its end, in %, as means over its seeds."""
+    rows = [
+        row for row in result.get("rows", ()) if (str(row.get("at", "")), row["arm"]) == (at, arm)
+    ]
+    curves = [
+        # A length that does not divide evenly is looked at twice in its last steps.
+        [point["accuracy"] for point in row.get("curve", ()) if point["step"] < 0.99 * row["steps"]]
+        for row in rows
+    ]
+    whole = [curve for curve in curves if len(curve) == max(map(len, curves))]
+    return [f"{100 * statistics.mean(points):.1f}" for points in zip(*whole, strict=True)]
+
+
+def _digits(result: Result) -> str:
+    """The same with what each arm keeps of its teacher's accuracy."""
+    rows = [[name, percent(kept[0]), interval(kept)] for name, kept in result["kept"].items()]
+    heads = ("arm", "of its teacher's accuracy", "95 % interval over seeds")
+    return f"{arms(result)}\n\n{table(heads, rows)}"
+
+
+def _lcw(result: Result) -> str:
+    """The table of generated images: how far from real ones, and what students learn from them."""
+    accuracies = {row["arm"]: row for row in result["summary"]}
+    rows = [
+        [
+            arm,
+            f"{mean:.2f} (one seed)" if sd is None else f"{mean:.2f} {PLUS_MINUS} {sd:.2f}",
+            accuracy(accuracies[arm]),
+        ]
+        for arm, (mean, sd) in result["frechet"].items()
+    ]
+    setting = result["setting"]
+    told = (
+        f"A generator learned {setting['generator_steps']:,} steps of each stage from the data "
+        f"named first; {setting['pair']}, {setting['steps']:,} steps on images as they are."
+    )
+    heads = ("data: codes", "Frechet distance to test images", "accuracy, %")
+    return f"{told}\n\n{table(heads, rows)}"
+
+
+def _objectives(result: Result) -> str:
+    """The same with what each arm has over labels, over soft targets, and over its control."""
+    shown = {row["arm"] for row in result["summary"]}
+    gaps: dict[tuple[str, str], dict[str, str]] = {}
+    rivals: list[str] = []
+    for row in result.get("differences", ()):
+        rivals += [row["over"]] if row["over"] not in rivals else []
+        if row["arm"] in shown:
+            told = f"{points(row['mean'])} ({points(row['low'])} to {points(row['high'])})"
+            gaps.setdefault((row["at"], row["arm"]), {})[row["over"]] = told
+    tables = [arms(result), _first_gradients(result, shown)]
+    if not gaps:
+        return "\n\n".join(filter(None, tables))
+    rows = [
+        [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
+    ]
+    heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
+    return "\n\n".join(filter(None, [*tables, table(heads, rows)]))
+
+
+def _first_gradients(result: Result, shown: Collection[str]) -> str:
+    """How long an objective's first gradient is at its published weight, for the labels' of 1."""
+    found: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        if row.get("weight") and row["teacher"] == "trained" and row["arm"] in shown:
+            found.setdefault(row["arm"], []).append(1 / row["weight"])
+    rows = [[arm, f"{statistics.mean(ratios):.2g}"] for arm, ratios in found.items()]
+    heads = ("arm, at its published weight", "its first gradient over that of the labels")
+    return table(heads, rows) if rows else ""
+
+
+def _repaired(result: Result) -> str:
+    """The same with how the gain over labels alone grows with the magnitude."""
+    rows = [
+        [arm, f"{points(gap['mean'])} ({points(gap['low'])} to {points(gap['high'])})"]
+        for arm, gap in result.get("slopes", {}).items()
+    ]
+    heads = ("arm", "points over labels alone, for each unit of magnitude")
+    return f"{arms(result)}\n\n{table(heads, rows)}" if rows else arms(result)
+
+
+def _translation(result: Result) -> str:
+    """BLEU of every arm over its seeds, and how far from the arm it is compared with."""
+    shown = {row["arm"] for row in result["summary"]}
+    gaps = {gap["arm"]: gap for gap in result.get("gaps", ())}
+    rows = []
+    for arm in dict.fromkeys(row["arm"] for row in result["rows"] if row["arm"] in shown):
+        runs = [row for row in result["rows"] if row["arm"] == arm]
+        scores = [row["bleu"] for row in runs]
+        sd = f" {PLUS_MINUS} {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+        spent = [row["cpu_seconds"] for row in runs if row["cpu_seconds"] is not None]
+        cells = [
+            f"{statistics.mean(scores):.1f}{sd}",
+            str(len(runs)),
+            f"{statistics.mean(spent):,.0f}" if spent else "—",
+        ]
+        gap = gaps.get(arm)
+        if gap is None:
+            rows.append([arm, *cells, "—", "—"])
+            continue
+        interval = f"{gap['gap']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+        rows.append([arm, *cells, interval.replace("-", MINUS), gap["against"]])
+    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    told += [
+        "sacrebleu " + name for name in dict.fromkeys(row["signature"] for row in result["rows"])
+    ]
+    heads = (
+        "arm",
+        "BLEU",
+        "seeds",
+        "seconds of one thread",
+        "gap (95 %, over sentences)",
+        "against",
+    )
+    return f"{', '.join(told)}.\n\n{table(heads, rows)}"
+
+
+def _continual(result: Result) -> str:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["arm"], []).append(row)
+    rows = []
+    for arm, runs in sorted(groups.items(), key=lambda item: -_mean(item[1], "accuracy")):
+        parts = [f"{100 * _mean(runs, f'{part}_accuracy'):.1f}" for part in ("old", "new")]
+        found = [run["accuracy"] for run in runs]
+        sd = statistics.stdev(found) if len(found) > 1 else None
+        rows.append([arm, *parts, spread(statistics.mean(found), sd, len(found))])
+    heads = ("beside the new digits", "old, %", "new, %", "all ten, %")
+    return "\n\n".join([*_setting(result), table(heads, rows)])
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.mean(row[name] for row in rows)
+
+
+TABLES: Mapping[str, Callable[[Result], str]] = {
+    "digits": _digits,
+    "objectives_digits": _objectives,
+    "autoaugment_kd": _repaired,
+    "translation": _translation,
+    "translation_large": _translation,
+    "continual": _continual,
+    "lcw": _lcw,
+    "lcw_cifar10": _lcw,
+}

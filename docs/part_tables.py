@@ -1,0 +1,199 @@
+"""Tables of what parts do, by results file: exports, images, speed, resuming and scores."""
+
+import statistics
+from collections.abc import Callable, Mapping
+
+from cells import PLUS_MINUS, Result, percent, points, ranked, table
+
+
+def _evaluated(result: Result) -> str:
+    rows = [
+        [
+            row["network"],
+            f"{row['parameters']:,}",
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['correct']:,} of {row['count']:,}",
+            percent(row["expected"]),
+        ]
+        for row in result["rows"]
+    ]
+    return table(("network", "parameters", "accuracy", "right", "known of it"), rows)
+
+
+def _int8(result: Result) -> str:
+    rows = []
+    for row in result["rows"]:
+        by = {
+            item["images"]: item
+            for item in reversed(row.get("calibrated", ()))
+            if item["settings"]["method"] == "minmax"
+        }
+        changes = [
+            f"{points(by[kind]['mean_points'])} {PLUS_MINUS} {by[kind]['spread_points']:.2f}"
+            if kind in by
+            else "—"
+            for kind in ("real", "shaders", "noise")
+        ]
+        speed = row["speed"]
+        rows.append(
+            [
+                row["network"],
+                *changes,
+                f"{row['bytes_ratio']:.2f}",
+                f"{speed['int8_one_image']:.1f}",
+                f"{speed['int8_in_batches']:.1f}",
+            ]
+        )
+    heads = (
+        *("network", "points, real images", "points, shaders", "points, noise"),
+        *("bytes", "speed, one image", "speed, batches"),
+    )
+    told = (
+        "Change of accuracy in points when float32 ONNX becomes int8, by what it was calibrated "
+        "on (512 images, three seeds); bytes and speed as a multiple of float32 ONNX, on one "
+        "thread. A dash: not trained, so there is no accuracy to lose."
+    )
+    return f"{told}\n\n{table(heads, rows)}"
+
+
+def _augmentation(result: Result) -> str:
+    rates = result["images_per_second"]
+    rows = [[name, f"{rate['median']:,}"] for name, rate in rates.items()]
+    made = table(("setting, 32 x 32 in batches of 256, one thread", "images a second"), rows)
+    composed = result["composing"]["ratio"]
+    lines = [f"* Speed of composing operations, against one pass each: {composed} times."]
+    if "kornia" in result:
+        kornia = result["kornia"]
+        lines.append(f"* Speed against kornia {kornia['version']}: {kornia['ratio']} times.")
+    return f"{made}\n\n" + "\n".join(lines)
+
+
+def _shaders(result: Result) -> str:
+    parts = []
+    coverage = result.get("coverage")
+    if isinstance(coverage, Mapping):
+        rows = [
+            [
+                name,
+                f"{row['relative_entropy']:.3f} {PLUS_MINUS} {row['spread']:.3f}",
+                percent(row["smallest_class_share"]),
+            ]
+            for name, row in coverage["sources"].items()
+        ]
+        told = (
+            f"What a CIFAR-10 ResNet-20 calls {coverage['images']:,} raw images of each source, "
+            f"{coverage['seeds']} seeds; 1 is an even share of every class."
+        )
+        made = table(("source", "entropy of its classes", "smallest class"), rows)
+        parts.append(f"{told}\n\n{made}")
+    agreement = result.get("agreement")
+    if isinstance(agreement, Mapping):
+        within, mean = (
+            agreement[key] for key in ("worst_pixels_within_tolerance", "worst_mean_difference")
+        )
+        parts.append(
+            f"OpenGL ({agreement['renderer']}) against torch, the worst of all families: "
+            f"{100 * within:.2f} % of the pixels within 2/255; the largest mean difference of an "
+            f"image is {255 * mean:.2f}/255."
+        )
+    speed = result.get("speed")
+    if isinstance(speed, Mapping):
+        rows = [
+            [str(size), *(f"{rate:,}" for rate in row["images_per_second"].values())]
+            for size, row in speed["sizes"].items()
+        ]
+        names = next(iter(speed["sizes"].values()))["images_per_second"]
+        heads = ("images a second at size", *names)
+        parts.append(table(heads, rows))
+    return "\n\n".join(parts)
+
+
+def _loop(result: Result) -> str:
+    rows = [
+        [
+            row["pair"],
+            row["precision"],
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    told = "Images a second of `distill` over those of a hand-written loop with the same networks."
+    return f"{told}\n\n{table(('networks', 'precision', 'ratio', 'range'), rows)}"
+
+
+def _resume(result: Result) -> str:
+    return (
+        f"{result['of']} runs of {result['steps']} steps were killed {result['kills']} times at "
+        f"random instants ({result['while_training']} of them between the first step and the "
+        f"last) and gone on with; {result['same_students']} of {result['of']} students "
+        "are the same, byte for byte, as without a kill."
+    )
+
+
+def _pool_cost(result: Result) -> str:
+    pool = result["pool"]
+    return (
+        f"Drawing {pool['draws']:,} images, asking the teacher about them and keeping "
+        f"{pool['images']:,}: {result['fill_seconds']:.0f} seconds of one thread. A step of "
+        f"{result['batch_size']} images: {1000 * result['step_seconds']:.0f} milliseconds. Share "
+        f"of the pool in {result['steps']:,} steps: {percent(result['share'])}."
+    )
+
+
+def _score(result: Result) -> str:
+    """How well each predictor, fitted on one task, ranks the transfer sets of the other."""
+    rows = [
+        [predictor, way, *(ranked(found[key]) for key in ("all", "without_trivial"))]
+        for predictor, ways in result["across_tasks"].items()
+        for way, found in ways.items()
+    ]
+    heads = ("predictor", "fitted on, tested on", "Spearman, all sets", "without trivial sets")
+    sets = " and ".join(f"{count} of {task}" for task, count in result["sets"].items())
+    told = (
+        f"Transfer sets: {sets}. Rank correlation of the score before training with the accuracy "
+        "after it, with the interval of 95 % over resampled sets. `entropy` is class entropy "
+        "alone; `prior` is pair coverage, the smallest class and the BatchNorm distance, named "
+        "before anything was measured, and is what `score` carries; `chosen` is what fits the "
+        "fitting task best."
+    )
+    errors = result["across_tasks"][result["shipped"]["predictor"]].values()
+    reach = max(found["error_of_nine_in_ten"] for found in errors)
+    last = (
+        f"It ranks. Of the accuracy itself it says little: nine in ten predictions from the other "
+        f"task lie within {reach:.2f} of the share of accuracy that was reached."
+    )
+    return f"{told}\n\n{table(heads, rows)}\n\n{last}"
+
+
+def _scored(result: Result) -> str:
+    rows = [
+        [
+            row["name"].replace("|", "\\|"),
+            str(row["verdict"]),
+            f"{row['fed']['class_entropy']:.2f}",
+            f"{row['fed']['pair_coverage']:.2f}",
+            percent(statistics.mean(row["accuracy"])),
+        ]
+        for row in sorted(result["rows"], key=lambda row: -statistics.mean(row["accuracy"]))
+    ]
+    heads = ("transfer set \\| what is around it", "verdict", "class entropy", "pairs", "accuracy")
+    told = (
+        f"{len(rows)} transfer sets, scored as fed, then taught to a {result['student']} for "
+        f"{result['steps']} steps; the teacher is right on {percent(result['teacher_accuracy'])}."
+    )
+    return f"{told}\n\n{table(heads, rows)}"
+
+
+TABLES: Mapping[str, Callable[[Result], str]] = {
+    "evaluate_cifar10": _evaluated,
+    "int8": _int8,
+    "augmentation": _augmentation,
+    "shaders": _shaders,
+    "loop": _loop,
+    "resume": _resume,
+    "pool_cost": _pool_cost,
+    "score": _score,
+    "score_digits": _scored,
+    "score_cifar10": _scored,
+}
