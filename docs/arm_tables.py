@@ -6,6 +6,11 @@ from typing import Any
 
 from cells import MINUS, PLUS_MINUS, Result, accuracy, interval, percent, points, spread, table
 
+# So few arms are also told in words.
+_TOLD = 4
+_UNDECIDED = "level, as far as can be told, with"
+_SIDES = ("above", "below", _UNDECIDED)
+
 
 def arms(result: Result) -> str:
     """The table of a distillation benchmark: arms at equal steps, and at equal time."""
@@ -100,7 +105,28 @@ def _objectives(result: Result) -> str:
         [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
     ]
     heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
-    return "\n\n".join(filter(None, [*tables, table(heads, rows)]))
+    words = _in_words(result["differences"], shown) if len(shown) <= _TOLD else ""
+    return "\n\n".join(filter(None, [*tables, table(heads, rows), words]))
+
+
+def _in_words(differences: Sequence[Mapping[str, Any]], shown: Collection[str]) -> str:
+    """Say of each arm which rivals it is above, below, or not told apart from."""
+    told: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for row in differences:
+        if row["arm"] in shown:
+            side = "above" if row["low"] > 0 else "below" if row["high"] < 0 else _UNDECIDED
+            sides = told.setdefault((row["arm"], row["at"]), {})
+            sides.setdefault(side, []).append(row["over"])
+    lines = ["In words; above and below where the interval leaves zero out:", ""]
+    for (arm, at), sides in told.items():
+        parts = [f"{side} {_listed(sides[side])}" for side in _SIDES if side in sides]
+        lines.append(f"* {f'{arm}, ' if len(shown) > 1 else ''}{at}: {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _first_gradients(result: Result, shown: Collection[str]) -> str:

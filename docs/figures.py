@@ -10,7 +10,7 @@ Parts of pages are marked (see marked.py):
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import arm_tables
@@ -36,7 +36,7 @@ def figures(argument: str) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     parts = []
     if chosen:
-        arms = chosen.split(", ")
+        arms = _arms_of(chosen, {row["arm"] for row in result["summary"]})
         result["summary"] = [row for row in result["summary"] if row["arm"] in arms]
         missing = [arm for arm in arms if arm not in {row["arm"] for row in result["summary"]}]
         parts = [f"Not measured yet: {', '.join(missing)}."] if missing else []
@@ -44,6 +44,16 @@ def figures(argument: str) -> str:
 
 
 MAKERS: marked.Makers = {"figures": figures}
+
+
+def _arms_of(chosen: str, known: Collection[str]) -> list[str]:
+    """Return the arms that a list names; a name may have commas of its own."""
+    arms, parts = [], chosen.split(", ")
+    while parts:
+        lengths = [n for n in range(len(parts), 0, -1) if ", ".join(parts[:n]) in known] or [1]
+        arms.append(", ".join(parts[: lengths[0]]))
+        parts = parts[lengths[0] :]
+    return arms
 
 
 def _section(name: str) -> str:

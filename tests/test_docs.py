@@ -108,6 +108,12 @@ def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
     assert "noise" not in figures.figures("cifar10: full")
     assert "Not measured yet: real." in figures.figures("cifar10: full, real")
     assert "| 50.0 ± 1.0 (3 seeds) | noise 10.0 (one seed) |" in figures.figures("summary")
+    whole["summary"].append(told | {"arm": "full, in two stages", "mean": 0.25, "sd": 0.01})
+    (tmp_path / "cifar10.json").write_text(json.dumps(whole))
+    two = figures.figures("cifar10: full, in two stages, full, real")
+    assert "| full, in two stages | 25.0" in two
+    assert "| full | 50.0" in two
+    assert "Not measured yet: real." in two
     assert figures.figures("digits").startswith("Not measured yet; `benchmarks/digits.py`")
 
 
