@@ -19,7 +19,7 @@ from understudy.audits.evaluation import ClassAccuracy, Evaluation, evaluate
 from understudy.audits.search_path import FollowedSearch, follow_search
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.data.datasets import Dataset, Part
-from understudy.exports.measure import count_flops
+from understudy.exports.measure import Timing, count_flops, time_pair
 from understudy.held_out import HeldOut, answer_held_out, answer_shown
 from understudy.nets.network import Network
 from understudy.objectives.soft_targets import SoftTargets
@@ -33,6 +33,9 @@ from understudy.sources.rehearsed import Rehearsed
 from understudy.tasks.classification import Classification
 
 _SCORED = 1024
+# The verbs whose networks are held against what they were, and how long each pair is timed.
+_TIMED = ("prune", "quantize")
+_TIMING = Timing(seconds=2.0)
 _SCORES = ("accuracy", "correct", "calibration_error")
 
 
@@ -72,6 +75,8 @@ def summarize_images(
     if audit and not optimised:
         found = score_stage(stage, teacher, seed)
         write_json(folder.file("findings.json"), [finding_json(found)])
+    if audit and recipe.verb in _TIMED:
+        told |= time_pair(teacher, student, held_out.images, _TIMING)
     if audit:
         rng = from_seed(child_seed(seed, "search_path"))
         followed = follow_search(innermost(stage.source), teacher, student, rng)

@@ -45,7 +45,8 @@ def summarize(
         judges: labelled data to score on.
         compared: what the objectives told before the first step.
         last: what the student was shown last; None where this call only found it trained.
-        audit: whether the transfer set is scored, too, and a search for images followed.
+        audit: whether the transfer set is scored, too, a search for images followed, and a network
+            that was made smaller timed.
     """
     final, outcome = recipe.stages[-1], outcomes[-1]
     seconds = sum(part.seconds for part in outcomes)

@@ -10,16 +10,20 @@ from torch import Tensor
 
 from tests import tiny
 from tests.exports.conftest import CONTRACT, images
+from understudy.compress.post_training_quantization import PostTrainingQuantization
 from understudy.data.arrays import array_images
+from understudy.exports import exporting
 from understudy.exports.exporting import LIST, export_network, held_against
-from understudy.exports.measure import Exported, Timing
+from understudy.exports.measure import Exported, Pace, Timing
 from understudy.exports.verify import VerificationError
 from understudy.loading import load
 from understudy.nets.builtin import build
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
+from understudy.protocols import image_batch
 from understudy.reports.record import read_run
 from understudy.run_folder import RunFolderError
+from understudy.seeding import from_seed
 
 SHORT = Timing(batch_size=4, rounds=3, seconds=0.1)
 
@@ -69,9 +73,28 @@ def test_a_gain_in_speed_is_claimed_only_beyond_the_noise(latency: float, gains:
         quantize_nodes=4,
         **fields,
     )
-    note = held_against(rounded, floats).note
+    note = held_against(rounded, floats, "float32 ONNX").note
     assert note.startswith("no gain on this machine: ") != gains
     assert "0.27 of the bytes of float32 ONNX" in note
+
+
+def test_int8_of_a_network_that_rounds_is_held_against_one_that_does_not(
+    network: Network, probe: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = PostTrainingQuantization()(network, [image_batch(images(32))], from_seed(0))
+    paces = {
+        "onnx": Pace(latency_ms=8.0, images_per_second=1.0),  # slow by its rounding
+        "float32 ONNX without rounding": Pace(latency_ms=4.0, images_per_second=10.0),
+        "int8-onnx": Pace(latency_ms=2.0, images_per_second=15.0),
+    }
+    monkeypatch.setattr(
+        exporting, "time_forms", lambda forms, *_: {name: paces[name] for name in forms}
+    )
+    rows = export_network(rounds, tmp_path, ["onnx", "int8-onnx"], [images(32)], probe)
+    assert [(row.form, row.latency_ms) for row in rows] == [("onnx", 8.0), ("int8-onnx", 2.0)]
+    assert "of the bytes of float32 ONNX without rounding, 2.00 times its speed" in rows[1].note
+    assert rows[1].note.endswith("1.50 times in batches")
+    assert names(tmp_path) == {"student.onnx", "student.int8.onnx", LIST}
 
 
 def test_accuracy_of_each_form_is_counted_on_labelled_images(

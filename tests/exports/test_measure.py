@@ -5,8 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from tests.exports.conftest import CONTRACT, images
-from understudy.exports.measure import Exported, Timing, count_flops, time_forms
+from understudy.exports import measure
+from understudy.exports.measure import (
+    Answer,
+    Exported,
+    Pace,
+    Timing,
+    count_flops,
+    on_cpu,
+    time_forms,
+    time_pair,
+)
 from understudy.nets.network import Network
+from understudy.nets.quantized import Grid, quantize_
 
 
 def test_operations_by_hand() -> None:
@@ -42,6 +53,53 @@ def test_time_that_is_up_still_gives_three_rounds() -> None:
 
     time_forms({"a": answer}, images(1), Timing(batch_size=1, rounds=50, seconds=1e-9))
     assert len(calls) == 2 * (1 + 3)
+
+
+def small() -> Network:
+    return Network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)), CONTRACT)
+
+
+def test_a_network_and_what_it_was_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = {
+        "teacher": Pace(latency_ms=2.0, images_per_second=10.0),
+        "student": Pace(latency_ms=1.0, images_per_second=15.0),
+    }
+    asked = []
+
+    def time_forms(forms: dict[str, Answer], *rest: object) -> dict[str, Pace]:
+        asked.append({name: answer(images(2)) for name, answer in forms.items()})
+        return paces
+
+    monkeypatch.setattr(measure, "time_forms", time_forms)
+    teacher, student = small().eval(), small().eval()
+    assert time_pair(teacher, student, images(3), Timing(batch_size=8)) == {
+        "timed_in_batches_of": 8,
+        "teacher_latency_ms": 2.0,
+        "teacher_answers_per_second": 10.0,
+        "student_latency_ms": 1.0,
+        "student_answers_per_second": 15.0,
+    }
+    torch.testing.assert_close(asked[0]["teacher"], teacher(images(2)))
+    torch.testing.assert_close(asked[0]["student"], student(images(2)))
+
+
+def test_a_network_that_rounds_is_not_timed() -> None:
+    teacher, student = small(), small()
+    quantize_(student.body, {"2": Grid(weight_bits=8, activation_bits=8)})
+    told = time_pair(teacher, student, images(3), Timing(rounds=3))
+    assert len(told) == 5
+    assert set(told.values()) == {None}
+
+
+def test_how_a_network_lies_in_memory_does_not_change_what_is_timed() -> None:
+    network = small().to(memory_format=torch.channels_last).train()
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    answer = on_cpu(network)(images(2))
+    assert not answer.requires_grad
+    assert network.training
+    assert network.body[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(answer, network.eval()(images(2)))
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
 
 
 def test_a_timing_without_rounds_is_refused() -> None:

@@ -22,6 +22,13 @@ def test_four_figures_at_most_stand_under_the_verdict():
     assert all(fact.tag is not None for fact in facts)
 
 
+def test_the_time_of_a_smaller_network_stands_beside_what_it_was():
+    summary = Summary(student_accuracy=0.9, teacher_latency_ms=2.0, student_latency_ms=0.5)
+    facts = headline_facts(RunRecord(name="run", summary=summary))
+    assert [fact.name for fact in facts] == ["Accuracy", "Latency"]
+    assert facts[1].detail == "1/4 of the teacher's 2.00 ms, on the CPU"
+
+
 def test_a_run_without_a_summary_has_no_headline_figures():
     assert headline_facts(RunRecord(name="run")) == []
 

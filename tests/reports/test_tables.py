@@ -115,6 +115,17 @@ def test_networks_are_compared_by_parameters_and_flops():
     assert networks_table(Summary()) is None
 
 
+def test_networks_are_compared_by_time_where_it_was_taken():
+    summary = Summary(
+        teacher_latency_ms=2.0, student_latency_ms=1.5, timed_in_batches_of=64,
+        teacher_answers_per_second=1000.0, student_answers_per_second=1400.0,
+    )  # fmt: skip
+    assert texts(networks_table(summary))[1:] == [
+        ["Latency of one image, CPU", "2.00 ms", "1.50 ms", "75 % of the teacher's"],
+        ["Images/s, 64 at once, CPU", "1,000", "1,400", "1.40 times the teacher's"],
+    ]
+
+
 def test_other_scores_stand_side_by_side():
     summary = Summary(teacher_scores={"mIoU": 0.7}, student_scores={"mIoU": 0.61, "PSNR": 30.0})
     assert texts(scores_table(summary)) == [

@@ -6,9 +6,11 @@ import torch
 
 import understudy
 from tests import tiny
+from understudy import image_summary
 from understudy.loading import load
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.quantized import grids_of
+from understudy.protocols import Finding
 from understudy.run_folder import SUMMARY
 
 RUN = {"transfer": "noise", "batch_size": 8, "audit": False}
@@ -39,6 +41,25 @@ def test_a_pruned_run_is_a_smaller_network_that_can_be_loaded(network, tmp_path)
     assert count_parameters(made) == summary["student_parameters"]
     assert [record["kind"] for record in made.plan] == ["pruned", "pruned"]
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_pruned_network_is_timed_against_what_it_was_and_is_the_same_without(
+    network, tmp_path, monkeypatch
+):
+    found = Finding(name="score", verdict="ok", summary="Fine.", tag="proxy")
+    monkeypatch.setattr(image_summary, "score_stage", lambda *_: found)
+    timed, bare = (
+        understudy.prune(
+            network, 0.4, out=tmp_path / name, steps=2, **{**RUN, "audit": audit}, **SMALL
+        )
+        for name, audit in (("timed", True), ("bare", False))
+    )
+    for what in ("latency_ms", "answers_per_second"):
+        assert min(timed[f"{role}_{what}"] for role in ("teacher", "student")) > 0
+        assert f"student_{what}" not in bare
+    one, other = (tmp_path / name / "student.safetensors" for name in ("timed", "bare"))
+    assert one.read_bytes() == other.read_bytes()
+    assert "Latency of one image, CPU" in (tmp_path / "timed" / "report.html").read_text()
 
 
 def test_a_quantized_run_needs_no_step(network, tmp_path):

@@ -288,6 +288,10 @@ def quantize(
             watch=shown.watch,
         )
     tell(summary, out, json=json)
+    if not json and summary:
+        results.print(
+            "speed      not timed: rounding is simulated here; export int8-onnx, timed there"
+        )
 
 
 def continual(

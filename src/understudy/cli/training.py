@@ -254,6 +254,13 @@ def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
             f"agreement  {summary['agreement']:.1%} on {summary['agreement_count']:,} "
             f"{summary['agreement_on']}"
         )
+    if summary.get("student_latency_ms"):
+        alone = summary["teacher_latency_ms"] / summary["student_latency_ms"]
+        together = summary["student_answers_per_second"] / summary["teacher_answers_per_second"]
+        results.print(
+            f"speed      {alone:.2f} times the teacher's on one image, {together:.2f} times in "
+            "batches, on this CPU"
+        )
     unit = "sentences" if "score_count" in summary else "images"
     results.print(
         f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s "

@@ -5,12 +5,11 @@ of them have been verified. Whatever fails on the way, a full disk included, lea
 an earlier export as they were.
 """
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from understudy.data.datasets import Dataset, batches
 from understudy.data.student_file import read_student
 from understudy.exports.description import INPUT, describe
 from understudy.exports.int8_onnx import Int8, export_int8_onnx
-from understudy.exports.measure import Answer, Exported, Timing, time_forms
+from understudy.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
 from understudy.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
@@ -34,7 +33,7 @@ from understudy.exports.onnx import (
 from understudy.exports.programs import trace_program, write_program
 from understudy.exports.verify import answers_of, verify
 from understudy.loading import save
-from understudy.nets.network import Network, freeze
+from understudy.nets.network import Network
 from understudy.nets.quantized import float_twin, grids_of, is_quantized
 from understudy.run_folder import RunFolderError, write_json
 
@@ -50,6 +49,8 @@ _PART = "exports.part"
 _LABELLED_BATCH = 250
 # What two timings of the same file may differ by.
 _GAIN = 1.05
+# What the int8 form of a network that rounds is held against: the rounding itself costs time.
+_PLAIN = "float32 ONNX without rounding"
 
 
 def export_network(
@@ -94,13 +95,18 @@ def export_network(
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """One form on disk, and how it answers in this process."""
+    """One form on disk, and how it answers in this process.
+
+    Args:
+        made_from: the file without rounding that an int8 one came from, where its network rounds.
+    """
 
     name: str
     path: Path
     weight_bytes: int
     answer: Answer
     quantize_nodes: int | None = None
+    made_from: "_Form | None" = None
 
 
 def _checked(formats: Sequence[str], calibration: Iterable[Tensor] | None) -> tuple[str, ...]:
@@ -140,7 +146,7 @@ def _write_forms(
     program = functools.cache(functools.partial(trace_program, network))
     if {"onnx", "int8-onnx"} & set(asked):
         write_onnx(program(), describe(network), part / FILES["onnx"])
-        forms.append(_onnx_form("onnx", part))
+        forms.append(_onnx_form("onnx", part / FILES["onnx"]))
     if "pt2" in asked:
         write_program(program(), network, part / FILES["pt2"])
         answer = _inferring(program().module())
@@ -151,17 +157,20 @@ def _write_forms(
         save(network, own)
         if not read_student(own)[1].architecture:  # nothing else could rebuild it
             write_program(program(), network, own / FILES["pt2"])
-        answer = _inferring(freeze(network).to("cpu", torch.float32))
-        forms.append(_torch_form("safetensors", own / FILES["safetensors"], network, answer))
+        weights = own / FILES["safetensors"]
+        forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
     if "int8-onnx" in asked:
         assert calibration is not None
         path, grids = part / FILES["onnx"], list(grids_of(network.body).values())
+        plain = None
         if grids:
             path = part / "twin.onnx"
             twin = Network(float_twin(network.body), network.contract, network.reference)
             write_onnx(trace_program(twin), describe(network), path)
+            plain = _onnx_form("onnx", path)
         export_int8_onnx(path, part / FILES["int8-onnx"], calibration, int8, grids)
-        forms.append(_onnx_form("int8-onnx", part))
+        int8_form = _onnx_form("int8-onnx", part / FILES["int8-onnx"])
+        forms.append(replace(int8_form, made_from=plain))
     return forms
 
 
@@ -171,8 +180,7 @@ def _code_of(network: Network) -> str:
     return target.rpartition(":")[0] if kind == "file" else ""
 
 
-def _onnx_form(name: str, part: Path) -> _Form:
-    path = part / FILES[name]
+def _onnx_form(name: str, path: Path) -> _Form:
     session = open_session(path, torch.get_num_threads())
     model = onnx.load(path)
     return _Form(
@@ -213,15 +221,18 @@ def _judge(
         form.name: verify(form.name, form.path, probe, expected, code=code, rounds=rounds)
         for form in forms
     }
-    paces = time_forms({form.name: form.answer for form in forms}, probe, timing)
+    answers = {form.name: form.answer for form in forms}
+    plain = next((form.made_from for form in forms if form.made_from is not None), None)
+    if plain is not None:
+        answers[_PLAIN] = plain.answer
+    paces = time_forms(answers, probe, timing)
     rows = [
         Exported(
             form=form.name,
             path=form.path.name,
             bytes=form.path.stat().st_size,
             weight_bytes=form.weight_bytes,
-            latency_ms=paces[form.name].latency_ms,
-            images_per_second=paces[form.name].images_per_second,
+            **asdict(paces[form.name]),
             max_difference=compared[form.name].max_difference,
             agreement=compared[form.name].agreement,
             quantize_nodes=form.quantize_nodes,
@@ -229,7 +240,11 @@ def _judge(
         )
         for form in forms
     ]
-    return [rows[0], *(held_against(row, rows[0]) for row in rows[1:])]
+    held, name = rows[0], "float32 ONNX"
+    if plain is not None:
+        size = plain.path.stat().st_size
+        held, name = replace(held, bytes=size, **asdict(paces[_PLAIN])), _PLAIN
+    return [rows[0], *(held_against(row, held, name) for row in rows[1:])]
 
 
 def _accuracy(answer: Answer, labelled: Dataset) -> float:
@@ -242,24 +257,24 @@ def _accuracy(answer: Answer, labelled: Dataset) -> float:
     return correct / len(labelled)
 
 
-def held_against(row: Exported, float32: Exported) -> Exported:
-    """Say of an int8 form what it gains over the float32 file it was made from."""
+def held_against(row: Exported, float32: Exported, name: str) -> Exported:
+    """Say of an int8 form what it gains over the float32 file it was made from, so named."""
     if row.quantize_nodes is None:
         return row
     size = row.bytes / float32.bytes
     alone = float32.latency_ms / row.latency_ms
     together = row.images_per_second / float32.images_per_second
     note = (
-        f"{size:.2f} of the bytes of float32 ONNX, {alone:.2f} times its speed on one image, "
+        f"{size:.2f} of the bytes of {name}, {alone:.2f} times its speed on one image, "
         f"{together:.2f} times in batches"
     )
     if size >= 1 or max(alone, together) < _GAIN:
         note = f"no gain on this machine: {note}"
-    return dataclasses.replace(row, note=note)
+    return replace(row, note=note)
 
 
 def _not_kept(row: Exported) -> Exported:
-    return dataclasses.replace(row, path=None, note="made on the way to int8-onnx, not kept")
+    return replace(row, path=None, note="made on the way to int8-onnx, not kept")
 
 
 def _move_in(form: _Form, folder: Path) -> None:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.checks import positive
 from understudy.nets.network import Network, freeze
+from understudy.nets.quantized import is_quantized
 
 Answer = Callable[[Tensor], Tensor]
 # Below three rounds a median is no protection against one interruption.
@@ -111,6 +112,39 @@ def time_forms(
         name: Pace(latency_ms=1e3 * alone[name], images_per_second=len(batch) / together[name])
         for name in forms
     }
+
+
+def time_pair(
+    teacher: Network,
+    student: Network,
+    probe: Float[Tensor, "batch channels height width"],
+    timing: Timing,
+) -> dict[str, Any]:
+    """Return what a summary says of how fast teacher and student answer on the CPU, in float32.
+
+    A network that rounds has no time worth telling: rounding is simulated there, and costs.
+    """
+    forms = {"teacher": on_cpu(teacher), "student": on_cpu(student)}
+    paces = {} if is_quantized(student) else time_forms(forms, probe.float().cpu(), timing)
+    told: dict[str, Any] = {"timed_in_batches_of": timing.batch_size if paces else None}
+    for name in forms:
+        pace = paces.get(name)
+        told[f"{name}_latency_ms"] = None if pace is None else pace.latency_ms
+        told[f"{name}_answers_per_second"] = None if pace is None else pace.images_per_second
+    return told
+
+
+def on_cpu(network: Network) -> Answer:
+    """Return how a network answers on the CPU, in float32; the network stays where it is."""
+    frozen = freeze(network).to("cpu", torch.float32)
+    frozen.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = frozen(images)
+        return logits
+
+    return answer
 
 
 def _medians(forms: Mapping[str, Answer], images: Tensor, timing: Timing) -> dict[str, float]:

@@ -47,7 +47,7 @@ def headline_facts(record: RunRecord) -> list[Fact]:
         )
     if summary.student_parameters is not None:
         facts.append(_parameters(summary.student_parameters, summary.teacher_parameters))
-    return [*facts, *_smallest_and_fastest(record.exports or ())][:4]
+    return [*facts, *_smallest_and_fastest(record.exports or ()), *_latency(summary)][:4]
 
 
 def _old_and_new(summary: Summary) -> list[Fact]:
@@ -76,6 +76,16 @@ def _parameters(student: int, teacher: int | None) -> Fact:
         if share == figures.EQUAL:
             detail = "as many as the teacher"
     return Fact(name="Parameters", value=value, tag="measured", detail=detail)
+
+
+def _latency(summary: Summary) -> list[Fact]:
+    student, teacher = summary.student_latency_ms, summary.teacher_latency_ms
+    if not student or not teacher:
+        return []
+    share = figures.share_of(student, teacher)
+    detail = f"{share} the teacher's {figures.milliseconds(teacher)}, on the CPU"
+    value = figures.milliseconds(student)
+    return [Fact(name="Latency", value=value, tag="measured", detail=detail)]
 
 
 def _smallest_and_fastest(exports: Sequence[ExportedForm]) -> list[Fact]:

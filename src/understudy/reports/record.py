@@ -99,6 +99,11 @@ class Summary:
     student_parameters: Count | None = None
     teacher_flops: Count | None = None
     student_flops: Count | None = None
+    teacher_latency_ms: Amount | None = None
+    student_latency_ms: Amount | None = None
+    teacher_answers_per_second: Amount | None = None
+    student_answers_per_second: Amount | None = None
+    timed_in_batches_of: Count | None = None
     seed: int | None = None
     class_names: tuple[str, ...] | None = None
     arms: tuple[Arm, ...] | None = None

@@ -139,28 +139,31 @@ def scores_table(summary: Summary) -> Table | None:
 
 
 def networks_table(summary: Summary) -> Table | None:
-    """Return parameters and FLOPs of teacher and student."""
+    """Return parameters, FLOPs and times of teacher and student."""
+    together = f"Images/s, {summary.timed_in_batches_of} at once, CPU"
     rows = [
-        (name, teacher, student)
-        for name, teacher, student in (
-            ("Parameters", summary.teacher_parameters, summary.student_parameters),
-            ("FLOPs an image", summary.teacher_flops, summary.student_flops),
+        (name, write, *(getattr(summary, f"{role}_{what}") for role in ("teacher", "student")))
+        for name, write, what in (
+            ("Parameters", figures.short, "parameters"),
+            ("FLOPs an image", figures.short, "flops"),
+            ("Latency of one image, CPU", figures.milliseconds, "latency_ms"),
+            (together, figures.count, "answers_per_second"),
         )
-        if teacher is not None or student is not None
     ]
+    rows = [row for row in rows if row[2] is not None or row[3] is not None]
     if not rows:
         return None
     return _tabulate(
         rows,
         ("", None, lambda row: row[0]),
-        ("Teacher", "measured", lambda row: _or_missing(row[1], figures.short)),
-        ("Student", "measured", lambda row: _or_missing(row[2], figures.short)),
+        ("Teacher", "measured", lambda row: _or_missing(row[2], row[1])),
+        ("Student", "measured", lambda row: _or_missing(row[3], row[1])),
         (
             "Student is",
             "measured",
             lambda row: (
-                f"{figures.share_of(row[2], row[1])} the teacher's"
-                if row[1] and row[2]
+                f"{figures.share_of(row[3], row[2])} the teacher's"
+                if row[2] and row[3]
                 else MISSING
             ),
         ),
