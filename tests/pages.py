@@ -106,13 +106,14 @@ def furnish(folder: Path) -> None:
 
 def be_brief() -> None:
     """Let runs of this process be judged on few images; called once, before anything runs."""
-    from understudy import summary
+    from understudy import held_out, image_summary
     from understudy.audits import transfer_reference
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    summary.answer_held_out = functools.partial(summary.answer_held_out, count=IMAGES)
-    summary._SCORED = IMAGES
+    few = functools.partial(held_out.answer_held_out, count=IMAGES)
+    image_summary.answer_held_out = few
+    image_summary._SCORED = IMAGES
     transfer_reference._IMAGES = IMAGES
     transfer_reference._BATCH = 8
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from tests.command import command
-from understudy import catalogue, summary
+from understudy import catalogue, image_summary
+from understudy.held_out import answer_held_out
 
 ALONE = [entry for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
 ON_LAYERS = [entry for entry in ALONE if "features" in entry.card.needs]
@@ -22,9 +23,9 @@ PAIRS = [
 def briefly(monkeypatch):
     """Judge students on few images."""
     monkeypatch.setattr(
-        summary, "answer_held_out", functools.partial(summary.answer_held_out, count=32)
+        image_summary, "answer_held_out", functools.partial(answer_held_out, count=32)
     )
-    monkeypatch.setattr(summary, "_SCORED", 32)
+    monkeypatch.setattr(image_summary, "_SCORED", 32)
 
 
 @pytest.mark.slow
