@@ -69,7 +69,18 @@ def test_numbers_are_sorted_as_numbers(tmp_path):
 
 def test_an_empty_class_folder_stands_for_nothing(tmp_path):
     tree(tmp_path, "a/1.png", "b/readme.txt")
-    assert list_images(tmp_path, None).folders == ("a",)
+    listing = list_images(tmp_path, None)
+    assert (listing.folders, listing.bare) == (("a",), ("b",))
+
+
+def test_where_the_order_tells_the_classes_an_empty_folder_leaves_it_open(tmp_path):
+    tree(tmp_path, "b/1.png", "a/readme.txt")
+    listing = list_images(tmp_path, None)
+    with pytest.raises(ValueError, match=r"a holds no image, so the sorted order does not tell"):
+        map_folders(listing.folders, contract(), tmp_path, bare=listing.bare)
+    named = contract(names=("a", "b", "c"))
+    assert map_folders(listing.folders, named, tmp_path, bare=listing.bare) == ((1,), ())
+    assert map_folders(["b", "c", "d"], contract(), tmp_path, bare=["a"])[0] == (0, 1, 2)
 
 
 def test_the_networks_names_place_the_folders_whatever_their_case():

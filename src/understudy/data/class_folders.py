@@ -29,6 +29,7 @@ class Listing:
         folders: the class folders, sorted, or None where there are no labels.
         labels: which of `folders` each path lies in.
         others: how many files are no images by their suffix.
+        bare: folders beside the class folders that hold no image.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Listing:
     folders: tuple[str, ...] | None
     labels: tuple[int, ...] | None
     others: int
+    bare: tuple[str, ...] = ()
 
 
 def find_split(folder: Path, split: Literal["train", "test"]) -> Path:
@@ -88,15 +90,25 @@ def list_images(folder: Path, labels: bool | None) -> Listing:
         folders=tuple(classes),
         labels=tuple(label for _, label in placed),
         others=others,
+        bare=tuple(name for name in inside if name not in classes),
     )
 
 
 def map_folders(
-    folders: Sequence[str], contract: InputContract, where: Path
+    folders: Sequence[str], contract: InputContract, where: Path, *, bare: Sequence[str] = ()
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the class index of every folder, and notes on how it was found."""
+    """Return the class index of every folder, and notes on how it was found.
+
+    Args:
+        bare: folders without an image beside them, which may stand for a class all the same.
+    """
     if contract.names is not None:
         return _by_name(folders, contract.names, where), ()
+    if bare and len(folders) < contract.classes:
+        raise ValueError(
+            f"{where}: {', '.join(bare)} holds no image, so the sorted order does not tell which "
+            "class a folder stands for; give the network's class names, or remove what is no class"
+        )
     if len(folders) > contract.classes:
         raise ValueError(
             f"{where} has {len(folders)} class folders, but the network has "

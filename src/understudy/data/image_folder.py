@@ -145,7 +145,7 @@ def _targets(
     notes = () if not listing.others else (f"{listing.others} files that are no images were left",)
     if listing.folders is None or listing.labels is None:
         return None, contract.names, notes
-    indices, how = map_folders(listing.folders, contract, listing.root)
+    indices, how = map_folders(listing.folders, contract, listing.root, bare=listing.bare)
     targets = torch.tensor(indices)[torch.tensor(listing.labels)]
     return targets, contract.names or listing.folders, (*how, *notes)
 
