@@ -4,7 +4,9 @@ Nothing is downloaded here: the hub's files are made on the spot.
 """
 
 import json
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,7 +37,9 @@ def hub(monkeypatch, tmp_path) -> Callable[..., None]:
             return str(tmp_path / filename)
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-        if optional.reason_absent("timm") is None:
+        if optional.reason_absent("timm") is not None:
+            monkeypatch.setitem(sys.modules, "timm", ModuleType("timm"))
+        else:
             # timm binds the function when it is imported.
             timm_hub = optional.require("timm.models._hub")
             monkeypatch.setattr(timm_hub, "hf_hub_download", download)
@@ -63,6 +67,14 @@ def test_a_repository_that_needs_its_own_code_is_refused(hub, config, message):
 def test_a_repository_that_cannot_be_reached_is_refused(hub):
     hub()
     with pytest.raises(ValueError, match=r"config\.json cannot be had \(404 for org/name"):
+        stated_by_hub(parse("hf:org/name"))
+
+
+def test_without_timm_nothing_is_fetched(monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(optional, "reason_absent", lambda name: "gone" if name == "timm" else None)
+    with pytest.raises(optional.MissingExtraError, match="timm cannot be imported"):
         stated_by_hub(parse("hf:org/name"))
 
 

@@ -98,6 +98,7 @@ def _timm_config(reference: Reference) -> Mapping[str, Any]:
 
 def _refuse_foreign_code(reference: Reference) -> None:
     """Raise unless the repository holds a timm model, which needs no code of its own."""
+    require("timm")  # which will build it: nothing is fetched in vain
     hub = require("huggingface_hub")
     repository, _, revision = reference.target.partition("@")
     try:
