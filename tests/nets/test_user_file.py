@@ -94,3 +94,17 @@ def test_what_is_no_python_file_is_refused(tmp_path, name):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="no Python file"):
         load_factory(tmp_path / name, "make_net")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import absent_package\n", "line 1 of .*net.py raised ModuleNotFoundError: No module"),
+        ("x = 1\ndef make_net(:\n", "line 2 of .*net.py raised SyntaxError: invalid syntax"),
+        ("def make_net():\n    raise RuntimeError('boom')\n", "line 2 of .* RuntimeError: boom"),
+    ],
+)
+def test_what_the_file_raises_is_blamed_on_its_line(tmp_path, code, message):
+    (tmp_path / "net.py").write_text(code)
+    with pytest.raises(ValueError, match=message):
+        make(load_factory(tmp_path / "net.py", "make_net"), "file:net.py", classes=None)

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    with _beside(path):
+    with _beside(path), _blamed(path):
         spec.loader.exec_module(module)
     made_here = {key: value for key, value in vars(module).items() if callable(value)}
     one_of(f"function in {path.name}", name, [key for key in made_here if key[0] != "_"])
@@ -107,11 +108,25 @@ def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., A
     """Let the factory import files beside its own, as it could when run as a script."""
 
     def call(**arguments: Any) -> Any:
-        with _beside(path):
+        with _beside(path), _blamed(path):
             return factory(**arguments)
 
     call.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # as wraps() does
     return call
+
+
+@contextlib.contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Say of what the user's own code raises that it was that code, and which line of it."""
+    try:
+        yield
+    except Exception as error:  # it may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError):
+            lines = [error.lineno]
+        where = f"line {lines[-1]} of {path}" if lines and lines[-1] else str(path)
+        raise ValueError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
