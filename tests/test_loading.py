@@ -358,6 +358,11 @@ def test_names_are_read_one_a_line(tmp_path):
     assert read_names(tmp_path / "names.txt") == ("tench, Tinca tinca", "Schäfer", "3")
 
 
+def test_names_saved_with_a_byte_order_mark_and_windows_lines_are_the_same_names(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert read_names(tmp_path / "names.txt") == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

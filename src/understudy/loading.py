@@ -61,13 +61,18 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
-    """What a reference stands for, before its network is built."""
+    """What a reference stands for, before its network is built.
+
+    Args:
+        program: the same network as an exported program, where one lies beside it.
+    """
 
     reference: Reference
     typed: bool = True
     own: Statement = SILENT
     state: Mapping[str, Tensor] | None = None
     weights: str = ""
+    program: Path | None = None
     pretrained: bool = False
     plan: Plan = ()
 
@@ -151,6 +156,7 @@ def resolve(
         own=own,
         state=state if said.weights is None else _read_weights(said),
         weights=str(file.parent) if said.weights is None else said.weights,
+        program=program if program.exists() and said.weights is None else None,
         plan=description.plan,
     )
     return _assemble(said, opened, like, allow_code, rng, rebuild)
@@ -172,7 +178,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     """Return the class names in a text file, one a line."""
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read class names from {path}: {error}") from error
     names = tuple(line.strip() for line in lines)
@@ -263,7 +269,7 @@ def _maker(
     reference = opened.reference
     if reference.kind == "file":
         path, _, name = reference.target.rpartition(":")
-        _permit(reference, path, opened.typed, allow_code)
+        _permit(opened, path, allow_code)
         factory = user_file.load_factory(path, name)
         return lambda classes, channels: user_file.make(
             factory, reference.text, classes=classes, channels=channels, size=size
@@ -294,17 +300,16 @@ def _no_classes(opened: _Opened, size: tuple[int, int]) -> str:
     )
 
 
-def _permit(
-    reference: Reference, path: str, typed: bool, allow_code: bool | Collection[str | Path]
-) -> None:
+def _permit(opened: _Opened, path: str, allow_code: bool | Collection[str | Path]) -> None:
     if isinstance(allow_code, bool):
-        allowed = allow_code and typed
+        allowed = allow_code and opened.typed
     else:
         allowed = Path(path).resolve() in {Path(item).resolve() for item in allow_code}
     if not allowed:
+        instead = f", or name {opened.program}, which needs none" if opened.program else ""
         raise ValueError(
-            f"{reference.text} would run the code in {path}; "
-            f"if you trust it, say --allow-code {path}"
+            f"{opened.reference.text} would run the code in {path}; "
+            f"if you trust it, say --allow-code {path}{instead}"
         )
 
 

@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from tests.command import command
+from understudy.cli import main
 
 VERBS = (
     *("distill", "train", "synthesize", "evaluate", "export", "inspect", "score", "report"),
@@ -116,3 +118,34 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch):
     told = command("methods")
     assert told.status == 130
     assert told.reason.startswith("interrupted; what was written is intact")
+
+
+def test_warnings_of_this_library_are_told_in_words_and_those_of_others_are_not(
+    monkeypatch, capsys
+):
+    def warn() -> list[None]:
+        path = methods.__file__
+        warnings.warn_explicit("the generator is started afresh", RuntimeWarning, path, 1)
+        warnings.warn_explicit("use another spelling", FutureWarning, "torch/somewhere.py", 1)
+        return []
+
+    from understudy.verbs import methods
+
+    monkeypatch.setattr(methods, "methods", warn)
+    monkeypatch.setattr(sys, "argv", ["understudy", "methods"])
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with pytest.raises(SystemExit):
+            main.run()
+    assert capsys.readouterr().err == "the generator is started afresh\n"
+
+
+def test_inspect_shows_the_usual_normalisations_in_a_table():
+    words = "inspect builtin/convnet-3 --classes 2 --mean 0,0,0 --std 1,1,1"
+    told = command(*words.split())
+    assert told.status == 0
+    lines = [line.split() for line in told.out.splitlines()]
+    named = [words[0] for words in lines if words[0] in ("stated", "imagenet", "unit", "bytes")]
+    assert sorted(named) == ["bytes", "imagenet", "stated", "unit"]
+    assert max(map(len, told.out.splitlines())) < 200

@@ -11,11 +11,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+import understudy
 
 # torchrun and accelerate number the processes they start.
 _RANK = os.environ.get("RANK", "0")
@@ -26,6 +29,7 @@ results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 
 # Seconds between two lines where there is no terminal to draw a bar on.
 _BETWEEN_LINES = 10.0
+_OURS = Path(understudy.__file__).parent
 # Journal lines that tell the pace.
 _LINES = 20
 
@@ -106,6 +110,19 @@ def print_json(value: Any) -> None:
     """Write one JSON object to standard output."""
     if _SPEAKS:
         sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def hear(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Tell a warning of this library in its own words; those of others are for who writes code."""
+    if Path(filename).is_relative_to(_OURS):
+        errors.print(str(message), style="yellow", markup=False)
 
 
 def fail(reason: str) -> None:

@@ -9,6 +9,9 @@ from rich.table import Table
 from understudy.cli import options as o
 from understudy.cli.console import errors, fail, print_json, results
 
+# Of a normalisation: the deviation of the images it makes, and how likely that is.
+_JUDGED = ("implied_std", "relative_likelihood")
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
@@ -31,6 +34,7 @@ def inspect(
     std: o.Std = None,
     size: o.Size = None,
     classes: o.Classes = None,
+    allow_code: o.AllowCode = [],  # noqa: B006  # typer reads it, nothing writes it
     json: o.Json = False,
 ) -> None:
     """What a checkpoint is, and whether its normalisation fits it."""
@@ -39,11 +43,12 @@ def inspect(
     from understudy.verbs.inspect import inspect as work
 
     said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
-    finding = work(model, **said, say=_note)
+    finding = work(model, **said, allow_code=allow_code, say=_note)
     if json:
         print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
     else:
         _print_figures(finding.figures)
+        _print_readings(finding.figures["normalisation"])
     if finding.verdict == "fail":
         fail(finding.summary)
         raise typer.Exit(1)
@@ -101,6 +106,7 @@ def evaluate(
     batch_size: o.BatchSize = None,
     device: o.Device = None,
     skip_bad: o.SkipBad = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
     json: o.Json = False,
 ) -> None:
     """How many labelled images a network gets right, or how well it translates, with counts."""
@@ -118,6 +124,7 @@ def evaluate(
         batch_size=batch_size or 256,
         device=device or "auto",
         skip_bad=skip_bad,
+        allow_code=allow_code,
         say=_note,
     )
     if json:
@@ -152,6 +159,7 @@ def score(
     size: o.Size = None,
     classes: o.Classes = None,
     recipe: o.RecipeFile = None,
+    allow_code: o.AllowCode = [],  # noqa: B006
     count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 4096,
     seed: o.Seed = None,
     json: o.Json = False,
@@ -160,7 +168,16 @@ def score(
     from understudy.verbs.score import score as work
 
     said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
-    cards = work(teacher, transfer, **said, recipe=recipe, count=count, seed=seed or 0, say=_note)
+    cards = work(
+        teacher,
+        transfer,
+        **said,
+        recipe=recipe,
+        count=count,
+        seed=seed or 0,
+        allow_code=allow_code,
+        say=_note,
+    )
     if json:
         print_json([card.to_json() for card in cards])
         return
@@ -174,8 +191,24 @@ def _note(text: str) -> None:
 
 def _print_figures(figures: Any) -> None:
     for name, value in figures.items():
-        if value not in ({}, None):
+        if value not in ({}, None) and name != "normalisation":
             results.print(f"{name.replace('_', ' '):24}{_in_words(value)}", markup=False)
+
+
+def _print_readings(normalisation: Any) -> None:
+    """Show how likely the usual normalisations make the images that the first BatchNorm saw."""
+    if not normalisation["checkable"]:
+        return  # the summary says why
+    table = Table("read as", "mean", "std", "images of mean", "std", "likelihood", box=None)
+    for reading in (normalisation["stated"], *normalisation["candidates"]):
+        mean, std, seen = (_rounded(reading[key]) for key in ("mean", "std", "implied_mean"))
+        deviation, likelihood = (f"{reading[key]:.2g}" for key in _JUDGED)
+        table.add_row(reading["name"], mean, std, seen, deviation, likelihood)
+    results.print(table)
+
+
+def _rounded(values: Any) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
 
 
 def _in_words(value: Any) -> str:

@@ -4,6 +4,7 @@ Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 1
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, cast
 
@@ -55,6 +56,8 @@ def understudy(
 def run() -> None:
     """Run the command line; a failure is one line on standard error."""
     debug = "--debug" in sys.argv
+    if not (debug or sys.warnoptions):
+        warnings.showwarning = console.hear
     sys.exit(status([word for word in sys.argv[1:] if word != "--debug"], debug=debug))
 
 

@@ -58,7 +58,8 @@ def synthesize(
     classes: o.Classes = None,
     seed: o.Seed = None,
     device: o.Device = None,
-    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
+    allow_code: o.AllowCode = [],  # noqa: B006  # typer reads it, nothing writes it
+    set_: o.Set = [],  # noqa: B006
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
@@ -85,6 +86,7 @@ def synthesize(
             set=dict(set_),
             resume=resume,
             overwrite=overwrite,
+            allow_code=allow_code,
             say=shown.say,
             watch=shown.watch,
         )
@@ -117,6 +119,7 @@ def export(
     std: o.Std = None,
     size: o.Size = None,
     classes: o.Classes = None,
+    allow_code: o.AllowCode = [],  # noqa: B006
     json: o.Json = False,
 ) -> None:
     """Write a network in deployable forms, each verified against it."""
@@ -133,6 +136,7 @@ def export(
         std=std,
         size=size,
         classes=classes,
+        allow_code=allow_code,
         say=lambda text: errors.print(text, markup=False),
     )
     if json:

@@ -336,7 +336,11 @@ Overwrite = Annotated[
 ]
 AllowCode = Annotated[
     list[str],
-    typer.Option(metavar="FILE", help="A file whose code a recipe may run.", rich_help_panel=_RUN),
+    typer.Option(
+        metavar="FILE",
+        help="A file whose code a recipe or a run may run.",
+        rich_help_panel=_NETWORK,
+    ),
 ]
 TensorBoard = Annotated[
     bool,

@@ -14,7 +14,7 @@ from understudy.nets.references import NetworkRef
 from understudy.pipeline import Conduct
 from understudy.protocols import InputContract
 from understudy.recipe import Recipe, Verb
-from understudy.verbs.naming import network_named, open_network, with_options
+from understudy.verbs.naming import network_named, open_network, permitted, with_options
 
 
 def run_changed(
@@ -56,7 +56,7 @@ def run_changed(
             raise ValueError(f"{verb} needs a network, or a recipe")
         said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
         said |= {"size": size, "classes": classes}
-        networks["teacher"] = open_network(model, say=say, **said)
+        networks["teacher"] = open_network(model, say=say, allow_code=allow_code, **said)
         made = make(network_named(model, **said), networks["teacher"].contract)
     made = with_options(
         replace(made, eval=eval or made.eval),
@@ -73,7 +73,7 @@ def run_changed(
         made,
         Path(out),
         Conduct(
-            allow_code=allow_code if recipe is not None else True,
+            allow_code=permitted(model, allow_code=allow_code),
             networks=networks,
             skip_bad=skip_bad,
             say=say,

@@ -26,6 +26,7 @@ from understudy.verbs.naming import (
     network_named,
     objective_named,
     open_network,
+    permitted,
     source_named,
     with_classes,
     with_options,
@@ -89,7 +90,7 @@ def distill(
         init_from: weights the student starts from.
         budget: seconds, in place of steps.
         set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
-        allow_code: files whose code a recipe may run.
+        allow_code: files whose code a recipe or a run's student may run.
         audit: whether the transfer set is scored, or its search followed, for the report.
     """
     networks: dict[str, Network[Any]] = {}
@@ -100,7 +101,9 @@ def distill(
             raise ValueError("distill needs a teacher and a student, or a recipe")
         said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
         said |= {"size": size, "classes": classes}
-        opened = networks["teacher"] = open_network(teacher, say=say, text=True, **said)
+        opened = networks["teacher"] = open_network(
+            teacher, say=say, text=True, allow_code=allow_code, **said
+        )
         reference = network_named(teacher, **said)
         contract = with_classes(opened.contract, student_classes)
         if isinstance(student, nn.Module):
@@ -132,7 +135,7 @@ def distill(
         resume=resume,
         overwrite=overwrite,
         budget=budget,
-        allow_code=allow_code if recipe is not None else True,
+        allow_code=permitted(teacher, student, allow_code=allow_code),
         networks=networks,
         skip_bad=skip_bad,
         tensorboard=tensorboard,

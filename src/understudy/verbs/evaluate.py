@@ -15,7 +15,7 @@ from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
 from understudy.protocols import TextContract
-from understudy.verbs.naming import as_network, network_named
+from understudy.verbs.naming import as_network, network_named, permitted
 
 
 def evaluate(
@@ -30,6 +30,7 @@ def evaluate(
     batch_size: int = 256,
     device: str | None = None,
     skip_bad: bool = False,
+    allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation | TranslationEvaluation:
     """Return how `model` does on `data`, always in float32; the model is left as it was.
@@ -40,6 +41,7 @@ def evaluate(
         data: DATA, of which the test part is taken where it is divided, or an opened dataset;
             parallel text where the network translates.
         skip_bad: leave unreadable image files out instead of raising.
+        allow_code: files whose code may run where a run's folder asks for it.
         say: is told lines worth a person's eye.
     """
     if isinstance(model, nn.Module):
@@ -48,7 +50,7 @@ def evaluate(
         reference = network_named(
             model, weights=weights, mean=mean, std=std, size=size, classes=classes
         )
-        loaded = resolve(reference, allow_code=True)  # typed by the person who runs it
+        loaded = resolve(reference, allow_code=permitted(model, allow_code=allow_code))
         network = loaded.network
         for note in loaded.notes:
             say(note)

@@ -34,6 +34,7 @@ def export(
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
     classes: int | str | None = None,
+    allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Exported]:
     """Write `model` into the folder `out` in every form of `format`, and list what was written.
@@ -43,9 +44,17 @@ def export(
             ones of them are what every form must answer as the network does.
         eval: labelled data on which each form's accuracy is measured.
         weights: of a REF, which mean, std, size and classes describe further.
+        allow_code: files whose code may run where a run's folder asks for it.
     """
     network = open_network(
-        model, weights=weights, mean=mean, std=std, size=size, classes=classes, say=say
+        model,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        allow_code=allow_code,
+        say=say,
     )
     if calibration is None and "int8-onnx" in format:
         say(f"int8-onnx is calibrated on {_WITHOUT_IMAGES}, as no images were given")

@@ -18,10 +18,22 @@ def inspect(
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
     classes: int | str | None = None,
+    allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Finding:
-    """Return parameters, layers and input contract of `model`, and a verdict on the contract."""
+    """Return parameters, layers and input contract of `model`, and a verdict on the contract.
+
+    Args:
+        allow_code: files whose code may run where a run's folder asks for it.
+    """
     network = open_network(
-        model, weights=weights, mean=mean, std=std, size=size, classes=classes, say=say
+        model,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        allow_code=allow_code,
+        say=say,
     )
     return inspect_network(network)

@@ -12,7 +12,7 @@ from understudy.checks import one_of
 from understudy.data.generator_file import is_generator
 from understudy.loading import read_names, resolve
 from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
+from understudy.nets.references import NetworkRef, parse
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, TextContract, innermost
 from understudy.recipe import Recipe, Stage, replace_keys
@@ -96,21 +96,37 @@ def as_network(network: nn.Module, contract: InputContract | TextContract | None
     return Network(network, contract)
 
 
+def permitted(
+    *references: str | NetworkRef | nn.Module | None, allow_code: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the files whose code may run: the allowed, and those of typed file: references."""
+    typed = []
+    for reference in references:
+        if reference is not None and not isinstance(reference, nn.Module):
+            parsed = parse(network_named(reference).ref)
+            if parsed.kind == "file":
+                typed.append(parsed.target.rpartition(":")[0])
+    return (*allow_code, *typed)
+
+
 def open_network(
     network: str | NetworkRef | nn.Module,
     *,
     say: Callable[[str], None] = lambda _: None,
     text: bool = False,
+    allow_code: Sequence[str] = (),
     **said: Any,
 ) -> Network[Any]:
     """Return the network a person named or handed over, with its notes told.
 
     Args:
         text: whether the verb can do something with a network that translates.
+        allow_code: files whose code may run where a run's folder asks for it.
     """
     if isinstance(network, nn.Module):
         return _for_verb(as_network(network, None), text=text)
-    made = resolve(network_named(network, **said), allow_code=True)
+    allowed = permitted(network, allow_code=allow_code)
+    made = resolve(network_named(network, **said), allow_code=allowed)
     _for_verb(made.network, text=text)
     if made.random:
         say("its weights are random; name trained ones with --weights")

@@ -35,6 +35,7 @@ def score(
     recipe: str | Path | Recipe | None = None,
     count: int = 4096,
     seed: int = 0,
+    allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> list[TransferSetCard]:
     """Return the report card of each transfer set: raw, and as the student would be fed it.
@@ -46,6 +47,7 @@ def score(
             `recipe` does; a source made in Python that brings wrappers is left as it is.
         recipe: its own sources are scored too, first.
         count: images to look at, of either stream.
+        allow_code: files whose code a recipe or a run's student may run.
         say: is told lines worth a person's eye.
     """
     made = recipe if recipe is None or isinstance(recipe, Recipe) else _read(recipe)
@@ -53,7 +55,7 @@ def score(
         raise ValueError("score needs something to score; name it with --transfer or --recipe")
     said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
     said |= {"size": size, "classes": classes}
-    network = _teacher(teacher, made, said, say)
+    network = _teacher(teacher, made, said, allow_code, say)
     stages = shader_kd(Given(contract=network.contract)) if made is None else made.stages
     sets = [] if made is None else _sources_of(made)
     for named in transfer:
@@ -79,17 +81,18 @@ def _teacher(
     teacher: str | NetworkRef | nn.Module | None,
     recipe: Recipe | None,
     said: dict[str, Any],
+    allow_code: Sequence[str],
     say: Callable[[str], None],
 ) -> Network:
     """Return the teacher, on the best device where it was not handed over."""
     if teacher is None:
         if recipe is None or recipe.teacher is None:
             raise ValueError("score needs a teacher; name it with --teacher")
-        opened = resolve(recipe.teacher)  # what a file says runs no code
+        opened = resolve(recipe.teacher, allow_code=allow_code)
         for note in opened.notes:
             say(note)
         return opened.network.to(device_named("auto"))
-    network = open_network(teacher, say=say, **said)
+    network = open_network(teacher, say=say, allow_code=allow_code, **said)
     if not isinstance(teacher, nn.Module):
         network.to(device_named("auto"))
     return network

@@ -59,6 +59,7 @@ def synthesize(
     set: Mapping[str, str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
@@ -71,11 +72,19 @@ def synthesize(
         size: height and width; the teacher's where there is one.
         balance: keep as many images of each class the teacher names; needs a teacher.
         set: fields of the source by name, as texts.
+        allow_code: files whose code may run where the teacher's folder asks for it.
     """
     network = None
     if teacher is not None:
         network = open_network(
-            teacher, say=say, weights=weights, mean=mean, std=std, classes=classes
+            teacher,
+            say=say,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            allow_code=allow_code,
         )
     contract = _contract(network, size, channels)
     made = _with_fields(source_named(source, contract=contract), set or {})

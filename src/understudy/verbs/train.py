@@ -19,7 +19,7 @@ from understudy.nets.references import NetworkRef, parse
 from understudy.pipeline import Conduct
 from understudy.recipe import Recipe
 from understudy.text_recipes import supervised_translation
-from understudy.verbs.naming import as_network, network_named, with_options
+from understudy.verbs.naming import as_network, network_named, permitted, with_options
 
 
 def train(
@@ -60,6 +60,7 @@ def train(
         eval: labelled data to score on; never changes the network.
     """
     networks: dict[str, Network[Any]] = {}
+    allowed = permitted(net, allow_code=allow_code)
     if recipe is not None:
         made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
     else:
@@ -82,7 +83,7 @@ def train(
         else:
             # What neither the options nor the weights say, the data do.
             like = natural_contract(data)
-            contract = resolve(reference, like=like, allow_code=True).network.contract
+            contract = resolve(reference, like=like, allow_code=allowed).network.contract
             reference = replace(
                 reference,
                 size=contract.size,
@@ -107,7 +108,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         budget=budget,
-        allow_code=allow_code if recipe is not None else True,
+        allow_code=allowed,
         networks=networks,
         tensorboard=tensorboard,
         checkpoint_seconds=checkpoint_seconds,
