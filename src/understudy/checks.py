@@ -9,9 +9,14 @@ def one_of(name: str, value: str, known: Iterable[str], *, way_out: str = "") ->
     names = sorted(known)
     if value in names:
         return value
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"unknown {name} '{value}'{hint or ';'} known: {', '.join(names)}{way_out}")
+    hint = nearest(value, names) or ";"
+    raise ValueError(f"unknown {name} '{value}'{hint} known: {', '.join(names)}{way_out}")
+
+
+def nearest(value: str, names: Iterable[str]) -> str:
+    """Return "; did you mean 'NAME'?" of the nearest name; nothing where none is near."""
+    near = difflib.get_close_matches(value, [*names], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def positive(name: str, value: float) -> None:

@@ -6,8 +6,8 @@ import typer
 
 from understudy.checks import one_of
 from understudy.cli import options as o
-from understudy.cli.console import progression, results
-from understudy.cli.training import exclusive, needed, tell
+from understudy.cli.console import results
+from understudy.cli.running import TEACH, Option, carry_out, needed, sharing
 
 _CHANGE = "The change"
 _DEFAULTS = o.REFERENCE["compress"]
@@ -33,6 +33,8 @@ TrainBatchNorm = Annotated[
         rich_help_panel=_CHANGE,
     ),
 ]
+
+RECOVER = TEACH | {"steps": Option(Steps)}
 
 
 def _importance(text: str) -> str:
@@ -68,6 +70,7 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
+@sharing(RECOVER)
 def prune(
     out: o.Out,
     model: Model = None,
@@ -110,70 +113,28 @@ def prune(
     ] = None,
     transfer: o.Transfer = None,
     train_batchnorm: TrainBatchNorm = False,
-    eval: o.Eval = None,
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    skip_bad: o.SkipBad = False,
-    steps: Steps = None,
-    budget: o.Budget = None,
-    batch_size: o.BatchSize = None,
-    lr: o.Lr = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    set_: o.Set = [],  # noqa: B006  # typer reads it, nothing writes it
-    recipe: o.RecipeFile = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
-    allow_code: o.AllowCode = [],  # noqa: B006
-    tensorboard: o.TensorBoard = False,
-    json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Remove the least important filters of a network, and distil it back."""
-    exclusive(steps=steps, budget=budget)
-    needed(recipe, model=model)
+    needed(options, model=model)
     from understudy.verbs.prune import prune as work
 
-    with progression() as shown:
-        summary = work(
-            model,
-            share,
-            out=out,
-            importance=importance,
-            loss=loss,
-            rounds=rounds,
-            images=images,
-            transfer=transfer,
-            train_batchnorm=train_batchnorm,
-            eval=eval,
-            weights=weights,
-            mean=mean,
-            std=std,
-            size=size,
-            classes=classes,
-            skip_bad=skip_bad,
-            recipe=recipe,
-            steps=steps,
-            budget=budget,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            device=device,
-            precision=precision,
-            set=dict(set_),
-            resume=resume,
-            overwrite=overwrite,
-            allow_code=allow_code,
-            tensorboard=tensorboard,
-            say=shown.say,
-            watch=shown.watch,
-        )
-    tell(summary, out, json=json)
+    carry_out(
+        work,
+        model,
+        share,
+        out=out,
+        options=options,
+        importance=importance,
+        loss=loss,
+        rounds=rounds,
+        images=images,
+        transfer=transfer,
+        train_batchnorm=train_batchnorm,
+    )
 
 
+@sharing(RECOVER)
 def quantize(
     out: o.Out,
     model: Model = None,
@@ -225,75 +186,33 @@ def quantize(
     ] = False,
     transfer: o.Transfer = None,
     train_batchnorm: TrainBatchNorm = False,
-    eval: o.Eval = None,
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    skip_bad: o.SkipBad = False,
-    steps: Steps = None,
-    budget: o.Budget = None,
-    batch_size: o.BatchSize = None,
-    lr: o.Lr = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    set_: o.Set = [],  # noqa: B006
-    recipe: o.RecipeFile = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
-    allow_code: o.AllowCode = [],  # noqa: B006
-    tensorboard: o.TensorBoard = False,
-    json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Round a network to few bits, calibrated on any images, and distil it back if asked."""
-    exclusive(steps=steps, budget=budget)
-    needed(recipe, model=model)
+    needed(options, model=model)
     from understudy.verbs.quantize import quantize as work
 
-    with progression() as shown:
-        summary = work(
-            model,
-            calibration,
-            out=out,
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            end_bits=end_bits or None,
-            clip=clip,
-            correct_bias=correct_bias,
-            transfer=transfer,
-            train_batchnorm=train_batchnorm,
-            eval=eval,
-            weights=weights,
-            mean=mean,
-            std=std,
-            size=size,
-            classes=classes,
-            skip_bad=skip_bad,
-            recipe=recipe,
-            steps=steps,
-            budget=budget,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            device=device,
-            precision=precision,
-            set=dict(set_),
-            resume=resume,
-            overwrite=overwrite,
-            allow_code=allow_code,
-            tensorboard=tensorboard,
-            say=shown.say,
-            watch=shown.watch,
-        )
-    tell(summary, out, json=json)
-    if not json and summary:
+    summary = carry_out(
+        work,
+        model,
+        calibration,
+        out=out,
+        options=options,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        end_bits=end_bits or None,
+        clip=clip,
+        correct_bias=correct_bias,
+        transfer=transfer,
+        train_batchnorm=train_batchnorm,
+    )
+    if summary and not options["json"]:
         results.print(
             "speed      not timed: rounding is simulated here; export int8-onnx, timed there"
         )
 
 
+@sharing(RECOVER)
 def continual(
     out: o.Out,
     model: Model = None,
@@ -309,66 +228,23 @@ def continual(
     ] = _DEFAULTS["versions"][0],
     transfer: o.Transfer = None,
     train_batchnorm: TrainBatchNorm = False,
-    eval: o.Eval = None,
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    skip_bad: o.SkipBad = False,
-    steps: Steps = None,
-    budget: o.Budget = None,
-    batch_size: o.BatchSize = None,
-    lr: o.Lr = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    set_: o.Set = [],  # noqa: B006
-    recipe: o.RecipeFile = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
-    allow_code: o.AllowCode = [],  # noqa: B006
-    tensorboard: o.TensorBoard = False,
-    json: o.Json = False,
+    **options: Any,
 ) -> None:
     """Teach a network new classes without the data of the old ones."""
-    exclusive(steps=steps, budget=budget)
-    needed(recipe, model=model, data=data)
+    needed(options, model=model, data=data)
     from understudy.verbs.continual import continual as work
 
-    with progression() as shown:
-        summary = work(
-            model,
-            data,
-            out=out,
-            version=version,
-            transfer=transfer,
-            train_batchnorm=train_batchnorm,
-            eval=eval,
-            weights=weights,
-            mean=mean,
-            std=std,
-            size=size,
-            classes=classes,
-            skip_bad=skip_bad,
-            recipe=recipe,
-            steps=steps,
-            budget=budget,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            device=device,
-            precision=precision,
-            set=dict(set_),
-            resume=resume,
-            overwrite=overwrite,
-            allow_code=allow_code,
-            tensorboard=tensorboard,
-            say=shown.say,
-            watch=shown.watch,
-        )
-    tell(summary, out, json=json)
-    if not json and summary:
+    summary = carry_out(
+        work,
+        model,
+        data,
+        out=out,
+        options=options,
+        version=version,
+        transfer=transfer,
+        train_batchnorm=train_batchnorm,
+    )
+    if summary and not options["json"]:
         for part in ("old", "new"):
             scored, count = summary[f"{part}_accuracy"], summary[f"{part}_count"]
             if scored is not None:

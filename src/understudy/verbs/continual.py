@@ -1,9 +1,8 @@
 """`continual`: new classes for a trained network, without the data of the old ones."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from understudy.recipes import smaller
 from understudy.sources.rehearsed import Rehearsed
 from understudy.verbs.changing import run_changed
 from understudy.verbs.naming import source_named
+from understudy.verbs.running import TeachOptions
 
 Version = Literal["rehearsal", "lwf", "plain"]
 STEPS = 2000
@@ -32,29 +32,7 @@ def continual(
     version: Version = "rehearsal",
     transfer: str | Source | None = None,
     train_batchnorm: bool = False,
-    eval: str | None = None,
-    weights: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
-    classes: int | str | None = None,
-    skip_bad: bool = False,
-    recipe: str | Path | Recipe | None = None,
-    steps: int | None = None,
-    budget: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    set: Mapping[str, str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_code: Sequence[str] = (),
-    tensorboard: bool = False,
-    checkpoint_seconds: float = 30.0,
-    say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+    **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
     """Teach `model` the new classes of `data`, and return the run's summary.
 
@@ -66,10 +44,13 @@ def continual(
         transfer: what stands in for the old data, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of what is shown.
         eval: labelled data of old and new classes, which are scored apart.
+        options: of `verbs.running.TeachOptions`.
     """
     one_of("version", version, get_args(Version))
     if transfer is not None and version != "rehearsal":
         raise ValueError(f"version '{version}' shows no transfer set; leave transfer out")
+
+    steps = options.get("steps")
 
     def make(reference: NetworkRef, contract: InputContract) -> Recipe:
         if data is None:
@@ -96,36 +77,7 @@ def continual(
         stage = replace(made.stages[0], source=shown, objective=objective)
         return replace(made, stages=(stage,))
 
-    return run_changed(
-        "continual",
-        make,
-        model=model,
-        out=out,
-        recipe=recipe,
-        eval=eval,
-        weights=weights,
-        mean=mean,
-        std=std,
-        size=size,
-        classes=classes,
-        skip_bad=skip_bad,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        device=device,
-        precision=precision,
-        set=set,
-        allow_code=allow_code,
-        resume=resume,
-        overwrite=overwrite,
-        budget=budget,
-        tensorboard=tensorboard,
-        checkpoint_seconds=checkpoint_seconds,
-        audit=False,
-        say=say,
-        watch=watch,
-    )
+    return run_changed("continual", make, model, out, {**options, "audit": False})
 
 
 def new_classes(data: str, old: InputContract) -> tuple[int, tuple[str, ...] | None]:

@@ -1,21 +1,17 @@
 """`distill`: the main job. Teacher + transfer set + objective -> student."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from understudy import pipeline
-from understudy import recipe as recipe_file
 from understudy.checks import one_of
 from understudy.method import Given
-from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.pipeline import Conduct
 from understudy.protocols import InputContract, Source, TextContract
 from understudy.recipe import Recipe
 from understudy.recipes import METHODS, published
@@ -26,11 +22,10 @@ from understudy.verbs.naming import (
     network_named,
     objective_named,
     open_network,
-    permitted,
     source_named,
     with_classes,
-    with_options,
 )
+from understudy.verbs.running import Made, TeachOptions, carry_out, description, opening
 
 # What most benchmarks give to labels beside a teacher; see objectives.soft_targets.PUBLISHED.
 _LABELS_WEIGHT = 0.1
@@ -48,68 +43,34 @@ def distill(
     labels: bool = False,
     student_classes: int | str | None = None,
     augment: str | None = None,
-    eval: str | None = None,
-    weights: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
-    classes: int | str | None = None,
-    skip_bad: bool = False,
-    recipe: str | Path | Recipe | None = None,
     init_from: str | None = None,
-    steps: int | None = None,
-    budget: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    set: Mapping[str, str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_code: Sequence[str] = (),
-    tensorboard: bool = False,
-    checkpoint_seconds: float = 30.0,
-    audit: bool = True,
-    say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+    **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
     """Make `student` do what `teacher` does, and return the summary of the run in `out`.
 
     Args:
-        teacher: a REF or a module; weights, mean, std, size and classes describe it.
+        teacher: a REF or a module, which the options describe.
         method: a published recipe, None for `shader-kd` (of text: `sequence-kd`); transfer,
             objective and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
         student_classes: the student's own, where they are not the teacher's: how many, or a file
             with one name a line. Layers alone are compared then.
         augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
-        eval: labelled data to score on; never changes the student.
-        skip_bad: leave unreadable image files out instead of raising.
-        recipe: a recipe to run again, in place of teacher, student and method.
         init_from: weights the student starts from.
-        budget: seconds, in place of steps.
-        set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
-        allow_code: files whose code a recipe or a run's student may run.
-        audit: whether the transfer set is scored, or its search followed, for the report.
+        options: of `verbs.running.TeachOptions`.
     """
-    networks: dict[str, Network[Any]] = {}
-    if recipe is not None:
-        made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
-    else:
+
+    def make() -> Made:
         if teacher is None or student is None:
             raise ValueError("distill needs a teacher and a student, or a recipe")
-        said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
-        said |= {"size": size, "classes": classes}
-        opened = networks["teacher"] = open_network(
-            teacher, say=say, text=True, allow_code=allow_code, **said
-        )
-        reference = network_named(teacher, **said)
+        said = description(options)
+        opened = open_network(teacher, text=True, **opening(options), **said)
         contract = with_classes(opened.contract, student_classes)
+        networks = {"teacher": opened}
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, contract)
-        made = _recipe(
-            reference,
+        recipe = _recipe(
+            network_named(teacher, **said),
             network_named(student, weights=init_from, classes=student_classes),
             contract,
             method=method,
@@ -120,31 +81,9 @@ def distill(
             own_classes=student_classes is not None,
             augment=augment,
         )
-    made = with_options(
-        replace(made, eval=eval or made.eval),
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        device=device,
-        precision=precision,
-        skip_bad=skip_bad,
-        assignments=set,
-    )
-    conduct = Conduct(
-        resume=resume,
-        overwrite=overwrite,
-        budget=budget,
-        allow_code=permitted(teacher, student, allow_code=allow_code),
-        networks=networks,
-        skip_bad=skip_bad,
-        tensorboard=tensorboard,
-        checkpoint_seconds=checkpoint_seconds,
-        audit=audit,
-        say=say,
-        watch=watch,
-    )
-    return pipeline.run(made, Path(out), conduct)
+        return recipe, networks
+
+    return carry_out("distill", make, out, options, typed=[teacher, student])
 
 
 def _recipe(

@@ -228,11 +228,13 @@ def with_options(
 
 def _lasting(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
     """Return the stages with so many steps together, at least one each."""
+    whole = sum(stage.fit.steps for stage in stages)
+    if steps == whole:
+        return stages
     if steps < len(stages):
         raise ValueError(
             f"this recipe has {len(stages)} stages and needs as many steps, got {steps}"
         )
-    whole = sum(stage.fit.steps for stage in stages)
     made, left = [], steps
     for i, stage in enumerate(stages):
         remain = len(stages) - 1 - i

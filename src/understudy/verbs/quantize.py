@@ -1,8 +1,7 @@
 """`quantize`: a network on grids of few bits, calibrated on any images, taught by what it was."""
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from understudy.recipes import smaller
 from understudy.sources.shaders import Shaders
 from understudy.verbs.changing import run_changed
 from understudy.verbs.naming import source_named
+from understudy.verbs.running import TeachOptions
 
 
 def quantize(
@@ -28,30 +28,7 @@ def quantize(
     correct_bias: bool = PostTrainingQuantization.correct_bias,
     transfer: str | Source | None = None,
     train_batchnorm: bool = False,
-    eval: str | None = None,
-    weights: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
-    classes: int | str | None = None,
-    skip_bad: bool = False,
-    recipe: str | Path | Recipe | None = None,
-    steps: int | None = None,
-    budget: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    set: Mapping[str, str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_code: Sequence[str] = (),
-    tensorboard: bool = False,
-    checkpoint_seconds: float = 30.0,
-    audit: bool = True,
-    say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+    **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
     """Round weights and activations of `model`, and return the run's summary.
 
@@ -63,7 +40,10 @@ def quantize(
         transfer: what the rounded network is shown while it learns, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
         steps: of learning with rounded weights; none where neither steps nor a budget are given.
+        options: of `verbs.running.TeachOptions`.
     """
+
+    steps = options.get("steps")
 
     def make(reference: NetworkRef, contract: InputContract) -> Recipe:
         shown = None if transfer is None else source_named(transfer, contract=contract)
@@ -83,37 +63,8 @@ def quantize(
             contract,
             [Change(transform=rounding, source=seen)],
             transfer=shown,
-            steps=steps if steps is not None else int(budget is not None),
+            steps=int(options.get("budget") is not None) if steps is None else steps,
             train_batchnorm=train_batchnorm,
         )
 
-    return run_changed(
-        "quantize",
-        make,
-        model=model,
-        out=out,
-        recipe=recipe,
-        eval=eval,
-        weights=weights,
-        mean=mean,
-        std=std,
-        size=size,
-        classes=classes,
-        skip_bad=skip_bad,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        device=device,
-        precision=precision,
-        set=set,
-        allow_code=allow_code,
-        resume=resume,
-        overwrite=overwrite,
-        budget=budget,
-        tensorboard=tensorboard,
-        checkpoint_seconds=checkpoint_seconds,
-        audit=audit,
-        say=say,
-        watch=watch,
-    )
+    return run_changed("quantize", make, model, out, options)

@@ -1,25 +1,22 @@
 """`train`: supervised training, of teachers and of whatever learns from labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from understudy import pipeline
-from understudy import recipe as recipe_file
 from understudy.data.natural import natural_contract
 from understudy.data.parallel_text import names_text
 from understudy.labelled_recipes import supervised
 from understudy.loading import resolve
 from understudy.nets.builtin import is_translator
-from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef, parse
-from understudy.pipeline import Conduct
-from understudy.recipe import Recipe
+from understudy.protocols import InputContract
 from understudy.text_recipes import supervised_translation
-from understudy.verbs.naming import as_network, network_named, permitted, with_options
+from understudy.verbs.naming import as_network, network_named, permitted
+from understudy.verbs.running import Made, TrainOptions, carry_out, description
 
 
 def train(
@@ -28,28 +25,8 @@ def train(
     *,
     out: str | Path,
     augment: str = "mild",
-    eval: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int | tuple[int, int] | None = None,
-    classes: int | str | None = None,
-    recipe: str | Path | Recipe | None = None,
     init_from: str | None = None,
-    steps: int | None = None,
-    budget: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    set: Mapping[str, str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    allow_code: Sequence[str] = (),
-    tensorboard: bool = False,
-    checkpoint_seconds: float = 30.0,
-    say: Callable[[str], None] = lambda _: None,
-    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+    **options: Unpack[TrainOptions],
 ) -> dict[str, Any]:
     """Train `net` on labelled `data`, and return the summary of the run in `out`.
 
@@ -57,18 +34,16 @@ def train(
         data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
             parallel text, as FOLDER:de-en.
         augment: what is done to the images, of `sources.augmenting.AUGMENTERS`.
-        eval: labelled data to score on; never changes the network.
+        options: of `verbs.running.TrainOptions`.
     """
-    networks: dict[str, Network[Any]] = {}
-    allowed = permitted(net, allow_code=allow_code)
-    if recipe is not None:
-        made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
-    else:
+
+    allowed = permitted(net, allow_code=options.get("allow_code", ()))
+
+    def make() -> Made:
         if net is None or data is None:
             raise ValueError("train needs a network and data, or a recipe")
-        reference = network_named(
-            net, weights=init_from, mean=mean, std=std, size=size, classes=classes
-        )
+        reference = network_named(net, weights=init_from, **description(options))
+        networks = {}
         if isinstance(net, nn.Module):
             networks["student"] = as_network(net, None)
         if names_text(data):
@@ -77,45 +52,24 @@ def train(
             if not networks:
                 _check_translates(reference)
                 reference = replace(reference, vocabulary=data)
-            made = supervised_translation(reference, data)
-        elif networks:
-            made = supervised(reference, data, networks["student"].contract, augment=augment)
+            return supervised_translation(reference, data), networks
+        if networks:
+            contract = networks["student"].contract
         else:
-            # What neither the options nor the weights say, the data do.
-            like = natural_contract(data)
-            contract = resolve(reference, like=like, allow_code=allowed).network.contract
-            reference = replace(
-                reference,
-                size=contract.size,
-                channels=contract.channels,
-                mean=contract.mean,
-                std=contract.std,
-                classes=contract.classes,
-                names=contract.names,
-            )
-            made = supervised(reference, data, contract, augment=augment)
-    made = with_options(
-        replace(made, eval=eval or made.eval),
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        device=device,
-        precision=precision,
-        assignments=set,
-    )
-    conduct = Conduct(
-        resume=resume,
-        overwrite=overwrite,
-        budget=budget,
-        allow_code=allowed,
-        networks=networks,
-        tensorboard=tensorboard,
-        checkpoint_seconds=checkpoint_seconds,
-        say=say,
-        watch=watch,
-    )
-    return pipeline.run(made, Path(out), conduct)
+            reference, contract = _described(reference, data, allowed)
+        return supervised(reference, data, contract, augment=augment), networks
+
+    return carry_out("train", make, out, options, typed=[net])
+
+
+def _described(
+    reference: NetworkRef, data: str, allowed: Sequence[str]
+) -> tuple[NetworkRef, InputContract]:
+    """Return the reference with all that it takes; what it and its weights do not say, data do."""
+    like = natural_contract(data)
+    contract = resolve(reference, like=like, allow_code=allowed).network.contract
+    said = ("size", "channels", "mean", "std", "classes", "names")
+    return replace(reference, **{name: getattr(contract, name) for name in said}), contract
 
 
 def _check_translates(reference: NetworkRef) -> None:
