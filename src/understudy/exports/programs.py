@@ -8,6 +8,7 @@ import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
@@ -53,7 +54,7 @@ def write_program(program: ExportedProgram, network: Network, path: Path) -> Non
 
 
 def _read_bytecode(
-    network: torch.nn.Module, example: tuple[torch.Tensor], shapes: tuple[dict[int, Dim]]
+    network: torch.nn.Module, example: tuple[torch.Tensor], shapes: tuple[dict[int, Any]]
 ) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
