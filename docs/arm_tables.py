@@ -44,7 +44,8 @@ def arms(result: Result) -> str:
 def _setting(result: Result) -> list[str]:
     """Return what all rows share as a paragraph, or nothing."""
     told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
-    return [f"{', '.join(told)}."] if told else []
+    whole = ", ".join(told)
+    return [f"{whole[0].upper()}{whole[1:]}."] if told else []
 
 
 def _curve(result: Result, at: str, arm: str) -> list[str]:
@@ -98,15 +99,50 @@ def _objectives(result: Result) -> str:
         if row["arm"] in shown:
             told = f"{points(row['mean'])} ({points(row['low'])} to {points(row['high'])})"
             gaps.setdefault((row["at"], row["arm"]), {})[row["over"]] = told
-    tables = [arms(result), _first_gradients(result, shown)]
+    few = len(shown) <= _TOLD
+    tables = (
+        [*_setting(result), _each(result), _first_gradients_in_words(result, shown)]
+        if few
+        else [arms(result), _first_gradients(result, shown)]
+    )
     if not gaps:
         return "\n\n".join(filter(None, tables))
     rows = [
         [at, arm, *(told.get(rival, "—") for rival in rivals)] for (at, arm), told in gaps.items()
     ]
     heads = ("shown", "arm", *(f"points over {rival}" for rival in rivals))
-    words = _in_words(result["differences"], shown) if len(shown) <= _TOLD else ""
+    words = _in_words(result["differences"], shown) if few else ""
     return "\n\n".join(filter(None, [*tables, table(heads, rows), words]))
+
+
+def _each(result: Result) -> str:
+    """One table of few arms, whatever they were shown."""
+    rows = [
+        [row["at"], row["arm"], accuracy(row), percent(row["agreement"])]
+        for row in result["summary"]
+    ]
+    return table(("shown", "arm", "accuracy, %", "agreement"), rows)
+
+
+def _first_gradients_in_words(result: Result, shown: Collection[str]) -> str:
+    told = [
+        f"{ratio:.2g} for {arm}" if len(shown) > 1 else f"{ratio:.2g}"
+        for arm, ratio in _gradient_ratios(result, shown).items()
+    ]
+    if not told:
+        return ""
+    return (
+        "At the published weight, its first gradient over that of the labels, in length: "
+        f"{', '.join(told)}."
+    )
+
+
+def _gradient_ratios(result: Result, shown: Collection[str]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        if row.get("weight") and row["teacher"] == "trained" and row["arm"] in shown:
+            found.setdefault(row["arm"], []).append(1 / row["weight"])
+    return {arm: statistics.mean(ratios) for arm, ratios in found.items()}
 
 
 def _in_words(differences: Sequence[Mapping[str, Any]], shown: Collection[str]) -> str:
@@ -131,11 +167,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _first_gradients(result: Result, shown: Collection[str]) -> str:
     """How long an objective's first gradient is at its published weight, for the labels' of 1."""
-    found: dict[str, list[float]] = {}
-    for row in result["rows"]:
-        if row.get("weight") and row["teacher"] == "trained" and row["arm"] in shown:
-            found.setdefault(row["arm"], []).append(1 / row["weight"])
-    rows = [[arm, f"{statistics.mean(ratios):.2g}"] for arm, ratios in found.items()]
+    rows = [[arm, f"{ratio:.2g}"] for arm, ratio in _gradient_ratios(result, shown).items()]
     heads = ("arm, at its published weight", "its first gradient over that of the labels")
     return table(heads, rows) if rows else ""
 

@@ -100,6 +100,8 @@ def settings(name: str) -> str:
         meaning = told.get(field.name) or _MEANINGS.get((cls.__name__, field.name))
         if meaning is None:
             raise ValueError(f"{cls.__name__}.{field.name}: say what it means under its Args")
+        # A bar of the text, as in KL(p || q), is not one of the table.
+        meaning = meaning.replace("|", "&#124;")
         rows.append(f"| `{field.name}` | {_default(field)} | {meaning} |")
     return "\n".join(["| setting | default | |", "| --- | --- | --- |", *rows])
 

@@ -63,10 +63,13 @@ def main() -> None:
     with picture("activation_boundaries", 190) as figure:
         left, right = figure.subplots(1, 2)
         values = torch.linspace(-2.5, 2.5, 101)[None]
-        for side, name, colour in ((1.0, "active", TEACHER), (-1.0, "inactive", STUDENT)):
+        for side, name, colour in (
+            (1.0, "teacher active", TEACHER),
+            (-1.0, "teacher inactive", STUDENT),
+        ):
             loss = boundary_loss(values, torch.full_like(values, side), 1.0)
             left.plot(values[0], loss[0], color=colour, label=name)
-        left.set_title("loss of a neuron that is, in the teacher,")
+        left.set_title("loss of one neuron")
         left.legend(loc="upper center")
         colours = (STUDENT, THIRD, INK)
         for i, colour in enumerate(colours[: len(curves[0])]):

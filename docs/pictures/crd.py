@@ -25,6 +25,7 @@ def main() -> None:
                 part.hist(values, bins, color=colour, alpha=0.8, density=True, label=name)
             part.set_title(f"after {steps} step{'s' if steps > 1 else ''} of the embeddings")
             part.set_xlabel("product of embeddings")
+            part.set_xticks([-0.5, 0, 0.5])
             part.set_yticks([])
             part.grid(axis="x", color=FAINT, linewidth=0.6)
         axes[0].legend(loc="upper left")

@@ -24,6 +24,7 @@ def main() -> None:
             sure, kept, s=12, facecolors="none", edgecolors=STUDENT, label="(1 - p) NCKD"
         )
         axes[1].set_title("other classes")
+        axes[1].set_ylim(top=12)  # room for the legend
         axes[1].legend(loc="upper left")
         for part in axes:
             part.set_xlabel("p, the teacher's for the class")

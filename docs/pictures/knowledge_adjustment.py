@@ -47,7 +47,7 @@ def main() -> None:
     tau = sample_temperatures(hardness, OBJECTIVE.temperature, OBJECTIVE.bias)
     with picture("knowledge_adjustment", 165) as figure:
         grid = figure.subplots(1, 5, width_ratios=(1.0, 1.2, 1.2, 1.2, 1.7))
-        tile(grid[0], batch.images[place], f"a {label}")
+        tile(grid[0], batch.images[place], f"label {label}")
         for axes, (name, share) in zip(grid[1:4], bars.items(), strict=True):
             colours = [TEACHER if c == label else STUDENT for c in range(10)]
             axes.bar(range(10), (100 * share).tolist(), 0.8, color=colours)

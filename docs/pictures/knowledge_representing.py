@@ -32,6 +32,7 @@ def main() -> None:
             axes.set_title(f"stage {i + 1}", loc="center")
             axes.set_xlabel("deviations")
         grid[0].set_ylabel("% of the weights")
+        grid[0].set_ylim(top=20)  # room for the legend
         grid[2].legend(loc="upper right")
 
 

@@ -24,13 +24,13 @@ def main() -> None:
     label = int(batch.labels[place])
     with picture("truncated_targets", 165) as figure:
         grid = figure.subplots(1, 4, width_ratios=(1.0, 1.6, 1.0, 1.6))
-        shown = ((batch.images, before, f"a {label}"), (changed, after, f'"a {label}", changed'))
+        shown = ((batch.images, before, f"label {label}"), (changed, after, "changed"))
         for i, (images, answers, title) in enumerate(shown):
             tile(grid[2 * i], images[place], title)
             axes, kept = grid[2 * i + 1], likeliest(answers, KEPT)[place].tolist()
             colours = [TEACHER if c in kept else FAINT for c in range(10)]
             axes.bar(range(10), (100 * answers[place]).tolist(), 0.8, color=colours)
-            axes.set_xticks(range(10))
+            axes.set_xticks([0, 3, 6, 9])
             axes.set_ylim(0, 100)
             axes.set_yticks([0, 50, 100], ["0", "50", "100 %"])
 
