@@ -69,7 +69,7 @@ def test_32_bits_are_the_values_themselves():
 
 
 def test_weights_alone_at_32_bits_leave_the_answer_bit_for_bit(network):
-    made = quantized(network, activation_bits=8, weight_bits=32, end_bits=None)
+    made = quantized(network, activation_bits=8, weight_bits=32, end_bits=0)
     for name in grids_of(made.body):
         layer = made.body.get_submodule(name)
         assert torch.equal(fake_quantize_weight(layer.weight, 32), layer.weight)
@@ -193,7 +193,7 @@ def test_the_first_and_the_last_layer_keep_their_bits(network):
     bits = {name: (grid.weight_bits, grid.activation_bits) for name, grid in grids.items()}
     assert bits.pop("conv1") == bits.pop("linear") == (8, 8)
     assert set(bits.values()) == {(4, 4)}
-    same = grids_of(quantized(network, weight_bits=4, activation_bits=4, end_bits=None).body)
+    same = grids_of(quantized(network, weight_bits=4, activation_bits=4, end_bits=0).body)
     assert {grid.weight_bits for grid in same.values()} == {4}
 
 

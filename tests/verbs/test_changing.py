@@ -6,8 +6,9 @@ import torch
 
 import understudy
 from tests import tiny
+from tests.command import command
 from understudy import image_summary
-from understudy.loading import load
+from understudy.loading import load, save
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.quantized import grids_of
 from understudy.protocols import Finding
@@ -69,6 +70,17 @@ def test_a_quantized_run_needs_no_step(network, tmp_path):
     assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4, 8}
     state = network.body.state_dict()
     assert all(torch.equal(state[n], value) for n, value in made.body.state_dict().items())
+
+
+def test_the_ends_may_have_the_bits_of_the_other_layers(network, tmp_path):
+    save(network, tmp_path / "plain")
+    words = f"quantize --model {tmp_path / 'plain'} --out {tmp_path / 'run'} --transfer noise"
+    options = (
+        "--weight-bits 4 --activation-bits 4 --end-bits same --batch-size 8 --set pool_size=16"
+    )
+    assert command(*words.split(), *options.split()).status == 0
+    made = load(str(tmp_path / "run"))
+    assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4}
 
 
 def test_learning_with_rounded_weights_leaves_the_statistics_byte_for_byte(network, tmp_path):

@@ -200,7 +200,7 @@ def quantize(
         options=options,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        end_bits=end_bits or None,
+        end_bits=end_bits,
         clip=clip,
         correct_bias=correct_bias,
         transfer=transfer,

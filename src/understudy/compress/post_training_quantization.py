@@ -130,7 +130,7 @@ class PostTrainingQuantization:
     Args:
         weight_bits: 2 to 8, or 32 to leave weights as they are.
         activation_bits: of the layers' inputs, likewise.
-        end_bits: of weights and inputs of the first and the last layer at least; None treats
+        end_bits: of weights and inputs of the first and the last layer at least; 0 treats
             them as the others.
         clip: how ranges are taken: "minmax", "percentile" or "mse".
         percentile: share of the values that stay inside, in percent; read by "percentile" only.
@@ -139,7 +139,7 @@ class PostTrainingQuantization:
 
     weight_bits: int = 8
     activation_bits: int = 8
-    end_bits: int | None = 8
+    end_bits: int = 8
     clip: Clip = "minmax"
     percentile: float = 99.99
     correct_bias: bool = False
@@ -148,7 +148,8 @@ class PostTrainingQuantization:
         one_of("clip", self.clip, get_args(Clip))
         for name in ("weight_bits", "activation_bits", "end_bits"):
             bits = getattr(self, name)
-            if bits not in (None, FLOAT) and not _FEWEST_BITS <= bits <= _MOST_BITS:
+            free = (FLOAT, 0) if name == "end_bits" else (FLOAT,)
+            if bits not in free and not _FEWEST_BITS <= bits <= _MOST_BITS:
                 raise ValueError(f"{name} must lie in 2 to 8, or be 32 for none, got {bits}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must lie in (50, 100], got {self.percentile}")
@@ -192,7 +193,7 @@ class PostTrainingQuantization:
         return made.train(model.training)
 
     def _bits(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        least = self.end_bits or 0
+        least = self.end_bits
         ends = {names[0], names[-1]}
         inner = (self.weight_bits, self.activation_bits)
         return {

@@ -23,7 +23,7 @@ def quantize(
     out: str | Path,
     weight_bits: int = PostTrainingQuantization.weight_bits,
     activation_bits: int = PostTrainingQuantization.activation_bits,
-    end_bits: int | None = PostTrainingQuantization.end_bits,
+    end_bits: int = PostTrainingQuantization.end_bits,
     clip: Clip = PostTrainingQuantization.clip,
     correct_bias: bool = PostTrainingQuantization.correct_bias,
     transfer: str | Source | None = None,
@@ -35,7 +35,7 @@ def quantize(
     Args:
         calibration: images for the ranges of activations; the transfer set's, or shader images.
         weight_bits: 2 to 8, or 32 to leave weights as they are; activation_bits likewise.
-        end_bits: of the first and the last layer at least; None treats them as the others.
+        end_bits: of the first and the last layer at least; 0 treats them as the others.
         clip: how ranges are taken: "minmax", "percentile" or "mse".
         transfer: what the rounded network is shown while it learns, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
