@@ -148,6 +148,9 @@ def test_what_stands_there_is_refused_unless_one_says_what_to_do_with_it(tmp_pat
     said = []
     assert synthesize("noise", out=out, resume=True, say=said.append, **SMALL) == first
     assert said == [f"{out} is finished already"]
+    for other, word in (({"count": 700}, "count"), ({"seed": 1}, "seed"), ({"size": 16}, "size")):
+        with pytest.raises(RunFolderError, match=f"is finished with another {word}; replace"):
+            synthesize("noise", out=out, resume=True, **SMALL | other)
     other = synthesize("noise", out=out, overwrite=True, seed=1, **SMALL)
     assert other["digest"] != first["digest"]
 

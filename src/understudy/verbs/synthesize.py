@@ -11,6 +11,7 @@ same as without.
 
 import dataclasses
 import io
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,9 +90,14 @@ def synthesize(
     contract = _contract(network, size, channels)
     made = _with_fields(source_named(source, contract=contract), set or {})
     folder = _prepared(Path(out), resume=resume, overwrite=overwrite)
+    table = recipe_file.to_table(made)
+    if balance and teacher is not None:
+        table |= {"balanced_by": network_named(teacher).ref}
     if resume and (folder / "set.json").exists():
+        finished = read_image_set(folder)
+        _check_same(finished, count, contract, table, seed)
         say(f"{folder} is finished already")
-        return _told(read_image_set(folder))
+        return _told(finished)
     where = device_named(device)
     steps = -(-count // _SHARD)
     site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
@@ -101,12 +107,10 @@ def synthesize(
     stream: Stream = made.open(site, frozen, from_seed(seed))
     if isinstance(stream, SearchingStream) and frozen is not None:
         stream = _Followed(stream, frozen, contract, folder / SEARCH_PICTURE)
-    table = recipe_file.to_table(made)
     if balance:
         if frozen is None or teacher is None:
             raise ValueError("to balance the classes a teacher has to name them; give --teacher")
         stream = even = _Even(stream, frozen, contract.classes, count)
-        table |= {"balanced_by": network_named(teacher).ref}
     if overwrite and folder.exists():
         shutil.rmtree(folder)
     written = _write(stream, labels, contract, count, folder, table, seed, watch)
@@ -280,6 +284,31 @@ def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
     if not is_begun(folder):
         raise RunFolderError(f"{folder} is not a SET; refusing to write into it")
     return folder
+
+
+def _check_same(
+    finished: ImageSet, count: int, contract: InputContract, table: Mapping[str, Any], seed: int
+) -> None:
+    """Raise unless the finished set is the one that is asked for."""
+    there = {
+        "count": len(finished),
+        "size": tuple(finished.images.shape[1:3]),
+        "channels": finished.images.shape[3],
+        "settings": finished.settings,
+        "seed": finished.seed,
+    }
+    asked = {
+        "count": count,
+        "size": contract.size,
+        "channels": contract.channels,
+        "settings": json.loads(json.dumps(table)),  # as it is read back
+        "seed": seed,
+    }
+    if differing := [name for name in asked if asked[name] != there[name]]:
+        raise RunFolderError(
+            f"--resume, but {finished.folder} is finished with another {', '.join(differing)}; "
+            "replace it with --overwrite, or choose another --out"
+        )
 
 
 def _told(made: ImageSet) -> dict[str, Any]:
