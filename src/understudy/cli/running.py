@@ -54,7 +54,14 @@ TEACH = {
     **_RUN,
 }
 DISTILL = TEACH | _BEGUN
-TRAIN = {"eval": Option(o.Eval), **_INPUT, **_TRAINING, **_RUN, **_BEGUN}
+TRAIN = {
+    "eval": Option(o.Eval),
+    **_INPUT,
+    "skip_bad": Option(o.SkipBad, False),
+    **_TRAINING,
+    **_RUN,
+    **_BEGUN,
+}
 
 Command = Callable[..., None]
 

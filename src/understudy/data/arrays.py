@@ -98,11 +98,7 @@ def open_npz(
     Args:
         labels: True demands y, False leaves it, None takes it where it is.
     """
-    arrays = _read_npz(path, ("x",) if labels is False else ("x", "y"))
-    if "x" not in arrays:
-        raise ValueError(f"{path} has no array 'x': images are expected under that name")
-    if labels and "y" not in arrays:
-        raise ValueError(f"{path} has no array 'y', so it has no labels")
+    arrays = read_npz(path, labels=labels)
     return array_images(
         _as_pixels(arrays["x"], path),
         contract,
@@ -112,6 +108,20 @@ def open_npz(
         where=str(path),
         cache_bytes=cache_bytes,
     )
+
+
+def read_npz(path: Path, *, labels: bool | None) -> dict[str, np.ndarray]:
+    """Return x, and y where it is wanted and there.
+
+    Raises:
+        ValueError: the file cannot be read, or lacks one of them.
+    """
+    arrays = _read_npz(path, ("x",) if labels is False else ("x", "y"))
+    if "x" not in arrays:
+        raise ValueError(f"{path} has no array 'x': images are expected under that name")
+    if labels and "y" not in arrays:
+        raise ValueError(f"{path} has no array 'y', so it has no labels")
+    return arrays
 
 
 def check_labels(labels: Int64[Tensor, " labels"], count: int, classes: int, where: str) -> None:

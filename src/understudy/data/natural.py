@@ -4,6 +4,7 @@ For a network that is trained from nothing: size and channels of the images as t
 classes as there are labels, and mean and standard deviation per channel, measured on a sample.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from understudy.data.class_folders import find_split, list_images
+from understudy.data.arrays import read_npz
+from understudy.data.class_folders import Listing, find_split, list_images
 from understudy.data.datasets import open_data
 from understudy.data.digits import NAMES, digits
 from understudy.data.image_set import is_begun, read_image_set
@@ -23,13 +25,18 @@ _SMALLEST_STD = 1e-3
 _ABSENT = "there is no '{}'; data are builtin/digits, a folder of images, a SET or a .npz"
 
 
-def natural_contract(spec: str | Path) -> InputContract:
+def natural_contract(spec: str | Path, *, skip_bad: bool = False) -> InputContract:
     """Return the contract of a network made for these data alone.
 
+    Args:
+        skip_bad: pass over unreadable image files instead of raising.
+
     Raises:
-        ValueError: the data have no labels, or cannot be read.
+        ValueError: the data have no labels, show one class only, or cannot be read.
     """
     height, width, channels, names, classes = _describe(str(spec))
+    if classes < 2:
+        raise ValueError(f"{spec} shows one class only; to tell classes apart, give another")
     plain = InputContract(
         size=(height, width),
         channels=channels,
@@ -38,7 +45,7 @@ def natural_contract(spec: str | Path) -> InputContract:
         classes=classes,
         names=names,
     )
-    data = open_data(spec, plain, labels=True)
+    data = open_data(spec, plain, labels=True, skip_bad=skip_bad)
     places = torch.linspace(0, len(data) - 1, min(len(data), _SAMPLE)).long()
     images = data.images(places).double() / 255
     mean = images.mean((0, 2, 3))
@@ -59,14 +66,12 @@ def natural_shape(spec: str | Path) -> tuple[int, int, int]:
     if str(spec).startswith("builtin/"):
         return _shape(digits("train")[0])
     if path.is_file() and path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return _shape(arrays["x"])
+        return _shape(read_npz(path, labels=False)["x"])
     if path.is_dir() and is_begun(path):
         return _shape(read_image_set(path).images)
     if not path.is_dir():
         raise ValueError(_ABSENT.format(spec))
-    with Image.open(list_images(find_split(path, "train"), False).paths[0]) as image:
-        return image.height, image.width, _channels(image)
+    return _shape_of_first(list_images(find_split(path, "train"), False))
 
 
 def count_classes(spec: str | Path) -> tuple[tuple[str, ...] | None, int]:
@@ -81,8 +86,8 @@ def _describe(spec: str) -> tuple[int, int, int, tuple[str, ...] | None, int]:
         return (*pixels.shape[1:], NAMES, len(NAMES))
     path = Path(spec)
     if path.is_file() and path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return (*_shape(arrays["x"]), None, _count(arrays["y"], path))
+        arrays = read_npz(path, labels=True)
+        return (*_shape(arrays["x"]), None, _count(arrays["y"], path))
     if path.is_dir() and is_begun(path):
         found = read_image_set(path)
         if found.labels is None:
@@ -92,9 +97,15 @@ def _describe(spec: str) -> tuple[int, int, int, tuple[str, ...] | None, int]:
         raise ValueError(_ABSENT.format(spec))
     listing = list_images(find_split(path, "train"), True)
     assert listing.folders is not None
-    with Image.open(listing.paths[0]) as image:
-        shape = (image.height, image.width, _channels(image))
-    return (*shape, listing.folders, len(listing.folders))
+    return (*_shape_of_first(listing), listing.folders, len(listing.folders))
+
+
+def _shape_of_first(listing: Listing) -> tuple[int, int, int]:
+    """Return height, width and channels of the first image file that can be opened."""
+    for path in listing.paths:
+        with contextlib.suppress(OSError), Image.open(path) as image:
+            return image.height, image.width, _channels(image)
+    raise ValueError(f"{listing.root}: none of its {len(listing.paths)} images can be read")
 
 
 def _channels(image: Image.Image) -> int:

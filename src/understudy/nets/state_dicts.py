@@ -174,5 +174,8 @@ def _reason(
         )
         if alike and len(there) == 1:
             number = there.pop()
-            return f"it has {number} {word}, {count} are asked for: say --{word} {number}"
+            out = (
+                f"say --classes {number}" if word == "classes" else "take images that have as many"
+            )
+            return f"it has {number} {word}, {count} are asked for: {out}"
     return None

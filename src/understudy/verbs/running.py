@@ -48,6 +48,7 @@ class RunOptions(TypedDict, total=False):
     Args:
         recipe: a recipe to run again, in place of networks, data and method.
         eval: labelled data to score on; never changes the student.
+        skip_bad: leave unreadable image files out instead of raising.
         steps: of the optimizer; several stages share them.
         budget: seconds, in place of steps.
         batch_size: images, or sentences, a step.
@@ -67,6 +68,7 @@ class RunOptions(TypedDict, total=False):
 
     recipe: str | Path | Recipe | None
     eval: str | None
+    skip_bad: bool
     steps: int | None
     budget: float | None
     batch_size: int | None
@@ -92,11 +94,9 @@ class TeachOptions(RunOptions, NetworkOptions, total=False):
     """What the verbs share in which a network teaches: `RunOptions`, `NetworkOptions` and more.
 
     Args:
-        skip_bad: leave unreadable image files out instead of raising.
         audit: whether the transfer set is scored, or its search followed, for the report.
     """
 
-    skip_bad: bool
     audit: bool
 
 

@@ -36,7 +36,6 @@ def train(
         augment: what is done to the images, of `sources.augmenting.AUGMENTERS`.
         options: of `verbs.running.TrainOptions`.
     """
-
     allowed = permitted(net, allow_code=options.get("allow_code", ()))
 
     def make() -> Made:
@@ -56,17 +55,19 @@ def train(
         if networks:
             contract = networks["student"].contract
         else:
-            reference, contract = _described(reference, data, allowed)
+            reference, contract = _described(
+                reference, data, allowed, skip_bad=options.get("skip_bad", False)
+            )
         return supervised(reference, data, contract, augment=augment), networks
 
     return carry_out("train", make, out, options, typed=[net])
 
 
 def _described(
-    reference: NetworkRef, data: str, allowed: Sequence[str]
+    reference: NetworkRef, data: str, allowed: Sequence[str], *, skip_bad: bool
 ) -> tuple[NetworkRef, InputContract]:
     """Return the reference with all that it takes; what it and its weights do not say, data do."""
-    like = natural_contract(data)
+    like = natural_contract(data, skip_bad=skip_bad)
     contract = resolve(reference, like=like, allow_code=allowed).network.contract
     said = ("size", "channels", "mean", "std", "classes", "names")
     return replace(reference, **{name: getattr(contract, name) for name in said}), contract
