@@ -74,7 +74,7 @@ def test_the_prefix_of_an_architecture_that_holds_everything_in_one_part_is_put_
         (
             "resnet8",
             lambda: state_of("resnet8", channels=1),
-            "it has 1 channels, 3 are asked for: say --channels 1",
+            "it has 1 channels, 3 are asked for: take images that have as many",
         ),
         (
             "resnet8-0.5",
