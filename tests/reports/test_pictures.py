@@ -20,6 +20,11 @@ def test_a_loss_of_one_term_is_drawn_once():
     assert [name for name, _ in pictures.curves(rows)] == ["loss"]
 
 
+def test_a_short_run_of_one_line_names_its_step_once():
+    ((_, svg),) = pictures.curves([{"step": 6, "loss": 2.25}])
+    assert svg.count(">6<") == 1
+
+
 def test_figures_that_are_not_finite_leave_a_curve_without_them():
     rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": float("nan")}, {"step": 2, "loss": 3.0}]
     ((_, svg),) = pictures.curves(rows)

@@ -97,7 +97,9 @@ def _page_tag(tag: str, name: str) -> str:
 
 def ticks(*, integer: bool = False) -> MaxNLocator:
     """Return round places for a handful of ticks."""
-    return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=integer)
+    # With fewer integers than two in view, one of them is enough: fractions would read the same.
+    fewest = 1 if integer else 2
+    return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=integer, min_n_ticks=fewest)
 
 
 def per_cent_axis(axis: Axis) -> None:
