@@ -1,8 +1,10 @@
 """What does a latent generator add to an auto-encoder's decoder, as images and as a transfer set?
 
-One decoder, four kinds of codes: made by the LCW generator, normal (the Cramer-Wold auto-encoder
-alone), of a Gaussian fitted to codes, and interpolated between codes of training images. Trained
-on the real images, and on as many shader images, which then stand in for them. Each arm is shown to
+One decoder, four kinds of codes: made by the LCW generator, normal, of a Gaussian fitted to codes,
+and interpolated between codes of training images. The decoder is that of a plain auto-encoder, as
+published, and that of a Cramer-Wold auto-encoder, whose codes are asked to be normal: its decoder
+with normal codes is the rival without a latent generator. Trained on the real images, and on as
+many shader images, which then stand in for them. Each arm is shown to
 a student as it is, at equal steps and with the same first weights; so are the sets themselves.
 
 The Frechet distance compares as many images of an arm as there are training images with the test
@@ -20,7 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,9 +44,8 @@ from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
 from understudy.verbs.train_generator import train_generator
 
-KINDS: tuple[Literal["generated", "normal", "gaussian", "interpolated"], ...] = (
-    *("generated", "normal", "gaussian", "interpolated"),
-)
+Codes = Literal["generated", "normal", "gaussian", "interpolated"]
+KINDS: tuple[Codes, ...] = get_args(Codes)
 AS_DRAWN = ("matching", "balance", "augmentation", "mixup", "attack")
 # Enough for the covariance of the features; the digits are fewer.
 MOST_COMPARED = 5000
@@ -53,13 +54,18 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The real data, who knows them, and where its last features are seen."""
+    """The real data, who knows them, and where its last features are seen.
+
+    Args:
+        normality: published weight, in a Cramer-Wold auto-encoder of such images.
+    """
 
     name: str
     data: str
     teacher: NetworkRef
     student: str
     tap: str
+    normality: str
 
 
 def main() -> None:
@@ -102,6 +108,7 @@ def digits(folder: Path) -> Task:
         teacher=NetworkRef(ref=str(teacher)),
         student=STUDENT,
         tap="bn3",
+        normality="1",
     )
 
 
@@ -116,7 +123,12 @@ def cifar10() -> Task:
     )
     data = str(cifar10_folder())
     return Task(
-        name="cifar10", data=data, teacher=reference, student="builtin/resnet8", tap="layer3"
+        name="cifar10",
+        data=data,
+        teacher=reference,
+        student="builtin/resnet8",
+        tap="layer3",
+        normality="10",
     )
 
 
@@ -132,20 +144,15 @@ def measure(
     real = torch.cat([look(images.float() / 255) for images, _ in batches(test, AT_ONCE)])
     setting = Setting(teacher=task.teacher, student=task.student, batch_size=BATCH, assignments={})
     for name, data in ((task.name, task.data), ("shaders", shaders)):
-        arms = {f"{name}: {kind}": kind for kind in KINDS}
-        if all(table.has(arm=arm, seed=seed) for arm in (name, *arms)):
+        if all(table.has(arm=arm, seed=seed) for arm in (name, *kinds_of(task, name))):
             continue
         if data == shaders and not Path(shaders).exists():
             contract = teacher.contract
             shape: dict[str, Any] = {"size": contract.size, "channels": contract.channels}
             synthesize("shaders", count=count, out=shaders, seed=seed, **shape)
-        run = folder / f"generator-{name}-{seed}"
-        made = train_generator(
-            "lcw", data, out=run, steps=generator_steps, seed=seed, overwrite=run.exists()
-        )
-        sources: dict[str, Source] = {name: Surrogate(data=data)}
-        sources |= {arm: Lcw(generator=str(run), codes=kind) for arm, kind in arms.items()}
-        for arm, source in sources.items():
+        sources: dict[str, tuple[Source, float | None]] = {name: (Surrogate(data=data), None)}
+        sources |= generated(task, table, folder, (name, data), seed, generator_steps)
+        for arm, (source, nearness) in sources.items():
             if table.has(arm=arm, seed=seed):
                 continue
             drawn = draw(source, teacher, count, seed)
@@ -159,12 +166,57 @@ def measure(
             )
             apart = torch.cat([look(part) for part in drawn.split(AT_ONCE)])
             row |= {"frechet": frechet_distance(apart, real).item()}
-            row |= {"compared": count, "test_images": len(real), "nearness": made["nearness"]}
+            row |= {"compared": count, "test_images": len(real), "nearness": nearness}
             table.add(row, ("arm",))
             print(
                 f"{arm} seed {seed}: {row['accuracy']:.2%}, Frechet distance {row['frechet']:.3f}",
                 flush=True,
             )
+
+
+def kinds_of(task: Task, name: str) -> dict[str, tuple[str, Codes]]:
+    """Return how normal the codes are asked to be, and which are drawn, by arm."""
+    first = {"plain auto-encoder, ": "0", "": task.normality}
+    return {
+        f"{name}: {before}{kind}": (normality, kind)
+        for before, normality in first.items()
+        for kind in KINDS
+    }
+
+
+def generated(
+    task: Task,
+    table: Table,
+    folder: Path,
+    named: tuple[str, str],
+    seed: int,
+    steps: int,
+) -> dict[str, tuple[Source, float | None]]:
+    """Return the missing sources of generated images, and how near to its images each stays.
+
+    Args:
+        named: what the images learned from are called, and where they are.
+    """
+    name, data = named
+    made: dict[str, dict[str, Any]] = {}
+    sources: dict[str, tuple[Source, float | None]] = {}
+    for arm, (normality, kind) in kinds_of(task, name).items():
+        if table.has(arm=arm, seed=seed):
+            continue
+        run = str(folder / f"generator-{name}-{normality}-{seed}")
+        if run not in made:
+            asked = {"auto_encoder.normality": normality}
+            made[run] = train_generator(
+                "lcw",
+                data,
+                out=run,
+                steps=steps,
+                seed=seed,
+                set=asked,
+                overwrite=Path(run).exists(),
+            )
+        sources[arm] = (Lcw(generator=run, codes=kind), made[run]["nearness"])
+    return sources
 
 
 def draw(source: Source, teacher: Network, count: int, seed: int) -> Tensor:

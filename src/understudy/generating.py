@@ -1,7 +1,7 @@
 """Generator recipe in, run folder out: an auto-encoder, then a generator of its codes.
 
 Two stages, each carried by `fit` with checkpoints of its own:
-    1  encoder and decoder learn images, with codes whose law is near the normal;
+    1  encoder and decoder learn images; nothing is asked of the law of the codes;
     2  both are frozen, every training image is encoded once, and the latent generator learns to
        make such codes of noise.
 What comes out is judged on images that neither stage was shown.
@@ -111,8 +111,7 @@ def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorReci
     dense = channels == 1 or min(height, width) < _LEAST_CONVOLVED
     plan = PUBLISHED["mnist" if dense else "svhn"]
     plan = dataclasses.replace(plan, size=(height, width), channels=channels)
-    objective = AutoEncoding(normality=1.0 if dense else 10.0)
-    return GeneratorRecipe(data=data, plan=plan, auto_encoder=objective, **changes)
+    return GeneratorRecipe(data=data, plan=plan, **changes)
 
 
 def run(recipe: GeneratorRecipe, out: Path, conduct: Conduct) -> dict[str, Any]:

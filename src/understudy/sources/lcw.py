@@ -8,7 +8,8 @@ the generator's size and colours, and are scaled and turned grey or coloured whe
 others.
 
 The other ways to draw a code are the baselines that M has to beat, from the same file:
-    normal         Dec(e), e ~ N(0, I): the Cramer-Wold auto-encoder alone
+    normal         Dec(e), e ~ N(0, I): the Cramer-Wold auto-encoder alone, where the codes were
+                   asked to be normal (auto_encoder.normality=1); of others no fair rival
     gaussian       Dec(z), z ~ N(m, C), mean and covariance of codes of training images
     interpolated   Dec(u z + (1 - u) z'), codes z, z' of two training images, u ~ U(0, 1)
 
