@@ -59,3 +59,10 @@ def test_gradients_are_those_of_the_equation():
     assert torch.autograd.gradcheck(
         lambda x: sum(decoupled_losses(x, numbers(3, 4, seed=1), labels, 4.0)), student
     )
+
+
+def test_no_size_depends_on_the_labels_so_that_a_gpu_need_not_be_waited_for():
+    logits = torch.empty(4, 5, device="meta")
+    labels = torch.empty(4, dtype=torch.int64, device="meta")
+    target, others = decoupled_losses(logits, logits, labels, 4.0)
+    assert target.shape == others.shape == (4,)

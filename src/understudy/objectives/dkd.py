@@ -49,8 +49,10 @@ def decoupled_losses(
         logits = logits / temperature
         # log of (p_y, 1 - p_y): the logit of y beside the log-sum of the others.
         others = logits.masked_fill(target, -torch.inf)
-        pair = torch.stack((logits[target], others.logsumexp(-1)), -1).log_softmax(-1)
-        rest = logits[~target].view(len(logits), -1).log_softmax(-1)
+        of_target = logits.gather(1, labels[:, None])[:, 0]
+        pair = torch.stack((of_target, others.logsumexp(-1)), -1).log_softmax(-1)
+        # Not by indexing, which on a GPU waits for the number of places; y then adds 0 to the sum.
+        rest = others.log_softmax(-1).masked_fill(target, 0.0)
         parts.append((pair, rest))
     (pair_q, rest_q), (pair_p, rest_p) = parts
     tckd = F.kl_div(pair_q, pair_p, reduction="none", log_target=True).sum(-1)
