@@ -5,8 +5,9 @@ from tests.objectives.features import learns, numbers
 from understudy.objectives.nst import Nst, selectivity_loss
 
 
-def test_it_agrees_with_a_loop_over_pairs_of_channels():
-    student, teacher = numbers(2, 3, 2, 2), numbers(2, 4, 2, 2, seed=1)
+@pytest.mark.parametrize("channels", [(3, 4), (6, 7)])  # fewer and more than the four places
+def test_it_agrees_with_a_loop_over_pairs_of_channels(channels):
+    student, teacher = (numbers(2, count, 2, 2, seed=i) for i, count in enumerate(channels))
 
     def units(features):
         return [channel.flatten() / channel.norm() for channel in features]

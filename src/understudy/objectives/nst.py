@@ -31,6 +31,11 @@ def selectivity_loss(
 ) -> Float[Tensor, " batch"]:
     """Return the squared discrepancy of each sample's channels."""
     ours, theirs = (F.normalize(x.flatten(2), dim=2) for x in to_smaller(student, teacher))
+    if ours.shape[2] < min(ours.shape[1], theirs.shape[1]):
+        # The same by products of places, of which a deep stage has fewer than channels:
+        # sum_ij (x_i . y_j)^2 = <sum_i x_i x_i', sum_j y_j y_j'>.
+        of_places = [x.transpose(1, 2) @ x / x.shape[1] for x in (ours, theirs)]
+        return (of_places[0] - of_places[1]).square().sum((1, 2))
 
     def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
         return (one @ other.transpose(1, 2)).square().mean((1, 2))
