@@ -231,12 +231,13 @@ class Contrast:
         with torch.no_grad():
             classes = self._classes(index, teacher, batch)
             self.banks.admit(index, classes, ours, theirs)
-            items, drawn = self._draw(index.device)
+            held = self.banks.items
+            items, drawn = self._draw(held)
             others, own = (items, index) if self._any else (self.banks.classes[items], classes)
             counted = negative_counts(drawn, others != own[:, None], self._settings.num_negatives)
         losses = [
-            self._side(0, ours, self.banks.teacher, index, items, counted),
-            self._side(1, theirs, self.banks.student, index, items, counted),
+            self._side(0, ours, self.banks.teacher, index, items, counted, len(held)),
+            self._side(1, theirs, self.banks.student, index, items, counted, len(held)),
         ]
         with torch.no_grad():
             self.banks.move(index, ours, theirs)
@@ -252,16 +253,15 @@ class Contrast:
             return torch.zeros_like(index)
         return class_labels(self._settings.of, teacher, batch)
 
-    def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the items of this step's draw, with repetition, and how often each was drawn."""
-        held = self.banks.items
+    def _draw(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the items of this step's draw, once each, and how often each was drawn."""
         places = torch.randint(
             len(held),
             (self._settings.num_negatives,),
             generator=child(self._rng, "negatives", self._step),
         )
         # Of a set smaller than K most items are drawn several times: their products are taken once.
-        drawn = torch.bincount(places, minlength=len(held)).to(device)
+        drawn = torch.bincount(places, minlength=len(held)).to(held.device)
         return held[drawn > 0], drawn[drawn > 0]
 
     def _side(
@@ -272,6 +272,7 @@ class Contrast:
         index: Tensor,
         items: Tensor,
         counted: Tensor,
+        num_items: int,
     ) -> Tensor:
         temperature = self._settings.temperature
         own = ((embedded * bank[index]).sum(1) / temperature).exp()
@@ -280,7 +281,6 @@ class Contrast:
         if self._step == 0:
             total = own + (counted * others).sum(1)
             scale[side] = (total.sum() / (len(own) + counted.sum())).detach()
-        num_items = len(self.banks.items)
         normaliser = scale[side].clone() * num_items
         return contrastive_loss(own / normaliser, others / normaliser, counted, num_items).mean()
 

@@ -78,8 +78,8 @@ def sparsified(gradient: Tensor, sparsity: float) -> Tensor:
         return gradient
     if kept == 0:
         return torch.zeros_like(gradient)
-    ordered = gradient.abs().flatten().sort(descending=True).values
-    return soft_threshold(gradient, ordered[kept])
+    largest_left_out = gradient.abs().flatten().kthvalue(gradient.numel() - kept).values
+    return soft_threshold(gradient, largest_left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
