@@ -103,3 +103,14 @@ def test_in_bfloat16_answers_and_taps_come_back_as_float32():
     assert trace.output.dtype == trace.taps["conv1"].dtype == torch.float32
     # Rounded on the way: eight bits of mantissa are left.
     assert torch.equal(trace.taps["conv1"], trace.taps["conv1"].bfloat16().float())
+
+
+def test_a_network_that_computes_in_half_precision_is_heard_in_float32():
+    class Halved(nn.Module):
+        def forward(self, images):
+            return images.half()
+
+    body = nn.Sequential(nn.Identity(), Halved())
+    with Taps(body, ("1",)) as taps:
+        trace = taps.trace(torch.rand(2, 3, 5, 5))
+    assert trace.output.dtype == trace.taps["1"].dtype == torch.float32

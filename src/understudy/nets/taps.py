@@ -19,6 +19,7 @@ from understudy.protocols import Trace
 Precision = Literal["float32", "bfloat16"]
 # Behind a layer's name: what goes into it, in place of what comes out.
 INPUT = ":input"
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def fast_precision(device: str) -> Precision:
@@ -115,7 +116,7 @@ class Taps:
 
 def _as_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.float() if value.dtype == torch.bfloat16 else value
+        return value.float() if value.dtype in _HALVES else value
     if isinstance(value, Mapping):
         return {name: _as_float32(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
