@@ -64,6 +64,7 @@ def test_without_a_verb_the_help_is_shown_and_it_is_bad_usage():
         ("distill", "Missing option '--out'."),
         ("distill --out a", "missing --teacher and --student, or --recipe FILE"),
         ("distill --out a --teacher b", "missing --student, or --recipe FILE"),
+        ("score --transfer noise", "missing --teacher, or --recipe FILE"),
         ("train --out a --net b", "missing --data, or --recipe FILE"),
         ("distill --out a --budget 1s --steps 2", "--steps and --budget exclude each other"),
         ("distill --out a --sed 3", "No such option: --sed"),

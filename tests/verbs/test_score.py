@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.command import command
 from tests.tiny import CONTRACT, Grey, network
 from understudy import recipe as recipe_file
 from understudy.audits import transfer_reference
@@ -75,9 +76,14 @@ def test_a_recipe_says_how_every_source_is_fed(tmp_path):
     assert own.raw != flat.raw
 
 
-def test_a_recipe_brings_its_own_teacher():
+def test_a_recipe_brings_its_own_teacher(tmp_path):
     (card,) = score(recipe=leaves_recipe(), count=64)
     assert card.teacher == "builtin/convnet-6"
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_file.to_toml(leaves_recipe()))
+    told = command("score", "--recipe", file, "--count", 64, "--json")
+    assert told.status == 0
+    assert [card["teacher"] for card in json.loads(told.out)] == ["builtin/convnet-6"]
 
 
 def test_wrappers_made_in_python_are_left_as_they_are():

@@ -1,6 +1,7 @@
 """The verbs that look and change nothing: parse, call, print."""
 
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -148,23 +149,34 @@ def evaluate(
 
 
 def score(
-    teacher: o.Teacher,
+    teacher: o.Teacher = None,
     transfer: Annotated[
         list[str],
         typer.Option(parser=o.source, metavar="SOURCE", help="A source; several are compared."),
-    ],
+    ] = [],  # noqa: B006
     weights: o.Weights = None,
     mean: o.Mean = None,
     std: o.Std = None,
     size: o.Size = None,
     classes: o.Classes = None,
-    recipe: o.RecipeFile = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="A recipe.toml that says how they are fed; what it shows is scored, too.",
+        ),
+    ] = None,
     allow_code: o.AllowCode = [],  # noqa: B006
     count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 4096,
     seed: o.Seed = None,
     json: o.Json = False,
 ) -> None:
     """How good a transfer set is for a teacher, before any training."""
+    missing = ["--teacher"] * (teacher is None) + ["--transfer"] * (not transfer)
+    if recipe is None and missing:
+        raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
     from understudy.verbs.score import score as work
 
     said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
