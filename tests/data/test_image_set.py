@@ -139,7 +139,7 @@ def test_a_full_disk_says_so_and_leaves_what_was_written(tmp_path):
 
 
 def test_a_set_that_cannot_fit_is_refused_before_the_work(tmp_path):
-    with pytest.raises(OSError, match=r"need .* GB, but .* free"):
+    with pytest.raises(OSError, match=r"need .* MB, but .* free"):
         writer(tmp_path, count=10**15)
 
 

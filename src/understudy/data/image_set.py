@@ -183,8 +183,8 @@ class ImageSetWriter:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
-                f"{self.count} images need {needed / 1e9:.2f} GB, but {self.folder} has "
-                f"{free / 1e9:.2f} GB free"
+                f"{self.count} images need {needed / 1e6:,.1f} MB, but {self.folder} has "
+                f"{free / 1e6:,.1f} MB free"
             )
         self._note(0, self._digest)
 
