@@ -50,6 +50,12 @@ def test_the_level_follows_the_share_of_accuracy_kept(student: float, level: str
     assert verdict_on(replace(GOOD, student_accuracy=student)).level == level
 
 
+def test_where_nothing_was_held_out_the_headline_says_on_what_they_agree():
+    on = "shader images of a fixed set; none of what was shown could be held out"
+    headline = verdict_on(replace(UNLABELLED, agreement_on=on)).headline
+    assert " of 2,000 shader images of a fixed set (a proxy: " in headline
+
+
 def test_without_labels_agreement_is_called_a_proxy_and_never_ok():
     verdict = verdict_on(UNLABELLED)
     assert verdict.level == "unknown"

@@ -43,7 +43,7 @@ def headline_facts(record: RunRecord) -> list[Fact]:
     if summary.agreement is not None:
         value = figures.percent(summary.agreement)
         facts.append(
-            Fact(name="Agreement", value=value, tag="proxy", detail=f"on {summary.words.held_out}")
+            Fact(name="Agreement", value=value, tag="proxy", detail=f"on {summary.compared_on}")
         )
     if summary.student_parameters is not None:
         facts.append(_parameters(summary.student_parameters, summary.teacher_parameters))

@@ -111,6 +111,12 @@ class Summary:
     compared: tuple[str, ...] = ()
 
     @property
+    def compared_on(self) -> str:
+        """What the agreement was counted on; behind a semicolon stands why nothing was held out."""
+        images, mark, _ = (self.agreement_on or "").partition(";")
+        return images if mark else self.words.held_out
+
+    @property
     def words(self) -> Words:
         """What its figures are about."""
         return words_of(self.unit)

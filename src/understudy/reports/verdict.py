@@ -200,7 +200,7 @@ def _without_labels(record: RunRecord, summary: Summary, limits: Limits) -> Verd
     unknown = f"No {words.judged} were given: {words.quality} is unknown."
     if summary.agreement is None:
         return Verdict(level="unknown", label=words.unknown, headline=unknown, tag=None, reasons=())
-    shown = words.held_out
+    shown = summary.compared_on
     if summary.agreement_count is not None:
         shown = f"{figures.count(summary.agreement_count)} {shown}"
     headline = (
