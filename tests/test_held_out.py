@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 
 from tests import tiny
@@ -9,6 +10,7 @@ from understudy.protocols import Trace, image_batch
 from understudy.recipe import Stage
 from understudy.sources.dfad import Dfad
 from understudy.sources.noise import Noise
+from understudy.sources.surrogate import Surrogate
 
 
 def network(seed: int) -> Network:
@@ -26,6 +28,18 @@ def test_after_a_game_with_the_student_both_are_compared_on_one_fixed_set_of_sha
     assert torch.equal(one.images, other.images)
     assert torch.equal(one.teacher, other.teacher)
     assert one.on == "shader images of a fixed set; none of what was shown could be held out"
+
+
+def test_where_nothing_is_held_out_of_the_images_on_disk_both_are_compared_on_shaders(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", x=images)
+    source = Surrogate(data=str(tmp_path / "one.npz"), held_out=0.0)
+    one, other = (
+        answer_held_out(stage(wanted), 0, network(0), network(1), count=8)
+        for wanted in (source, Dfad())
+    )
+    assert torch.equal(one.images, other.images)
+    assert one.on == "shader images of a fixed set; nothing of the transfer set was held out"
 
 
 def test_of_other_sources_images_are_held_out_by_the_seed():

@@ -1,7 +1,8 @@
 """What teacher and student say of transfer images that the student never saw.
 
-They are held out of what a stage shows; for images found by optimisation, of which none can be
-held out, they are a fixed set of shader images at the contract's mean and deviation.
+They are held out of what a stage shows. Of images found by optimisation none can be held out, and of
+images on disk none is where `held_out` is 0: then they are a fixed set of shader images at the
+contract's mean and deviation.
 """
 
 import dataclasses
@@ -79,15 +80,25 @@ def answer_shown(batch: Batch | None, student: Network) -> HeldOut | None:
 
 def _judging(source: Source, seed: int) -> tuple[Source, int]:
     """Return the source of the held-out images, and its seed."""
-    if isinstance(innermost(source), OptimisedSource):
+    if _why_nothing_is_held_out(source):
         return Matched(source=Shaders()), _FIXED_SEED
     return source, seed
 
 
+def _why_nothing_is_held_out(source: Source) -> str | None:
+    """Return why the student saw all that a source has, None where some is kept apart."""
+    inner = innermost(source)
+    if isinstance(inner, OptimisedSource):
+        return "none of what was shown could be held out"
+    if isinstance(inner, Surrogate) and inner.held_out == 0:
+        return "nothing of the transfer set was held out"
+    return None
+
+
 def _held_out_name(stage: Stage) -> str:
     source = innermost(stage.source)
-    if isinstance(source, OptimisedSource):
-        return "shader images of a fixed set; none of what was shown could be held out"
+    if reason := _why_nothing_is_held_out(source):
+        return f"shader images of a fixed set; {reason}"
     if isinstance(source, Surrogate):
         return "images of the transfer set kept apart by their hash, as fed"
     name = kind_of(type(source)) or type(source).__name__

@@ -17,6 +17,7 @@ from understudy.nets.network import Network, freeze
 from understudy.protocols import Site, TextContract, innermost
 from understudy.recipe import Stage
 from understudy.seeding import child_seed, from_seed
+from understudy.sources.sentences import Sentences
 from understudy.spine import site_of
 from understudy.tasks.translation import Translation
 
@@ -42,7 +43,9 @@ def summarize_translation(
             told |= {f"{role}_scores": found["scores"], "score_count": found["count"]}
             told["score_signatures"] = found["signatures"]
     told |= {"agreement": None, "agreement_count": None, "agreement_on": None}
-    if teacher is not None:
+    source = innermost(stage.source)
+    kept = not isinstance(source, Sentences) or source.held_out > 0
+    if teacher is not None and kept:
         score = Translation().agreement(_held_out(stage, seed, teacher, student))
         told |= {
             "agreement": score.value,
