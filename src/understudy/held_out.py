@@ -1,7 +1,7 @@
 """What teacher and student say of transfer images that the student never saw.
 
-They are held out of what a stage shows. Of images found by optimisation none can be held out, and of
-images on disk none is where `held_out` is 0: then they are a fixed set of shader images at the
+They are held out of what a stage shows. Of images found by optimisation none can be held out, and
+of images on disk none is where `held_out` is 0: then they are a fixed set of shader images at the
 contract's mean and deviation.
 """
 

@@ -156,4 +156,5 @@ def test_inspect_shows_the_usual_normalisations_in_a_table(tmp_path):
     lines = [line.split() for line in told.out.splitlines()]
     named = [words[0] for words in lines if words[:1] and words[0] in NORMALISATIONS]
     assert sorted(named) == sorted(NORMALISATIONS)
-    assert all(len(line) < 200 for line in told.out.splitlines()[:-1])
+    assert all(len(line) < 80 for line in told.out.splitlines()[:-1])
+    assert len({len(words) for words in lines if words[:1] and words[0] in NORMALISATIONS}) == 1

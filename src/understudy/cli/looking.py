@@ -211,16 +211,12 @@ def _print_readings(normalisation: Any) -> None:
     """Show how likely the usual normalisations make the images that the first BatchNorm saw."""
     if not normalisation["checkable"]:
         return  # the summary says why
-    table = Table("read as", "mean", "std", "images of mean", "std", "likelihood", box=None)
+    table = Table("read as", "images of mean", "std", "likelihood", box=None)
     for reading in (normalisation["stated"], *normalisation["candidates"]):
-        mean, std, seen = (_rounded(reading[key]) for key in ("mean", "std", "implied_mean"))
+        mean = " ".join(f"{value:.3g}" for value in reading["implied_mean"])
         deviation, likelihood = (f"{reading[key]:.2g}" for key in _JUDGED)
-        table.add_row(reading["name"], mean, std, seen, deviation, likelihood)
+        table.add_row(reading["name"], mean, deviation, likelihood)
     results.print(table)
-
-
-def _rounded(values: Any) -> str:
-    return " ".join(f"{value:.3g}" for value in values)
 
 
 def _in_words(value: Any) -> str:
