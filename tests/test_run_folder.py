@@ -31,6 +31,17 @@ def test_an_existing_run_is_refused_unless_one_says_what_to_do_with_it(tmp_path)
         folder.check(resume=True, overwrite=True)
 
 
+def test_no_two_processes_are_at_work_in_one_folder(tmp_path):
+    folder = made(tmp_path / "run")
+    second = RunFolder(folder.path)
+    for resume in (True, False):
+        with pytest.raises(RunFolderError, match=r"another process is at work in .*run; wait"):
+            second.check(resume=resume, overwrite=not resume)
+    folder.close()
+    assert second.check(resume=True, overwrite=False) is True
+    second.close()
+
+
 def test_resume_goes_on_with_what_is_there_and_starts_where_nothing_is(tmp_path):
     assert made(tmp_path / "run").check(resume=True, overwrite=False) is True
     assert RunFolder(tmp_path / "new").check(resume=True, overwrite=False) is False

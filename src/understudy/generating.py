@@ -7,6 +7,7 @@ Two stages, each carried by `fit` with checkpoints of its own:
 What comes out is judged on images that neither stage was shown.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -129,7 +130,8 @@ def run(recipe: GeneratorRecipe, out: Path, conduct: Conduct) -> dict[str, Any]:
                 f"a generator is trained by one process, but {processes.world} were launched: the "
                 "batch as a whole is what its losses compare; raise --batch-size instead"
             )
-        return _run(recipe, RunFolder(out), conduct, processes, began)
+        with contextlib.closing(RunFolder(out)) as folder:
+            return _run(recipe, folder, conduct, processes, began)
 
 
 def _run(

@@ -98,8 +98,9 @@ def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
         ValueError: a network or the data cannot be used; an earlier run is as it was.
     """
     began = time.perf_counter()
-    with team(cpu=device_named(recipe.device).type == "cpu") as processes:
-        return _run(recipe, RunFolder(out), conduct, processes, began)
+    cpu = device_named(recipe.device).type == "cpu"
+    with team(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
+        return _run(recipe, folder, conduct, processes, began)
 
 
 def _run(
@@ -391,8 +392,7 @@ def _stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
 
 def _going_on(asked: Recipe, saved: Recipe, conduct: Conduct) -> Recipe:
     free = (*FREE, "fit.steps") if conduct.budget is not None else FREE
-    keys = recipe_file.differing_keys(asked, saved, but=free)
-    if keys:
+    if keys := recipe_file.differing_keys(asked, saved, but=free):
         raise RecipeError(
             f"--resume, but the recipe asked for differs from the one in the folder in "
             f"{', '.join(keys)}; leave the option away, or use another --out"

@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +20,11 @@ import torch
 
 from understudy.data.checkpoints import DAMAGE, first_line
 from understudy.optional import require
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", "log.txt"
 CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
@@ -52,9 +57,40 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run, and of one process at a time, until it is closed.
+
+    Args:
+        held: the open folder that keeps other processes out, once there is one.
+    """
 
     path: Path
+    held: list[int] = field(default_factory=list, compare=False, repr=False)
+
+    def close(self) -> None:
+        """Let other processes in."""
+        while self.held:
+            os.close(self.held.pop())
+
+    def _hold(self) -> None:
+        """Keep other processes out; a kill lets them in as well.
+
+        Raises:
+            RunFolderError: another process is at work here.
+        """
+        if self.held or fcntl is None:
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise RunFolderError(
+                f"another process is at work in {self.path}; wait for it, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            os.close(folder)
+            return
+        self.held.append(folder)
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
         """Return whether a saved recipe is to be gone on with; nothing is changed.
@@ -79,6 +115,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is not a run; refusing to write into it: choose another --out"
             )
+        self._hold()
         return resume and RECIPE in present
 
     def begin(self, *, overwrite: bool) -> None:
@@ -91,6 +128,7 @@ class RunFolder:
             (self.path / CHECKPOINT).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from error
+        self._hold()
 
     def file(self, name: str) -> Path:
         return self.path / name
