@@ -83,7 +83,8 @@ def _versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that is not here took no part
-    return found
+    # Which tells what torch was built for; what is installed under its name may not.
+    return found | {"torch": torch.__version__}
 
 
 def _device(device: torch.device) -> dict[str, Any]:

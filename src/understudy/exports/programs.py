@@ -22,6 +22,8 @@ from understudy.run_folder import write_whole
 DESCRIPTION = "description.json"
 # The tracer would take a batch of 0 or 1 for a constant.
 _EXAMPLES = 2
+# torch 2.6 finds fault with a batch that could be as long as an integer can count.
+_LONGEST = 2**31 - 1
 _UNTRACEABLE = (TorchDynamoException, GuardOnDataDependentSymNode)
 
 
@@ -34,9 +36,9 @@ def trace_program(network: Network) -> ExportedProgram:
     contract = network.contract
     frozen = freeze(network).to("cpu", torch.float32)
     example = (torch.full((_EXAMPLES, contract.channels, *contract.size), 0.5),)
-    shapes = ({0: Dim("batch")},)
+    shapes = ({0: Dim("batch", max=_LONGEST)},)
     try:
-        program = torch.export.export(frozen, example, dynamic_shapes=shapes)
+        program = torch.export.export(frozen, example, dynamic_shapes=shapes, strict=False)
     except _UNTRACEABLE:
         # Running the network with symbols fixes the batch at len(x); reading its bytecode does
         # not, but understands less Python, so it comes second.

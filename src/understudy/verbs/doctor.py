@@ -10,7 +10,7 @@ import torch
 
 from understudy.optional import how_to_add, reason_absent
 
-_REQUIRED = ("torch", "numpy", "pillow", "onnxruntime", "safetensors")
+_REQUIRED = ("numpy", "pillow", "onnxruntime", "safetensors")
 _OPTIONAL = {
     "timm": "REFs timm/NAME and hf:ORG/NAME",
     "torchvision": "REFs torchvision/NAME",
@@ -46,6 +46,7 @@ def _base() -> list[Offer]:
     system = f"{platform.system()} {platform.machine()}"
     made = [Offer(name="machine", there=True, detail=f"{system}, {cores}")]
     versions = [f"{name} {metadata.version(name)}" for name in _REQUIRED]
+    versions.insert(0, f"torch {torch.__version__}")
     python = f"python {platform.python_version()}"
     made.append(Offer(name="packages", there=True, detail=", ".join([python, *versions])))
     return made
