@@ -100,7 +100,7 @@ def trace_channels(network: Network) -> Channels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it remarks on is for those who deploy the trace
-            program = torch.export.export(body, (images,))
+            program = torch.export.export(body, (images,), strict=False)
     except _UNTRACEABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UntraceableError(
@@ -157,7 +157,7 @@ class _Walk:
             self.labels[node] = torch.cat([self.labels[part] for part in arguments[0]])
         elif name in _TO_ROWS:
             self.to_rows(node, read[0])
-        elif name in _SAME or _within_channels(name, arguments, len(_shape(read[0]))):
+        elif name in _SAME or _within_channels(name, arguments, node, read[0]):
             self.labels[node] = x
         else:
             raise self.refusal(f"'{name}'", node)
@@ -297,8 +297,9 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
-def _within_channels(name: str, arguments: tuple[Any, ...], dimensions: int) -> bool:
+def _within_channels(name: str, arguments: tuple[Any, ...], node: fx.Node, read: fx.Node) -> bool:
     """Return whether a slice or mean leaves image and channel alone."""
-    if name == "slice":
-        return bool(arguments[1] % dimensions > 1)
+    dimensions = len(_shape(read))
+    if name == "slice":  # some versions of torch note those as well that take everything
+        return arguments[1] % dimensions > 1 or _shape(node) == _shape(read)
     return name == "mean" and all(d % dimensions > 1 for d in arguments[1])

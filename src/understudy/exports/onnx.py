@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -51,7 +52,10 @@ def write_onnx(program: ExportedProgram, description: Mapping[str, str], path: P
             )
     except OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"the network has no ONNX form ({reason}); export pt2") from error
+        here = f"torch {torch.__version__}, onnxscript {version('onnxscript')}"
+        raise ValueError(
+            f"the network has no ONNX form ({reason}); export pt2, or try other versions of {here}"
+        ) from error
     assert made is not None
     model = made.model_proto
     for value in (*model.graph.input, *model.graph.output):
