@@ -8,6 +8,7 @@ from understudy.nets.network import Network
 from understudy.objectives.logit_l1 import LogitL1
 from understudy.protocols import Trace, image_batch
 from understudy.recipe import Stage
+from understudy.sources.augmentation import Augmented
 from understudy.sources.dfad import Dfad
 from understudy.sources.noise import Noise
 from understudy.sources.surrogate import Surrogate
@@ -40,6 +41,16 @@ def test_where_nothing_is_held_out_of_the_images_on_disk_both_are_compared_on_sh
     )
     assert torch.equal(one.images, other.images)
     assert one.on == "shader images of a fixed set; nothing of the transfer set was held out"
+
+
+def test_views_of_the_same_images_on_disk_are_counted_apart_from_those(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", x=images)
+    source = Augmented(source=Surrogate(data=str(tmp_path / "few.npz"), held_out=0.2))
+    found = answer_held_out(stage(source), 0, network(0), network(1), count=64)
+    assert len(found.student) == 64
+    assert 0 < found.distinct < 40
+    assert answer_held_out(stage(Noise()), 0, network(0), network(1), count=8).distinct is None
 
 
 def test_of_other_sources_images_are_held_out_by_the_seed():

@@ -30,12 +30,18 @@ _FIXED_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What teacher and student said about transfer images, most often held out, as fed."""
+    """What teacher and student said about transfer images, most often held out, as fed.
+
+    Args:
+        images: some of them, to be looked at.
+        distinct: of how many images those are views; None where nobody knows.
+    """
 
     images: Tensor
     teacher: Tensor
     student: Tensor
     on: str
+    distinct: int | None = None
 
 
 def answer_held_out(
@@ -49,18 +55,21 @@ def answer_held_out(
     rng = from_seed(child_seed(seed, "held_out"))
     asked = freeze(teacher)
     stream = source.open(dataclasses.replace(site, steps=steps), asked, rng)
-    images, answers = [], []
+    images, answers, seen = [], [], []
     for step in range(steps):
         batch = stream.draw(step, student)
         with torch.no_grad():
             answers.append((asked(batch.views["teacher"]), student.eval()(batch.views["student"])))
         images.append(batch.images[: _SAMPLES if step == 0 else 0])
+        seen += [] if batch.index is None else [batch.index]
+    distinct = len(set(torch.cat(seen).tolist())) if len(seen) == steps else None
     teachers, students = zip(*answers, strict=True)
     return HeldOut(
         images=torch.cat(images),
         teacher=torch.cat(teachers),
         student=torch.cat(students),
         on=_held_out_name(stage),
+        distinct=distinct,
     )
 
 

@@ -82,10 +82,14 @@ def summarize_images(
         followed = follow_search(innermost(stage.source), teacher, student, rng)
         if followed is not None:
             write_whole(folder.file(SEARCH_PATH), _archive(**vars(search_record(followed))))
+    on = held_out.on
+    if held_out.distinct is not None and held_out.distinct < score.count:
+        on = f"views of {held_out.distinct:,} {on}"
     return told | {
         "agreement": score.value,
         "agreement_count": score.count,
-        "agreement_on": held_out.on,
+        "agreement_images": held_out.distinct,
+        "agreement_on": on,
     }
 
 

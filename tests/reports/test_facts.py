@@ -51,6 +51,15 @@ def test_agreement_says_on_what_and_how_surely():
     assert fact.detail == "95 % interval 40.4 to 59.6 %, on 100 images: kept-apart images"
 
 
+def test_many_views_of_few_images_are_as_sure_as_those_few():
+    views = Summary(agreement=0.5, agreement_count=2048, agreement_images=100)
+    (fact,) = agreement_facts(views)
+    assert fact.detail.startswith("95 % interval 40.4 to 59.6 %, on 2,048 images")
+    assert views.compared_on == "views of 100 held-out transfer images"
+    many = Summary(agreement=0.5, agreement_count=100, agreement_images=100)
+    assert many.compared_on == "held-out transfer images"
+
+
 def test_settings_carry_no_tag_and_timings_do():
     facts = run_facts(Summary(steps=2000, seed=0, seconds=75.0))
     assert [(fact.name, fact.value, fact.tag) for fact in facts] == [

@@ -4,6 +4,7 @@ Pure functions from parts of the record to facts; an empty list where there is n
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,9 @@ def agreement_facts(summary: Summary) -> list[Fact]:
         return []
     detail = summary.agreement_on or summary.words.held_out
     if summary.agreement_count:
-        low, high = accuracy_interval(summary.agreement, None, summary.agreement_count)
+        # Many views of few images tell no more than those few do.
+        independent = min(summary.agreement_count, summary.agreement_images or math.inf)
+        low, high = accuracy_interval(summary.agreement, None, int(independent))
         counted = figures.plural(summary.agreement_count, summary.words.answered)
         detail = f"95 % interval {figures.interval(low, high)}, on {counted}: {detail}"
     value = figures.percent(summary.agreement)

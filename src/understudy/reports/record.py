@@ -90,6 +90,7 @@ class Summary:
     forgetting: Annotated[float, Field(ge=-1, le=1)] | None = None
     agreement: Share | None = None
     agreement_count: Count | None = None
+    agreement_images: Count | None = None
     agreement_on: str | None = None
     images_per_second: Amount | None = None
     seconds: Amount | None = None
@@ -114,7 +115,12 @@ class Summary:
     def compared_on(self) -> str:
         """What the agreement was counted on; behind a semicolon stands why nothing was held out."""
         images, mark, _ = (self.agreement_on or "").partition(";")
-        return images if mark else self.words.held_out
+        if mark:
+            return images
+        views, distinct = self.agreement_count, self.agreement_images
+        if views is None or distinct is None or distinct >= views:
+            return self.words.held_out
+        return f"views of {distinct:,} {self.words.held_out}"
 
     @property
     def words(self) -> Words:
