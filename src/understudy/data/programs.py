@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +90,10 @@ def read_program(path: str | Path) -> GraphModule:
     path = _program_file(path)
     copy = _vetted_copy(path)
     try:
-        program = torch.export.load(copy)
+        with warnings.catch_warnings():
+            # Some versions map what they then copy.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            program = torch.export.load(copy)
         module = program.module()
     except (*DAMAGE, SpecViolationError) as error:
         raise CheckpointError(damaged(path, first_line(error))) from error
