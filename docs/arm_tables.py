@@ -41,9 +41,18 @@ def arms(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def _told(setting: Mapping[str, Any]) -> list[str]:
+    """Return each field of a setting with its value, or with its own fields in brackets."""
+    told = []
+    for key, value in setting.items():
+        shown = f"({', '.join(_told(value))})" if isinstance(value, dict) else value
+        told.append(f"{key.replace('_', ' ')} {shown}".strip())
+    return told
+
+
 def _setting(result: Result) -> list[str]:
     """Return what all rows share as a paragraph, or nothing."""
-    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    told = _told(result["setting"])
     whole = ", ".join(told)
     return [f"{whole[0].upper()}{whole[1:]}."] if told else []
 
@@ -203,7 +212,7 @@ def _translation(result: Result) -> str:
             continue
         interval = f"{gap['gap']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
         rows.append([arm, *cells, interval.replace("-", MINUS), gap["against"]])
-    told = [f"{key.replace('_', ' ')} {value}" for key, value in result["setting"].items()]
+    told = _told(result["setting"])
     told += [
         "sacrebleu " + name for name in dict.fromkeys(row["signature"] for row in result["rows"])
     ]

@@ -190,6 +190,13 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
         ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise"),
         "1500 steps",
     ),
+    "sources_cifar10": _arm(
+        "CIFAR-10, resnet20 -> resnet8, 600 seconds: accuracy of a student taught by images "
+        "inverted from both, %",
+        "Adaptive DeepInversion",
+        ("real", "shaders", "DeepInversion", "DeepInversion without features", "noise"),
+        "600 seconds",
+    ),
     "pruning": _arm(
         "digits, 50% of the filters gone, recovered on images inverted from the network, %",
         "deep-inversion",
@@ -203,8 +210,8 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     ),
     "lcw": _arm(
         "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",
-        "digits: generated",
-        ("digits", "digits: normal", "digits: interpolated"),
+        "digits: plain auto-encoder, generated",
+        ("digits", "digits: normal", "digits: plain auto-encoder, interpolated"),
     ),
     "shaders": _told_shaders,
     "score": _told_score,
