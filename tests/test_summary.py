@@ -13,8 +13,16 @@ def network(seed: int) -> Network:
 def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
     facts = {"generator_restarts": 0.0}
     well = Outcome(network=network(0), steps=1, images=1, seconds=1.0, terms={"facts": facts})
-    assert summary._warnings([well]) == []
+    assert summary._warnings([well], 3) == []
     ill = dataclasses.replace(well, terms={"facts": {"generator_restarts": 1.0}})
-    assert summary._warnings([well, ill]) == [
+    assert summary._warnings([well, ill], 3) == [
         "The generator collapsed while the student learnt, and was started afresh."
     ]
+
+
+def test_a_network_that_answers_worse_than_guessing_is_said_in_the_summary():
+    terms = {"hard_labels": 1.2}  # ln 3 = 1.10
+    made = Outcome(network=network(0), steps=1, images=1, seconds=1.0, terms=terms)
+    (told,) = summary._warnings([made], 3)
+    assert "above that of guessing" in told
+    assert summary._warnings([made], 4) == []

@@ -5,6 +5,7 @@ agreement: the share of held-out transfer images, never shown to the student, th
 teacher call the same; a proxy. The files written here are what the report is made of.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +64,7 @@ def summarize(
         "final_terms": outcome.terms,
         "seed": recipe.seed,
         "compared": list(compared),
-        "warnings": _warnings(outcomes),
+        "warnings": _warnings(outcomes, student.contract.classes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
@@ -96,8 +97,14 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     )
 
 
-def _warnings(outcomes: Sequence[Outcome]) -> list[str]:
+def _warnings(outcomes: Sequence[Outcome], classes: int) -> list[str]:
+    told = []
     restarts = [part.terms.get("facts", {}).get("generator_restarts", 0) for part in outcomes]
-    if not any(restarts):
-        return []
-    return ["The generator collapsed while the student learnt, and was started afresh."]
+    if any(restarts):
+        told.append("The generator collapsed while the student learnt, and was started afresh.")
+    if outcomes[-1].terms.get("hard_labels", 0.0) > math.log(classes):
+        told.append(
+            "At the end the loss against the labels was above that of guessing; train longer, "
+            "lower --lr, or, without BatchNorm, try --set fit.optimizer=adamw --lr 0.001."
+        )
+    return told

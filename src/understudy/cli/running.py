@@ -150,6 +150,8 @@ def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
             f"speed      {alone:.2f} times the teacher's on one image, {together:.2f} times in "
             "batches, on this CPU"
         )
+    for warning in summary["warnings"]:
+        results.print(f"warning    {warning}", markup=False)
     unit = "sentences" if "score_count" in summary else "images"
     results.print(
         f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s "
