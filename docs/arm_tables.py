@@ -182,13 +182,22 @@ def _first_gradients(result: Result, shown: Collection[str]) -> str:
 
 
 def _repaired(result: Result) -> str:
-    """The same with how the gain over labels alone grows with the magnitude."""
-    rows = [
-        [arm, f"{points(gap['mean'])} ({points(gap['low'])} to {points(gap['high'])})"]
-        for arm, gap in result.get("slopes", {}).items()
-    ]
-    heads = ("arm", "points over labels alone, for each unit of magnitude")
-    return f"{arms(result)}\n\n{table(heads, rows)}" if rows else arms(result)
+    """Accuracy by arm and magnitude, and how the gain over labels alone grows with it."""
+    magnitudes = dict.fromkeys(str(row["at"]) for row in result["rows"])
+    reached = {(str(row["at"]), row["arm"]): row for row in result["summary"]}
+    rows = []
+    for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
+        found = [reached.get((at, arm)) for at in magnitudes]
+        cells = ["—" if row is None else accuracy(row).partition(" (")[0] for row in found]
+        gap = result.get("slopes", {}).get(arm)
+        slope = "—"
+        if gap is not None:
+            slope = f"{points(gap['mean'])} ({points(gap['low'])} to {points(gap['high'])})"
+        rows.append([arm, *cells, slope])
+    seeds = min(row["seeds"] for row in result["summary"])
+    at = f"accuracy, % ({seeds} seeds), at magnitude"
+    heads = (at, *magnitudes, "points a unit over labels alone")
+    return "\n\n".join([*_setting(result), table(heads, rows)])
 
 
 def _translation(result: Result) -> str:
