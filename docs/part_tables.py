@@ -53,7 +53,33 @@ def _int8(result: Result) -> str:
         "on (512 images, three seeds); bytes and speed as a multiple of float32 ONNX, on one "
         "thread. A dash: not trained, so there is no accuracy to lose."
     )
-    return f"{told}\n\n{table(heads, rows)}"
+    return f"{told}\n\n{table(heads, rows)}" + _int8_bits(result)
+
+
+def _int8_bits(result: Result) -> str:
+    """Return what the eighth bit of weights does to the files calibrated on shader images."""
+    rows = [
+        [
+            row["network"],
+            "7" if item["settings"]["reduce_range"] else "8",
+            f"{points(item['mean_points'])} {PLUS_MINUS} {item['spread_points']:.2f}",
+            percent(item["last_agreement"]),
+            percent(item["last_agreement_by_rounding"]),
+        ]
+        for row in result["rows"]
+        for item in row.get("calibrated", ())
+        if item["images"] == "shaders" and "last_agreement_by_rounding" in item
+    ]
+    if not rows:
+        return ""
+    heads = ("network", "bits of weights", "points", "agreement", "by rounding alone")
+    kernels = "with VNNI" if result["vnni"] else "without VNNI, whose kernels saturate at 8 bits"
+    told = (
+        f"The same on shader images by the bits of the weights, on a processor {kernels}: change "
+        "of accuracy, share of answers that are float32's, and what that share is where the "
+        "file's operations are computed one by one in float arithmetic (both of the last seed)."
+    )
+    return f"\n\n{told}\n\n{table(heads, rows)}"
 
 
 def _augmentation(result: Result) -> str:

@@ -42,6 +42,19 @@ class OneToOne(nn.Module):
         return self.conv(x).flatten(1)[:, :3]
 
 
+class Summing(nn.Module):
+    """Three classes, each the sum of all pixels; in the third, the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 8, bias=False)
+        nn.init.ones_(self.conv.weight[:2])
+        nn.init.constant_(self.conv.weight[2], -1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1)
+
+
 class ZeroMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :3]
@@ -71,6 +84,42 @@ def test_weights_are_int8_with_one_scale_an_output_channel(int8_file: Path) -> N
     assert weight.op_type == "DequantizeLinear"
     assert shapes[weight.input[0]][0] == onnx.TensorProto.INT8
     assert shapes[weight.input[1]] == (onnx.TensorProto.FLOAT, (16,))
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    """Integers of more than one dimension, in the order of the file."""
+    stored = [to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    return [one for one in stored if one.ndim > 1 and one.dtype != np.float32]
+
+
+def test_weights_leave_a_bit_so_that_no_kernel_saturates(int8_file: Path) -> None:
+    # 2 products of a uint8 and a weight must fit into 16 bits: 2 * 255 * 64 = 32640.
+    assert {np.abs(one.astype(int)).max() for one in weights_of(int8_file)} == {64}
+
+
+def test_the_largest_sums_come_out_right_on_any_processor(tmp_path: Path) -> None:
+    export_onnx(Network(Summing(), CONTRACT), tmp_path / "net.onnx")
+    shown = torch.zeros(2, 1, 8, 8)
+    shown[1] = 1.0
+    export_int8_onnx(tmp_path / "net.onnx", tmp_path / "int8.onnx", [shown], Int8())
+    feed = {"images": shown.numpy()}
+    floats, rounded = (
+        open_session(tmp_path / name, 1).run(None, feed)[0] for name in ("net.onnx", "int8.onnx")
+    )
+    np.testing.assert_allclose(rounded, floats, rtol=0.02, atol=0.02 * np.abs(floats).max())
+
+
+def test_eight_bits_can_be_had(float_file: Path, tmp_path: Path) -> None:
+    export_int8_onnx(float_file, tmp_path / "8.onnx", [images(16)], Int8(reduce_range=False))
+    assert {np.abs(one.astype(int)).max() for one in weights_of(tmp_path / "8.onnx")} == {127}
+
+
+def test_operations_that_are_not_fused_are_float_arithmetic(int8_file: Path, probe: Tensor) -> None:
+    feed = {"images": probe.numpy()}
+    fused, plain = (
+        open_session(int8_file, 1, fused=fused).run(None, feed)[0] for fused in (True, False)
+    )
+    np.testing.assert_allclose(fused, plain, atol=0.02 * np.ptp(plain))
 
 
 def test_activations_are_uint8_over_the_calibrated_range_by_hand(tmp_path: Path) -> None:
@@ -195,6 +244,8 @@ def test_a_network_that_rounds_leaves_as_it_answers(tmp_path: Path) -> None:
     timing = Timing(batch_size=4, rounds=3, seconds=0.1)
     rows = export_network(rounded, tmp_path, formats, [images(32)], images(16), timing=timing)
     assert [row.agreement for row in rows] == [1.0] * 4
+    # All eight bits are taken, around 128, which no kernel saturates at.
+    assert {one.dtype.name for one in weights_of(tmp_path / "student.int8.onnx")} == {"uint8"}
     four = PostTrainingQuantization(activation_bits=4)(network, shown, from_seed(0))
     with pytest.raises(ValueError, match="rounds to 4 bits, which the runtime's eight-bit kernels"):
         export_network(four, tmp_path, ["int8-onnx"], [images(32)], images(16), timing=timing)

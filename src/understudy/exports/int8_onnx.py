@@ -5,6 +5,11 @@ Activations: uint8, one scale and zero_point per tensor, from the range seen on 
 The graph keeps float operations between QuantizeLinear and DequantizeLinear pairs (QDQ); the
 runtime fuses each into an integer kernel.
 
+Where an x86 processor has no VNNI instructions, that kernel adds two products of a uint8 and an
+int8 in 16 bits, and 2 * 255 * 127 is beyond them: it saturates without a word. So weights take
+seven of the eight bits, |w| <= 64, and a file answers alike wherever it runs (benchmarks/int8.py
+tells what eight would cost and gain).
+
 What is rounded follows from the kind of network. In a convolutional one it is every operation that
 has an integer kernel, so that activations stay uint8 from layer to layer. Where there is layer
 normalisation or a softmax it is only products with weights: the runtime has no integer kernel for
@@ -12,7 +17,9 @@ the rest, and going back and forth costs time (benchmarks/int8.py, a small visio
 times the speed of float32, against 1.6). What the last product answers is not rounded.
 
 A network that was quantized before brings the grids of its products' inputs along. Then these are
-taken, nothing else is rounded, and the file answers as the network does.
+taken, nothing else is rounded, and the file answers as the network does. Its weights need all eight
+bits, and are stored as uint8 around 128, for which such a processor has a slower kernel that does
+not saturate.
 """
 
 import contextlib
@@ -57,13 +64,15 @@ class Int8:
         method: "minmax" takes the range as seen; "percentile" cuts rare outliers off.
         percentile: share of the values kept, in percent; read by "percentile" only.
         num_images: calibration images used at most.
-        reduce_range: 7-bit weights, for x86 processors without VNNI, whose 16-bit sums saturate.
+        reduce_range: 7-bit weights, which no processor's kernel saturates at; with 8 bits the file
+            is for processors with VNNI, or for others than x86. A network that rounds already
+            keeps its own bits.
     """
 
     method: Literal["minmax", "percentile"] = "minmax"
     percentile: float = 99.999
     num_images: int = 512
-    reduce_range: bool = False
+    reduce_range: bool = True
 
     def __post_init__(self) -> None:
         one_of("calibration method", self.method, _METHODS)
@@ -112,7 +121,7 @@ def export_int8_onnx(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*_PRODUCTS, *(() if products_only else _IN_BETWEEN)],
             per_channel=True,
-            reduce_range=settings.reduce_range,
+            reduce_range=settings.reduce_range and not grids,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=_METHODS[settings.method],
@@ -124,6 +133,8 @@ def export_int8_onnx(
             f"nothing in {source.name} can be quantized: no convolution and no product with "
             "weights; export onnx"
         )
+    if grids:
+        _store_weights_unsigned(made.graph)
     _shrink(made.graph)
     write_lean(made, description_of(model), path)
 
@@ -153,6 +164,14 @@ def _overrides(graph: onnx.GraphProto, grids: Sequence[Grid]) -> dict[str, list[
         ]
         for node, grid in zip(products, grids, strict=True)
     }
+
+
+def _store_weights_unsigned(graph: onnx.GraphProto) -> None:
+    """Store int8 weights and their zero_points as uint8, 128 higher: the same numbers."""
+    signed = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    for tensor in signed.values():
+        raised = onnx.numpy_helper.to_array(tensor).astype(np.int16) + 128
+        tensor.CopyFrom(onnx.numpy_helper.from_array(raised.astype(np.uint8), tensor.name))
 
 
 class _Reader(CalibrationDataReader):

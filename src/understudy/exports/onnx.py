@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
-from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
+from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel, SessionOptions
 from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
 
@@ -92,9 +92,15 @@ def count_quantize_nodes(model: ModelProto) -> int:
     return sum(node.op_type in _QUANTIZERS for node in model.graph.node)
 
 
-def open_session(path: Path, threads: int) -> InferenceSession:
-    """Return a CPU session that computes with `threads` threads and stays quiet."""
+def open_session(path: Path, threads: int, *, fused: bool = True) -> InferenceSession:
+    """Return a CPU session that computes with `threads` threads and stays quiet.
+
+    Args:
+        fused: let the runtime join operations; without, each is computed as it stands in the file.
+    """
     options = SessionOptions()
+    if not fused:
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     # Idle threads that spin would slow down whatever is timed beside the session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
