@@ -3,8 +3,10 @@
 Images are made from the public ResNet-56 on CIFAR-10 with intended labels, and judged by the public
 ResNet-20, which had no part in them. Arms: DeepInversion, the image prior alone, inceptionism,
 BatchNorm statistics with and without labels, Gaussian noise, and real images as the bound. Every
-optimised arm has the same number of iterations on one batch. `feature_distance` is that of
-DeepInversion at the network that was inverted, of the images as bytes.
+optimised arm has the same number of iterations on one batch. DeepInversion's statistics weigh 1,
+the least of the published weights: at 10, a few hundred iterations leave images that the network
+which was inverted does not itself call by their labels. `feature_distance` is that of DeepInversion
+at that network, of the images as bytes.
 
     UNDERSTUDY_DATA=... python benchmarks/inversion.py --seeds 0 1 2 [--iterations 300] [--arms ...]
 """
@@ -47,7 +49,7 @@ def arms(iterations: int) -> dict[str, Source | None]:
     """Return every arm by name; None stands for real images."""
     search = ImageSearch(iterations=iterations, learning_rate=0.1, clamp=True)
     found: dict[str, Source] = {
-        "DeepInversion": DeepInversion(search=search),
+        "DeepInversion": DeepInversion(features=1.0, search=search),
         "image prior alone": DeepInversion(features=0.0, total_variation=1e-3, search=search),
         "inceptionism": Inceptionism(search=search),
         "BNS": BatchNormStatistics(search=search),

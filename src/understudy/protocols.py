@@ -359,6 +359,7 @@ class Finding:
 
     Args:
         tag: measured on real labels, measured on a proxy, or predicted.
+        meanings: title, what it says, and what is good, of the figures that matter, by name.
         pictures: arrays of uint8 pixels (height, width, 3) by caption.
     """
 
@@ -367,6 +368,7 @@ class Finding:
     summary: str
     tag: Tag
     figures: Mapping[str, Any] = field(default_factory=dict)
+    meanings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -110,6 +110,12 @@ def test_a_finding_says_that_it_predicts_or_that_it_cannot():
     assert isinstance(found, Finding)
     assert (found.verdict, found.tag) == ("warn", "predicted")
     assert found.summary.startswith("pairs are missing; predicted 0.83")
+    assert found.meanings["class_entropy"] == (
+        "Class balance",
+        "how evenly the teacher names its classes; 1 is evenly",
+        "> 0.9",
+    )
+    assert set(found.meanings) <= set(found.figures["as fed"])
     silent = card(prediction=NotCalibrated(reason="100 classes")).to_finding()
     assert silent.tag == "proxy"
     assert "not calibrated here (100 classes)" in silent.summary

@@ -130,6 +130,7 @@ def findings() -> list[Files]:
                 "teacher entropy": 1.2345678,
                 "raw stream": {"class balance": 0.61, "BatchNorm distance": 4.2},
             },
+            "meanings": {"BatchNorm distance": ("Distance", "from the data", "low")},
         },
         {
             "name": "Worst-case quantization",

@@ -40,7 +40,7 @@ def show(browser: Any, path: Path, width: int, scheme: str) -> None:
     browser.get(path.as_uri())
 
 
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("width", [400, 700, 800, 1000, 1100, 1200])
 @pytest.mark.parametrize("name", RUNS)
 def test_the_page_fits_its_window(browser: Any, pages: dict[str, Path], name: str, width: int):
     show(browser, pages[name], width, "light")

@@ -1,9 +1,10 @@
-from understudy.reports.record import Arm, ClassScore, ExportedForm, Summary
+from understudy.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
 from understudy.reports.tables import (
     Table,
     accuracy_table,
     arms_table,
     class_table,
+    finding_table,
     forms_table,
     networks_table,
     old_and_new_table,
@@ -93,6 +94,30 @@ def test_a_form_without_a_file_has_no_size():
     assert forms_table(forms).rows[0][1].text == "–"
 
 
+def test_the_weights_stand_below_the_file_that_holds_them():
+    table = forms_table([ExportedForm(form="onnx", bytes=2500, weight_bytes=1000)])
+    assert (table.rows[0][1].text, table.rows[0][1].detail) == ("2.50 kB", "weights 1.00 kB")
+
+
+def test_a_finding_is_judged_by_the_figures_whose_meaning_is_told():
+    finding = SavedFinding(
+        name="set",
+        verdict="ok",
+        summary="Good.",
+        tag="predicted",
+        figures={
+            "raw": {"entropy": 0.4699, "rank": 3.9},
+            "as fed": {"entropy": 0.9897, "rank": 8.8},
+            "predicted": {"ratio": 0.6},
+        },
+        meanings={"entropy": ("Balance", "1 is evenly", "> 0.9"), "absent": ("A", "b", "c")},
+    )
+    table = finding_table(finding)
+    assert texts(table) == [["", "Raw", "As fed", "Good"], ["Balance", "0.47", "0.99", "> 0.9"]]
+    assert table.rows[0][0].detail == "1 is evenly"
+    assert finding_table(SavedFinding(name="x", verdict="ok", summary="y", tag="proxy")) is None
+
+
 def test_every_column_of_figures_is_tagged():
     forms = [
         ExportedForm(
@@ -101,7 +126,7 @@ def test_every_column_of_figures_is_tagged():
         )
     ]  # fmt: skip
     _, *columns = forms_table(forms).columns
-    assert len(columns) == 8
+    assert len(columns) == 7
     assert all(tag in ("measured", "proxy") for _, tag in columns)
 
 

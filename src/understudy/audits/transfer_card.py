@@ -21,6 +21,20 @@ from understudy.protocols import Finding, InputContract
 Verdict = Literal["ok", "warn", "fail"]
 
 _NAME, _COLUMN, _LINE = 24, 18, 80
+# Of the figures that decide, for a reader who knows none of their names.
+_MEANINGS = {
+    "uncovered": ("Missing classes", "those that hardly an image shows"),
+    "class_entropy": ("Class balance", "how evenly the teacher names its classes; 1 is evenly"),
+    "min_class_share": ("Rarest class", "its images, as a share of an even number"),
+    "pair_coverage": ("Boundaries seen", "share of the pairs of classes that images lie between"),
+    "bn_distance": (
+        "Distance from the data",
+        "from what the teacher's BatchNorm layers remember of them",
+    ),
+    "near_boundary": ("Near a boundary", "share of images at which the teacher nearly wavers"),
+    "boundary_success": ("Attacks that succeed", "share that reach another class"),
+    "duplicates": ("Duplicates", "share of images that the teacher cannot tell apart"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +190,11 @@ class TransferSetCard:
             summary="; ".join([*self.reasons, self.summary]),
             tag="predicted" if predicted else "proxy",
             figures=figures,
+            meanings={
+                name: (*words, self._good(name).replace("<=", "≤") or "low")
+                for name, words in _MEANINGS.items()
+                if name in self.shown.figures
+            },
         )
 
     def text(self) -> str:

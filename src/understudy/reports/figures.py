@@ -88,6 +88,11 @@ def plain(value: float) -> str:
     return f"{value:.4g}"
 
 
+def two_digits(value: float) -> str:
+    """Return a figure that is only as sure as its sample: two significant digits."""
+    return f"{value:.2g}" if abs(value) < 100 else count(value)
+
+
 def _three_digits(value: float) -> str:
     if value >= 99.95:
         return f"{value:.0f}"

@@ -232,7 +232,10 @@ def _forms(record: RunRecord) -> dict[str, Any]:
 
 
 def _papers(record: RunRecord) -> dict[str, Any]:
-    findings = [(finding, facts.finding_rows(finding.figures)) for finding in record.findings or ()]
+    findings = [
+        (finding, tables.finding_table(finding), facts.finding_rows(finding.figures))
+        for finding in record.findings or ()
+    ]
     manifest = record.manifest
     return {
         "findings": findings,

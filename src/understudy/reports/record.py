@@ -147,6 +147,7 @@ class SavedFinding:
     summary: str
     tag: Tag
     figures: dict[str, Any] = field(default_factory=dict)
+    meanings: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

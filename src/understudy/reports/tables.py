@@ -6,12 +6,12 @@ no column in which nothing was measured.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from understudy.protocols import Tag
 from understudy.reports import figures
 from understudy.reports.facts import MISSING
-from understudy.reports.record import Arm, ClassScore, ExportedForm, Summary
+from understudy.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
 from understudy.reports.verdict import accuracy_interval, chance
 
 Item = TypeVar("Item")
@@ -19,10 +19,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Text of a cell; `bar` is the length of the bar below it, as a share of the column."""
+    """Text of a cell.
+
+    Args:
+        bar: length of the bar below it, as a share of the column.
+        detail: what stands below it, in small.
+    """
 
     text: str
     bar: float | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +183,13 @@ def forms_table(exports: Sequence[ExportedForm]) -> Table:
     return _tabulate(
         exports,
         ("Form", None, lambda form: form.form),
-        ("File", "measured", lambda form: _barred(form.bytes, largest, figures.size)),
-        ("Weights", "measured", lambda form: _or_missing(form.weight_bytes, figures.size)),
+        (
+            "File",
+            "measured",
+            lambda form: _barred(
+                form.bytes, largest, figures.size, _behind("weights", form.weight_bytes)
+            ),
+        ),
         (
             "Latency",
             "measured",
@@ -197,6 +208,31 @@ def forms_table(exports: Sequence[ExportedForm]) -> Table:
             "measured",
             lambda form: _or_missing(form.quantize_nodes, figures.count),
         ),
+    )
+
+
+def finding_table(finding: SavedFinding) -> Table | None:
+    """Return the figures whose meaning is told, a column for each stream they were taken of."""
+    streams = [name for name, inner in finding.figures.items() if isinstance(inner, dict)]
+    told = {
+        name: [finding.figures[stream].get(name) for stream in streams] for name in finding.meanings
+    }
+    rows = [(name, values) for name, values in told.items() if any(v is not None for v in values)]
+    if not rows:
+        return None
+
+    def figure_of(place: int) -> Callable[[tuple[str, list[Any]]], str]:
+        return lambda row: _or_missing(row[1][place], figures.two_digits)
+
+    def named(row: tuple[str, list[Any]]) -> Cell:
+        title, meaning, _ = finding.meanings[row[0]]
+        return Cell(text=title, detail=meaning)
+
+    return _tabulate(
+        rows,
+        ("", None, named),
+        *((stream.capitalize(), "proxy", figure_of(place)) for place, stream in enumerate(streams)),
+        ("Good", None, lambda row: finding.meanings[row[0]][2]),
     )
 
 
@@ -254,8 +290,14 @@ def _or_missing(value: float | None, write: Callable[[float], str]) -> str:
     return MISSING if value is None else write(value)
 
 
-def _barred(value: float | None, largest: float, write: Callable[[float], str]) -> Cell:
+def _barred(
+    value: float | None, largest: float, write: Callable[[float], str], detail: str = ""
+) -> Cell:
     # No file has no bytes, and nothing takes no time: nobody measured.
     if not value:
         return Cell(text=MISSING)
-    return Cell(text=write(value), bar=value / largest)
+    return Cell(text=write(value), bar=value / largest, detail=detail)
+
+
+def _behind(name: str, size: int | None) -> str:
+    return "" if size is None else f"{name} {figures.size(size)}"
