@@ -251,3 +251,20 @@ def test_images_without_labels_are_written_without(tmp_path):
     made = BatchNormStatistics(search=ImageSearch(iterations=1))
     synthesize(made, out=tmp_path / "set", count=4, teacher=Network(tiny.network(0), tiny.CONTRACT))
     assert read_image_set(tmp_path / "set").labels is None
+
+
+@pytest.mark.parametrize(("weight", "well"), [("0", True), ("1000", False)])
+def test_how_many_images_the_teacher_calls_by_their_classes_is_told(tmp_path, weight, well):
+    lines: list[str] = []
+    asked = {"count": 9, "teacher": Network(tiny.network(0), tiny.CONTRACT), "say": lines.append}
+    fields = {"iterations": "40", "features": weight, "total_variation": "0"}
+    synthesize("deep-inversion", out=tmp_path / "set", set=fields, **asked)
+    (told,) = (line for line in lines if "classes they were made for" in line)
+    assert (int(told.removeprefix("the teacher calls ").partition("%")[0]) > 50) == well
+    assert ("--set features=W" in told) != well
+
+
+def test_of_images_that_were_made_for_no_class_nothing_is_told(tmp_path):
+    lines: list[str] = []
+    synthesize("noise", out=tmp_path / "set", say=lines.append, **SMALL)
+    assert lines == []

@@ -38,6 +38,8 @@ from understudy.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256
 SEARCH_PICTURE = "search_path.png"
+# A smaller share of images that the teacher calls by their classes is no synthesis of these.
+_RECOGNISED = 0.5
 # Of the count; what is still lacking then is filled with images of any class.
 _MOST_DRAWN = 10
 
@@ -107,6 +109,7 @@ def synthesize(
     stream: Stream = made.open(site, frozen, from_seed(seed))
     if isinstance(stream, SearchingStream) and frozen is not None:
         stream = _Followed(stream, frozen, contract, folder / SEARCH_PICTURE)
+    stream = tally = _Tally(stream)
     if balance:
         if frozen is None or teacher is None:
             raise ValueError("to balance the classes a teacher has to name them; give --teacher")
@@ -119,6 +122,8 @@ def synthesize(
             f"{even.surplus} of {count} images are of classes that had enough of them: "
             "the source hardly shows the others"
         )
+    if tally.told:
+        say(tally.told)
     return _told(written)
 
 
@@ -138,6 +143,42 @@ class _Followed:
         record = search_record(answered(path, self._teacher))
         write_whole(self._path, search_picture(record, self._contract.names))
         return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state)
+
+
+class _Tally:
+    """A stream that remembers how many of its images the teacher calls by their labels."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._right, self._count = 0.0, 0
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self._stream.draw(step, student)
+        if "recognised" in batch.facts:
+            self._right += batch.facts["recognised"].item() * len(batch.images)
+            self._count += len(batch.images)
+        return batch
+
+    @property
+    def told(self) -> str:
+        """What a person should know of it; "" of images that were made for no class."""
+        if not self._count:
+            return ""
+        share = self._right / self._count
+        way_out = (
+            "; let it search longer (--set iterations=N), or weigh the statistics less "
+            "(--set features=W)"
+        )
+        return (
+            f"the teacher calls {share:.0%} of the images by the classes they were made for"
+            f"{way_out if share < _RECOGNISED else ''}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return self._stream.state_dict()
