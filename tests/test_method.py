@@ -4,7 +4,8 @@ import pytest
 
 from tests import tiny
 from understudy.fit import FitSettings
-from understudy.method import Given, Method
+from understudy.method import Given, Method, suited
+from understudy.nets.builtin import build
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.soft_targets import SoftTargets
@@ -74,3 +75,22 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are():
         recipe(given)
     with pytest.raises(ValueError, match=r"part of mine 'mixups'.*mixup"):
         recipe(given, parts=("mixup",))
+
+
+def test_a_student_with_layer_normalisation_alone_learns_by_adamw():
+    made = recipe(PLAIN)
+    shape = {"classes": 3, "channels": 1, "size": (8, 8)}
+    fits = [stage.fit for stage in suited(made, build("vit-small", **shape)).stages]
+    assert {fit.optimizer for fit in fits} == {"adamw"}
+    assert [fit.learning_rate for fit in fits] == [1e-3, 1e-3]
+    assert [fit.steps for fit in fits] == [5, 5]
+    assert suited(made, build("convnet-6", **shape)) == made
+
+
+def test_an_optimizer_other_than_sgd_is_kept():
+    def adam(given: Given) -> tuple[Stage, ...]:
+        fit = FitSettings(optimizer="adamw", learning_rate=5e-4)
+        return (Stage(source=Noise(), objective=SoftTargets(), fit=fit),)
+
+    made = Method(name="mine", stages=adam).recipe(TEACHER, STUDENT, PLAIN)
+    assert suited(made, build("vit-small", classes=3, channels=1, size=(8, 8))) == made

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.checks import one_of
 from understudy.nets.references import NetworkRef
@@ -16,6 +19,15 @@ _WANTED = {
     "images": "images; name a folder, SET or .npz with --transfer",
     "labels": "labelled images; name them with --transfer",
     "sentences": "sentences; name parallel text with --transfer",
+}
+# For networks that normalise layers and not batches: by the rates that batch normalisation bears,
+# SGD does not train them. Touvron et al., arXiv:2012.12877, table 9; the rate, between what they
+# take for batches of 1024 and of 512, and the clip are ours.
+_OF_LAYER_NORM: dict[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "gradient_clip": 1.0,
 }
 
 
@@ -99,3 +111,21 @@ class Method:
                     f"{self.name} has no part '{part}' to leave out; change its settings with --set"
                 )
             one_of(f"part of {self.name}", part, self.parts)
+
+
+def suited(recipe: Recipe, student: nn.Module) -> Recipe:
+    """Return the recipe with an optimizer by which such a student learns: AdamW for transformers.
+
+    That is, where it has LayerNorm and no BatchNorm layers, and a stage would take SGD.
+    """
+    layers = [*student.modules()]
+    bears_sgd = any(isinstance(layer, _BatchNorm) for layer in layers)
+    if bears_sgd or not any(isinstance(layer, nn.LayerNorm) for layer in layers):
+        return recipe
+    stages = tuple(
+        replace(stage, fit=replace(stage.fit, **_OF_LAYER_NORM))
+        if stage.fit.optimizer == "sgd"
+        else stage
+        for stage in recipe.stages
+    )
+    return replace(recipe, stages=stages)

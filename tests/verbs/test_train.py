@@ -1,8 +1,12 @@
 """The verb `train`."""
 
+from pathlib import Path
+
+import pytest
 from PIL import Image
 
 from tests.command import command
+from understudy.recipe import read
 
 
 def test_unreadable_images_are_named_and_left_out_where_that_is_asked_for(tmp_path):
@@ -20,3 +24,32 @@ def test_unreadable_images_are_named_and_left_out_where_that_is_asked_for(tmp_pa
     assert refused.reason.endswith("or leave them out with skip_bad (--skip-bad)")
     assert not (tmp_path / "run").exists()
     assert command(*words.split(), "--out", tmp_path / "run", "--skip-bad").status == 0
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that learned hardly anything."""
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    words = "train --net builtin/convnet-3 --data builtin/digits --steps 1 --batch-size 4"
+    assert command(*words.split(), "--device", "cpu", "--out", out).status == 0
+    return out
+
+
+@pytest.mark.parametrize("verb", ["train", "distill"])
+def test_a_transformer_learns_by_adamw_unless_another_is_asked_for(
+    tmp_path: Path, teacher: Path, verb: str
+):
+    whom = {
+        "train": "--net builtin/vit-small --data builtin/digits",
+        "distill": f"--teacher {teacher} --student builtin/vit-small --transfer noise",
+    }
+    words = f"{verb} {whom[verb]} --steps 1 --batch-size 4 --device cpu"
+    done = command(*words.split(), "--out", tmp_path / "run")
+    assert done.status == 0
+    assert "AdamW at 0.001 in place of SGD" in done.err
+    (stage,) = read(tmp_path / "run" / "recipe.toml").stages
+    assert (stage.fit.optimizer, stage.fit.learning_rate) == ("adamw", 1e-3)
+    words += " --set optimizer=sgd --lr 0.01"
+    assert command(*words.split(), "--out", tmp_path / "other").status == 0
+    (stage,) = read(tmp_path / "other" / "recipe.toml").stages
+    assert (stage.fit.optimizer, stage.fit.learning_rate) == ("sgd", 0.01)

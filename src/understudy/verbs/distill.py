@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from understudy.checks import one_of
+from understudy.loading import resolve
 from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
@@ -22,10 +23,18 @@ from understudy.verbs.naming import (
     network_named,
     objective_named,
     open_network,
+    permitted,
     source_named,
     with_classes,
 )
-from understudy.verbs.running import Made, TeachOptions, carry_out, description, opening
+from understudy.verbs.running import (
+    Made,
+    TeachOptions,
+    carry_out,
+    description,
+    opening,
+    suited_told,
+)
 
 # What most benchmarks give to labels beside a teacher; see objectives.soft_targets.PUBLISHED.
 _LABELS_WEIGHT = 0.1
@@ -59,6 +68,7 @@ def distill(
         init_from: weights the student starts from.
         options: of `verbs.running.TeachOptions`.
     """
+    allowed = permitted(student, allow_code=options.get("allow_code", ()))
 
     def make() -> Made:
         if teacher is None or student is None:
@@ -69,9 +79,10 @@ def distill(
         networks = {"teacher": opened}
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, contract)
+        made = network_named(student, weights=init_from, classes=student_classes)
         recipe = _recipe(
             network_named(teacher, **said),
-            network_named(student, weights=init_from, classes=student_classes),
+            made,
             contract,
             method=method,
             transfer=transfer,
@@ -81,7 +92,8 @@ def distill(
             own_classes=student_classes is not None,
             augment=augment,
         )
-        return recipe, networks
+        learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
+        return suited_told(recipe, learns, options), networks
 
     return carry_out("distill", make, out, options, typed=[teacher, student])
 

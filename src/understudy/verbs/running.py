@@ -5,9 +5,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from torch import nn
+
 from understudy import pipeline
 from understudy import recipe as recipe_file
 from understudy.checks import nearest
+from understudy.method import suited
 from understudy.nets.network import Network
 from understudy.pipeline import Conduct
 from understudy.recipe import Recipe, Verb
@@ -110,6 +113,17 @@ def opening(options: TrainOptions | TeachOptions) -> dict[str, Any]:
     """Return how a person wants a network opened: who is told, and what code may run."""
     given: dict[str, Any] = {**options}
     return {name: given[name] for name in ("say", "allow_code") if name in given}
+
+
+def suited_told(recipe: Recipe, student: nn.Module, options: TrainOptions | TeachOptions) -> Recipe:
+    """Return the recipe with an optimizer by which such a student learns; a person is told."""
+    made = suited(recipe, student)
+    if made != recipe and "say" in options:
+        options["say"](
+            "the student normalises layers, not batches: AdamW at "
+            f"{made.stages[-1].fit.learning_rate:g} in place of SGD; --set optimizer=sgd goes back"
+        )
+    return made
 
 
 def carry_out(

@@ -12,11 +12,12 @@ from understudy.data.parallel_text import names_text
 from understudy.labelled_recipes import supervised
 from understudy.loading import resolve
 from understudy.nets.builtin import is_translator
+from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef, parse
 from understudy.protocols import InputContract
 from understudy.text_recipes import supervised_translation
 from understudy.verbs.naming import as_network, network_named, permitted
-from understudy.verbs.running import Made, TrainOptions, carry_out, description
+from understudy.verbs.running import Made, TrainOptions, carry_out, description, suited_told
 
 
 def train(
@@ -53,24 +54,28 @@ def train(
                 reference = replace(reference, vocabulary=data)
             return supervised_translation(reference, data), networks
         if networks:
-            contract = networks["student"].contract
+            learns = networks["student"]
         else:
-            reference, contract = _described(
-                reference, data, allowed, skip_bad=options.get("skip_bad", False)
-            )
-        return supervised(reference, data, contract, augment=augment), networks
+            learns = _described(reference, data, allowed, skip_bad=options.get("skip_bad", False))
+            reference = _with(reference, learns.contract)
+        recipe = supervised(reference, data, learns.contract, augment=augment)
+        return suited_told(recipe, learns, options), networks
 
     return carry_out("train", make, out, options, typed=[net])
 
 
 def _described(
     reference: NetworkRef, data: str, allowed: Sequence[str], *, skip_bad: bool
-) -> tuple[NetworkRef, InputContract]:
-    """Return the reference with all that it takes; what it and its weights do not say, data do."""
+) -> Network[InputContract]:
+    """Return the network; what it and its weights do not say of what it takes, data do."""
     like = natural_contract(data, skip_bad=skip_bad)
-    contract = resolve(reference, like=like, allow_code=allowed).network.contract
+    return resolve(reference, like=like, allow_code=allowed).network
+
+
+def _with(reference: NetworkRef, contract: InputContract) -> NetworkRef:
+    """Return the reference with all that the network takes."""
     said = ("size", "channels", "mean", "std", "classes", "names")
-    return replace(reference, **{name: getattr(contract, name) for name in said}), contract
+    return replace(reference, **{name: getattr(contract, name) for name in said})
 
 
 def _check_translates(reference: NetworkRef) -> None:
