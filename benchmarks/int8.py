@@ -9,8 +9,10 @@ no faster or slower for it. Times are ratios of medians, both sides interleaved 
 one thread.
 
     UNDERSTUDY_DATA=... python benchmarks/int8.py
+    UNDERSTUDY_DATA=... python benchmarks/int8.py --speeds    # anew, in the rows that are there
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -143,6 +145,9 @@ def trained(
     """Return sizes, speeds and accuracies of a network that has learned something."""
     floats, rounded = folder / "float.onnx", folder / "int8.onnx"
     export_onnx(network, floats)
+    if not trials:
+        export_int8_onnx(floats, rounded, draw("shaders", train, network.contract, 0), Int8())
+        return {"network": name, "speed": speeds(network, floats, rounded)}
     assert test.labels is not None
     expected = predictions(answer_of(floats), test)
     accuracy = float((expected == test.labels).float().mean())
@@ -182,7 +187,7 @@ def trained(
         )
     export_int8_onnx(floats, rounded, draw("shaders", train, network.contract, 0), Int8())
     row |= sizes(floats, rounded) | {"speed": speeds(network, floats, rounded)}
-    print(f"{name}: {row['bytes_ratio']:.3f} of the bytes, {row['speed']}")
+    print(f"{name}: {row['bytes_ratio']:.3f} of the bytes, {row['speed']}", flush=True)
     return row
 
 
@@ -213,22 +218,25 @@ def checkpoint(name: str, file: str) -> Network:
     return load(NetworkRef(ref=f"builtin/{name}", weights=weights, **said)).eval()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
+def measure(accuracies: bool) -> list[dict[str, Any]]:
+    """Return the row of every network; without accuracies, its name and speeds alone."""
     rows = []
     minmax, percentile, eight = Int8(), Int8(method="percentile"), Int8(reduce_range=False)
     everywhere = [("real", minmax), ("shaders", minmax), ("noise", minmax), ("shaders", eight)]
+    with_percentile = [*everywhere, ("real", percentile)]
+    if not accuracies:
+        everywhere = with_percentile = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         parts = [open_data(cifar10_folder(), RGB, split=part) for part in ("train", "test")]
         for name, file, trials in (
-            ("resnet20", "resnet20-12fca82f.th", [*everywhere, ("real", percentile)]),
+            ("resnet20", "resnet20-12fca82f.th", with_percentile),
             ("resnet56", "resnet56-4bfd9763.th", everywhere),
         ):
             rows.append(trained(name, checkpoint(name, file), *parts, trials, folder))
         parts = [open_data("builtin/digits", GREY, split=part) for part in ("train", "test")]
         for name, epochs in (("convnet-16", 40), ("vit-small", 12)):
-            network = learn_digits(name, parts[0], epochs)
+            network = learn_digits(name, parts[0], epochs if accuracies else 1)
             rows.append(trained(name, network, *parts, everywhere, folder))
         with mock.patch.object(int8_onnx, "_FLOAT_ONLY", frozenset()):
             full = "vit-small, its residual stream rounded too"
@@ -237,6 +245,19 @@ def main() -> None:
             untrained(name, folder)
             for name in ("vgg8", "wrn16-2", "mobilenetv2", "mobilenetv2-0.5", "shufflenetv2")
         ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--speeds", action="store_true", help="anew, in the rows that are there")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = measure(not given.speeds)
+    if given.speeds:
+        known = json.loads(RESULT.read_text())
+        speed_of = {row["network"]: row["speed"] for row in rows}
+        rows = [row | {"speed": speed_of[row["network"]]} for row in known["rows"]]
     packages = ("torch", "numpy", "onnx", "onnxruntime")
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     result = {
@@ -249,6 +270,11 @@ def main() -> None:
         "versions": versions,
         "rows": rows,
     }
+    if given.speeds and (known["processor"], known["vnni"]) != (
+        result["processor"],
+        result["vnni"],
+    ):
+        raise SystemExit("the rows are of another processor; measure everything anew")
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
