@@ -20,11 +20,12 @@ from understudy.audits.search_path import FollowedSearch, follow_search
 from understudy.audits.transfer_set import TransferSetScorer
 from understudy.data.datasets import Dataset, Part
 from understudy.exports.measure import Timing, count_flops, time_pair
+from understudy.findings import Finding
 from understudy.held_out import HeldOut, answer_held_out, answer_shown
 from understudy.nets.network import Network
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, Finding, OptimisedSource, innermost
+from understudy.protocols import Batch, OptimisedSource, innermost
 from understudy.recipe import Recipe, Stage
 from understudy.reports.shown_images import SEARCH_PATH, SearchRecord
 from understudy.run_folder import RunFolder, write_json, write_whole

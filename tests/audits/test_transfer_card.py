@@ -7,7 +7,7 @@ from tests.tiny import CONTRACT
 from understudy.audits.calibration import NotCalibrated, Prediction
 from understudy.audits.transfer_card import Limits, TransferSetCard, judge
 from understudy.audits.transfer_tally import Estimate, StreamDiagnostics
-from understudy.protocols import Finding
+from understudy.findings import Finding
 
 GOOD = {
     "class_entropy": 0.97,

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.protocols import Task, image_batch
+from understudy.findings import Task
+from understudy.protocols import image_batch
 from understudy.tasks.classification import (
     Classification,
     calibration_error,

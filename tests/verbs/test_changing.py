@@ -8,10 +8,10 @@ import understudy
 from tests import tiny
 from tests.command import command
 from understudy import image_summary
+from understudy.findings import Finding
 from understudy.loading import load, save
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.quantized import grids_of
-from understudy.protocols import Finding
 from understudy.run_folder import SUMMARY
 
 RUN = {"transfer": "noise", "batch_size": 8, "audit": False}

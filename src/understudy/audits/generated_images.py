@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from understudy.findings import Finding
 from understudy.objectives.cramer_wold import cramer_wold_distance, sample_bandwidth
-from understudy.protocols import Finding
 
 # Below this the images are called copies; an exact copy has 0.
 _COPIES = 0.5

@@ -27,8 +27,9 @@ from understudy.audits.normalisation import (
     enough_filters,
     rank,
 )
+from understudy.findings import Finding
 from understudy.nets.network import Network, count_parameters, freeze
-from understudy.protocols import Finding, InputContract
+from understudy.protocols import InputContract
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.
 _MARGIN = 10.0

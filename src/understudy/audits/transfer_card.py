@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from understudy.audits.calibration import NotCalibrated, Prediction
 from understudy.audits.transfer_tally import Estimate, StreamDiagnostics
-from understudy.protocols import Finding, InputContract
+from understudy.findings import Finding
+from understudy.protocols import InputContract
 
 Verdict = Literal["ok", "warn", "fail"]
 

@@ -16,10 +16,11 @@ from understudy.data.parallel_text import (
     source_tokens,
     target_tokens,
 )
+from understudy.findings import Score
 from understudy.nets.decoding import beam_search, prefix_of, translate
 from understudy.nets.network import Network, freeze
 from understudy.nets.taps import device_of
-from understudy.protocols import PAD, Batch, Score, TextContract
+from understudy.protocols import PAD, Batch, TextContract
 from understudy.tasks.translation import Answer, Translation
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports import figures
 from understudy.reports.record import ExportedForm, SavedFinding, Summary
 from understudy.reports.shown_images import Samples

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports import figures
 from understudy.reports.record import ExportedForm, RunRecord, Summary
 from understudy.reports.shown_images import Samples

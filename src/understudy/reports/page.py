@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports import facts, figures, pictures, tables
 from understudy.reports.concerns import Limits
 from understudy.reports.record import RunRecord, Summary, read_run

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports.shown_images import (
     SAMPLES,
     SEARCH_PATH,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports import figures
 from understudy.reports.facts import MISSING
 from understudy.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary

@@ -8,7 +8,7 @@ hand can tell). Accuracy on labelled images decides; without it no agreement, ho
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from understudy.protocols import Tag
+from understudy.findings import Tag
 from understudy.reports import concerns, figures
 from understudy.reports.concerns import Level, Limits, Reason
 from understudy.reports.record import RunRecord, Summary

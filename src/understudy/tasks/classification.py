@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from understudy.checks import positive
-from understudy.protocols import Batch, Score
+from understudy.findings import Score
+from understudy.protocols import Batch
 
 
 def top1_correct(

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from understudy.findings import Score
 from understudy.optional import require
-from understudy.protocols import Batch, Score
+from understudy.protocols import Batch
 from understudy.tasks.classification import top1_equal
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from understudy.audits.input_contract import inspect_network
+from understudy.findings import Finding
 from understudy.nets.references import NetworkRef
-from understudy.protocols import Finding
 from understudy.verbs.naming import open_network
 
 
