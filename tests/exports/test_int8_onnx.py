@@ -55,6 +55,11 @@ class Summing(nn.Module):
         return self.conv(x).flatten(1)
 
 
+class Residual(OneToOne):
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv(x) + x).flatten(1)[:, :3]
+
+
 class ZeroMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :3]
@@ -246,6 +251,31 @@ def test_a_network_that_rounds_leaves_as_it_answers(tmp_path: Path) -> None:
     assert [row.agreement for row in rows] == [1.0] * 4
     # All eight bits are taken, around 128, which no kernel saturates at.
     assert {one.dtype.name for one in weights_of(tmp_path / "student.int8.onnx")} == {"uint8"}
+    five = PostTrainingQuantization(weight_bits=5, end_bits=0, activation_bits=8)
+    rounded = five(network, shown, from_seed(0))
+    *_, row = export_network(
+        rounded, tmp_path / "5", ["int8-onnx"], [images(32)], images(16), timing=timing
+    )
+    assert row.agreement == 1.0
+    kept = weights_of(tmp_path / "5" / "student.int8.onnx")
+    assert {one.dtype.name for one in kept} == {"int8"}
+    assert {np.abs(one).max() for one in kept} == {15}
     four = PostTrainingQuantization(activation_bits=4)(network, shown, from_seed(0))
     with pytest.raises(ValueError, match="rounds to 4 bits, which the runtime's eight-bit kernels"):
         export_network(four, tmp_path, ["int8-onnx"], [images(32)], images(16), timing=timing)
+
+
+def test_what_is_rounded_for_a_product_reaches_a_shortcut_as_it_is(tmp_path: Path) -> None:
+    network = Network(Residual(), CONTRACT).eval()
+    dim = [image_batch(0.4 + 0.05 * images(32))]
+    # Calibrated on dim images: of bright ones the product clips, and the shortcut must not.
+    rounds = PostTrainingQuantization()(network, dim, from_seed(0))
+    probe = images(16)
+    timing = Timing(batch_size=4, rounds=3, seconds=0.1)
+    export_network(rounds, tmp_path, ["int8-onnx"], [images(32)], probe, timing=timing)
+    session = open_session(tmp_path / "student.int8.onnx", 1)
+    (answers,) = session.run(None, {"images": probe.numpy()})
+    with torch.no_grad():
+        expected, floats = rounds(probe).numpy(), network(probe).numpy()
+    assert np.abs(expected - floats).max() > 0.2
+    np.testing.assert_allclose(answers, expected, atol=1e-3)

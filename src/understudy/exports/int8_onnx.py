@@ -16,16 +16,15 @@ normalisation or a softmax it is only products with weights: the runtime has no 
 the rest, and going back and forth costs time (benchmarks/int8.py, a small vision transformer: 1.8
 times the speed of float32, against 1.6). What the last product answers is not rounded.
 
-A network that was quantized before brings the grids of its products' inputs along. Then these are
-taken, nothing else is rounded, and the file answers as the network does. Its weights need all eight
-bits, and are stored as uint8 around 128, for which such a processor has a slower kernel that does
-not saturate.
+A network that was quantized before brings its grids along. Then these are taken, nothing else is
+rounded, and the file answers as the network does. Weights that need all eight bits are stored as
+uint8 around 128, for which such a processor has a slower kernel that does not saturate.
 """
 
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +53,7 @@ _IN_BETWEEN = (
 )
 _FLOAT_ONLY = {"LayerNormalization", "RMSNormalization", "Softmax"}
 _BATCH = 16
+_INT8_HIGHEST = 127
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ def export_int8_onnx(
         prepared, rounded = Path(scratch, "prepared.onnx"), Path(scratch, "rounded.onnx")
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         if grids:
-            options["TensorQuantOverrides"] = _overrides(onnx.load(prepared).graph, grids)
+            products = _matched(onnx.load(prepared).graph, grids)
+            options["TensorQuantOverrides"] = _overrides(products)
         quantize_static(
             prepared,
             rounded,
@@ -133,14 +134,16 @@ def export_int8_onnx(
             f"nothing in {source.name} can be quantized: no convolution and no product with "
             "weights; export onnx"
         )
+    if products_only:
+        _leave_others_float(made.graph)
     if grids:
-        _store_weights_unsigned(made.graph)
+        _store_on_grids(made.graph, {node.name: grid.weight_bits for node, grid in products})
     _shrink(made.graph)
     write_lean(made, description_of(model), path)
 
 
-def _overrides(graph: onnx.GraphProto, grids: Sequence[Grid]) -> dict[str, list[dict[str, Any]]]:
-    """Return scale and zero_point of each product's input, as the quantizer takes them."""
+def _matched(graph: onnx.GraphProto, grids: Sequence[Grid]) -> list[tuple[onnx.NodeProto, Grid]]:
+    """Return each product of the graph with how it rounds."""
     odd = sorted({g.activation_bits for g in grids if g.activation_bits != 8})
     wide = sorted({g.weight_bits for g in grids if g.weight_bits > 8})
     if odd or wide:
@@ -154,6 +157,13 @@ def _overrides(graph: onnx.GraphProto, grids: Sequence[Grid]) -> dict[str, list[
             f"the network rounds at {len(grids)} layers, its graph has {len(products)} products; "
             "export onnx"
         )
+    return list(zip(products, grids, strict=True))
+
+
+def _overrides(
+    products: Sequence[tuple[onnx.NodeProto, Grid]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return scale and zero_point of each product's input, as the quantizer takes them."""
     return {
         node.input[0]: [
             {
@@ -162,16 +172,57 @@ def _overrides(graph: onnx.GraphProto, grids: Sequence[Grid]) -> dict[str, list[
                 "zero_point": np.array(grid.zero_point, np.uint8),
             }
         ]
-        for node, grid in zip(products, grids, strict=True)
+        for node, grid in products
     }
 
 
-def _store_weights_unsigned(graph: onnx.GraphProto) -> None:
-    """Store int8 weights and their zero_points as uint8, 128 higher: the same numbers."""
-    signed = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
-    for tensor in signed.values():
-        raised = onnx.numpy_helper.to_array(tensor).astype(np.int16) + 128
-        tensor.CopyFrom(onnx.numpy_helper.from_array(raised.astype(np.uint8), tensor.name))
+def _leave_others_float(graph: onnx.GraphProto) -> None:
+    """Let whatever is no product with weights read activations as they were before rounding.
+
+    The quantizer hands what it rounds for a product to all that read it, to a shortcut as well.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    before: dict[str, str] = {}
+    for node in graph.node:
+        rounding = made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if rounding is not None:  # else a constant
+            before[node.output[0]] = rounding.input[0]
+    for node in graph.node:
+        weight = made_by.get(node.input[1]) if node.op_type in _PRODUCTS else None
+        if weight is None or weight.op_type != "DequantizeLinear" or weight.output[0] in before:
+            node.input[:] = [
+                name if node.op_type == "DequantizeLinear" else before.get(name, name)
+                for name in node.input
+            ]
+
+
+def _store_on_grids(graph: onnx.GraphProto, bits_of: Mapping[str, int]) -> None:
+    """Store the weights of each product as the integers of the network's own grid.
+
+    Args:
+        bits_of: of the weights, by the product's name.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    stored: dict[tuple[str, ...], tuple[int, bool]] = {}
+    for node in graph.node:
+        for name in node.input[1:] if node.name in bits_of else ():
+            stored[tuple(made_by[name].input)] = (bits_of[node.name], name == node.input[1])
+    for names, (bits, is_weight) in stored.items():
+        integers, scale, zero_point = (onnx.numpy_helper.to_array(constants[n]) for n in names)
+        # The quantizer spread weights over -127 to 127, by the same largest one of a channel. The
+        # kernel takes for granted that a bias has the product of both scales.
+        coarser = _INT8_HIGHEST / (2 ** (bits - 1) - 1)
+        kind, middle = integers.dtype, 0
+        if is_weight and bits == 8:
+            kind, middle = np.dtype(np.uint8), 128
+        made = (
+            (np.round(integers / coarser) + middle).astype(kind),
+            (scale * coarser).astype(np.float32),
+            np.full_like(zero_point, middle, dtype=kind),
+        )
+        for name, values in zip(names, made, strict=True):
+            constants[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
 
 
 class _Reader(CalibrationDataReader):
