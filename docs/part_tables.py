@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping
 
-from cells import PLUS_MINUS, Result, percent, points, ranked, table
+from cells import PLUS_MINUS, Result, percent, points, ranked, spread, table
 
 
 def _evaluated(result: Result) -> str:
@@ -80,6 +80,35 @@ def _int8_bits(result: Result) -> str:
         "file's operations are computed one by one in float arithmetic (both of the last seed)."
     )
     return f"\n\n{told}\n\n{table(heads, rows)}"
+
+
+def _inversion(result: Result) -> str:
+    ordered = sorted(result["arms"], key=lambda arm: -(arm["judge_accuracy"] or 0.0))
+    rows = [
+        [
+            arm["arm"],
+            *(
+                spread(arm[figure], arm[f"{figure}_sd"], arm["seeds"])
+                for figure in ("judge_accuracy", "own_accuracy")
+            ),
+            f"{arm['feature_distance']:.0f}",
+            f"{arm['divergence']:.2f}",
+            f"{arm['image_passes']:,.0f}",
+        ]
+        for arm in ordered
+        if arm["judge_accuracy"] is not None
+    ]
+    told = (
+        "Share of the images that are called by their intended classes, in %, by the public "
+        "ResNet-20, which had no part in them, and by the ResNet-56 that was inverted; distance "
+        f"and divergence from that one's BatchNorm statistics. {result['setting']['count']} images "
+        f"a seed, {result['setting']['iterations']} iterations."
+    )
+    heads = (
+        *("images", "by the other network", "by their own"),
+        *("feature distance", "divergence", "passes of images"),
+    )
+    return f"{told}\n\n{table(heads, rows)}"
 
 
 def _augmentation(result: Result) -> str:
@@ -214,6 +243,7 @@ def _scored(result: Result) -> str:
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
+    "inversion_cifar10": _inversion,
     "augmentation": _augmentation,
     "shaders": _shaders,
     "loop": _loop,

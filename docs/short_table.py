@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cells import RESULTS, Result, accuracy, interval, percent, points, ranked
+from cells import RESULTS, Result, accuracy, interval, percent, points, ranked, spread
 
 Row = tuple[str, str, str]
 
@@ -51,6 +51,22 @@ def _teacher(network: str) -> list[str]:
 
 def _held_against(arms: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> list[str]:
     return [f"{name} {accuracy(arms[name])}" for name in rivals if name in arms]
+
+
+def _told_inversion(result: Result) -> list[Row]:
+    arms = {arm["arm"]: arm for arm in result["arms"]}
+    known = {
+        name: spread(
+            arms[name]["judge_accuracy"], arms[name]["judge_accuracy_sd"], arms[name]["seeds"]
+        )
+        for name in ("DeepInversion", "inceptionism", "image prior alone", "real")
+        if name in arms
+    }
+    if "DeepInversion" not in known:
+        return []
+    ours = known.pop("DeepInversion")
+    what = "CIFAR-10: images inverted from resnet56 that resnet20 calls by their classes, %"
+    return [(what, ours, "; ".join(f"{name} {figure}" for name, figure in known.items()))]
 
 
 def _told_digits(result: Result) -> list[Row]:
@@ -215,6 +231,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     ),
     "shaders": _told_shaders,
     "score": _told_score,
+    "inversion_cifar10": _told_inversion,
     "int8": _told_int8,
     "resume": _told_resume,
     "translation": _told_translation,
