@@ -60,6 +60,20 @@ class Residual(OneToOne):
         return (self.conv(x) + x).flatten(1)[:, :3]
 
 
+class Backwards(nn.Module):
+    """The convolution that is defined first is called last, on what is much larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(1, 1, 1, bias=False)
+        self.first = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.last.weight)
+        nn.init.constant_(self.first.weight, 20.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x)).flatten(1)[:, :3]
+
+
 class ZeroMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :3]
@@ -279,3 +293,25 @@ def test_what_is_rounded_for_a_product_reaches_a_shortcut_as_it_is(tmp_path: Pat
         expected, floats = rounds(probe).numpy(), network(probe).numpy()
     assert np.abs(expected - floats).max() > 0.2
     np.testing.assert_allclose(answers, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        Backwards(),
+        VisionTransformer(dim=12, depth=1, heads=2, classes=3, channels=1, size=(8, 8)),
+    ],
+    ids=["called in another order", "with products of activations"],
+)
+def test_each_product_takes_the_grid_of_its_own_layer(tmp_path: Path, body: nn.Module) -> None:
+    shown = [image_batch(images(32))]
+    rounds = PostTrainingQuantization()(Network(body, CONTRACT).eval(), shown, from_seed(0))
+    probe = images(16)
+    timing = Timing(batch_size=4, rounds=3, seconds=0.1)
+    export_network(rounds, tmp_path, ["int8-onnx"], [images(32)], probe, timing=timing)
+    (answers,) = open_session(tmp_path / "student.int8.onnx", 1).run(
+        None, {"images": probe.numpy()}
+    )
+    with torch.no_grad():
+        expected = rounds(probe).numpy()
+    np.testing.assert_allclose(answers, expected, atol=0.02 * np.ptp(expected))

@@ -33,8 +33,8 @@ from understudy.exports.onnx import (
 from understudy.exports.programs import trace_program, write_program
 from understudy.exports.verify import answers_of, verify
 from understudy.loading import save
-from understudy.nets.network import Network
-from understudy.nets.quantized import float_twin, grids_of, is_quantized
+from understudy.nets.network import Network, freeze
+from understudy.nets.quantized import float_twin, grids_as_called, is_quantized
 from understudy.run_folder import RunFolderError, write_json
 
 # In the order of the list that is written: the float forms first, to hold the others against.
@@ -161,8 +161,9 @@ def _write_forms(
         forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
     if "int8-onnx" in asked:
         assert calibration is not None
-        path, grids = part / FILES["onnx"], list(grids_of(network.body).values())
-        plain = None
+        path, plain = part / FILES["onnx"], None
+        blank = torch.zeros(1, network.contract.channels, *network.contract.size)
+        grids = grids_as_called(freeze(network).to("cpu", torch.float32), blank)
         if grids:
             path = part / "twin.onnx"
             twin = Network(float_twin(network.body), network.contract, network.reference)

@@ -92,7 +92,8 @@ def export_int8_onnx(
 
     Args:
         calibration: batches of images in [0, 1]; the first `settings.num_images` are used.
-        grids: of the inputs of the products, in order, for a network that rounds already.
+        grids: of the inputs of the products with weights, as they are called, for a network that
+            rounds already.
 
     Raises:
         ValueError: if there is no image, an image of another shape, or nothing to quantize; or if
@@ -151,7 +152,13 @@ def _matched(graph: onnx.GraphProto, grids: Sequence[Grid]) -> list[tuple[onnx.N
             f"the network rounds to {(odd or wide)[0]} bits, which the runtime's eight-bit kernels "
             "cannot follow; quantize it with 8 bits, or export onnx"
         )
-    products = [node for node in graph.node if node.op_type in _PRODUCTS]
+    constants = {tensor.name for tensor in graph.initializer}
+    # Products of two activations, in attention, have no weights.
+    products = [
+        node
+        for node in graph.node
+        if node.op_type in _PRODUCTS and not constants.isdisjoint(node.input[:2])
+    ]
     if len(products) != len(grids):
         raise ValueError(
             f"the network rounds at {len(grids)} layers, its graph has {len(products)} products; "

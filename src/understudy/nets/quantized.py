@@ -158,6 +158,30 @@ def grids_of(body: nn.Module) -> dict[str, Grid]:
     }
 
 
+@torch.no_grad()
+def grids_as_called(network: nn.Module, inputs: Tensor) -> list[Grid]:
+    """Return how each layer that rounds does so, in the order in which `inputs` reach them.
+
+    That is the order of a traced graph; the one of `grids_of` is that of their definition.
+    """
+    called: list[Grid] = []
+
+    def note(layer: Quantized, _: object) -> None:
+        called.append(layer.grid)
+
+    handles = [
+        layer.register_forward_pre_hook(note)
+        for layer in network.modules()
+        if isinstance(layer, Quantized)
+    ]
+    try:
+        network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
 def record_of(body: nn.Module) -> dict[str, Any]:
     """Return the record of a quantized network."""
     return {"kind": KIND, "layers": {name: asdict(grid) for name, grid in grids_of(body).items()}}
