@@ -160,7 +160,9 @@ def _in_words(differences: Sequence[Mapping[str, Any]], shown: Collection[str]) 
     for row in differences:
         if row["arm"] in shown:
             side = "above" if row["low"] > 0 else "below" if row["high"] < 0 else _UNDECIDED
-            sides = told.setdefault((row["arm"], row["at"]), {})
+            # The interval of one seed is over its images alone.
+            at = f"{row['at']} (one seed)" if row["seeds"] == 1 else row["at"]
+            sides = told.setdefault((row["arm"], at), {})
             sides.setdefault(side, []).append(row["over"])
     lines = ["In words; above and below where the interval leaves zero out:", ""]
     for (arm, at), sides in told.items():
@@ -257,6 +259,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "digits": _digits,
     "objectives_digits": _objectives,
+    "objectives_cifar10": _objectives,
     "autoaugment_kd": _repaired,
     "translation": _translation,
     "translation_large": _translation,
