@@ -345,8 +345,9 @@ def taught_by_inversion(
 
 
 def test_with_the_statistics_a_student_learns_the_digits_and_without_them_it_does_not():
-    brief = {"iterations": 100, "count": 100, "seed": 0, "steps": 150}
-    assert taught_by_inversion(1.0, **brief) > taught_by_inversion(0.0, **brief) + 0.15
+    # Over three seeds 30 to 37 points; with half the images and steps 10 to 19, by the processor.
+    brief = {"iterations": 150, "count": 200, "seed": 0, "steps": 300}
+    assert taught_by_inversion(1.0, **brief) > taught_by_inversion(0.0, **brief) + 0.2
 
 
 def accuracy_on_digits(features: float, teacher: Network, seed: int) -> float:
