@@ -167,7 +167,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return float("-inf"), float("inf")
     reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     mean = statistics.mean(values)
-    return mean - reach, mean + reach
+    return float(mean - reach), float(mean + reach)
 
 
 def main() -> None:
