@@ -21,8 +21,8 @@ _WANTED = {
     "sentences": "sentences; name parallel text with --transfer",
 }
 # For networks that normalise layers and not batches: by the rates that batch normalisation bears,
-# SGD does not train them. Touvron et al., arXiv:2012.12877, table 9; the rate, between what they
-# take for batches of 1024 and of 512, and the clip are ours.
+# SGD does not train them. Touvron et al., arXiv:2012.12877, table 9: 0.0005 for each 512 images of
+# a batch, of which they take 1024. The clip is ours.
 _OF_LAYER_NORM: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 1e-3,
