@@ -3,7 +3,8 @@
 The public ResNet-20 and ResNet-56, 256 images that calibrate: real ones, synthetic ones of each
 kind there is, noise. Rounding weights alone is the upper bound of what calibration can save. No
 step of training. Over seeds, which draw the images; the whole JPEG test split judges. Images are
-made once for each network, kind and seed, and kept; those that are optimised take --iterations.
+made once for each network, kind and seed, and kept; those that are optimised take the iterations
+named below, fewer for the larger network.
 
 With --tune the network is then taught, W4A4, with rounded weights and on its calibration images,
 BatchNorm frozen and moving: rows of a table of their own name.
@@ -35,8 +36,9 @@ from understudy.spine import transform
 from understudy.verbs.quantize import quantize
 from understudy.verbs.synthesize import synthesize
 
-BITS = ((8, 8), (6, 6), (4, 8), (4, 4))
-IMAGES, ITERATIONS = 256, 500
+BITS = {"W8A8": (8, 8), "W6A6": (6, 6), "W4A8": (4, 8), "W4A4": (4, 4)}
+IMAGES = 256
+ITERATIONS = {"resnet20": 500, "resnet56": 150}
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 DRAWN = ("shaders", "leaves", "noise")
 OPTIMISED = ("batch-norm-statistics", "inceptionism", "deep-inversion")
@@ -46,8 +48,9 @@ ARMS = (WEIGHTS_ONLY, REAL, *DRAWN, *OPTIMISED)
 TUNED = (REAL, "shaders", "batch-norm-statistics")
 
 
-def images_of(arm: str, reference: NetworkRef, seed: int, iterations: int) -> Surrogate:
+def images_of(arm: str, reference: NetworkRef, seed: int) -> Surrogate:
     """Return the images that calibrate, made now unless they are there already."""
+    iterations = ITERATIONS[reference.ref.removeprefix("builtin/")]
     fields = {"iterations": str(iterations)} if arm in OPTIMISED else {}
     # Weights alone are rounded alike whatever is shown.
     real = Surrogate(data=str(cifar10_folder()))
@@ -114,7 +117,7 @@ def tune(
     Args:
         moving: BatchNorm takes the statistics of what is shown, in place of keeping its own.
     """
-    images = images_of(arm, reference, seed, given.iterations).data
+    images = images_of(arm, reference, seed).data
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -180,16 +183,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--bits", nargs="+", choices=BITS, default=list(BITS))
     parser.add_argument("--clips", nargs="+", default=["minmax", "mse"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=ITERATIONS)
     parser.add_argument("--tune", action="store_true", help="teach W4A4, in place of calibrating")
     parser.add_argument("--steps", type=int, default=300, help="of --tune")
     parser.add_argument("--count", type=int, help="of test images; all of them by default")
     parser.add_argument("--name", default="quantization", help="of the results file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    setting = {"calibration_images": IMAGES, "iterations": given.iterations}
+    setting = {"calibration_images": IMAGES, "iterations": ITERATIONS}
     table = Table(given.name, __doc__.splitlines()[0], setting)
     for net, seed in itertools.product(given.nets, given.seeds):
         reference = NetworkRef(
@@ -208,18 +211,19 @@ def main() -> None:
         if given.tune:
             add_tuned(table, net, reference, test, seed, known, given)
             continue
-        for arm, (weights, activations), clip in itertools.product(given.arms, BITS, given.clips):
-            at = f"{net} W{weights}A{activations} {clip}"
+        for arm, bits, clip in itertools.product(given.arms, given.bits, given.clips):
+            at = f"{net} {bits} {clip}"
             # Weights know no chance.
             known_already = arm == WEIGHTS_ONLY and seed != given.seeds[0]
             if known_already or table.has(at=at, arm=arm, seed=seed):
                 continue
+            weights, activations = BITS[bits]
             rounding = PostTrainingQuantization(
                 weight_bits=weights,
                 activation_bits=32 if arm == WEIGHTS_ONLY else activations,
                 clip=clip,
             )
-            images = images_of(arm, reference, seed, given.iterations)
+            images = images_of(arm, reference, seed)
             row = run(network, images, rounding, test, seed, known)
             table.add({"at": at, "arm": arm, "seed": seed, **row}, ("at", "arm"))
             print(f"{at} {arm} seed {seed}: {row['accuracy']:.2%}", flush=True)
