@@ -17,7 +17,7 @@ def network(**contract) -> Network:
 def test_a_network_that_answers_as_it_says_passes_and_is_left_as_it_was():
     able = network().train()
     before = copy.deepcopy(able.state_dict())
-    rehearse("teacher", able)
+    assert rehearse("teacher", able) == []
     assert able.training
     torch.testing.assert_close(able.state_dict(), before, rtol=0, atol=0)
 
@@ -44,6 +44,13 @@ def test_a_network_that_answers_other_classes_than_it_says_is_named():
         ValueError, match=r"answers an image with \(3,\) numbers, .* know 4 classes"
     ):
         rehearse("teacher", network(classes=4))
+
+
+@pytest.mark.parametrize(("last", "doubted"), [(nn.Softmax(-1), True), (nn.LogSoftmax(-1), False)])
+def test_a_network_that_answers_probabilities_is_doubted(last, doubted):
+    ends = Network(nn.Sequential(tiny.network(0), last), tiny.CONTRACT)
+    notes = rehearse("teacher", ends)
+    assert ["answers probabilities, not logits" in note for note in notes] == [True] * doubted
 
 
 def test_an_answer_that_is_no_tensor_is_left_to_the_task():

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from understudy.checks import one_of, positive, share
+from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.protocols import Batch, Criterion, Hook, Rule, Stream, Terms, facts_of
 from understudy.seeding import child, child_seed, reseed
@@ -55,6 +56,7 @@ class FitSettings:
         warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
         precision: of both networks' arithmetic; losses, statistics and weights stay float32.
+        channels_last: the memory order of each network that can be called in it.
         gradient_clip: largest norm of the gradient, or None.
         ema_decay: decay of an exponential moving average that becomes the student, or None.
         log_every: steps between two lines of the journal.
@@ -132,11 +134,6 @@ def learning_rate_at(settings: FitSettings, step: int) -> float:
         low = peak / 25
         return low + (peak - low) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
-
-
-def channels_last(batch: Batch) -> Batch:
-    """Return the batch with its image views in channels-last memory order."""
-    return batch.changed(_channels_last)
 
 
 def fit(
@@ -238,7 +235,7 @@ class _Loop:
         self.seed = child_seed(rng.initial_seed(), "step", rank)
         self.student, self.device = student.train(), device_of(student)
         if settings.channels_last:
-            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+            lay_channels_last(student)
         if settings.compile:
             student.compile()
         self.taps = Taps(student, criterion.taps.student, settings.precision)
@@ -280,8 +277,6 @@ class _Loop:
             group["lr"] = rate * group["factor"]
         reseed(child_seed(self.seed, self.step), self.device)
         batch = self.stream.draw(self.step, self.student)
-        if self.settings.channels_last:
-            batch = channels_last(batch)
         for hook in self.hooks:
             hook.before_step(self.step, batch)
         terms = self.module(batch)
@@ -384,12 +379,6 @@ def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:
     # The student's own buffers (BatchNorm statistics) are averages already, and are copied.
     average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]  # torch's
     return AveragedModel(student, multi_avg_fn=average, use_buffers=False)
-
-
-def _channels_last(view: Any) -> Any:
-    if isinstance(view, Tensor) and view.dim() == 4:
-        return view.contiguous(memory_format=torch.channels_last)
-    return view
 
 
 @contextmanager

@@ -202,9 +202,8 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
     made = dict(conduct.networks)
     if "teacher" not in made and recipe.teacher is not None:
         opened = resolve(recipe.teacher, allow_code=conduct.allow_code)
-        if opened.random:
-            conduct.say("teacher: its weights are random; name trained ones with --weights")
-        for note in opened.notes:
+        random = ["its weights are random; name trained ones with --weights"] * opened.random
+        for note in (*random, *opened.notes):
             conduct.say(f"teacher: {note}")
         made["teacher"] = opened.network
     if recipe.verb in CHANGING:
@@ -218,7 +217,8 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
             rng=from_seed(child_seed(recipe.seed, "student")),
         ).network
     for role, network in made.items():
-        rehearse(role, network)
+        for note in rehearse(role, network):
+            conduct.say(note)
         network.to(device)
     if "teacher" in made:
         check_pair(made["teacher"].contract, made["student"].contract, own=recipe.own_classes)

@@ -10,13 +10,22 @@ from understudy.data.checkpoints import first_line
 from understudy.nets.network import Network, freeze
 from understudy.nets.taps import device_of
 from understudy.protocols import BEGIN, END, InputContract, TextContract
+from understudy.tasks.classification import are_probabilities
+
+PROBABILITIES = (
+    "answers probabilities, not logits, and soft targets taken from them are nearly uniform; leave "
+    "its last softmax out"
+)
 
 
-def rehearse(role: str, network: Network[Any]) -> None:
+def rehearse(role: str, network: Network[Any]) -> list[str]:
     """Raise unless the weights are finite and a black image, or no word, is answered as agreed.
 
     Args:
         role: "teacher" or "student", for messages.
+
+    Returns:
+        what a person should be warned of, one sentence each.
     """
     contract = network.contract
     for name, value in network.state_dict().items():
@@ -27,7 +36,7 @@ def rehearse(role: str, network: Network[Any]) -> None:
             )
     if isinstance(contract, TextContract):
         _rehearse_words(role, network)
-        return
+        return []
     image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
     shape = " x ".join(str(side) for side in image.shape[1:])
     try:
@@ -43,6 +52,8 @@ def rehearse(role: str, network: Network[Any]) -> None:
             f"the {role} answers an image with {tuple(answer.shape[1:])} numbers, but is said to "
             f"know {contract.classes} classes"
         )
+    doubtful = isinstance(answer, torch.Tensor) and are_probabilities(answer)
+    return [f"{role}: {PROBABILITIES}"] if doubtful else []
 
 
 def _rehearse_words(role: str, network: Network[TextContract]) -> None:

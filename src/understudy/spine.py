@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.fit import FitSettings, Journal, Keeper, Outcome, channels_last, fit
+from understudy.fit import FitSettings, Journal, Keeper, Outcome, fit
+from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.network import freeze
 from understudy.nets.taps import Precision, Taps, device_of
 from understudy.objectives.weighted import AnyObjective, open_criterion
@@ -48,12 +49,9 @@ class Answered:
         teacher: nn.Module,
         taps: Sequence[str] = (),
         precision: Precision = "float32",
-        *,
-        lay_channels_last: bool = False,
     ) -> None:
         self.stream = stream
         self.taps = Taps(teacher, taps, precision)
-        self._lay = lay_channels_last
         self.last: Batch | None = None
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -67,8 +65,6 @@ class Answered:
         self.stream.load_state_dict(state)
 
     def _answer(self, batch: Batch) -> Batch:
-        if self._lay:
-            batch = channels_last(batch)
         if batch.teacher is not None:
             return batch
         with torch.no_grad():
@@ -109,7 +105,7 @@ def open_distillation(
     """
     frozen = freeze(teacher)
     if settings.channels_last:
-        frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        lay_channels_last(frozen)
     small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None, draft=True)
     example = source.open(small, frozen, child(rng, "example")).draw(0, student)
     criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
@@ -118,7 +114,6 @@ def open_distillation(
         frozen,
         criterion.taps.teacher,
         settings.precision,
-        lay_channels_last=settings.channels_last,
     )
     return answered, criterion
 

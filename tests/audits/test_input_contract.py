@@ -281,3 +281,10 @@ def public_resnet(folder, depth):
     weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
     body.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
     return body
+
+
+def test_answers_that_are_probabilities_are_doubted():
+    body = nn.Sequential(build("convnet-16", classes=10), nn.Softmax(-1))
+    found = inspect_network(network(body))
+    assert found.verdict == "warn"
+    assert found.summary.startswith("the network answers probabilities, not logits")

@@ -169,10 +169,13 @@ def test_a_plain_pickle_is_no_checkpoint(tmp_path):
 
 # Its own deprecation: which category, depends on the version of torch.
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_torchscript_is_refused(tmp_path):
-    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="TorchScript archive"):
+def test_torchscript_is_refused_and_its_weights_can_be_taken_out_as_told(tmp_path):
+    layer = nn.Linear(2, 2)
+    torch.jit.save(torch.jit.trace(layer, torch.ones(1, 2)), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"TorchScript archive.*take them out"):
         read_weights(tmp_path / "w.pt")
+    torch.save(torch.jit.load(tmp_path / "w.pt").state_dict(), tmp_path / "weights.pth")
+    assert read_weights(tmp_path / "weights.pth")["weight"].equal(layer.weight)
 
 
 def test_a_compressed_archive_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from understudy.exports.measure import (
     time_forms,
     time_pair,
 )
+from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.network import Network
 from understudy.nets.quantized import Grid, quantize_
 
@@ -92,7 +93,8 @@ def test_a_network_that_rounds_is_not_timed() -> None:
 
 
 def test_how_a_network_lies_in_memory_does_not_change_what_is_timed() -> None:
-    network = small().to(memory_format=torch.channels_last).train()
+    network = small().train()
+    assert lay_channels_last(network)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     answer = on_cpu(network)(images(2))
     assert not answer.requires_grad

@@ -35,6 +35,24 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_network_that_flattens_by_view_learns_and_teaches(tmp_path: Path):
+    (tmp_path / "net.py").write_text(
+        "import torch.nn as nn\n\n"
+        "class LeNet(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.linear = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(256, 10)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(self.conv(x).relu().view(x.size(0), -1))\n"
+    )
+    few = "--steps 2 --batch-size 4 --device cpu"
+    net = f"--net file:{tmp_path / 'net.py'}:LeNet --classes 10 --data builtin/digits"
+    assert command(*f"train {net} {few}".split(), "--out", tmp_path / "lenet").status == 0
+    taught = f"--teacher {tmp_path / 'lenet'} --allow-code {tmp_path / 'net.py'}"
+    words = f"distill {taught} --student builtin/convnet-3 --transfer noise {few}"
+    assert command(*words.split(), "--out", tmp_path / "run").status == 0
+
+
 @pytest.mark.parametrize("verb", ["train", "distill"])
 def test_a_transformer_learns_by_adamw_unless_another_is_asked_for(
     tmp_path: Path, teacher: Path, verb: str

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.data.datasets import Dataset, batches
+from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.network import freeze
 from understudy.nets.taps import device_of
 from understudy.protocols import Batch, image_batch
@@ -77,6 +78,8 @@ def evaluate(
         raise ValueError("these data have no labels, and a score needs them")
     where = device_of(model) if device is None else torch.device(device)
     network = freeze(model).to(where, torch.float32)
+    with full_float32(where):
+        lay_channels_last(network)
     start = time.perf_counter()
     tally = Classification().tally(_answers(network, data, data.labels, batch_size, where))
     scores = tally.scores()

@@ -30,6 +30,8 @@ from understudy.audits.normalisation import (
 from understudy.findings import Finding
 from understudy.nets.network import Network, count_parameters, freeze
 from understudy.protocols import InputContract
+from understudy.rehearsal import PROBABILITIES
+from understudy.tasks.classification import are_probabilities
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.
 _MARGIN = 10.0
@@ -64,6 +66,8 @@ def inspect_network(network: Network) -> Finding:
     figures = _describe(network, probe)
     figures["not_finite"] = damaged
     verdict, summary, figures["normalisation"] = _check_normalisation(network, probe, damaged)
+    if isinstance(probe.output, Tensor) and are_probabilities(probe.output):
+        verdict, summary = "warn", f"the network {PROBABILITIES}; {summary}"
     fault = _fault(network.contract, probe.output, damaged)
     if fault is not None:
         verdict, summary = "fail", fault

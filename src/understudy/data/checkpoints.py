@@ -181,7 +181,8 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(damaged(path, first_line(error))) from error
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise CheckpointError(
-            f"{path} is a TorchScript archive: a program, not a file of weights; {_RESAVE}"
+            f"{path} is a TorchScript archive: a program, not a file of weights; take them out: "
+            f"torch.save(torch.jit.load('{path}').state_dict(), 'weights.pth')"
         )
     if any(name.endswith("/archive_format") for name in names):
         raise CheckpointError(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.checks import positive
+from understudy.nets.memory_order import lay_channels_first
 from understudy.nets.network import Network, freeze
 from understudy.nets.quantized import is_quantized
 
@@ -137,7 +138,7 @@ def time_pair(
 def on_cpu(network: Network) -> Answer:
     """Return how a network answers on the CPU, in float32; the network stays where it is."""
     frozen = freeze(network).to("cpu", torch.float32)
-    frozen.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+    lay_channels_first(frozen)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode():

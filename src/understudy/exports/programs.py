@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from understudy.exports.description import describe
+from understudy.nets.memory_order import lay_channels_first
 from understudy.nets.network import Network, freeze
 from understudy.run_folder import write_whole
 
@@ -35,6 +36,7 @@ def trace_program(network: Network) -> ExportedProgram:
     """
     contract = network.contract
     frozen = freeze(network).to("cpu", torch.float32)
+    lay_channels_first(frozen)
     example = (torch.full((_EXAMPLES, contract.channels, *contract.size), 0.5),)
     shapes = ({0: Dim("batch", max=_LONGEST)},)
     try:

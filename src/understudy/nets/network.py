@@ -28,6 +28,8 @@ class Network(nn.Module, Generic[Contract]):
 
     mean: Tensor
     std: Tensor
+    # Of the images that the architecture is shown, as memory orders go; see `memory_order`.
+    channels_last = False
 
     def __init__(
         self,
@@ -48,8 +50,18 @@ class Network(nn.Module, Generic[Contract]):
 
     def forward(self, inputs: Input) -> Any:
         if isinstance(inputs, Tensor):
-            return self.body((inputs - self.mean) / self.std)
+            return self.body(self._in_order((inputs - self.mean) / self.std))
         return self.body(inputs)
+
+    def _in_order(self, images: Tensor) -> Tensor:
+        """Return the images in the order in memory that the architecture takes."""
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        height, width = images.shape[2:]
+        # By the strides: of one channel, both orders count as contiguous.
+        if images.stride()[1:] == (height * width, width, 1):
+            return images
+        return images.clone(memory_format=torch.contiguous_format)
 
 
 def freeze(network: nn.Module) -> nn.Module:

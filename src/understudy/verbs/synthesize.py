@@ -26,6 +26,7 @@ from understudy.audits.search_path import IMAGES, SHARES, answered
 from understudy.data.checkpoints import DAMAGE, first_line
 from understudy.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
 from understudy.image_summary import search_record
+from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.network import Network, freeze
 from understudy.nets.references import NetworkRef
 from understudy.pipeline import device_named
@@ -104,6 +105,8 @@ def synthesize(
     steps = -(-count // _SHARD)
     site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
     frozen = None if network is None else freeze(network.to(where))
+    if frozen is not None:
+        lay_channels_last(frozen)
     glance = dataclasses.replace(site, batch_size=2, steps=1, draft=True)
     labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
     stream: Stream = made.open(site, frozen, from_seed(seed))
