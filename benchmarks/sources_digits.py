@@ -2,8 +2,10 @@
 
 The demonstration's teacher and student on scikit-learn's digits, with a teacher of its own for each
 seed. Every method has its own objective, optimizer and settings; batch size, initial weights and
-judges are shared, and beside every method stands the same without the term that defines it. Three
-tables: at equal steps of the student, at equal passes of the teacher (images shown to it, and
+judges are shared, and beside every method stands the same without the term that defines it. LCW
+learns, for each seed anew, from as many shader images as there are training digits.
+
+Three tables: at equal steps of the student, at equal passes of the teacher (images shown to it, and
 gradients that went back to them, the answers for the student included), at equal time of one
 processor thread. For the latter two, a run is as long as its cost at equal steps says, on a line
 through a quarter and all of it; the rows tell what it came to.
@@ -14,6 +16,7 @@ through a quarter and all of it; the rows tell what it came to.
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +28,14 @@ from understudy.data.datasets import Dataset, open_data
 from understudy.loading import load
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
+from understudy.protocols import InputContract
 from understudy.recipe import replace_fields
 from understudy.sources.noise import Noise
+from understudy.sources.surrogate import Surrogate
 from understudy.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
+from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
+from understudy.verbs.train_generator import train_generator
 
 PASSES, SECONDS = 2_000_000, 60.0
 # Half of the published width: at a quarter of the side, generators would cost more than teachers.
@@ -37,6 +44,9 @@ WIDTH = 32
 # Chosen by the training split of the digits, on seeds that are in no table.
 LATE = "[0.6, 0.8]"
 POOL = {"every": "50", "first": "20"}
+# Steps of either stage of LCW, as in `lcw.py`.
+LCW_STEPS = 800
+LCW, SET, CODES = "generator", "shaders", ("generated", "normal", "interpolated")
 
 SCALE = Scale(
     width=WIDTH,
@@ -61,12 +71,15 @@ SCALE = Scale(
 )
 
 
-def arms(lcw: str | None) -> dict[str, Arm]:
-    """Return every arm of which the source is there, by name.
+def arms(folder: Path) -> dict[str, Arm]:
+    """Return every arm by name.
 
     Args:
-        lcw: a run of `train-generator lcw`, for an arm of its images.
+        folder: where `shaders_learned` puts what the arms of LCW need.
     """
+    generator = str(folder / LCW)
+    learned = {codes: source("lcw", {"generator": generator, "codes": codes}) for codes in CODES}
+    shown = Surrogate(data=str(folder / SET))
     made = [
         Arm(name="plain noise", base=Noise(), without=("matching", "balance", "attack")),
         Arm(name="noise", base=Noise(), without=("attack",)),
@@ -74,12 +87,23 @@ def arms(lcw: str | None) -> dict[str, Arm]:
         Arm(name="shaders", without=("attack",)),
         Arm(name="shaders + attack"),
         *method_arms(SCALE),
+        Arm(name="LCW", base=learned["generated"], without=("attack",)),
+        Arm(name="LCW with normal codes", base=learned["normal"], without=("attack",)),
+        Arm(name="LCW with interpolated codes", base=learned["interpolated"], without=("attack",)),
+        Arm(name="the shader images that LCW learned from", base=shown, without=("attack",)),
     ]
     made.append(falling_late(made))
-    if lcw is not None:
-        drawn = source("lcw", {"generator": lcw})
-        made.append(Arm(name="LCW", base=drawn, without=("attack",)))
     return {arm.name: arm for arm in made}
+
+
+def shaders_learned(seed: int, folder: Path) -> None:
+    """Write as many shader images as there are training digits, and a generator of such."""
+    contract = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=10)
+    count = len(open_data(DATA, contract, split="train"))
+    synthesize("shaders", count=count, out=folder / SET, size=8, channels=1, seed=seed)
+    train_generator(
+        "lcw", data=str(folder / SET), out=folder / LCW, steps=LCW_STEPS, seed=seed, device="cpu"
+    )
 
 
 def falling_late(known: list[Arm]) -> Arm:
@@ -112,31 +136,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of the student, at equal steps")
     parser.add_argument("--passes", type=int, default=PASSES)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--lcw", help="a run of train-generator lcw")
     parser.add_argument("--name", default="sources_digits", help="of the results file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     told = {"pair": f"{TEACHER} -> {STUDENT}", "batch_size": BATCH, "generator_width": WIDTH}
     table = Table(given.name, __doc__.splitlines()[0], told | {"pool": POOL})
-    known = arms(given.lcw)
+    known = arms(Path())
     chosen = given.arms or list(known)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         parser.error(f"no such arms: {', '.join(unknown)}; known: {', '.join(known)}")
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            run_seed(table, [known[name] for name in chosen], seed, Path(folder), given)
+            run_seed(table, chosen, seed, Path(folder), given)
     print_table(summarize(table.rows, ("at", "arm")))
 
 
 def run_seed(
-    table: Table, chosen: list[Arm], seed: int, folder: Path, given: argparse.Namespace
+    table: Table, chosen: Sequence[str], seed: int, folder: Path, given: argparse.Namespace
 ) -> None:
     """Add the rows of a seed that are not there yet."""
     base = Length(given.steps, "steps")
     asked = Length(getattr(given, given.at), given.at)
-    missing = [arm for arm in chosen if not table.has(arm=arm.name, seed=seed, at=str(asked))]
+    known = arms(folder)
+    missing = [known[name] for name in chosen if not table.has(arm=name, seed=seed, at=str(asked))]
     if missing:
+        if any("LCW" in arm.name for arm in missing):
+            shaders_learned(seed, folder)
         setting, teacher, test = teacher_of(seed, folder)
         fill(table, missing, setting, (teacher, test), seed, base, asked)
 

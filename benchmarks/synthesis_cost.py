@@ -81,7 +81,7 @@ class MeteredStream:
 
 def contenders(iterations: Sequence[int]) -> dict[str, Arm]:
     """Return DeepInversion at each number of iterations, and the three of fast-meta."""
-    known = arms(None)
+    known = arms(Path())
     plain = known["DeepInversion"]
     made = {name: known[name] for name in FAST}
     for count in iterations:

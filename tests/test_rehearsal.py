@@ -53,6 +53,12 @@ def test_a_network_that_answers_probabilities_is_doubted(last, doubted):
     assert ["answers probabilities, not logits" in note for note in notes] == [True] * doubted
 
 
+def test_a_network_of_one_number_is_refused_with_the_way_out():
+    one = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), replace(tiny.CONTRACT, classes=1))
+    with pytest.raises(ValueError, match=r"the teacher answers one number .* let it answer two"):
+        rehearse("teacher", one)
+
+
 def test_an_answer_that_is_no_tensor_is_left_to_the_task():
     class Boxes(nn.Module):
         def forward(self, images):

@@ -41,6 +41,7 @@ from understudy.text_networks import assemble_translator, text_contract
 _SIZE, _CHANNELS = (32, 32), 3
 # What export writes beside a program.
 _PROGRAM_DESCRIPTION = "description.json"
+_RANDOM = "{} was given no weights: it starts from random ones; see --weights"
 
 Rebuild = Callable[[nn.Module, Plan], nn.Module]
 
@@ -123,7 +124,12 @@ def resolve(
         inherited = like if isinstance(like, TextContract) else None
         state = None if said.weights is None else _read_weights(said)
         contract = text_contract(said, inherited)
-        return _load_translator(parsed, contract, state, said.weights or "", rng)
+        made = _load_translator(parsed, contract, state, said.weights or "", rng)
+        return Loaded(
+            network=made,
+            notes=(_RANDOM.format(said.ref),) if state is None and like is None else (),
+            random=state is None,
+        )
     if isinstance(like, TextContract):
         raise ValueError(f"{said.ref} takes images, but shall be like a network that translates")
     if parsed.kind != "student":
@@ -136,7 +142,9 @@ def resolve(
     if isinstance(description, TextDescription):
         parsed = parse(description.architecture)
         state = state if said.weights is None else _read_weights(said)
-        return _load_translator(parsed, description.contract, state, str(file.parent), rng)
+        return Loaded(
+            network=_load_translator(parsed, description.contract, state, str(file.parent), rng)
+        )
     own = stated_by(description.contract)
     program = file.with_name("student" + PROGRAM)
     if not description.architecture and program.exists() and said.weights is None:
@@ -255,7 +263,7 @@ def _assemble(
         )
     random = opened.state is None and not opened.pretrained
     if random and like is None:
-        notes.append(f"{said.ref} was given no weights: it starts from random ones; see --weights")
+        notes.append(_RANDOM.format(said.ref))
     name = opened.reference
     reference = architecture_of(name) if name.kind in HUBS else name.text
     network = Network(body, contract, reference, opened.plan)
@@ -344,10 +352,9 @@ def _load_translator(
     state: Mapping[str, Tensor] | None,
     weights: str,
     rng: torch.Generator | None,
-) -> Loaded:
+) -> Network[TextContract]:
     with _seeded(rng):
-        network = assemble_translator(parsed.target, parsed.text, contract, state, weights)
-    return Loaded(network=network, random=state is None)
+        return assemble_translator(parsed.target, parsed.text, contract, state, weights)
 
 
 def _load_program(said: NetworkRef, path: Path, own: Statement) -> Loaded:

@@ -202,8 +202,7 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
     made = dict(conduct.networks)
     if "teacher" not in made and recipe.teacher is not None:
         opened = resolve(recipe.teacher, allow_code=conduct.allow_code)
-        random = ["its weights are random; name trained ones with --weights"] * opened.random
-        for note in (*random, *opened.notes):
+        for note in opened.notes:
             conduct.say(f"teacher: {note}")
         made["teacher"] = opened.network
     if recipe.verb in CHANGING:

@@ -17,6 +17,11 @@ PROBABILITIES = (
     "its last softmax out"
 )
 
+ONE_NUMBER = (
+    "answers one number for an image, and among one class there is nothing to tell; let it answer "
+    "two, the logits of no and of yes: torch.cat([0 * z, z], 1)"
+)
+
 
 def rehearse(role: str, network: Network[Any]) -> list[str]:
     """Raise unless the weights are finite and a black image, or no word, is answered as agreed.
@@ -37,6 +42,8 @@ def rehearse(role: str, network: Network[Any]) -> list[str]:
     if isinstance(contract, TextContract):
         _rehearse_words(role, network)
         return []
+    if contract.classes == 1:
+        raise ValueError(f"the {role} {ONE_NUMBER}")
     image = torch.zeros(1, contract.channels, *contract.size, device=device_of(network))
     shape = " x ".join(str(side) for side in image.shape[1:])
     try:

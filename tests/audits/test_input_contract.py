@@ -288,3 +288,9 @@ def test_answers_that_are_probabilities_are_doubted():
     found = inspect_network(network(body))
     assert found.verdict == "warn"
     assert found.summary.startswith("the network answers probabilities, not logits")
+
+
+def test_one_number_for_an_image_is_a_fault():
+    found = inspect_network(Network(build("convnet-16", classes=1), contract(classes=1)))
+    assert found.verdict == "fail"
+    assert found.summary.startswith("the network answers one number")

@@ -30,7 +30,7 @@ from understudy.audits.normalisation import (
 from understudy.findings import Finding
 from understudy.nets.network import Network, count_parameters, freeze
 from understudy.protocols import InputContract
-from understudy.rehearsal import PROBABILITIES
+from understudy.rehearsal import ONE_NUMBER, PROBABILITIES
 from understudy.tasks.classification import are_probabilities
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.
@@ -294,4 +294,4 @@ def _fault(contract: InputContract, output: Any, damaged: Mapping[str, int]) -> 
             f"the network answers with {output.shape[1]} numbers, but {contract.classes} classes "
             "are stated; state the number of classes it was trained on"
         )
-    return None
+    return f"the network {ONE_NUMBER}" if contract.classes == 1 else None

@@ -128,8 +128,6 @@ def open_network(
     allowed = permitted(network, allow_code=allow_code)
     made = resolve(network_named(network, **said), allow_code=allowed)
     _for_verb(made.network, text=text)
-    if made.random:
-        say("its weights are random; name trained ones with --weights")
     for note in made.notes:
         say(note)
     return made.network
