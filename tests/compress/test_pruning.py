@@ -228,6 +228,30 @@ def test_channels_that_cannot_be_followed_are_refused_with_the_place(name, throu
         trace_channels(made(name))
 
 
+class Mnist(nn.Module):
+    """As in many a tutorial: flattened maps, dropout, logarithms of probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3)
+        self.fc1, self.fc2 = nn.Linear(8 * 4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x) / 2))), 2)
+        x = F.dropout(torch.flatten(x, 1), 0.25, self.training)
+        return F.log_softmax(self.fc2(F.relu(self.fc1(x))), dim=1)
+
+
+def test_a_network_that_ends_in_a_softmax_loses_channels_but_no_class():
+    network = Network(Mnist().eval(), CONTRACT)
+    pruned = Pruning(share=0.4)(network, batches(), tiny.rng())
+    assert pruned.body.conv2.out_channels < 8
+    assert pruned.body.fc1.in_features == 4 * pruned.body.conv2.out_channels
+    answers = pruned(torch.rand(2, 1, 8, 8))
+    assert answers.shape == (2, 3)
+    torch.testing.assert_close(answers.exp().sum(1), torch.ones(2))
+
+
 class Deciding(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -29,6 +29,8 @@ _SAME = {
     *("adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
 }
 _TOGETHER = {"add", "add_", "sub", "sub_", "mul", "mul_"}
+# Each channel's answer depends on how many there are.
+_AMONG_ALL = {"softmax", "log_softmax"}
 _TO_ROWS = {"flatten", "view", "reshape", "_unsafe_view", "squeeze"}
 
 
@@ -157,6 +159,9 @@ class _Walk:
             self.labels[node] = torch.cat([self.labels[part] for part in arguments[0]])
         elif name in _TO_ROWS:
             self.to_rows(node, read[0])
+        elif name in _AMONG_ALL:
+            self.fix(x)
+            self.labels[node] = x
         elif name in _SAME or _within_channels(name, arguments, node, read[0]):
             self.labels[node] = x
         else:
@@ -298,8 +303,10 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _within_channels(name: str, arguments: tuple[Any, ...], node: fx.Node, read: fx.Node) -> bool:
-    """Return whether a slice or mean leaves image and channel alone."""
+    """Return whether a slice, mean or division by a number leaves image and channel alone."""
     dimensions = len(_shape(read))
+    if name in ("div", "div_"):
+        return node.all_input_nodes == [arguments[0]]
     if name == "slice":  # some versions of torch note those as well that take everything
         return arguments[1] % dimensions > 1 or _shape(node) == _shape(read)
     return name == "mean" and all(d % dimensions > 1 for d in arguments[1])
