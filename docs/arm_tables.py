@@ -21,7 +21,7 @@ def arms(result: Result) -> str:
     for at, rows in groups.items():
         curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
         early = max(map(len, curves.values()))
-        timed = at.endswith("seconds")
+        timed = at.endswith(("seconds", "passes"))
         made = [
             [
                 row["arm"],

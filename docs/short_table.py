@@ -98,6 +98,20 @@ def _arm(
     return told
 
 
+def _told_quantization(result: Result) -> list[Row]:
+    told = []
+    for network in ("resnet20", "resnet56"):
+        rows = _arm(
+            f"{network}, CIFAR-10, weights and activations of 4 bits, calibrated on images "
+            "inverted from its BatchNorm statistics: accuracy, %",
+            "batch-norm-statistics",
+            ("real", "shaders", "noise", "weights only"),
+            f"{network} W4A4 mse",
+        )
+        told += rows(result)
+    return told
+
+
 def _told_translation(result: Result) -> list[Row]:
     bleu: dict[str, list[float]] = {}
     for row in result["rows"]:
@@ -232,6 +246,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "shaders": _told_shaders,
     "score": _told_score,
     "inversion_cifar10": _told_inversion,
+    "quantization": _told_quantization,
     "int8": _told_int8,
     "resume": _told_resume,
     "translation": _told_translation,
