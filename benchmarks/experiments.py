@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 from understudy.audits.evaluation import evaluate
 from understudy.data.datasets import Dataset
@@ -213,10 +214,10 @@ class Table:
             self.rows.append(row)
             self.write(keys)
 
-    def extend(self, **figures: Any) -> None:
+    def extend(self, keys: Sequence[str] = ("arm",), **figures: Any) -> None:
         """Add figures over all rows to the head of the file."""
         self.head |= figures
-        self.write(("arm",))
+        self.write(keys)
 
     def write(self, keys: Sequence[str]) -> None:
         """Write rows and, per group of `keys`, mean, spread and number of seeds."""
@@ -246,6 +247,28 @@ def summarize(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[
             }
         )
     return sorted(made, key=lambda row: -row["mean"])
+
+
+def pair(
+    rows: Sequence[dict[str, Any]], one: str, other: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the rows of two arms, seed by seed."""
+    by = {(row["arm"], row["seed"]): row for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    return [
+        (by[one, seed], by[other, seed])
+        for seed in seeds
+        if (one, seed) in by and (other, seed) in by
+    ]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean by Student's t; of one value it is everything."""
+    if len(values) < 2:
+        return float("-inf"), float("inf")
+    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.mean(values)
+    return float(mean - reach), float(mean + reach)
 
 
 def versions() -> dict[str, str]:

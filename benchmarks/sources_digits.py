@@ -15,14 +15,16 @@ through a quarter and all of it; the rows tell what it came to.
 """
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from experiments import Arm, Setting, Table, print_table, summarize
+from experiments import Arm, Setting, Table, interval, pair, print_table, summarize
 from methods import Length, Scale, fill, method_arms, source
 from understudy.data.datasets import Dataset, open_data
 from understudy.loading import load
@@ -47,6 +49,29 @@ POOL = {"every": "50", "first": "20"}
 # Steps of either stage of LCW, as in `lcw.py`.
 LCW_STEPS = 800
 LCW, SET, CODES = "generator", "shaders", ("generated", "normal", "interpolated")
+
+# Each method and the same without a term of it, or what it is held against.
+HELD_AGAINST = (
+    ("DeepInversion", "DeepInversion without features"),
+    ("Adaptive DeepInversion", "DeepInversion"),
+    ("inceptionism", "inceptionism without prior"),
+    ("BN statistics", "inceptionism without prior"),
+    ("BN statistics and labels", "inceptionism without prior"),
+    ("fast-5", "fast-5 with fresh generator"),
+    ("fast-5", "fast-5 without adversary"),
+    ("fast-5", "fast-5 without history"),
+    ("NAYER-10", "fast-10"),
+    ("DFAD", "DFAD with frozen generator"),
+    ("RDSKD", "RDSKD without diversity"),
+    ("RDSKD", "RDSKD without diversity of images"),
+    ("RDSKD", "RDSKD without penalty"),
+    ("LCW", "LCW with normal codes"),
+    ("LCW", "LCW with interpolated codes"),
+    ("LCW", "the shader images that LCW learned from"),
+    ("shaders", "noise"),
+    ("noise + attack", "noise"),
+    ("noise", "plain noise"),
+)
 
 SCALE = Scale(
     width=WIDTH,
@@ -149,7 +174,28 @@ def main() -> None:
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
             run_seed(table, chosen, seed, Path(folder), given)
+    table.extend(("at", "arm"), gaps=gaps(table.rows))
     print_table(summarize(table.rows, ("at", "arm")))
+    for gap in table.head["gaps"]:
+        print(
+            f"{gap['at']} {gap['arm']} over {gap['against']}: {gap['gain']:+.2%} "
+            f"({gap['low']:+.2%} to {gap['high']:+.2%}, n={gap['seeds']})"
+        )
+
+
+def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what each method gains over what it is held against, with its 95 % interval."""
+    found = []
+    for at in dict.fromkeys(row["at"] for row in rows):
+        here = [row for row in rows if row["at"] == at]
+        for arm, against in HELD_AGAINST:
+            gains = [a["accuracy"] - b["accuracy"] for a, b in pair(here, arm, against)]
+            if len(gains) < 2:
+                continue
+            low, high = interval(gains)
+            told = {"at": at, "arm": arm, "against": against, "seeds": len(gains)}
+            found.append(told | {"gain": statistics.mean(gains), "low": low, "high": high})
+    return found
 
 
 def run_seed(

@@ -24,10 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import nn
 
-from experiments import Arm, Passes, Table, counted, print_table, run_arm, summarize
+from experiments import (
+    Arm,
+    Passes,
+    Table,
+    counted,
+    interval,
+    pair,
+    print_table,
+    run_arm,
+    summarize,
+)
 from sources_digits import BATCH, STEPS, STUDENT, TEACHER, arms, teacher_of
 from understudy.protocols import Batch, Site, Source, Stream
 from understudy.recipe import replace_fields
@@ -146,28 +155,6 @@ def compare(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 | {"gain": statistics.mean(gains), **costs, "no_worse": low >= 0}
             )
     return found
-
-
-def pair(
-    rows: Sequence[dict[str, Any]], one: str, other: str
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the rows of two arms, seed by seed."""
-    by = {(row["arm"], row["seed"]): row for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
-    return [
-        (by[one, seed], by[other, seed])
-        for seed in seeds
-        if (one, seed) in by and (other, seed) in by
-    ]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean by Student's t; of one value it is everything."""
-    if len(values) < 2:
-        return float("-inf"), float("inf")
-    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    mean = statistics.mean(values)
-    return float(mean - reach), float(mean + reach)
 
 
 def main() -> None:

@@ -41,6 +41,23 @@ def arms(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def _sources(result: Result) -> str:
+    """Arms, and what each method gains over what it is held against, where both are shown."""
+    shown = {row["arm"] for row in result["summary"]}
+    rows = [
+        [
+            f"{gap['arm']} over {gap['against']}",
+            gap["at"],
+            f"{points(100 * gap['gain'])} ({points(100 * gap['low'])} to "
+            f"{points(100 * gap['high'])}), {gap['seeds']} seeds",
+        ]
+        for gap in result.get("gaps", ())
+        if {gap["arm"], gap["against"]} <= shown
+    ]
+    heads = ("method, and what it is held against", "at", "points gained (95 %, over seeds)")
+    return "\n\n".join([arms(result), *([table(heads, rows)] if rows else [])])
+
+
 def _told(setting: Mapping[str, Any]) -> list[str]:
     """Return each field of a setting with its value, or with its own fields in brackets."""
     told = []
@@ -284,6 +301,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
+    "sources_digits": _sources,
     "digits": _digits,
     "objectives_digits": _objectives,
     "objectives_cifar10": _objectives,

@@ -2,12 +2,15 @@
 
 A teacher learns 1 297 digits. Then four students of the same size learn from it at equal steps:
 from shader images, from noise, from noise with the attack (the honest rival on so small a task),
-and from the digits themselves, which nobody would have. 500 digits that no network saw are the
-judge. The shader student is exported, int8 included, and reported.
+and from the digits themselves, which nobody would have. The rivals learn in a process of their own
+meanwhile. 500 digits that no network saw are the judge. The shader student is exported, int8
+included, and reported.
 """
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ TEACHER, STUDENT = "builtin/convnet-32", "builtin/convnet-16"
 TEACHER_STEPS, STEPS, BATCH = 800, 1500, 128
 
 # name, what it is shown, and which parts of the recipe are left out
-ARMS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+Arm = tuple[str, str | None, tuple[str, ...]]
+ARMS: tuple[Arm, ...] = (
     ("shader images", None, ()),
     ("noise", "noise", ("attack",)),
     ("noise and attack", "noise", ()),
@@ -51,27 +55,52 @@ def demo(
     return summary | {"teacher": teacher}
 
 
-def run_arms(out: Path, *, seed: int, **told: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run_arms(
+    out: Path,
+    *,
+    seed: int,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train the teacher and a student of every arm; return the scores of each."""
-    say: Callable[[str], None] = told.pop("say", lambda _: None)
-    told |= {"seed": seed, "batch_size": BATCH, "eval": DATA}
+    given: dict[str, Any] = {
+        "seed": seed,
+        "batch_size": BATCH,
+        "eval": DATA,
+        "overwrite": overwrite,
+    }
+    told: dict[str, Any] = {"say": say, "watch": watch}
     say(f"teacher: {TEACHER} learns {DATA}")
-    teacher = train(TEACHER, DATA, out=out / "teacher", steps=TEACHER_STEPS, **told)
-    arms = []
-    for name, transfer, without in ARMS:
-        say(f"student: {STUDENT} learns from its teacher and {name}")
-        made = distill(
-            str(out / "teacher"),
-            STUDENT,
-            out=out / _folder(name),
-            transfer=transfer,
-            without=without,
-            steps=STEPS,
-            audit=name == ARMS[0][0],
-            **told,
-        )
-        arms.append({"name": name, **_scores(made)})
+    teacher = train(TEACHER, DATA, out=out / "teacher", steps=TEACHER_STEPS, **given, **told)
+    ours, *rivals = ARMS
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
+        learning = [beside.submit(_learn, arm, out, **given) for arm in rivals]
+        say(f"student: {STUDENT} learns from its teacher and {ours[0]}")
+        say(f"meanwhile, as its rivals: from {', '.join(name for name, *_ in rivals)}")
+        try:
+            arms = [_learn(ours, out, **given, **told)]
+        except BaseException:
+            beside.shutdown(cancel_futures=True)
+            raise
+        arms += [made.result() for made in learning]
     return _scores(teacher), arms
+
+
+def _learn(arm: Arm, out: Path, **told: Any) -> dict[str, Any]:
+    """Return the scores of the student of one arm."""
+    name, transfer, without = arm
+    made = distill(
+        str(out / "teacher"),
+        STUDENT,
+        out=out / _folder(name),
+        transfer=transfer,
+        without=without,
+        steps=STEPS,
+        audit=arm == ARMS[0],
+        **told,
+    )
+    return {"name": name, **_scores(made)}
 
 
 def _folder(arm: str) -> str:
