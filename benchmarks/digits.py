@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from scipy import stats
 
-from experiments import Table, print_table, summarize
+from experiments import Table, interval, print_table, summarize
 from understudy.verbs.demo import BATCH, STEPS, STUDENT, TEACHER, TEACHER_STEPS, run_arms
 
 
@@ -41,20 +40,21 @@ def main() -> None:
             row |= {"kept": arm["accuracy"] / teacher["accuracy"]}
             table.add(row, ("arm",))
             print(f"seed {seed} {arm['name']}: {arm['accuracy']:.2%}, {row['kept']:.2%} kept")
-    table.extend(kept={name: interval(table, name) for name in {row["arm"] for row in table.rows}})
+    table.extend(
+        kept={name: share_kept(table, name) for name in {row["arm"] for row in table.rows}}
+    )
     print_table(summarize(table.rows, ("arm",)))
     for name, (mean, low, high) in table.head["kept"].items():
         print(f"{name}: keeps {mean:.2%} of the teacher's accuracy, 95 %: {low:.2%} to {high:.2%}")
 
 
-def interval(table: Table, arm: str) -> tuple[float, float, float]:
+def share_kept(table: Table, arm: str) -> tuple[float, float, float]:
     """Return mean and 95 % interval of the share of the teacher's accuracy that an arm keeps."""
     kept = [row["kept"] for row in table.rows if row["arm"] == arm]
     mean = statistics.mean(kept)
     if len(kept) < 2:
         return mean, mean, mean
-    reach = stats.t.ppf(0.975, len(kept) - 1) * statistics.stdev(kept) / len(kept) ** 0.5
-    return mean, mean - reach, mean + reach
+    return mean, *interval(kept)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ HELD_AGAINST = (
     ("LCW", "LCW with normal codes"),
     ("LCW", "LCW with interpolated codes"),
     ("LCW", "the shader images that LCW learned from"),
+    ("LCW", "noise"),
+    ("the shader images that LCW learned from", "noise"),
     ("shaders", "noise"),
     ("noise + attack", "noise"),
     ("noise", "plain noise"),
@@ -121,11 +123,11 @@ def arms(folder: Path) -> dict[str, Arm]:
     return {arm.name: arm for arm in made}
 
 
-def shaders_learned(seed: int, folder: Path) -> None:
+def shaders_learned(contract: InputContract, seed: int, folder: Path) -> None:
     """Write as many shader images as there are training digits, and a generator of such."""
-    contract = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=10)
+    shape: dict[str, Any] = {"size": contract.size, "channels": contract.channels}
     count = len(open_data(DATA, contract, split="train"))
-    synthesize("shaders", count=count, out=folder / SET, size=8, channels=1, seed=seed)
+    synthesize("shaders", count=count, out=folder / SET, seed=seed, **shape)
     train_generator(
         "lcw", data=str(folder / SET), out=folder / LCW, steps=LCW_STEPS, seed=seed, device="cpu"
     )
@@ -207,9 +209,9 @@ def run_seed(
     known = arms(folder)
     missing = [known[name] for name in chosen if not table.has(arm=name, seed=seed, at=str(asked))]
     if missing:
-        if any("LCW" in arm.name for arm in missing):
-            shaders_learned(seed, folder)
         setting, teacher, test = teacher_of(seed, folder)
+        if any("LCW" in arm.name for arm in missing):
+            shaders_learned(teacher.contract, seed, folder)
         fill(table, missing, setting, (teacher, test), seed, base, asked)
 
 

@@ -48,14 +48,19 @@ def _sources(result: Result) -> str:
         [
             f"{gap['arm']} over {gap['against']}",
             gap["at"],
-            f"{points(100 * gap['gain'])} ({points(100 * gap['low'])} to "
-            f"{points(100 * gap['high'])}), {gap['seeds']} seeds",
+            _gained(gap),
         ]
         for gap in result.get("gaps", ())
         if {gap["arm"], gap["against"]} <= shown
     ]
     heads = ("method, and what it is held against", "at", "points gained (95 %, over seeds)")
     return "\n\n".join([arms(result), *([table(heads, rows)] if rows else [])])
+
+
+def _gained(gap: Mapping[str, Any]) -> str:
+    """Return a paired gain in points with its interval over seeds."""
+    gain, low, high = (points(100 * gap[name]) for name in ("gain", "low", "high"))
+    return f"{gain} ({low} to {high}), {gap['seeds']} seeds"
 
 
 def _told(setting: Mapping[str, Any]) -> list[str]:
@@ -152,8 +157,7 @@ def _synthesis_cost(result: Result) -> str:
     gaps = [
         [
             f"{gap['fast']} over {gap['against']}",
-            f"{points(100 * gap['gain'])} ({points(100 * gap['low'])} to "
-            f"{points(100 * gap['high'])}), {gap['seeds']} seeds",
+            _gained(gap),
             f"{gap['passes']:.0f}",
             f"{gap['seconds']:.0f}",
         ]

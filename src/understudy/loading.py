@@ -41,7 +41,6 @@ from understudy.text_networks import assemble_translator, text_contract
 _SIZE, _CHANNELS = (32, 32), 3
 # What export writes beside a program.
 _PROGRAM_DESCRIPTION = "description.json"
-_RANDOM = "{} was given no weights: it starts from random ones; see --weights"
 
 Rebuild = Callable[[nn.Module, Plan], nn.Module]
 
@@ -112,6 +111,20 @@ def resolve(
         ValueError: with one line that says what is wrong where, and the way out.
     """
     said = NetworkRef(ref=reference) if isinstance(reference, str) else reference
+    made = _resolved(said, like, allow_code, rng, rebuild)
+    if not made.random or like is not None:
+        return made
+    note = f"{said.ref} was given no weights: it starts from random ones; see --weights"
+    return replace(made, notes=(*made.notes, note))
+
+
+def _resolved(
+    said: NetworkRef,
+    like: InputContract | TextContract | None,
+    allow_code: bool | Collection[str | Path],
+    rng: torch.Generator | None,
+    rebuild: Rebuild,
+) -> Loaded:
     parsed = parse(said.ref)
     if parsed.kind == "python":
         raise ValueError(
@@ -121,15 +134,9 @@ def resolve(
     if parsed.kind == "program":
         return _load_program(said, Path(parsed.target), SILENT)
     if parsed.kind == "builtin" and builtin.is_translator(parsed.target):
-        inherited = like if isinstance(like, TextContract) else None
         state = None if said.weights is None else _read_weights(said)
-        contract = text_contract(said, inherited)
-        made = _load_translator(parsed, contract, state, said.weights or "", rng)
-        return Loaded(
-            network=made,
-            notes=(_RANDOM.format(said.ref),) if state is None and like is None else (),
-            random=state is None,
-        )
+        contract = text_contract(said, like if isinstance(like, TextContract) else None)
+        return _load_translator(parsed, contract, state, said.weights or "", rng)
     if isinstance(like, TextContract):
         raise ValueError(f"{said.ref} takes images, but shall be like a network that translates")
     if parsed.kind != "student":
@@ -142,9 +149,7 @@ def resolve(
     if isinstance(description, TextDescription):
         parsed = parse(description.architecture)
         state = state if said.weights is None else _read_weights(said)
-        return Loaded(
-            network=_load_translator(parsed, description.contract, state, str(file.parent), rng)
-        )
+        return _load_translator(parsed, description.contract, state, str(file.parent), rng)
     own = stated_by(description.contract)
     program = file.with_name("student" + PROGRAM)
     if not description.architecture and program.exists() and said.weights is None:
@@ -261,12 +266,10 @@ def _assemble(
             channels=contract.channels,
             size=size,
         )
-    random = opened.state is None and not opened.pretrained
-    if random and like is None:
-        notes.append(_RANDOM.format(said.ref))
     name = opened.reference
     reference = architecture_of(name) if name.kind in HUBS else name.text
     network = Network(body, contract, reference, opened.plan)
+    random = opened.state is None and not opened.pretrained
     return Loaded(network=network, notes=tuple(notes), random=random)
 
 
@@ -352,9 +355,10 @@ def _load_translator(
     state: Mapping[str, Tensor] | None,
     weights: str,
     rng: torch.Generator | None,
-) -> Network[TextContract]:
+) -> Loaded:
     with _seeded(rng):
-        return assemble_translator(parsed.target, parsed.text, contract, state, weights)
+        network = assemble_translator(parsed.target, parsed.text, contract, state, weights)
+    return Loaded(network=network, random=state is None)
 
 
 def _load_program(said: NetworkRef, path: Path, own: Statement) -> Loaded:

@@ -28,7 +28,7 @@ class Network(nn.Module, Generic[Contract]):
 
     mean: Tensor
     std: Tensor
-    # Of the images that the architecture is shown, as memory orders go; see `memory_order`.
+    # In which memory order the architecture is shown its images; see `memory_order`.
     channels_last = False
 
     def __init__(

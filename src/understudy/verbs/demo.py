@@ -8,11 +8,13 @@ included, and reported.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from understudy.run_folder import SUMMARY, write_json, write_whole
 from understudy.verbs.distill import distill
@@ -64,43 +66,50 @@ def run_arms(
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Train the teacher and a student of every arm; return the scores of each."""
-    given: dict[str, Any] = {
-        "seed": seed,
-        "batch_size": BATCH,
-        "eval": DATA,
-        "overwrite": overwrite,
-    }
+    given: dict[str, Any] = {"seed": seed, "overwrite": overwrite}
+    given |= {"batch_size": BATCH, "eval": DATA}
     told: dict[str, Any] = {"say": say, "watch": watch}
     say(f"teacher: {TEACHER} learns {DATA}")
     teacher = train(TEACHER, DATA, out=out / "teacher", steps=TEACHER_STEPS, **given, **told)
     ours, *rivals = ARMS
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
-        learning = [beside.submit(_learn, arm, out, **given) for arm in rivals]
+    spawn = get_context("spawn")
+    # As many threads as here: how sums are split among them decides their last bits.
+    threads = (torch.get_num_threads(),)
+    # Of one task, so that it ends by itself should this process be killed.
+    with ProcessPoolExecutor(
+        1, spawn, torch.set_num_threads, threads, max_tasks_per_child=1
+    ) as beside:
+        learning = beside.submit(_learn, rivals, out, **given)
         say(f"student: {STUDENT} learns from its teacher and {ours[0]}")
         say(f"meanwhile, as its rivals: from {', '.join(name for name, *_ in rivals)}")
         try:
-            arms = [_learn(ours, out, **given, **told)]
+            arms = _learn([ours], out, **given, **told)
         except BaseException:
-            beside.shutdown(cancel_futures=True)
+            # Rivals of nobody; the executor would wait until they are done.
+            for process in active_children():
+                process.terminate()
             raise
-        arms += [made.result() for made in learning]
+        say("waiting for the rivals")
+        arms += learning.result()
     return _scores(teacher), arms
 
 
-def _learn(arm: Arm, out: Path, **told: Any) -> dict[str, Any]:
-    """Return the scores of the student of one arm."""
-    name, transfer, without = arm
-    made = distill(
-        str(out / "teacher"),
-        STUDENT,
-        out=out / _folder(name),
-        transfer=transfer,
-        without=without,
-        steps=STEPS,
-        audit=arm == ARMS[0],
-        **told,
-    )
-    return {"name": name, **_scores(made)}
+def _learn(arms: Sequence[Arm], out: Path, **told: Any) -> list[dict[str, Any]]:
+    """Return the scores of the student of each arm."""
+    scores = []
+    for name, transfer, without in arms:
+        made = distill(
+            str(out / "teacher"),
+            STUDENT,
+            out=out / _folder(name),
+            transfer=transfer,
+            without=without,
+            steps=STEPS,
+            audit=name == ARMS[0][0],
+            **told,
+        )
+        scores.append({"name": name, **_scores(made)})
+    return scores
 
 
 def _folder(arm: str) -> str:
