@@ -2,8 +2,8 @@
 
 Each has its own objective, optimizer and settings; beside it stands the same without the term that
 defines it. What a table chooses for its images and its time (widths, iterations, paces) is a
-`Scale`. A run at equal teacher passes, or at equal time, is as long as its cost in another run
-says.
+`Scale`. A run at equal teacher passes, or at equal time, is as long as one before it says that
+is in no table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -168,16 +168,45 @@ class Length:
         return f"{self.amount:.0f} {self.unit}"
 
 
-def affordable_steps(row: Mapping[str, Any], cost: str, budget: float) -> int:
-    """Return how many steps cost `budget`, on a line through the curve of a row; 0 if none does.
+@dataclass
+class Gauge:
+    """What a step of each arm costs, found out once in a run that is in no table.
+
+    A step costs what it does in the last quarter of that run, when pools are filled; the rest of
+    the run is its opening. Seconds are of this process, so that tables do not mix machines. As
+    pools grow with the steps planned, a longer run follows where at least so many are affordable.
 
     Args:
-        cost: "passes" or "seconds", as the points of the curve have them.
+        lengths: steps of the run, and of the longer one.
     """
-    first, last = row["curve"][0], row["curve"][-1]
-    each = (last[cost] - first[cost]) / (last["step"] - first["step"])
-    opening = last[cost] - each * last["step"]
-    return max(0, int((budget - opening) / each))
+
+    lengths: tuple[int, int]
+    known: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    def affordable(
+        self,
+        arm: Arm,
+        setting: Setting,
+        networks: tuple[Network, Dataset],
+        seed: int,
+        asked: Length,
+    ) -> int:
+        """Return how many steps of an arm come to what is asked for; 0 if none does."""
+        if arm.name not in self.known:
+            for steps in self.lengths:
+                row = run_arm(arm, setting, *networks, seed=seed, steps=steps)
+                self.known[arm.name] = row["curve"]
+                if affordable_steps(row["curve"], asked) < self.lengths[1]:
+                    break
+        return affordable_steps(self.known[arm.name], asked)
+
+
+def affordable_steps(curve: Sequence[Mapping[str, float]], asked: Length) -> int:
+    """Return how many steps cost what is asked for, by the end of a run's curve; 0 if none does."""
+    before, last = curve[-2], curve[-1]
+    each = (last[asked.unit] - before[asked.unit]) / (last["step"] - before["step"])
+    opening = last[asked.unit] - each * last["step"]
+    return max(0, int((asked.amount - opening) / each))
 
 
 def fill(
@@ -186,31 +215,28 @@ def fill(
     setting: Setting,
     networks: tuple[Network, Dataset],
     seed: int,
-    base: Length,
     asked: Length,
+    gauge: Gauge | None = None,
 ) -> None:
     """Add the rows of a seed that are not there yet.
 
     Args:
         networks: the teacher, and the data to judge by.
-        base: of the runs that tell what others cost; in steps or seconds.
+        gauge: tells how long a run is; None runs the steps that are asked for, or finds out within
+            the seconds.
     """
     for arm in arms:
         if table.has(arm=arm.name, seed=seed, at=str(asked)):
             continue
-        if not table.has(arm=arm.name, seed=seed, at=str(base)):
-            known = {"steps": int(base.amount)} if base.unit == "steps" else {}
-            length: Any = known or {"seconds": base.amount}
-            add_row(table, arm, setting, networks, seed, base, **length)
-        if asked == base:
-            continue
-        key = (arm.name, seed, str(base))
-        row = next(row for row in table.rows if (row["arm"], row["seed"], row["at"]) == key)
-        steps = affordable_steps(row, asked.unit, asked.amount)
-        if steps < _FEWEST:
-            print(f"{asked} {arm.name} seed {seed}: too dear, {steps} steps are left of it")
-            continue
-        add_row(table, arm, setting, networks, seed, asked, steps=steps)
+        length: dict[str, Any] = {asked.unit: asked.amount}
+        if gauge is not None:
+            length = {"steps": gauge.affordable(arm, setting, networks, seed, asked)}
+            if length["steps"] < _FEWEST:
+                print(f"{asked} {arm.name} seed {seed}: too dear, {length['steps']} steps of it")
+                continue
+        elif asked.unit == "steps":
+            length = {"steps": int(asked.amount)}
+        add_row(table, arm, setting, networks, seed, asked, **length)
 
 
 def add_row(

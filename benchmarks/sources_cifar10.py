@@ -30,7 +30,7 @@ import torch
 
 from cifar10 import POOL, public_teacher
 from experiments import Arm, Setting, Table, print_table, summarize
-from methods import Length, Scale, fill, method_arms
+from methods import Gauge, Length, Scale, fill, method_arms
 from real_data import cifar10_folder
 from understudy.data.datasets import open_data
 from understudy.protocols import InputContract
@@ -42,6 +42,8 @@ from understudy.sources.surrogate import Surrogate
 
 SECONDS, PASSES, BATCH = 1200.0, 300_000, 128
 WIDTH = 32
+# Steps of the student in the runs that tell what passes steps take.
+GAUGED = (200, 800)
 SEARCH = {"search.iterations": "60", "search.learning_rate": "0.1"}
 POOLS = {"": {"every": "50", "first": "2"}, "fast-meta": {"every": "50", "first": "20"}}
 ARMS = (
@@ -104,11 +106,11 @@ def main() -> None:
     test = open_data(cifar10_folder(), teacher.contract, split="test")
     told = {"pair": "resnet20 -> resnet8", "batch_size": BATCH, "generator_width": WIDTH}
     table = Table(given.name, __doc__.splitlines()[0], told | {"pools": POOLS, **SEARCH})
-    base = Length(given.seconds, "seconds")
-    asked = base if given.at == "seconds" else Length(given.passes, "passes")
+    asked = Length(getattr(given, given.at), given.at)
+    gauge = Gauge(GAUGED) if given.at == "passes" else None
     for seed in given.seeds:
         chosen = [known[name] for name in given.arms]
-        fill(table, chosen, setting, (teacher, test), seed, base, asked)
+        fill(table, chosen, setting, (teacher, test), seed, asked, gauge)
     print_table(summarize(table.rows, ("at", "arm")))
 
 

@@ -3,15 +3,17 @@
 The demonstration's teacher and student on scikit-learn's digits, with a teacher of its own for each
 seed. Every method has its own objective, optimizer and settings; batch size, initial weights and
 judges are shared, and beside every method stands the same without the term that defines it. LCW
-learns, for each seed anew, from as many shader images as there are training digits.
+learns, for each seed anew, from as many shader images as there are training digits, before any
+count begins.
 
 Three tables: at equal steps of the student, at equal passes of the teacher (images shown to it, and
 gradients that went back to them, the answers for the student included), at equal time of one
-processor thread. For the latter two, a run is as long as its cost at equal steps says, on a line
-through a quarter and all of it; the rows tell what it came to.
+processor thread. For the latter two a run is as long as another before it says, which is in no
+table; the rows tell what it came to. They go at the pace that `Replay` has by itself: behind 20
+first batches little would be left of them for a student of inverted images.
 
     python benchmarks/sources_digits.py --at steps --seeds 0 1 2 3 4
-    python benchmarks/sources_digits.py --at passes --seeds 0 1 2 --arms noise DFAD fast-5
+    python benchmarks/sources_digits.py --at passes --seeds 0 1 2 3 4
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 
 from experiments import Arm, Setting, Table, interval, pair, print_table, summarize
-from methods import Length, Scale, fill, method_arms, source
+from methods import Gauge, Length, Scale, fill, method_arms, source
 from understudy.data.datasets import Dataset, open_data
 from understudy.loading import load
 from understudy.nets.network import Network
@@ -39,16 +41,46 @@ from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
 from understudy.verbs.train_generator import train_generator
 
-PASSES, SECONDS = 2_000_000, 60.0
+PASSES, SECONDS = 750_000, 45.0
+# Of the student, in the runs that tell what steps cost.
+GAUGED = (400, 1500)
 # Half of the published width: at a quarter of the side, generators would cost more than teachers.
 WIDTH = 32
 # One pace for all methods that keep what they make: a batch every 50 steps behind the first 20.
 # Chosen by the training split of the digits, on seeds that are in no table.
 LATE = "[0.6, 0.8]"
 POOL = {"every": "50", "first": "20"}
+# The same where time or passes are short: as `Replay` has it, and fast-meta's published warm-up.
+SHORT_POOLS = {"": {"every": "50", "first": "4"}, "fast-meta": POOL}
 # Steps of either stage of LCW, as in `lcw.py`.
 LCW_STEPS = 800
 LCW, SET, CODES = "generator", "shaders", ("generated", "normal", "interpolated")
+
+# What is run where a run is as long as passes or time allow.
+TIMED = (
+    "noise",
+    "noise + attack",
+    "shaders",
+    "DeepInversion",
+    "DeepInversion without features",
+    "Adaptive DeepInversion",
+    "inceptionism",
+    "inceptionism without prior",
+    "BN statistics",
+    "BN statistics and labels",
+    "DFAD",
+    "DFAD with frozen generator",
+    "RDSKD",
+    "RDSKD without diversity",
+    "RDSKD without penalty",
+    "LCW",
+    "LCW with normal codes",
+    "the shader images that LCW learned from",
+    "fast-2",
+    "fast-5",
+    "fast-10",
+    "fast-5 with fresh generator",
+)
 
 # Each method and the same without a term of it, or what it is held against.
 HELD_AGAINST = (
@@ -98,7 +130,7 @@ SCALE = Scale(
 )
 
 
-def arms(folder: Path) -> dict[str, Arm]:
+def arms(folder: Path, scale: Scale = SCALE) -> dict[str, Arm]:
     """Return every arm by name.
 
     Args:
@@ -113,7 +145,7 @@ def arms(folder: Path) -> dict[str, Arm]:
         Arm(name="noise + attack", base=Noise()),
         Arm(name="shaders", without=("attack",)),
         Arm(name="shaders + attack"),
-        *method_arms(SCALE),
+        *method_arms(scale),
         Arm(name="LCW", base=learned["generated"], without=("attack",)),
         Arm(name="LCW with normal codes", base=learned["normal"], without=("attack",)),
         Arm(name="LCW with interpolated codes", base=learned["interpolated"], without=("attack",)),
@@ -158,7 +190,7 @@ def teacher_of(seed: int, folder: Path) -> tuple[Setting, Network, Dataset]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--at", choices=("steps", "passes", "seconds"), default="steps")
-    parser.add_argument("--arms", nargs="+", help="by name; all by default")
+    parser.add_argument("--arms", nargs="+", help="by name; all at equal steps, else most")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the student, at equal steps")
     parser.add_argument("--passes", type=int, default=PASSES)
@@ -167,15 +199,18 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     told = {"pair": f"{TEACHER} -> {STUDENT}", "batch_size": BATCH, "generator_width": WIDTH}
-    table = Table(given.name, __doc__.splitlines()[0], told | {"pool": POOL})
+    told |= {"pool": POOL, "pools_at_equal_passes_or_time": SHORT_POOLS}
+    table = Table(given.name, __doc__.splitlines()[0], told)
     known = arms(Path())
-    chosen = given.arms or list(known)
+    chosen = given.arms or (list(known) if given.at == "steps" else TIMED)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         parser.error(f"no such arms: {', '.join(unknown)}; known: {', '.join(known)}")
+    asked = Length(getattr(given, given.at), given.at)
+    gauge = None if given.at == "steps" else Gauge(GAUGED)
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            run_seed(table, chosen, seed, Path(folder), given)
+            run_seed(table, chosen, seed, Path(folder), asked, gauge)
     table.extend(("at", "arm"), gaps=gaps(table.rows))
     print_table(summarize(table.rows, ("at", "arm")))
     for gap in table.head["gaps"]:
@@ -201,18 +236,21 @@ def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run_seed(
-    table: Table, chosen: Sequence[str], seed: int, folder: Path, given: argparse.Namespace
+    table: Table,
+    chosen: Sequence[str],
+    seed: int,
+    folder: Path,
+    asked: Length,
+    gauge: Gauge | None,
 ) -> None:
     """Add the rows of a seed that are not there yet."""
-    base = Length(given.steps, "steps")
-    asked = Length(getattr(given, given.at), given.at)
-    known = arms(folder)
+    known = arms(folder, SCALE if gauge is None else replace(SCALE, pools=SHORT_POOLS))
     missing = [known[name] for name in chosen if not table.has(arm=name, seed=seed, at=str(asked))]
     if missing:
         setting, teacher, test = teacher_of(seed, folder)
         if any("LCW" in arm.name for arm in missing):
             shaders_learned(teacher.contract, seed, folder)
-        fill(table, missing, setting, (teacher, test), seed, base, asked)
+        fill(table, missing, setting, (teacher, test), seed, asked, gauge)
 
 
 if __name__ == "__main__":
