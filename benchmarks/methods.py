@@ -2,11 +2,10 @@
 
 Each has its own objective, optimizer and settings; beside it stands the same without the term that
 defines it. What a table chooses for its images and its time (widths, iterations, paces) is a
-`Scale`. A run at equal teacher passes, or at equal time, is as long as one before it says that
-is in no table.
+`Scale`. A run at equal teacher passes, or at equal time, is as long as runs before it say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,8 +21,10 @@ from understudy.recipe import Stage, replace_fields
 from understudy.sources.augmentation import Augmentation, Augmented
 from understudy.sources.noise import Noise
 
-# Of the student; less is no training.
+# Steps of the student; less is no training.
 _FEWEST = 50
+# A run that is further than this share from what was asked for is run again.
+_NEAR, _TRIES = 0.1, 3
 
 _SGD = FitSettings(nesterov=False, warmup=0.0)
 _GAME = Stage(source=Noise(), objective=LogitL1(), fit=_SGD)
@@ -170,43 +171,37 @@ class Length:
 
 @dataclass
 class Gauge:
-    """What a step of each arm costs, found out once in a run that is in no table.
+    """How many steps of each arm come to what is asked for, learned from runs on this machine.
 
-    A step costs what it does in the last quarter of that run, when pools are filled; the rest of
-    the run is its opening. Seconds are of this process, so that tables do not mix machines. As
-    pools grow with the steps planned, a longer run follows where at least so many are affordable.
+    Of one run a step costs what it did in the last quarter, when pools are filled. As pools grow
+    with the steps planned, of several runs it is the line through the two that came nearest.
 
     Args:
-        lengths: steps of the run, and of the longer one.
+        opening: steps of the run that is in no table, from which all is known at first.
     """
 
-    lengths: tuple[int, int]
+    opening: int
     known: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
-    def affordable(
-        self,
-        arm: Arm,
-        setting: Setting,
-        networks: tuple[Network, Dataset],
-        seed: int,
-        asked: Length,
-    ) -> int:
-        """Return how many steps of an arm come to what is asked for; 0 if none does."""
-        if arm.name not in self.known:
-            for steps in self.lengths:
-                row = run_arm(arm, setting, *networks, seed=seed, steps=steps)
-                self.known[arm.name] = row["curve"]
-                if affordable_steps(row["curve"], asked) < self.lengths[1]:
-                    break
-        return affordable_steps(self.known[arm.name], asked)
+    def affordable(self, name: str, asked: Length) -> int:
+        """Return how many steps come to what is asked for; 0 if none does."""
+        near = sorted(self.known[name], key=lambda point: abs(point[asked.unit] - asked.amount))
+        one, other = near[:2]
+        steps, spent = one["step"] - other["step"], one[asked.unit] - other[asked.unit]
+        if steps * spent <= 0:
+            return int(one["step"] * asked.amount / one[asked.unit])
+        return max(0, int(one["step"] + (asked.amount - one[asked.unit]) * steps / spent))
+
+    def learn(self, row: Mapping[str, Any]) -> None:
+        """Take in what a run came to."""
+        points = self.known.setdefault(row["arm"], [row["curve"][-2]])
+        points.append({"step": row["steps"], **costs(row)})
 
 
-def affordable_steps(curve: Sequence[Mapping[str, float]], asked: Length) -> int:
-    """Return how many steps cost what is asked for, by the end of a run's curve; 0 if none does."""
-    before, last = curve[-2], curve[-1]
-    each = (last[asked.unit] - before[asked.unit]) / (last["step"] - before["step"])
-    opening = last[asked.unit] - each * last["step"]
-    return max(0, int((asked.amount - opening) / each))
+def costs(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds and the teacher passes of a row."""
+    passes = row["teacher_forwards"] + row["teacher_backwards"]
+    return {"seconds": row["seconds"], "passes": passes}
 
 
 def fill(
@@ -228,31 +223,40 @@ def fill(
     for arm in arms:
         if table.has(arm=arm.name, seed=seed, at=str(asked)):
             continue
-        length: dict[str, Any] = {asked.unit: asked.amount}
-        if gauge is not None:
-            length = {"steps": gauge.affordable(arm, setting, networks, seed, asked)}
-            if length["steps"] < _FEWEST:
-                print(f"{asked} {arm.name} seed {seed}: too dear, {length['steps']} steps of it")
+
+        def run(arm: Arm = arm, **length: Any) -> dict[str, Any]:
+            return run_arm(arm, setting, *networks, seed=seed, **length)
+
+        if gauge is None:
+            whole = asked.unit == "steps"
+            row = run(**{asked.unit: int(asked.amount) if whole else asked.amount})
+        else:
+            found = run_as_long(run, arm.name, asked, gauge)
+            if found is None:
+                print(f"{asked} {arm.name} seed {seed}: too dear")
                 continue
-        elif asked.unit == "steps":
-            length = {"steps": int(asked.amount)}
-        add_row(table, arm, setting, networks, seed, asked, **length)
+            row = found
+        table.add({"at": str(asked), **row}, ("at", "arm"))
+        print(
+            f"{asked} {arm.name} seed {seed}: {row['accuracy']:.2%}, {row['steps']} steps, "
+            f"{costs(row)['passes'] / 1e6:.2f} M passes, {row['seconds']:.0f} s",
+            flush=True,
+        )
 
 
-def add_row(
-    table: Table,
-    arm: Arm,
-    setting: Setting,
-    networks: tuple[Network, Dataset],
-    seed: int,
-    at: Length,
-    **length: Any,
-) -> None:
-    row = run_arm(arm, setting, *networks, seed=seed, **length)
-    table.add({"at": str(at), **row}, ("at", "arm"))
-    passes = row["teacher_forwards"] + row["teacher_backwards"]
-    print(
-        f"{at} {arm.name} seed {seed}: {row['accuracy']:.2%}, {row['steps']} steps, "
-        f"{passes / 1e6:.2f} M passes, {row['seconds']:.0f} s",
-        flush=True,
-    )
+def run_as_long(
+    run: Callable[..., dict[str, Any]], name: str, asked: Length, gauge: Gauge
+) -> dict[str, Any] | None:
+    """Return a run that came to what is asked for, the third at the latest; None if none can."""
+    if name not in gauge.known:
+        gauge.learn(run(steps=gauge.opening))
+    row = None
+    for _ in range(_TRIES):
+        steps = gauge.affordable(name, asked)
+        if steps < _FEWEST:
+            return row
+        row = run(steps=steps)
+        gauge.learn(row)
+        if abs(costs(row)[asked.unit] / asked.amount - 1) <= _NEAR:
+            break
+    return row

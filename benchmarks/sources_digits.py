@@ -8,9 +8,9 @@ count begins.
 
 Three tables: at equal steps of the student, at equal passes of the teacher (images shown to it, and
 gradients that went back to them, the answers for the student included), at equal time of one
-processor thread. For the latter two a run is as long as another before it says, which is in no
-table; the rows tell what it came to. They go at the pace that `Replay` has by itself: behind 20
-first batches little would be left of them for a student of inverted images.
+processor thread. For the latter two a run is as long as others before it say, and is run again
+where it came to more than a tenth more or less. They go at the pace that `Replay` has by itself:
+behind 20 first batches little would be left of them for a student of inverted images.
 
     python benchmarks/sources_digits.py --at steps --seeds 0 1 2 3 4
     python benchmarks/sources_digits.py --at passes --seeds 0 1 2 3 4
@@ -42,8 +42,8 @@ from understudy.verbs.train import train
 from understudy.verbs.train_generator import train_generator
 
 PASSES, SECONDS = 750_000, 45.0
-# Of the student, in the runs that tell what steps cost.
-GAUGED = (400, 1500)
+# Of the student, in the first runs, which tell what steps cost.
+GAUGED = 400
 # Half of the published width: at a quarter of the side, generators would cost more than teachers.
 WIDTH = 32
 # One pace for all methods that keep what they make: a batch every 50 steps behind the first 20.

@@ -216,16 +216,52 @@ def test_a_kl_at_the_start_is_refused_with_the_way_out(resnet):
         Pruning(loss="kl")(zero, batches(), tiny.rng())
 
 
-@pytest.mark.parametrize(
-    ("name", "through"),
-    [
-        ("shufflenetv2", "channels that are laid out anew in 'layer1.0'"),
-        ("vit-small", "channels that are laid out anew in 'patch_embed'"),
-    ],
-)
-def test_channels_that_cannot_be_followed_are_refused_with_the_place(name, through):
-    with pytest.raises(ValueError, match=f"cannot be followed through {through}"):
-        trace_channels(made(name))
+def test_what_is_not_followed_stays_and_the_rest_goes():
+    network = made("shufflenetv2")
+    found = trace_channels(network)
+    unit, down = found.layers["layer1.1.conv1"], found.layers["layer1.0.conv4"]
+    assert not set(unit[1].tolist()) & found.fixed  # between the split and the shuffle
+    assert not set(down[1].tolist()) & found.fixed
+    assert set(unit[0].tolist()) <= found.fixed  # what the split hands out
+    assert set(found.layers["layer1.0.conv5"][1].tolist()) <= found.fixed  # what is shuffled
+    with pytest.warns(UserWarning, match="filters stay: they meet channels that are laid out anew"):
+        pruned = Pruning(share=0.5, importance="random")(network, None, tiny.rng())
+    assert count_parameters(pruned) < 0.7 * count_parameters(network)
+    assert pruned.body.conv1.out_channels < 24
+
+
+def test_where_nothing_can_go_the_refusal_says_what_holds_it():
+    with pytest.raises(ValueError, match=r"nothing to prune: .* they meet .* in 'patch_embed'"):
+        Pruning()(made("vit-small"), batches(), tiny.rng())
+
+
+class Odd(nn.Module):
+    """A layer that is called twice, weights of no layer, a normalisation over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.inner, self.outer = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 6, 1)
+        self.scale, self.norm = nn.Parameter(torch.rand(6, 1, 1)), nn.GroupNorm(2, 6)
+        self.last, self.head = nn.Conv2d(6, 5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.twice(F.relu(self.twice(self.stem(x))))
+        x = self.norm(x + self.scale * self.outer(F.relu(self.inner(x))))
+        return self.head(self.last(F.silu(x)).sum((2, 3)))
+
+
+def test_odd_layers_hold_their_own_channels_alone():
+    network = Network(Odd().eval(), CONTRACT)
+    found = trace_channels(network)
+    assert sum(found.filters[label] for label in found.prunable) == 8 + 5
+    assert found.held == {
+        "'twice', which is called more than once": 12,  # the stem's as well
+        "weights that are no layer's": 6,
+    }
+    with pytest.warns(UserWarning, match=r"^18 of 31 filters stay: they meet 'twice'"):
+        pruned = Pruning(share=0.5)(network, batches(), tiny.rng())
+    assert pruned.body.inner.out_channels + pruned.body.last.out_channels == 7  # 6 of 13 went
 
 
 class Mnist(nn.Module):

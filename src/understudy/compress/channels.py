@@ -3,7 +3,8 @@
 Every channel of every tensor gets a label; what adds two tensors makes their labels one. So the
 writers along a residual stream are one group per channel, also through a shortcut that pads with
 zeros, and a depthwise convolution belongs to the group of what it reads. Labels that reach the
-image, the logits or a grouped convolution are fixed.
+image, the logits or a grouped convolution are fixed, and so are those that are not followed any
+further: what splits, shuffles or lays out channels anew finds all of them where they were.
 """
 
 import warnings
@@ -39,7 +40,7 @@ _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError, AssertionEr
 
 
 class UntraceableError(ValueError):
-    """A network whose channels cannot be told apart by tracing; the message says where it ends."""
+    """A network that torch cannot trace; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +65,30 @@ class Channels:
         gates: by label, all places that must be shut for the channel to be gone.
         filters: by label, how many filters write it.
         fixed: labels that cannot go.
+        held: by what they meet and are not followed through, how many filters that fixes.
     """
 
     layers: dict[str, tuple[Labels, Labels]]
     gates: dict[int, tuple[Gate, ...]]
     filters: dict[int, int]
     fixed: frozenset[int]
+    held: dict[str, int] = field(default_factory=dict)
 
     @property
     def prunable(self) -> tuple[int, ...]:
         """The labels that can go, in order."""
         return tuple(sorted(set(self.filters) & set(self.gates) - self.fixed))
+
+    @property
+    def holds(self) -> str:
+        """How many filters are fixed by what is not followed, and where; empty for none."""
+        if not self.held:
+            return ""
+        *others, first = sorted(self.held, key=lambda place: self.held[place])
+        more = f" and {len(others)} other place{'s' * (len(others) > 1)}" if others else ""
+        count = sum(self.held.values())
+        whole = sum(self.filters.values())
+        return f"{count:,} of {whole:,} filters stay: they meet {first}{more}"
 
     def without(self, removed: Sequence[int]) -> dict[str, Kept]:
         """Return what each layer keeps when these labels go; layers that keep all are left out."""
@@ -94,7 +108,7 @@ def trace_channels(network: Network) -> Channels:
     """Return the groups of channels of a network.
 
     Raises:
-        UntraceableError: torch cannot trace it, or it mixes channels in a way not followed here.
+        UntraceableError: torch cannot trace it.
     """
     contract = network.contract
     body = freeze(network.body).to("cpu", torch.float32)
@@ -126,6 +140,7 @@ class _Walk:
     places: list[tuple[int, Gate]] = field(default_factory=list)
     writers: list[Tensor] = field(default_factory=list)
     fixed: list[int] = field(default_factory=list)
+    unfollowed: dict[str, list[int]] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
         """Label what a node answers with."""
@@ -145,7 +160,9 @@ class _Walk:
         if not read:
             return
         x = self.labels[read[0]]
-        if name == "conv2d":
+        if not isinstance(read[0].meta["val"], Tensor):  # one of several answers
+            self.hold(node, f"'{name}'")
+        elif name == "conv2d":
             self.convolve(node, x)
         elif name == "linear":
             self.project(node, x)
@@ -155,7 +172,7 @@ class _Walk:
             self.join(node, read)
         elif name == "pad":
             self.pad(node, x)
-        elif name == "cat" and (*arguments, 0)[1] == 1:
+        elif name == "cat" and (*arguments, 0)[1] == 1 and set(arguments[0]) <= set(read):
             self.labels[node] = torch.cat([self.labels[part] for part in arguments[0]])
         elif name in _TO_ROWS:
             self.to_rows(node, read[0])
@@ -165,17 +182,19 @@ class _Walk:
         elif name in _SAME or _within_channels(name, arguments, node, read[0]):
             self.labels[node] = x
         else:
-            raise self.refusal(f"'{name}'", node)
+            self.hold(node, f"'{name}'")
 
     def convolve(self, node: fx.Node, x: Tensor) -> None:
         layer, name = self.owner(node, 1)
-        assert isinstance(layer, nn.Conv2d)
+        if not isinstance(layer, nn.Conv2d):
+            self.hold(node, "weights that are no layer's")
+            return
         depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
         if depthwise:
             outputs = x
         else:
             outputs = self.fresh(layer.out_channels, fixed=layer.groups > 1)
-            self.writers.append(outputs)
+            self.writers += [] if name in self.layers else [outputs]
         if layer.groups > 1 and not depthwise:
             self.fix(x)
         self.record(name, x, outputs)
@@ -185,31 +204,38 @@ class _Walk:
         self.labels[node] = outputs
 
     def project(self, node: fx.Node, x: Tensor) -> None:
-        _, name = self.owner(node, 1)
-        if len(_shape(node)) != 2:
-            raise self.refusal("a linear layer on something else than rows", node)
+        layer, name = self.owner(node, 1)
+        if not isinstance(layer, nn.Linear) or len(_shape(node)) != 2:
+            self.hold(node, "a linear layer on something else than rows")
+            return
         outputs = self.fresh(_shape(node)[1], fixed=True)
         self.record(name, x, outputs)
         self.labels[node] = outputs
 
     def normalise(self, node: fx.Node, x: Tensor) -> None:
-        _, name = self.owner(node, 3)
+        layer, name = self.owner(node, 3)
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            self.hold(node, "a BatchNorm without statistics")
+            return
         self.record(name, x, x)
         self.gate(name, x, behind_batchnorm=True)
         self.labels[node] = x
 
     def join(self, node: fx.Node, read: Sequence[fx.Node]) -> None:
-        numbers = [part for part in node.args if not isinstance(part, fx.Node)]
+        others = [part for part in node.args if part not in read]
         shift = getattr(node.target, "_opname", "")[:3] in ("add", "sub")
-        if shift and numbers:
-            raise self.refusal("a number added to every channel", node)
-        if len({len(self.labels[part]) for part in read}) > 1:
-            raise self.refusal("tensors of different numbers of channels", node)
-        first = self.labels[read[0]]
-        for other in read[1:]:
-            for one, two in zip(first.tolist(), self.labels[other].tolist(), strict=True):
-                self.parents[self.find(one)] = self.find(two)
-        self.labels[node] = first
+        if any(isinstance(part, fx.Node) for part in others):
+            self.hold(node, "weights that are no layer's")
+        elif shift and others:
+            self.hold(node, "a number added to every channel")
+        elif len({len(self.labels[part]) for part in read}) > 1:
+            self.hold(node, "tensors of different numbers of channels")
+        else:
+            first = self.labels[read[0]]
+            for other in read[1:]:
+                for one, two in zip(first.tolist(), self.labels[other].tolist(), strict=True):
+                    self.parents[self.find(one)] = self.find(two)
+            self.labels[node] = first
 
     def pad(self, node: fx.Node, x: Tensor) -> None:
         amounts: Any = node.args[1]
@@ -218,7 +244,8 @@ class _Walk:
             return
         path = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
         if not isinstance(self.body.get_submodule(path), ZeroPadShortcut):
-            raise self.refusal("channels padded outside of a ZeroPadShortcut", node)
+            self.hold(node, "channels padded outside of a ZeroPadShortcut")
+            return
         before, after = (self.fresh(amount) for amount in amounts[4:6])
         self.record(path, before, after)
         self.labels[node] = torch.cat((before, x, after))
@@ -231,25 +258,37 @@ class _Walk:
         elif len(now) == 2 and now[0] == was[0] and now[1] % channels == 0:
             self.labels[node] = self.labels[read].repeat_interleave(now[1] // channels)
         else:
-            raise self.refusal("channels that are laid out anew", node)
+            self.hold(node, "channels that are laid out anew")
 
-    def owner(self, node: fx.Node, place: int) -> tuple[nn.Module, str]:
-        """Return the layer that a parameter or buffer at `place` of a call belongs to."""
+    def hold(self, node: fx.Node, what: str) -> None:
+        """Fix all that a node reads, and let its answer begin anew, fixed as well."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        where = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
+        stays = self.unfollowed.setdefault(f"{what}{where}", [])
+        for part in node.all_input_nodes:
+            if part in self.labels:
+                self.fix(self.labels[part])
+                stays += self.labels[part].tolist()
+        # Of several answers each is told apart where it is taken out.
+        value = node.meta["val"]
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        self.labels[node] = self.fresh(shape[1] if len(shape) > 1 else 0, fixed=True)
+
+    def owner(self, node: fx.Node, place: int) -> tuple[nn.Module | None, str]:
+        """Return the layer that a parameter or buffer at `place` of a call belongs to, if any."""
         held = node.args[place] if len(node.args) > place else None
         signature = self.program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        name = names.get(getattr(held, "name", ""), "")
-        layer = self.body.get_submodule(name.rpartition(".")[0]) if name else None
-        known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
-        if not isinstance(layer, known):
-            raise self.refusal("weights that are no layer's", node)
-        return layer, name.rpartition(".")[0]
+        name = names.get(getattr(held, "name", ""), "").rpartition(".")[0]
+        return (self.body.get_submodule(name) if name else None), name
 
     def record(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
+        """Note what a layer reads and writes; one that is called again keeps all it has."""
         if name in self.layers:
-            raise UntraceableError(
-                f"cannot prune {type(self.body).__name__}: '{name}' is called more than once"
-            )
+            stays = self.unfollowed.setdefault(f"'{name}', which is called more than once", [])
+            for labels in (*self.layers[name], inputs, outputs):
+                self.fix(labels)
+                stays += labels.tolist()
         self.layers[name] = inputs, outputs
 
     def gate(self, name: str, labels: Tensor, *, behind_batchnorm: bool) -> None:
@@ -274,14 +313,6 @@ class _Walk:
             label = self.parents[label]
         return label
 
-    def refusal(self, what: str, node: fx.Node) -> UntraceableError:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        where = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
-        return UntraceableError(
-            f"cannot prune {type(self.body).__name__}: its channels cannot be followed through "
-            f"{what}{where}"
-        )
-
     def channels(self) -> Channels:
         roots = torch.tensor([self.find(label) for label in range(len(self.parents))])
         gates: dict[int, list[Gate]] = {}
@@ -290,11 +321,21 @@ class _Walk:
         filters: dict[int, int] = {}
         for label in torch.cat(self.writers).tolist() if self.writers else []:
             filters[int(roots[label])] = filters.get(int(roots[label]), 0) + 1
+        fixed = frozenset(int(roots[label]) for label in self.fixed)
+        held: dict[str, int] = {}
+        told: set[int] = set()
+        for place, labels in self.unfollowed.items():
+            stays = {int(roots[label]) for label in labels} & filters.keys()
+            # A group that meets several such places is told of the first.
+            if count := sum(filters[label] for label in stays - told):
+                held[place] = count
+            told |= stays
         return Channels(
             layers={n: (roots[one], roots[two]) for n, (one, two) in self.layers.items()},
             gates={label: tuple(places) for label, places in gates.items()},
             filters=filters,
-            fixed=frozenset(int(roots[label]) for label in self.fixed),
+            fixed=fixed,
+            held=held,
         )
 
 
@@ -303,10 +344,10 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _within_channels(name: str, arguments: tuple[Any, ...], node: fx.Node, read: fx.Node) -> bool:
-    """Return whether a slice, mean or division by a number leaves image and channel alone."""
+    """Return whether a slice, reduction or division by a number leaves image and channel alone."""
     dimensions = len(_shape(read))
     if name in ("div", "div_"):
         return node.all_input_nodes == [arguments[0]]
     if name == "slice":  # some versions of torch note those as well that take everything
         return arguments[1] % dimensions > 1 or _shape(node) == _shape(read)
-    return name == "mean" and all(d % dimensions > 1 for d in arguments[1])
+    return name in ("mean", "sum", "amax") and all(d % dimensions > 1 for d in arguments[1])

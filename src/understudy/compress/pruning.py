@@ -23,6 +23,7 @@ size does not matter.
 """
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ class Pruning:
             raise ValueError("the network is quantized; prune first, then quantize what is left")
         channels = trace_channels(model)
         scores = self._scores(model, channels, batches, rng)
+        if channels.holds:
+            warnings.warn(channels.holds, stacklevel=2)
         if self.latency is not None:
             table = read_latencies(Path(self.latency))
             scores = scores.double() + self.latency_weight * latency_changes(table, channels)
@@ -150,7 +153,8 @@ class Pruning:
     ) -> Tensor:
         labels = channels.prunable
         if not labels:
-            raise ValueError("nothing to prune: no convolution writes channels that could go")
+            why = f" ({channels.holds})" if channels.holds else ""
+            raise ValueError(f"nothing to prune: no convolution writes channels that could go{why}")
         if self.importance == "random":
             return torch.rand(len(labels), generator=child(rng, "importance"))
         if self.importance == "l1":
