@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from understudy.nets.user_file import load_factory, make
@@ -33,6 +34,9 @@ def no_network():
 def anything(**options):
     return nn.Linear(1, 1 + len(options))
 
+def halved():
+    return nn.Linear(WIDTH, 10).half()
+
 constant = 3
 """
 
@@ -54,6 +58,12 @@ def test_a_function_is_told_what_it_has_arguments_for(net_file):
     fixed = make(load_factory(net_file, "fixed"), "file:", **wanted)
     assert (fixed.in_features, fixed.out_features) == (7, 10)
     assert make(load_factory(net_file, "anything"), "file:", **wanted).out_features == 1
+
+
+def test_weights_in_half_precision_are_brought_to_float32_and_it_is_said(net_file):
+    with pytest.warns(UserWarning, match=r"^net holds float16: taken as float32"):
+        network = make(load_factory(net_file, "halved"), "net")
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
 def test_its_own_defaults_stand_where_nobody_said(net_file):

@@ -1,6 +1,7 @@
 import pytest
 
 from tests import tiny
+from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.activation_boundaries import ActivationBoundaries
@@ -8,7 +9,7 @@ from understudy.objectives.soft_targets import SoftTargets
 from understudy.recipe import from_toml, to_toml
 from understudy.recipes import published
 from understudy.sources.noise import Noise
-from understudy.verbs.naming import with_options
+from understudy.verbs.naming import as_network, with_options
 
 RECIPE = published(
     "activation-boundary",
@@ -39,3 +40,10 @@ def test_stages_share_the_steps_in_the_recipes_proportion(steps, shared):
 def test_fewer_steps_than_stages_are_refused():
     with pytest.raises(ValueError, match="has 2 stages and needs as many steps, got 1"):
         steps_of(1)
+
+
+def test_a_network_in_another_precision_is_refused_with_the_way_out():
+    halved = load("builtin/convnet-4", like=tiny.CONTRACT).half()
+    with pytest.raises(ValueError, match=r"Network holds float16, .* hand over network\.float\(\)"):
+        as_network(halved, None)
+    assert as_network(halved.float(), None) is halved

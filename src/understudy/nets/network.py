@@ -78,3 +78,9 @@ def freeze(network: nn.Module) -> nn.Module:
 def count_parameters(network: nn.Module) -> int:
     """Return how many numbers the network's parameters hold."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def other_precisions(network: nn.Module) -> str:
+    """Return in what precisions but float32 a network holds numbers, or nothing."""
+    held = {part.dtype for part in network.state_dict().values() if part.is_floating_point()}
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in held - {torch.float32}))

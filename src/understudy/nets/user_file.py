@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.checks import one_of
+from understudy.nets.network import other_precisions
 
 
 def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
@@ -45,6 +47,8 @@ def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
 def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
     """Return the network a factory makes, told those of `wanted` that it has arguments for.
 
+    Weights in half or double precision are brought to float32, with a warning.
+
     Args:
         source: the REF, for messages.
         wanted: classes, channels, size; None where nobody said.
@@ -59,6 +63,9 @@ def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
     network = factory(**given)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source} returned a {type(network).__name__}, not a torch nn.Module")
+    if others := other_precisions(network):
+        warnings.warn(f"{source} holds {others}: taken as float32", stacklevel=2)
+        network.float()
     return network
 
 

@@ -11,7 +11,7 @@ from understudy import catalogue
 from understudy.checks import one_of
 from understudy.data.generator_file import is_generator
 from understudy.loading import read_names, resolve
-from understudy.nets.network import Network
+from understudy.nets.network import Network, other_precisions
 from understudy.nets.references import NetworkRef, parse
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, TextContract, innermost
@@ -85,7 +85,16 @@ def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | N
 
 
 def as_network(network: nn.Module, contract: InputContract | TextContract | None) -> Network[Any]:
-    """Return a module handed over in Python as a network with a contract."""
+    """Return a module handed over in Python as a network with a contract.
+
+    Raises:
+        ValueError: nobody says what it takes, or its weights are not in float32.
+    """
+    if others := other_precisions(network):
+        raise ValueError(
+            f"{type(network).__name__} holds {others}, and everything here is float32; hand over "
+            "network.float(), and choose what it is trained in by precision="
+        )
     if isinstance(network, Network):
         return network
     if contract is None:
