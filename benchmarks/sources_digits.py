@@ -199,7 +199,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     told = {"pair": f"{TEACHER} -> {STUDENT}", "batch_size": BATCH, "generator_width": WIDTH}
-    told |= {"pool": POOL, "pools_at_equal_passes_or_time": SHORT_POOLS}
+    short = {"fast-meta": POOL, "others": SHORT_POOLS[""]}
+    told |= {"pool": POOL, "pools_at_equal_passes_or_time": short}
     table = Table(given.name, __doc__.splitlines()[0], told)
     known = arms(Path())
     chosen = given.arms or (list(known) if given.at == "steps" else TIMED)

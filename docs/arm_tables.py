@@ -4,7 +4,18 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from cells import MINUS, PLUS_MINUS, Result, accuracy, interval, percent, points, spread, table
+from cells import (
+    MINUS,
+    PLUS_MINUS,
+    Result,
+    accuracy,
+    interval,
+    length,
+    percent,
+    points,
+    spread,
+    table,
+)
 
 # So few arms are also told in words.
 _TOLD = 4
@@ -14,9 +25,7 @@ _SIDES = ("above", "below", _UNDECIDED)
 
 def arms(result: Result) -> str:
     """The table of a distillation benchmark: arms at equal steps, and at equal time."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in result["summary"]:
-        groups.setdefault(str(row.get("at", "")), []).append(row)
+    groups = _by_length(result)
     parts = _setting(result)
     for at, rows in groups.items():
         curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
@@ -33,12 +42,21 @@ def arms(result: Result) -> str:
             for row in rows
         ]
         heads = [
-            f"at {at}" if at else "arm",
+            f"at {length(at)}" if at else "arm",
             *(f"after {100 * (i + 1) / (early + 1):.0f} %" for i in range(early)),
         ]
         heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
         parts.append(table(heads, made))
     return "\n\n".join(parts)
+
+
+def _by_length(result: Result) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the summary by length of run, in the order in which lengths were first run."""
+    lengths = dict.fromkeys(str(row.get("at", "")) for row in result.get("rows", ()))
+    groups: dict[str, list[Mapping[str, Any]]] = {at: [] for at in lengths}
+    for row in result["summary"]:
+        groups.setdefault(str(row.get("at", "")), []).append(row)
+    return {at: rows for at, rows in groups.items() if rows}
 
 
 def _sources(result: Result) -> str:
@@ -47,7 +65,7 @@ def _sources(result: Result) -> str:
     rows = [
         [
             f"{gap['arm']} over {gap['against']}",
-            gap["at"],
+            length(gap["at"]),
             _gained(gap),
         ]
         for gap in result.get("gaps", ())

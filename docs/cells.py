@@ -1,5 +1,6 @@
 """How measured figures are written: shares in %, spreads over seeds, intervals, tables."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; all columns but the first are figures."""
     ruler = ["---", *["---:"] * (len(heads) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows))
+
+
+def length(at: str) -> str:
+    """Return how long runs were, long numbers with commas."""
+    return re.sub(r"\d{5,}", lambda found: f"{int(found[0]):,}", at)
 
 
 def percent(share: float) -> str:

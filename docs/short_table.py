@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cells import RESULTS, Result, accuracy, interval, percent, points, ranked, spread
+from cells import RESULTS, Result, accuracy, interval, length, percent, points, ranked, spread
 
 Row = tuple[str, str, str]
 
@@ -95,6 +95,20 @@ def _arm(
             return []
         return [(what, accuracy(arms[ours]), "; ".join(_held_against(arms, rivals)))]
 
+    return told
+
+
+def _told_sources(result: Result) -> list[Row]:
+    told = []
+    for at in dict.fromkeys(row["at"] for row in result["rows"]):
+        rows = _arm(
+            f"digits, 8 x 8, {length(at)}: accuracy of a student taught by images inverted from "
+            "its teacher, %",
+            "DeepInversion",
+            ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise"),
+            at,
+        )
+        told += rows(result)
     return told
 
 
@@ -213,13 +227,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "cifar10": _told_cifar10,
     "cifar10_resnet56": _told_cifar10,
     "digits": _told_digits,
-    "sources_digits": _arm(
-        "digits, 8 x 8, 1500 steps: accuracy of a student taught by images inverted from its "
-        "teacher, %",
-        "DeepInversion",
-        ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise"),
-        "1500 steps",
-    ),
+    "sources_digits": _told_sources,
     "sources_cifar10": _arm(
         "CIFAR-10, resnet20 -> resnet8, 600 seconds: accuracy of a student taught by fast-meta's "
         "images, %",
