@@ -7,6 +7,7 @@ defines it. What a table chooses for its images and its time (widths, iterations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from experiments import Arm, Setting, Table, run_arm
@@ -223,19 +224,12 @@ def fill(
     for arm in arms:
         if table.has(arm=arm.name, seed=seed, at=str(asked)):
             continue
-
-        def run(arm: Arm = arm, **length: Any) -> dict[str, Any]:
-            return run_arm(arm, setting, *networks, seed=seed, **length)
-
-        if gauge is None:
-            whole = asked.unit == "steps"
-            row = run(**{asked.unit: int(asked.amount) if whole else asked.amount})
-        else:
-            found = run_as_long(run, arm.name, asked, gauge)
-            if found is None:
-                print(f"{asked} {arm.name} seed {seed}: too dear")
-                continue
-            row = found
+        run = partial(run_arm, arm, setting, *networks, seed=seed)
+        length: Any = {asked.unit: asked.amount}
+        row = run(**length) if gauge is None else run_as_long(run, arm.name, asked, gauge)
+        if row is None:
+            print(f"{asked} {arm.name} seed {seed}: too dear")
+            continue
         table.add({"at": str(asked), **row}, ("at", "arm"))
         print(
             f"{asked} {arm.name} seed {seed}: {row['accuracy']:.2%}, {row['steps']} steps, "

@@ -264,11 +264,8 @@ class _Walk:
         """Fix all that a node reads, and let its answer begin anew, fixed as well."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         where = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
-        stays = self.unfollowed.setdefault(f"{what}{where}", [])
-        for part in node.all_input_nodes:
-            if part in self.labels:
-                self.fix(self.labels[part])
-                stays += self.labels[part].tolist()
+        read = [self.labels[part] for part in node.all_input_nodes if part in self.labels]
+        self.stay(f"{what}{where}", *read)
         # Of several answers each is told apart where it is taken out.
         value = node.meta["val"]
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
@@ -285,11 +282,15 @@ class _Walk:
     def record(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
         """Note what a layer reads and writes; one that is called again keeps all it has."""
         if name in self.layers:
-            stays = self.unfollowed.setdefault(f"'{name}', which is called more than once", [])
-            for labels in (*self.layers[name], inputs, outputs):
-                self.fix(labels)
-                stays += labels.tolist()
+            place = f"'{name}', which is called more than once"
+            self.stay(place, *self.layers[name], inputs, outputs)
         self.layers[name] = inputs, outputs
+
+    def stay(self, place: str, *some: Tensor) -> None:
+        """Fix labels for what they meet."""
+        for labels in some:
+            self.fix(labels)
+            self.unfollowed.setdefault(place, []).extend(labels.tolist())
 
     def gate(self, name: str, labels: Tensor, *, behind_batchnorm: bool) -> None:
         for channel, label in enumerate(labels.tolist()):
