@@ -102,8 +102,9 @@ def counted(network: torch.nn.Module) -> Iterator[Passes]:
 
     def gone_through(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         passes.forward += len(inputs[0])
-        if isinstance(output, torch.Tensor) and output.requires_grad:
-            output.register_hook(gone_back)
+        # Of what is shown, not of the answer: a loss on inner layers asks for no answer.
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(gone_back)
 
     handle = network.register_forward_hook(gone_through)
     try:
