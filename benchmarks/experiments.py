@@ -100,13 +100,18 @@ def counted(network: torch.nn.Module) -> Iterator[Passes]:
     def gone_back(gradient: torch.Tensor) -> None:
         passes.backward += len(gradient)
 
-    def gone_through(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        passes.forward += len(inputs[0])
-        # Of what is shown, not of the answer: a loss on inner layers asks for no answer.
-        if inputs[0].requires_grad:
-            inputs[0].register_hook(gone_back)
+    def shown(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        images, *others = inputs
+        passes.forward += len(images)
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return None
+        # At what is shown, not at the answer: a loss on inner layers asks for no answer. A view
+        # of its own, as the same images may be shown again.
+        view = images.view_as(images)
+        view.register_hook(gone_back)
+        return (view, *others)
 
-    handle = network.register_forward_hook(gone_through)
+    handle = network.register_forward_pre_hook(shown)
     try:
         yield passes
     finally:
