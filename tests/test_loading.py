@@ -276,7 +276,7 @@ def test_a_file_that_answers_otherwise_is_refused(net_file):
         load(f"file:{net_file}:fixed", like=TEACHER, allow_code=True)
     with pytest.raises(ValueError, match="answers dict, not logits"):
         load(f"file:{net_file}:dictionary", allow_code=True)
-    with pytest.raises(ValueError, match="does not take one image of 3 x 2 x 2"):
+    with pytest.raises(ValueError, match="does not take one float32 image of 3 x 2 x 2"):
         load(NetworkRef(ref=f"file:{net_file}:make_net", size=(2, 2)), allow_code=True)
 
 

@@ -53,6 +53,14 @@ def test_a_network_that_answers_probabilities_is_doubted(last, doubted):
     assert ["answers probabilities, not logits" in note for note in notes] == [True] * doubted
 
 
+def test_a_network_whose_answers_hang_on_the_batch_is_doubted_by_the_layer():
+    body = tiny.network(0)
+    body[1] = nn.BatchNorm2d(body[1].num_features, track_running_stats=False)
+    (note,) = rehearse("teacher", Network(body, tiny.CONTRACT))
+    assert note.startswith("teacher: answers an image by the others of its batch")
+    assert "'1' keeps no running statistics" in note
+
+
 def test_a_network_of_one_number_is_refused_with_the_way_out():
     one = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), replace(tiny.CONTRACT, classes=1))
     with pytest.raises(ValueError, match=r"the teacher answers one number .* let it answer two"):

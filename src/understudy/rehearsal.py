@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from understudy.data.checkpoints import first_line
+from understudy.nets.batchnorm_statistics import by_batch
 from understudy.nets.network import Network, freeze
 from understudy.nets.taps import device_of
 from understudy.protocols import BEGIN, END, InputContract, TextContract
@@ -15,6 +16,11 @@ from understudy.tasks.classification import are_probabilities
 PROBABILITIES = (
     "answers probabilities, not logits, and soft targets taken from them are nearly uniform; leave "
     "its last softmax out"
+)
+
+BY_BATCH = (
+    "answers an image by the others of its batch, as its BatchNorm '{layer}' keeps no running "
+    "statistics (track_running_stats=False)"
 )
 
 ONE_NUMBER = (
@@ -59,8 +65,17 @@ def rehearse(role: str, network: Network[Any]) -> list[str]:
             f"the {role} answers an image with {tuple(answer.shape[1:])} numbers, but is said to "
             f"know {contract.classes} classes"
         )
-    doubtful = isinstance(answer, torch.Tensor) and are_probabilities(answer)
-    return [f"{role}: {PROBABILITIES}"] if doubtful else []
+    return [f"{role}: {doubt}" for doubt in doubts(network, answer)]
+
+
+def doubts(network: Network[Any], answer: Any) -> list[str]:
+    """Return what is doubtful in a network that gave this answer, each as said of 'the network'."""
+    found = []
+    if isinstance(answer, torch.Tensor) and are_probabilities(answer):
+        found.append(PROBABILITIES)
+    if layer := by_batch(network.body):
+        found.append(BY_BATCH.format(layer=layer))
+    return found
 
 
 def _rehearse_words(role: str, network: Network[TextContract]) -> None:

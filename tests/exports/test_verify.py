@@ -91,6 +91,13 @@ def test_a_network_that_answers_nan_is_refused_in_one_line(probe: Tensor) -> Non
     assert "\n" not in str(e.value)
 
 
+def test_a_network_whose_answers_hang_on_the_batch_is_refused_by_the_layer(probe: Tensor) -> None:
+    body = tiny.network(0)
+    body[1] = torch.nn.BatchNorm2d(body[1].num_features, track_running_stats=False)
+    with pytest.raises(ValueError, match=r"BatchNorm '1' keeps no running .*nothing was exported"):
+        answers_of(Network(body, CONTRACT), probe)
+
+
 def test_a_network_that_answers_with_more_than_logits_is_refused(probe: Tensor) -> None:
     with pytest.raises(ValueError, match=r"answers \(batch, classes, ...\), got tuple"):
         answers_of(Network(Pairs(), CONTRACT), probe)

@@ -30,8 +30,7 @@ from understudy.audits.normalisation import (
 from understudy.findings import Finding
 from understudy.nets.network import Network, count_parameters, freeze
 from understudy.protocols import InputContract
-from understudy.rehearsal import ONE_NUMBER, PROBABILITIES
-from understudy.tasks.classification import are_probabilities
+from understudy.rehearsal import ONE_NUMBER, doubts
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.
 _MARGIN = 10.0
@@ -66,8 +65,8 @@ def inspect_network(network: Network) -> Finding:
     figures = _describe(network, probe)
     figures["not_finite"] = damaged
     verdict, summary, figures["normalisation"] = _check_normalisation(network, probe, damaged)
-    if isinstance(probe.output, Tensor) and are_probabilities(probe.output):
-        verdict, summary = "warn", f"the network {PROBABILITIES}; {summary}"
+    for doubt in doubts(network, probe.output):
+        verdict, summary = "warn", f"the network {doubt}; {summary}"
     fault = _fault(network.contract, probe.output, damaged)
     if fault is not None:
         verdict, summary = "fail", fault

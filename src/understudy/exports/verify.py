@@ -20,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from understudy.exports import replay
+from understudy.nets.batchnorm_statistics import by_batch
 from understudy.nets.network import Network, freeze
+from understudy.rehearsal import BY_BATCH
 
 FLOAT_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 0.05
@@ -50,8 +52,14 @@ def answers_of(
     """Return the network's own answers in eval mode on the CPU.
 
     Raises:
-        ValueError: if it answers with something else than finite logits, one row an image.
+        ValueError: if it answers with something else than finite logits, one row an image, or
+            an image by the others beside it.
     """
+    if layer := by_batch(network.body):
+        raise ValueError(
+            f"the network {BY_BATCH.format(layer=layer)}; nothing was exported: let it keep them, "
+            "or distil it into an architecture that does"
+        )
     with torch.inference_mode():
         logits = freeze(network).to("cpu", torch.float32)(probe.detach().float().cpu())
     if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(probe):

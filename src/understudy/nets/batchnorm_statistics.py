@@ -115,6 +115,19 @@ def batchnorm_layers(network: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
+def by_batch(network: nn.Module) -> str | None:
+    """Return the first BatchNorm layer that takes each batch's own statistics, by dotted path.
+
+    Such a layer keeps none: in eval mode too, an image's answer depends on the others beside it.
+    """
+    without: list[str] = [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None
+    ]
+    return without[0] if without else None
+
+
 def stored_statistics(network: nn.Module) -> dict[str, Stored]:
     """Return what each BatchNorm layer remembers of the data, by dotted path.
 

@@ -103,8 +103,8 @@ def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{source} does not take one image of {channels} x {size[0]} x {size[1]} ({reason}); "
-            "say --size"
+            f"{source} does not take one float32 image of {channels} x {size[0]} x {size[1]} "
+            f"({reason}); say --size"
         ) from error
     finally:
         for layer, mode in training.items():
