@@ -212,18 +212,25 @@ class Table:
 
     def add(self, row: dict[str, Any], keys: Sequence[str]) -> None:
         """Append a row, beside what other processes have written meanwhile."""
-        self.path.parent.mkdir(exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.path.exists():
-                self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+        with self._alone():
             self.rows.append(row)
             self.write(keys)
 
     def extend(self, keys: Sequence[str] = ("arm",), **figures: Any) -> None:
         """Add figures over all rows to the head of the file."""
-        self.head |= figures
-        self.write(keys)
+        with self._alone():
+            self.head |= figures
+            self.write(keys)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing, with the rows that they have written by now."""
+        self.path.parent.mkdir(exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+            yield
 
     def write(self, keys: Sequence[str]) -> None:
         """Write rows and, per group of `keys`, mean, spread and number of seeds."""

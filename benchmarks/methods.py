@@ -5,12 +5,13 @@ defines it. What a table chooses for its images and its time (widths, iterations
 `Scale`. A run at equal teacher passes, or at equal time, is as long as runs before it say.
 """
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from experiments import Arm, Setting, Table, run_arm
+from experiments import Arm, Setting, Table, interval, pair, print_table, run_arm, summarize
 from understudy import catalogue
 from understudy.data.datasets import Dataset
 from understudy.fit import FitSettings
@@ -254,3 +255,31 @@ def run_as_long(
         if abs(costs(row)[asked.unit] / asked.amount - 1) <= _NEAR:
             break
     return row
+
+
+def close(table: Table, held_against: Sequence[tuple[str, str]]) -> None:
+    """Write what each method gains over what it is held against beside the rows; print both."""
+    table.extend(("at", "arm"), gaps=gaps(table.rows, held_against))
+    print_table(summarize(table.rows, ("at", "arm")))
+    for gap in table.head["gaps"]:
+        print(
+            f"{gap['at']} {gap['arm']} over {gap['against']}: {gap['gain']:+.2%} "
+            f"({gap['low']:+.2%} to {gap['high']:+.2%}, n={gap['seeds']})"
+        )
+
+
+def gaps(
+    rows: Sequence[dict[str, Any]], held_against: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Return the paired gains at each length, with their 95 % intervals, of two seeds or more."""
+    found = []
+    for at in dict.fromkeys(row["at"] for row in rows):
+        here = [row for row in rows if row["at"] == at]
+        for arm, against in held_against:
+            gains = [a["accuracy"] - b["accuracy"] for a, b in pair(here, arm, against)]
+            if len(gains) < 2:
+                continue
+            low, high = interval(gains)
+            told = {"at": at, "arm": arm, "against": against, "seeds": len(gains)}
+            found.append(told | {"gain": statistics.mean(gains), "low": low, "high": high})
+    return found

@@ -29,8 +29,8 @@ import argparse
 import torch
 
 from cifar10 import POOL, public_teacher
-from experiments import Arm, Setting, Table, print_table, summarize
-from methods import Gauge, Length, Scale, fill, method_arms
+from experiments import Arm, Setting, Table
+from methods import Gauge, Length, Scale, close, fill, method_arms
 from real_data import cifar10_folder
 from understudy.data.datasets import open_data
 from understudy.protocols import InputContract
@@ -57,6 +57,15 @@ ARMS = (
     "fast-5 with fresh generator",
     "DFAD",
     "DFAD with frozen generator",
+)
+# Each method and the same without a term of it, or what it is held against.
+HELD_AGAINST = (
+    ("DeepInversion", "DeepInversion without features"),
+    ("Adaptive DeepInversion", "DeepInversion"),
+    ("fast-5", "fast-5 with fresh generator"),
+    ("DFAD", "DFAD with frozen generator"),
+    ("shaders", "noise"),
+    ("fast-5", "shaders"),
 )
 
 
@@ -111,7 +120,7 @@ def main() -> None:
     for seed in given.seeds:
         chosen = [known[name] for name in given.arms]
         fill(table, chosen, setting, (teacher, test), seed, asked, gauge)
-    print_table(summarize(table.rows, ("at", "arm")))
+    close(table, HELD_AGAINST)
 
 
 if __name__ == "__main__":

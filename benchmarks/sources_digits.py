@@ -17,7 +17,6 @@ behind 20 first batches little would be left of them for a student of inverted i
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,8 +25,8 @@ from typing import Any
 
 import torch
 
-from experiments import Arm, Setting, Table, interval, pair, print_table, summarize
-from methods import Gauge, Length, Scale, fill, method_arms, source
+from experiments import Arm, Setting, Table
+from methods import Gauge, Length, Scale, close, fill, method_arms, source
 from understudy.data.datasets import Dataset, open_data
 from understudy.loading import load
 from understudy.nets.network import Network
@@ -212,28 +211,7 @@ def main() -> None:
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
             run_seed(table, chosen, seed, Path(folder), asked, gauge)
-    table.extend(("at", "arm"), gaps=gaps(table.rows))
-    print_table(summarize(table.rows, ("at", "arm")))
-    for gap in table.head["gaps"]:
-        print(
-            f"{gap['at']} {gap['arm']} over {gap['against']}: {gap['gain']:+.2%} "
-            f"({gap['low']:+.2%} to {gap['high']:+.2%}, n={gap['seeds']})"
-        )
-
-
-def gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each method gains over what it is held against, with its 95 % interval."""
-    found = []
-    for at in dict.fromkeys(row["at"] for row in rows):
-        here = [row for row in rows if row["at"] == at]
-        for arm, against in HELD_AGAINST:
-            gains = [a["accuracy"] - b["accuracy"] for a, b in pair(here, arm, against)]
-            if len(gains) < 2:
-                continue
-            low, high = interval(gains)
-            told = {"at": at, "arm": arm, "against": against, "seeds": len(gains)}
-            found.append(told | {"gain": statistics.mean(gains), "low": low, "high": high})
-    return found
+    close(table, HELD_AGAINST)
 
 
 def run_seed(

@@ -190,6 +190,21 @@ def _synthesis_cost(result: Result) -> str:
     return "\n\n".join([*_setting(result), told, made, *([table(heads, gaps)] if gaps else [])])
 
 
+def _weights(result: Result) -> str:
+    """Arms at wrong weights, and how far they lie apart by either combination."""
+    rows = [
+        [name, *(_bounded(figures[figure]) for figure in ("spread", "worst", "mean"))]
+        for name, figures in result.get("robustness", {}).items()
+    ]
+    heads = ("of five weights, in points (95 %, over seeds)", "best less worst", "worst", "mean")
+    return "\n\n".join([arms(result), *([table(heads, rows)] if rows else [])])
+
+
+def _bounded(told: Sequence[float]) -> str:
+    mean, low, high = (f"{100 * value:.1f}".replace("-", MINUS) for value in told)
+    return f"{mean} ({low} to {high})"
+
+
 def _each(result: Result) -> str:
     """One table of few arms, whatever they were shown."""
     rows = [
@@ -324,6 +339,8 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "sources_digits": _sources,
+    "sources_cifar10": _sources,
+    "rdskd_weights": _weights,
     "digits": _digits,
     "objectives_digits": _objectives,
     "objectives_cifar10": _objectives,
