@@ -83,10 +83,13 @@ def test_at_its_reference_the_exponential_has_the_gradient_of_the_loss():
     torch.testing.assert_close(above, 2 * plain)
 
 
-def test_exponents_are_clipped():
-    loss, zero = torch.tensor(80.0), torch.zeros(())
-    assert exponential_penalty(loss, zero, 1.0).item() == pytest.approx(math.exp(5))
-    assert exponential_penalty(-loss, zero, 1.0).item() == pytest.approx(math.exp(-5))
+@pytest.mark.parametrize(
+    ("loss", "weight", "slope"), [(80.0, 1.0, 5), (-80.0, 1.0, -5), (2.3, 10, 5)]
+)
+def test_far_from_its_reference_a_loss_pulls_by_a_bounded_weight_but_does_pull(loss, weight, slope):
+    far = torch.tensor(loss, requires_grad=True)
+    penalty = exponential_penalty(far, torch.zeros(()), weight)
+    assert torch.autograd.grad(penalty, far)[0].item() == pytest.approx(weight * math.exp(slope))
 
 
 @pytest.mark.parametrize("pairing", ["halves", "class"])
