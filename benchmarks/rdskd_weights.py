@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from experiments import Arm, Table, interval, print_table, summarize
-from methods import Length, fill
+from experiments import Arm, Table, interval
+from methods import Length, close, fill
 from sources_digits import BATCH, STEPS, STUDENT, TEACHER, arms, teacher_of
 from understudy.recipe import replace_fields
 
@@ -103,7 +103,7 @@ def main() -> None:
             fill(table, chosen, setting, (teacher, test), seed, asked)
     found = robustness(table.rows, known)
     table.extend(("at", "arm"), robustness=found)
-    print_table(summarize(table.rows, ("at", "arm")))
+    close(table, [(a.name, b.name) for a, b in zip(*known.values(), strict=True)])
     for name, figures in found.items():
         for figure, (mean, low, high) in figures.items():
             print(f"{name:14}{figure:8}{mean:8.2%} ({low:.2%} to {high:.2%})")

@@ -197,7 +197,7 @@ def _weights(result: Result) -> str:
         for name, figures in result.get("robustness", {}).items()
     ]
     heads = ("of five weights, in points (95 %, over seeds)", "best less worst", "worst", "mean")
-    return "\n\n".join([arms(result), *([table(heads, rows)] if rows else [])])
+    return "\n\n".join([_sources(result), *([table(heads, rows)] if rows else [])])
 
 
 def _bounded(told: Sequence[float]) -> str:
