@@ -257,9 +257,13 @@ def run_as_long(
     return row
 
 
-def close(table: Table, held_against: Sequence[tuple[str, str]]) -> None:
-    """Write what each method gains over what it is held against beside the rows; print both."""
-    table.extend(("at", "arm"), gaps=gaps(table.rows, held_against))
+def close(table: Table, held_against: Sequence[tuple[str, str]], **figures: Any) -> None:
+    """Write what each method gains over what it is held against beside the rows; print both.
+
+    Args:
+        figures: more to write.
+    """
+    table.extend(("at", "arm"), gaps=gaps(table.rows, held_against), **figures)
     print_table(summarize(table.rows, ("at", "arm")))
     for gap in table.head["gaps"]:
         print(

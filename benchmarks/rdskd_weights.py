@@ -61,9 +61,9 @@ def robustness(
     by = {(row["arm"], row["seed"]): row["accuracy"] for row in rows}
     names = [arm.name for combination in COMBINATIONS for arm in known[combination]]
     whole = [s for s in sorted({seed for _, seed in by}) if all((n, s) in by for n in names)]
-    told: dict[str, dict[str, list[float]]] = {name: {} for name in (*COMBINATIONS, "difference")}
     if len(whole) < 2:
         return {}
+    told: dict[str, dict[str, list[float]]] = {name: {} for name in (*COMBINATIONS, "difference")}
     figures = {
         (combination, seed): _figures([by[arm.name, seed] for arm in known[combination]])
         for combination in COMBINATIONS
@@ -101,9 +101,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             setting, teacher, test = teacher_of(seed, Path(folder))
             fill(table, chosen, setting, (teacher, test), seed, asked)
-    found = robustness(table.rows, known)
-    table.extend(("at", "arm"), robustness=found)
-    close(table, [(a.name, b.name) for a, b in zip(*known.values(), strict=True)])
+    found = robustness([row for row in table.rows if row["at"] == str(asked)], known)
+    twins = [(a.name, b.name) for a, b in zip(*known.values(), strict=True)]
+    close(table, twins, robustness=found)
     for name, figures in found.items():
         for figure, (mean, low, high) in figures.items():
             print(f"{name:14}{figure:8}{mean:8.2%} ({low:.2%} to {high:.2%})")

@@ -25,7 +25,6 @@ ours, chosen by what its steps cost and never by a score on real images:
 """
 
 import argparse
-from typing import Any
 
 import torch
 
@@ -116,9 +115,9 @@ def main() -> None:
         assignments={"pool_size": str(POOL)},
     )
     test = open_data(cifar10_folder(), teacher.contract, split="test")
-    told: dict[str, Any] = {"pair": "resnet20 -> resnet8", "batch_size": BATCH}
-    told |= {"generator_width": WIDTH, "machines": MACHINES}
-    table = Table(given.name, __doc__.splitlines()[0], told | {"pools": POOLS, **SEARCH})
+    told = {"pair": "resnet20 -> resnet8", "batch_size": BATCH, "generator_width": WIDTH}
+    told |= {"machines": MACHINES, "pools": POOLS, **SEARCH}
+    table = Table(given.name, __doc__.splitlines()[0], told)
     asked = Length(getattr(given, given.at), given.at)
     gauge = Gauge(GAUGED) if given.at == "passes" else None
     for seed in given.seeds:

@@ -1,7 +1,10 @@
 """One thread, deterministic algorithms, derandomised properties; real data only where it is."""
 
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +14,13 @@ settings.register_profile("house", deadline=None, derandomize=True, max_examples
 settings.load_profile("house")
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch) -> Callable[[str], ModuleType]:
+    """Imports a script of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

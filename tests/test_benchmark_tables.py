@@ -1,18 +1,8 @@
 """What the benchmarks' tables keep, and what they say of methods over seeds."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def row(arm, seed, accuracy):
@@ -20,8 +10,9 @@ def row(arm, seed, accuracy):
     return told | {"agreement": 1.0, "seconds": 1.0, "steps": 9}
 
 
-def test_what_another_process_has_written_meanwhile_is_kept(script, tmp_path):
-    ours, theirs = (script("experiments").Table("made", "?", {}, folder=tmp_path) for _ in range(2))
+def test_what_another_process_has_written_meanwhile_is_kept(benchmark_script, tmp_path):
+    new = benchmark_script("experiments").Table
+    ours, theirs = (new("made", "?", {}, folder=tmp_path) for _ in range(2))
     theirs.add(row("one", 0, 0.5), ("arm",))
     ours.extend(gaps=[])
     theirs.add(row("one", 1, 0.7), ("arm",))
@@ -32,18 +23,18 @@ def test_what_another_process_has_written_meanwhile_is_kept(script, tmp_path):
     assert told["summary"][0]["mean"] == pytest.approx(0.7)
 
 
-def test_gains_are_paired_by_seed_and_take_two_of_them(script):
+def test_gains_are_paired_by_seed_and_take_two_of_them(benchmark_script):
     rows = [row("one", 0, 0.5), row("other", 0, 0.4), row("one", 1, 0.9), row("other", 1, 0.6)]
     rows += [row("one", 2, 0.1), row("third", 0, 0.5)]
-    (gap,) = script("methods").gaps(rows, (("one", "other"), ("one", "third")))
+    (gap,) = benchmark_script("methods").gaps(rows, (("one", "other"), ("one", "third")))
     assert (gap["arm"], gap["against"], gap["seeds"]) == ("one", "other", 2)
     assert gap["gain"] == pytest.approx(0.2)
     # t of one degree of freedom at 97.5 % is 12.706; the gains .1 and .3 are .1 from their mean.
     assert gap["high"] - gap["gain"] == pytest.approx(1.2706, abs=1e-4)
 
 
-def test_a_spread_over_weights_is_taken_seed_by_seed(script):
-    script = script("rdskd_weights")
+def test_a_spread_over_weights_is_taken_seed_by_seed(benchmark_script):
+    script = benchmark_script("rdskd_weights")
     known = {c: [script.Arm(name=f"{c}{i}") for i in range(2)] for c in script.COMBINATIONS}
     accuracies = {"exponential": ((0.8, 0.7), (0.9, 0.6)), "sum": ((0.8, 0.3), (0.9, 0.5))}
     rows = [

@@ -1,22 +1,11 @@
 """What the benchmarks count of a teacher: images shown to it, and gradients back to them."""
 
-import importlib
-from pathlib import Path
-
-import pytest
 import torch
 from torch import nn
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-
-@pytest.fixture
-def counted(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("experiments").counted
-
-
-def test_passes_back_are_counted_whatever_layer_the_loss_is_on(counted):
+def test_passes_back_are_counted_whatever_layer_the_loss_is_on(benchmark_script):
+    counted = benchmark_script("experiments").counted
     network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).requires_grad_(False)
     inner = []
     network[0].register_forward_hook(lambda _layer, _inputs, output: inner.append(output))

@@ -83,6 +83,12 @@ def test_at_its_reference_the_exponential_has_the_gradient_of_the_loss():
     torch.testing.assert_close(above, 2 * plain)
 
 
+def test_exponents_are_clipped():
+    loss, zero = torch.tensor(80.0), torch.zeros(())
+    assert exponential_penalty(loss, zero, 1.0).item() == pytest.approx(math.exp(5))
+    assert exponential_penalty(-loss, zero, 1.0).item() == pytest.approx(math.exp(-5))
+
+
 @pytest.mark.parametrize(
     ("loss", "weight", "slope"), [(80.0, 1.0, 5), (-80.0, 1.0, -5), (2.3, 10, 5)]
 )

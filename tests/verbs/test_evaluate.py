@@ -1,6 +1,3 @@
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +10,6 @@ from understudy.protocols import InputContract
 from understudy.verbs.evaluate import evaluate
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=10)
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def network():
@@ -60,11 +56,12 @@ def test_a_bare_module_cannot_size_data_for_itself():
         ("resnet56", "resnet56-4bfd9763.th", 83.2),
     ],
 )
-def test_public_checkpoints_score_what_is_known_of_them(real_data, monkeypatch, name, file, known):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_public_checkpoints_score_what_is_known_of_them(
+    real_data, benchmark_script, name, file, known
+):
     found = evaluate(
         f"builtin/{name}",
-        importlib.import_module("real_data").cifar10_folder(),
+        benchmark_script("real_data").cifar10_folder(),
         weights=str(real_data / "cifar10-resnet" / file),
         mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],

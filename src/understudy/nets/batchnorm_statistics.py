@@ -120,12 +120,9 @@ def by_batch(network: nn.Module) -> str | None:
 
     Such a layer keeps none: in eval mode too, an image's answer depends on the others beside it.
     """
-    without: list[str] = [
-        name
-        for name, layer in network.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is None
-    ]
-    return without[0] if without else None
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, _BatchNorm)]
+    kept = batchnorm_layers(network)
+    return next((name for name in layers if name not in kept), None)
 
 
 def stored_statistics(network: nn.Module) -> dict[str, Stored]:

@@ -15,9 +15,9 @@ has risen above its reference weighs more, one that has fallen less, with no wei
 G is trained before the student's first step, then frozen in eval mode.
 
 Han, Park, Wang, Liu: arXiv:2011.03749.
-Differs from the paper: beyond exponents of +-5 the exponentials go on as their tangents; L_ds is
-clipped to 1e4; BatchNorm's eps is torch's, not 0.8; short runs train G for fewer steps, at the
-paper's ratio; a collapse is noticed.
+Differs from the paper: exponents are clipped to [-5, 5], as weights; L_ds to 1e4; BatchNorm's eps
+is torch's, not 0.8; short runs train G for fewer steps, at the paper's ratio; a collapse is
+noticed.
 """
 
 import copy
@@ -98,11 +98,11 @@ def exponential_penalty(
 ) -> Float[Tensor, ""]:
     """Return exp(w (L - r)): with its gradient at L = r, more above, less below.
 
-    Beyond exponents of 5 and -5 it goes on as its tangent, so that a loss still pulls there.
+    Exponents are clipped to [-5, 5], but a loss still pulls there, by the weight that they leave.
     """
     exponent = weight * (loss - reference)
-    near = exponent.clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
-    return near.exp() * (1 + (exponent - near))
+    pull = exponent.detach().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp()
+    return pull + pull * (exponent - exponent.detach())
 
 
 @dataclass(frozen=True, kw_only=True)
