@@ -48,6 +48,7 @@ from understudy.objectives.rkd import Rkd
 from understudy.objectives.similarity_preserving import SimilarityPreserving
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.srrl import Srrl
+from understudy.objectives.stage_outputs import StageOutputs
 from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.vid import Vid
 from understudy.objectives.weighted import Weighted, open_criterion
@@ -68,6 +69,7 @@ from understudy.sources.augmentation import Augmented
 from understudy.sources.autoaugment import AutoAugmented
 from understudy.sources.balanced import Balanced
 from understudy.sources.collapse import CollapseCheck
+from understudy.sources.combined import Combined
 from understudy.sources.deep_inversion import DeepInversion
 from understudy.sources.dfad import Dfad
 from understudy.sources.fast_meta import FastMeta
@@ -144,6 +146,7 @@ def wrapping_sources(inner: Source) -> dict[str, Source]:
         "replay": Replay(source=inner, every=2, first=2),
         "auto-augmented": AutoAugmented(source=inner),
         "mixed": Mixed(source=inner),
+        "combined": Combined(sources=(inner, Flat()), shares=(0.75, 0.25)),
         "adversarial": Adversarial(source=inner, every=2, rounds=2, attack=ATTACK),
     }
 
@@ -164,6 +167,7 @@ OBJECTIVES = {
     "logit-standardisation": LogitStandardisation(),
     "mlld": Mlld(),
     "fit-nets": FitNets(),
+    "stage-outputs": StageOutputs(),
     "attention-transfer": AttentionTransfer(),
     "nst": Nst(),
     "vid": Vid(),

@@ -37,6 +37,7 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another():
     [
         {},
         {"optimizer": "adamw", "learning_rate": 1e-3},
+        {"optimizer": "adamw", "learning_rate": 1e-3, "betas": (0.5, 0.9)},
         {"ema_decay": 0.9, "schedule": "one-cycle"},
         {"gradient_clip": 0.5, "precision": "bfloat16"},
     ],
@@ -48,6 +49,15 @@ def test_going_on_from_any_saved_step_gives_the_same_bits(changes):
         keeper = tiny.Memory()
         keeper.held = state
         assert tiny.same_weights(train(keeper=keeper, **changes).network, expected.network)
+
+
+def test_the_betas_are_those_of_adamw():
+    adamw = {"optimizer": "adamw", "learning_rate": 1e-3}
+    usual = train(**adamw).network
+    assert tiny.same_weights(train(**adamw, betas=(0.9, 0.999)).network, usual)
+    assert not tiny.same_weights(train(**adamw, betas=(0.9, 0.99)).network, usual)
+    with pytest.raises(ValueError, match=r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"):
+        tiny.settings(betas=(0.9, 1.0))
 
 
 def test_journal_and_keeper_never_change_the_student():

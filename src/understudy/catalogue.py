@@ -35,6 +35,7 @@ from understudy.objectives import (
     similarity_preserving,
     soft_targets,
     srrl,
+    stage_outputs,
     truncated_targets,
     vid,
     weighted,
@@ -46,6 +47,7 @@ from understudy.sources import (
     augmentation,
     autoaugment,
     balanced,
+    combined,
     deep_inversion,
     dfad,
     fast_meta,
@@ -159,6 +161,13 @@ WRAPPERS = (
     _wrapper("on-policy", on_policy.OnPolicy, "on_policy", on_policy.CARD),
     _wrapper("sequence-level", sequence_level.SequenceLevel, "sequence_level", sequence_level.CARD),
     Entry(
+        name="combined",
+        room="sources/combined",
+        verb="distill --recipe FILE",
+        card=_PLAIN,
+        settings=combined.Combined,
+    ),
+    Entry(
         name="rehearsed",
         room="sources/rehearsed",
         verb="continual",
@@ -212,6 +221,7 @@ OBJECTIVES = (
     ),
     _objective("mlld", mlld.Mlld, "mlld", mlld.CARD),
     _objective("fit-nets", fit_nets.FitNets, "fit_nets", fit_nets.CARD),
+    _objective("stage-outputs", stage_outputs.StageOutputs, "stage_outputs", stage_outputs.CARD),
     _objective(
         "attention-transfer",
         attention_transfer.AttentionTransfer,

@@ -54,6 +54,7 @@ class FitSettings:
         steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
         batch_size: images a step, over all processes.
         warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
+        betas: of AdamW's moving averages of gradient and squared gradient.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
         precision: of both networks' arithmetic; losses, statistics and weights stay float32.
         channels_last: the memory order of each network that can be called in it.
@@ -68,6 +69,7 @@ class FitSettings:
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 5e-4
     schedule: _Schedule = "cosine"
     warmup: float = 0.05
@@ -88,6 +90,8 @@ class FitSettings:
             one_of(name, getattr(self, name), get_args(kinds))
         one_of("precision", self.precision, get_args(Precision))
         share("warmup", self.warmup)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if self.gradient_clip is not None:
             positive("gradient_clip", self.gradient_clip)
         if self.ema_decay is not None:
@@ -366,7 +370,7 @@ def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimize
     laid = [{"params": some, "factor": factor} for factor, some in groups.items() if some]
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(laid, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(laid, lr=rate, betas=settings.betas, weight_decay=decay)
     momentum, nesterov = settings.momentum, settings.nesterov
     return torch.optim.SGD(
         laid, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov and momentum > 0

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from understudy.catalogue import kind_of
 from understudy.nets.network import Network, freeze
-from understudy.protocols import Batch, OptimisedSource, Source, innermost
+from understudy.protocols import (
+    Batch,
+    CombiningSource,
+    OptimisedSource,
+    Source,
+    WrappingSource,
+    parts_of,
+)
 from understudy.recipe import Stage
 from understudy.seeding import child_seed, from_seed
 from understudy.sources.matched import Matched
@@ -96,19 +103,27 @@ def _judging(source: Source, seed: int) -> tuple[Source, int]:
 
 def _why_nothing_is_held_out(source: Source) -> str | None:
     """Return why the student saw all that a source has, None where some is kept apart."""
-    inner = innermost(source)
-    if isinstance(inner, OptimisedSource):
+    parts = [*parts_of(source)]
+    if any(isinstance(part, OptimisedSource) for part in parts):
         return "none of what was shown could be held out"
-    if isinstance(inner, Surrogate) and inner.held_out == 0:
+    if any(isinstance(part, Surrogate) and part.held_out == 0 for part in parts):
         return "nothing of the transfer set was held out"
     return None
 
 
 def _held_out_name(stage: Stage) -> str:
-    source = innermost(stage.source)
-    if reason := _why_nothing_is_held_out(source):
+    if reason := _why_nothing_is_held_out(stage.source):
         return f"shader images of a fixed set; {reason}"
-    if isinstance(source, Surrogate):
+    sources = _shown(stage.source)
+    if all(isinstance(source, Surrogate) for source in sources):
         return "images of the transfer set kept apart by their hash, as fed"
-    name = kind_of(type(source)) or type(source).__name__
-    return f"images of the source {name}, from a disjoint range of seeds, as fed"
+    names = [kind_of(type(source)) or type(source).__name__ for source in sources]
+    if len(names) == 1:
+        return f"images of the source {names[0]}, from a disjoint range of seeds, as fed"
+    return f"held-out images of the sources {' and '.join(names)}, side by side, as fed"
+
+
+def _shown(source: Source) -> list[Source]:
+    """Return the sources that others are around."""
+    holding = WrappingSource | CombiningSource
+    return [part for part in parts_of(source) if not isinstance(part, holding)]

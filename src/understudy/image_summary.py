@@ -25,7 +25,7 @@ from understudy.held_out import HeldOut, answer_held_out, answer_shown
 from understudy.nets.network import Network
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, OptimisedSource, innermost
+from understudy.protocols import Batch, OptimisedSource, innermost, parts_of
 from understudy.recipe import Recipe, Stage
 from understudy.reports.shown_images import SEARCH_PATH, SearchRecord
 from understudy.run_folder import RunFolder, write_json, write_whole
@@ -69,7 +69,7 @@ def summarize_images(
     score = Classification().agreement([(held_out.student, held_out.teacher)])
     # A game with the student cannot be drawn from when it is over, and so not be scored: what
     # can be looked at is its last batch.
-    optimised = isinstance(innermost(stage.source), OptimisedSource)
+    optimised = any(isinstance(part, OptimisedSource) for part in parts_of(stage.source))
     shown = answer_shown(last, student) if optimised else held_out
     if shown is not None:
         write_whole(folder.file("samples.npz"), _samples(shown))

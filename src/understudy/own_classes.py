@@ -4,11 +4,9 @@ Nothing may then look at the teacher's answers beside the student's: not the obj
 source that chooses or makes images by the teacher's classes.
 """
 
-from collections.abc import Iterator
-
 from understudy.catalogue import compares_answers
 from understudy.objectives.weighted import AnyObjective
-from understudy.protocols import OptimisedSource, Source, WrappingSource
+from understudy.protocols import OptimisedSource, Source, parts_of
 from understudy.sources.adversarial import Adversarial
 from understudy.sources.balanced import Balanced
 
@@ -21,17 +19,9 @@ def check_own_classes(objective: AnyObjective, source: Source) -> None:
             "teacher's; use one that compares layers alone, as --objective activation-boundaries, "
             "and --labels with a labelled transfer set"
         )
-    for part in _wrapped(source):
+    for part in parts_of(source):
         if isinstance(part, Balanced | Adversarial | OptimisedSource):
             raise ValueError(
                 f"the student has classes of its own, but {type(part).__name__} goes by the "
                 "teacher's; name images with --transfer"
             )
-
-
-def _wrapped(source: Source) -> Iterator[Source]:
-    """Yield a source and what it is around, from the outside on."""
-    yield source
-    while isinstance(source, WrappingSource):
-        source = source.source
-        yield source

@@ -5,7 +5,7 @@ Images are float tensors in [0, 1], NCHW, on the device, before any normalisatio
 int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and "prefix".
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -222,11 +222,31 @@ class WrappingSource(Source, Protocol):
     def source(self) -> Source: ...
 
 
+@runtime_checkable
+class CombiningSource(Source, Protocol):
+    """A source that shows others side by side."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+
+
 def innermost(source: Source) -> Source:
-    """Return the source that the wrappers are around."""
-    while isinstance(source, WrappingSource):
-        source = source.source
+    """Return the source that the wrappers are around; of several side by side, the first one's."""
+    if isinstance(source, WrappingSource):
+        return innermost(source.source)
+    if isinstance(source, CombiningSource):
+        return innermost(source.sources[0])
     return source
+
+
+def parts_of(source: Source) -> Iterator[Source]:
+    """Yield a source and all that it shows or changes, from the outside on."""
+    yield source
+    if isinstance(source, WrappingSource):
+        yield from parts_of(source.source)
+    elif isinstance(source, CombiningSource):
+        for part in source.sources:
+            yield from parts_of(part)
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from understudy.fit import Outcome
 from understudy.image_summary import summarize_images
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.taps import device_of
-from understudy.protocols import Batch, TextContract, innermost
+from understudy.protocols import Batch, TextContract, parts_of
 from understudy.recipe import Recipe
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json
@@ -85,7 +85,7 @@ def summarize(
 def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     references = [part for part in (recipe.teacher, recipe.student) if part is not None]
     named = [name for part in references for name in (part.ref, part.weights)]
-    for base in (innermost(stage.source) for stage in recipe.stages):
+    for base in (part for stage in recipe.stages for part in parts_of(stage.source)):
         named += [base.data] if isinstance(base, Surrogate) else []
         named += [base.generator] if isinstance(base, Lcw) else []
         named += [place_of(base.data)] if isinstance(base, Sentences) else []

@@ -28,7 +28,15 @@ from understudy.checks import positive
 from understudy.nets.boundary import BoundaryAttack, boundary_distance
 from understudy.nets.network import Network, freeze
 from understudy.nets.taps import device_of
-from understudy.protocols import InputContract, Site, Source, Stream, WrappingSource, innermost
+from understudy.protocols import (
+    CombiningSource,
+    InputContract,
+    Site,
+    Source,
+    Stream,
+    WrappingSource,
+    innermost,
+)
 from understudy.seeding import child, from_seed
 from understudy.sources.augmentation import Augmented, augment
 from understudy.tasks.classification import wilson_interval
@@ -209,13 +217,13 @@ def _draw(stream: Stream, count: int) -> Iterator[Float[Tensor, "batch channels 
         yield images[: count - step * _BATCH]
 
 
-def _wrappers(source: Source) -> list[WrappingSource]:
-    """Return what is wrapped around the innermost source, outermost first."""
-    found = []
-    while isinstance(source, WrappingSource):
-        found.append(source)
-        source = source.source
-    return found
+def _wrappers(source: Source) -> list[Source]:
+    """Return what stands around the innermost source, outermost first."""
+    if isinstance(source, WrappingSource):
+        return [source, *_wrappers(source.source)]
+    if isinstance(source, CombiningSource):
+        return [source, *_wrappers(source.sources[0])]
+    return []
 
 
 def _share(part: int, whole: int) -> Estimate:

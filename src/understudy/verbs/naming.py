@@ -14,7 +14,7 @@ from understudy.loading import read_names, resolve
 from understudy.nets.network import Network, other_precisions
 from understudy.nets.references import NetworkRef, parse
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import InputContract, Source, TextContract, innermost
+from understudy.protocols import InputContract, Source, TextContract, parts_of
 from understudy.recipe import Recipe, Stage, replace_keys
 from understudy.sources import deep_inversion, knowledge_within
 from understudy.sources.lcw import Lcw
@@ -213,7 +213,8 @@ def with_options(
     Args:
         steps: of the whole run; several stages share them in the recipe's proportion.
     """
-    if skip_bad and any(isinstance(innermost(s.source), Surrogate) for s in recipe.stages):
+    shown = [part for stage in recipe.stages for part in parts_of(stage.source)]
+    if skip_bad and any(isinstance(part, Surrogate) for part in shown):
         assignments = {"surrogate.skip_bad": "true"} | dict(assignments or {})
     if steps is not None:
         recipe = replace(recipe, stages=_lasting(recipe.stages, steps))
