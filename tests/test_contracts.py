@@ -86,6 +86,7 @@ from understudy.sources.rehearsed import Rehearsed
 from understudy.sources.replay import Replay
 from understudy.sources.shader_files import ShaderFiles
 from understudy.sources.shaders import Shaders
+from understudy.sources.short_inversion import ShortInversion
 from understudy.sources.surrogate import Surrogate
 from understudy.verbs.doctor import doctor
 
@@ -108,6 +109,7 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "lcw": Lcw(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
         "deep-inversion": DeepInversion(search=SEARCH, competition=1.0),
+        "short-inversion": ShortInversion(source=Noise(), iterations=3),
         "inceptionism": Inceptionism(search=SEARCH),
         "batch-norm-statistics": BatchNormStatistics(search=SEARCH, granularity="set"),
         "rdskd": Rdskd(

@@ -66,6 +66,7 @@ from understudy.sources import (
     sequence_level,
     shader_files,
     shaders,
+    short_inversion,
     surrogate,
 )
 
@@ -138,6 +139,9 @@ SOURCES = (
         knowledge_within.BatchNormStatistics,
         "knowledge_within",
         knowledge_within.CARD,
+    ),
+    _source(
+        "short-inversion", short_inversion.ShortInversion, "short_inversion", short_inversion.CARD
     ),
     Entry(
         name="sentences",

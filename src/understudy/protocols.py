@@ -231,7 +231,12 @@ class CombiningSource(Source, Protocol):
 
 
 def innermost(source: Source) -> Source:
-    """Return the source that the wrappers are around; of several side by side, the first one's."""
+    """Return the source that makes the images: the first that optimises them, or wraps nothing.
+
+    What an optimisation begins with is not what is shown. Of several side by side, the first one's.
+    """
+    if isinstance(source, OptimisedSource):
+        return source
     if isinstance(source, WrappingSource):
         return innermost(source.source)
     if isinstance(source, CombiningSource):

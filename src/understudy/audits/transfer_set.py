@@ -219,6 +219,8 @@ def _draw(stream: Stream, count: int) -> Iterator[Float[Tensor, "batch channels 
 
 def _wrappers(source: Source) -> list[Source]:
     """Return what stands around the innermost source, outermost first."""
+    if source is innermost(source):
+        return []
     if isinstance(source, WrappingSource):
         return [source, *_wrappers(source.source)]
     if isinstance(source, CombiningSource):
