@@ -1,6 +1,7 @@
 """The spine: teacher + transfer set + objective -> student.
 
-`Answered` puts the teacher's answer into each batch of a source; `fit` does the rest.
+`Answered` puts the teacher's answer into each batch of a source; `fit` does the rest. With a ring,
+answers are shown again in new combinations (see `answer_ring`).
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from understudy.answer_ring import Ring, RingPlan, RingStream, plan_ring
 from understudy.fit import FitSettings, Journal, Keeper, Outcome, fit
 from understudy.nets.memory_order import lay_channels_last
 from understudy.nets.network import freeze
@@ -40,7 +42,8 @@ class Answered:
         teacher: frozen; see `nets.network.freeze`.
         taps: layers of the teacher that the criterion wants to see.
 
-    `last` is the batch that was drawn last, to be looked at after a run.
+    `last` is the batch that was drawn last, to be looked at after a run; `notes` are worth saying
+    before it.
     """
 
     def __init__(
@@ -53,10 +56,21 @@ class Answered:
         self.stream = stream
         self.taps = Taps(teacher, taps, precision)
         self.last: Batch | None = None
+        self.notes: tuple[str, ...] = ()
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         self.last = self._answer(self.stream.draw(step, student))
         return self.last
+
+    def reuse(self, plan: RingPlan, site: Site, rng: torch.Generator) -> None:
+        """Show answers again, as planned; with a plan that holds nothing, only say so."""
+        self.notes = (plan.note,)
+        if plan.batches:
+            self.stream = RingStream(self.stream, self.taps.trace, plan, site, rng)
+
+    def stated(self) -> dict[str, int]:
+        """Return what a ring holds: batches, views, bytes; {} without one."""
+        return self.stream.stated() if isinstance(self.stream, RingStream) else {}
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream.state_dict()
@@ -96,8 +110,11 @@ def open_distillation(
     settings: FitSettings,
     site: Site,
     rng: torch.Generator,
+    ring: Ring | None = None,
 ) -> tuple[Answered, Criterion]:
     """Return what `fit` needs beside the student: the stream, with answers, and the criterion.
+
+    A ring for which there is no room is left out, and `Answered.notes` say so.
 
     The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
     example of two items, drawn from a stream of its own. Whatever is wrong with the source or the
@@ -109,12 +126,14 @@ def open_distillation(
     small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None, draft=True)
     example = source.open(small, frozen, child(rng, "example")).draw(0, student)
     criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
-    answered = Answered(
-        source.open(site, frozen, child(rng, "source")),
-        frozen,
-        criterion.taps.teacher,
-        settings.precision,
-    )
+    asked = frozen, criterion.taps.teacher, settings.precision
+    if ring is None:
+        return Answered(source.open(site, frozen, child(rng, "source")), *asked), criterion
+    with Taps(*asked) as taps:
+        plan = plan_ring(ring, example, taps.trace, site.batch_size)
+    drawn = dataclasses.replace(site, steps=plan.num_draws(site.steps))
+    answered = Answered(source.open(drawn, frozen, child(rng, "source")), *asked)
+    answered.reuse(plan, site, child(rng, "ring"))
     return answered, criterion
 
 
@@ -130,13 +149,14 @@ def distill(
     rules: Sequence[Rule] = (),
     keeper: Keeper | None = None,
     journal: Journal | None = None,
+    ring: Ring | None = None,
 ) -> Outcome:
     """Train `student` in place to match `teacher` on what `source` shows.
 
     A source that asks the teacher itself (`Batch.teacher`) must bring the taps it is asked for.
     """
     stream, criterion = open_distillation(
-        student, teacher, source, objective, settings=settings, site=site, rng=rng
+        student, teacher, source, objective, settings=settings, site=site, rng=rng, ring=ring
     )
     return fit(
         student,
