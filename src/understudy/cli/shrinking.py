@@ -102,6 +102,16 @@ def prune(
             min=1, metavar="N", help="Prune a part, recover, N times.", rich_help_panel=_CHANGE
         ),
     ] = 1,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair/--no-repair",
+            metavar="",
+            help="Solve what is left of each layer by least squares (default: yes).",
+            rich_help_panel=_CHANGE,
+            show_default=False,
+        ),
+    ] = True,
     images: Annotated[
         str | None,
         typer.Option(
@@ -128,6 +138,7 @@ def prune(
         importance=importance,
         loss=loss,
         rounds=rounds,
+        repair=repair,
         images=images,
         transfer=transfer,
         train_batchnorm=train_batchnorm,

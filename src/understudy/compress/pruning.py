@@ -18,6 +18,8 @@ cross-entropy with the labels of a set that has them, "kl" the KL itself, for la
 With a table of latencies the score is I_s + latency_weight I_lat(s) (`latency`): what costs time
 goes sooner. The table is asked once a round, of the network before it loses anything.
 
+With `repair`, what is left of a layer is solved to answer what the layer did (`compress.repair`).
+
 Differs from the paper: gradients are squared per sample, not per mini-batch, so that the batch
 size does not matter.
 """
@@ -39,6 +41,7 @@ from understudy.cards import Card
 from understudy.checks import one_of, positive
 from understudy.compress.channels import Channels, Gate, trace_channels
 from understudy.compress.latency import latency_changes, read_latencies
+from understudy.compress.repair import repair
 from understudy.nets.network import Network
 from understudy.nets.pruned import narrow_, record_of
 from understudy.nets.quantized import is_quantized
@@ -100,6 +103,7 @@ class Pruning:
         least: channels that every layer keeps.
         latency: a table of latencies (JSON; see `compress.latency`), for scores that count time.
         latency_weight: importance that a millisecond is worth; above 0 where there is a table.
+        repair: solve the layers that lost inputs by least squares, on the images shown.
     """
 
     share: float = 0.2
@@ -108,6 +112,7 @@ class Pruning:
     least: int = 1
     latency: str | None = None
     latency_weight: float = 0.0
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -129,8 +134,11 @@ class Pruning:
             raise TypeError(f"pruning needs a Network, got {type(model).__name__}")
         if is_quantized(model):
             raise ValueError("the network is quantized; prune first, then quantize what is left")
+        shown = [*(batches or ())]
+        if self.repair and not shown:
+            raise ValueError("repair needs images; give some, or prune with repair=False")
         channels = trace_channels(model)
-        scores = self._scores(model, channels, batches, rng)
+        scores = self._scores(model, channels, shown, rng)
         if channels.holds:
             warnings.warn(channels.holds, stacklevel=2)
         if self.latency is not None:
@@ -142,13 +150,16 @@ class Pruning:
         narrow_(made.body, kept)
         made.plan = (*model.plan, record_of(made.body, kept))
         _check(model, made, [gate for label in removed for gate in channels.gates[label]])
-        return made
+        if not self.repair:
+            return made
+        images = torch.cat([batch.images for batch in shown])
+        return repair(model, made, channels, kept, images, child(rng, "repair"))
 
     def _scores(
         self,
         model: Network,
         channels: Channels,
-        batches: Iterable[Batch] | None,
+        batches: Sequence[Batch],
         rng: torch.Generator,
     ) -> Tensor:
         labels = channels.prunable
@@ -159,7 +170,7 @@ class Pruning:
             return torch.rand(len(labels), generator=child(rng, "importance"))
         if self.importance == "l1":
             return mean_absolute_weights(model, channels)
-        scores = importances(model, channels, batches or (), self.loss, rng)
+        scores = importances(model, channels, batches, self.loss, rng)
         if not (scores > 0).any():
             raise ValueError(
                 "every importance is 0: a KL has no gradient where the network still answers as "

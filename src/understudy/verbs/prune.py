@@ -28,6 +28,7 @@ def prune(
     importance: Importance = Pruning.importance,
     loss: Loss = Pruning.loss,
     rounds: int = 1,
+    repair: bool = True,
     images: str | Source | None = None,
     transfer: str | Source | None = None,
     train_batchnorm: bool = False,
@@ -40,6 +41,8 @@ def prune(
         importance: "taylor", or as controls "l1" and "random".
         loss: whose gradient "taylor" squares: "fisher", "labels" (of `images`) or "kl".
         rounds: how often to prune a part and recover.
+        repair: solve what is left of each layer by least squares before it recovers; the published
+            recipe does not.
         images: by which importance is judged; the transfer set's, or shader images.
         transfer: what the pruned network is shown while it recovers, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
@@ -56,7 +59,7 @@ def prune(
         if images is not None:
             judged = source_named(images, labels=loss == "labels", contract=contract)
         once = 1 - (1 - share) ** (1 / rounds)
-        pruning = Pruning(share=once, importance=importance, loss=loss)
+        pruning = Pruning(share=once, importance=importance, loss=loss, repair=repair)
         changes = [Change(transform=pruning, source=judged)] * rounds
         return smaller(
             "prune",
