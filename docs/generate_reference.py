@@ -155,6 +155,7 @@ def methods(_: str) -> str:
         "Wrappers: what is done to what it is shown?": catalogue.WRAPPERS,
         "Objectives: what must it match?": catalogue.OBJECTIVES,
         "Transforms: how is it changed?": catalogue.TRANSFORMS,
+        "Initialisations: what does it begin with?": catalogue.INITIALISATIONS,
         "Rules: what happens between two steps?": catalogue.RULES,
     }
     lines = []

@@ -124,6 +124,11 @@ def digits_teacher(steps: int = 600) -> Network:
     return _trained("builtin/digits", steps)
 
 
+def residual_digits_teacher(steps: int = 300) -> Network:
+    """Return a ResNet-20 that has learnt scikit-learn's digits, frozen; the same every time."""
+    return _trained("builtin/digits", steps, net="builtin/resnet20")
+
+
 def digits_pair(steps: int = 60) -> tuple[Network, Network, Tensor, Tensor]:
     """Return teacher, a student of so many steps, frozen, and 60 digits with labels, by class."""
     pixels, labels = digits("test")

@@ -2,8 +2,8 @@
 
 from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, site
 
-from understudy.compress.channels import trace_channels
 from understudy.compress.pruning import importances, least_important
+from understudy.nets.channels import trace_channels
 from understudy.seeding import child, from_seed
 from understudy.sources.noise import Noise
 from understudy.spine import Answered

@@ -9,7 +9,7 @@ from typing import Any
 
 from understudy.cards import Card
 from understudy.checks import one_of
-from understudy.compress import post_training_quantization, pruning, widening
+from understudy.compress import inherit, post_training_quantization, pruning, widening
 from understudy.objectives import (
     activation_boundaries,
     attention_transfer,
@@ -311,6 +311,15 @@ TRANSFORMS = (
         settings=widening.Widening,
     ),
 )
+INITIALISATIONS = (
+    Entry(
+        name="inherit",
+        room="compress/inherit",
+        verb="distill",
+        card=inherit.CARD,
+        settings=inherit.Inherit,
+    ),
+)
 RULES = (
     Entry(
         name="frozen-batch-norm",
@@ -326,6 +335,7 @@ METHODS: tuple[Entry, ...] = (
     *WRAPPERS,
     *OBJECTIVES,
     *TRANSFORMS,
+    *INITIALISATIONS,
     *RULES,
 )
 
@@ -336,6 +346,7 @@ _KINDS: dict[str, dict[str, type]] = {
         ("objective", OBJECTIVES),
         ("rule", RULES),
         ("transform", TRANSFORMS),
+        ("initialisation", INITIALISATIONS),
     )
 }
 _NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}

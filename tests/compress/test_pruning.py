@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import tiny
-from understudy.compress.channels import trace_channels
 from understudy.compress.pruning import (
     Pruning,
     gate_gradients,
@@ -18,6 +17,7 @@ from understudy.compress.pruning import (
 from understudy.exports.measure import count_flops
 from understudy.loading import load, save
 from understudy.nets import builtin
+from understudy.nets.channels import trace_channels
 from understudy.nets.network import Network, count_parameters
 from understudy.protocols import Batch, InputContract, Trace, image_batch
 from understudy.seeding import from_seed

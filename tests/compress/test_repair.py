@@ -8,9 +8,9 @@ from torch import nn
 from tests import tiny
 from tests.compress.test_pruning import CONTRACT, made
 from tests.taught import accuracy, images_and_labels, teacher
-from understudy.compress.channels import trace_channels
 from understudy.compress.pruning import Pruning
 from understudy.compress.repair import least_squares, patches_at, repair
+from understudy.nets.channels import trace_channels
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.pruned import narrow_
 from understudy.protocols import image_batch

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from understudy.checks import one_of
-from understudy.compress.channels import Channels
+from understudy.nets.channels import Channels
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ from torch import Tensor, nn
 
 from understudy.cards import Card
 from understudy.checks import one_of, positive
-from understudy.compress.channels import Channels, Gate, trace_channels
 from understudy.compress.latency import latency_changes, read_latencies
 from understudy.compress.repair import repair
+from understudy.nets.channels import Channels, Gate, trace_channels
 from understudy.nets.network import Network
 from understudy.nets.pruned import narrow_, record_of
 from understudy.nets.quantized import is_quantized

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from understudy.compress.channels import Channels
+from understudy.nets.channels import Channels
 from understudy.nets.network import Network, freeze
 from understudy.nets.pruned import Kept
 from understudy.seeding import child
