@@ -1,0 +1,167 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests import tiny
+from understudy.compress.inherit import Inherit
+from understudy.nets.blocks import find_counterparts
+from understudy.nets.builtin import build
+from understudy.nets.network import Network
+from understudy.protocols import InputContract, image_batch
+
+CONTRACT = dataclasses.replace(tiny.CONTRACT, size=(8, 8))
+BATCHES = [image_batch(torch.rand(16, 1, 8, 8, generator=tiny.rng(i))) for i in range(4)]
+SETTINGS = Inherit(num_images=64)
+
+
+def network(name: str, seed: int = 0, contract: InputContract = CONTRACT) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = build(name, classes=contract.classes, channels=1, size=contract.size)
+    return Network(body, contract)
+
+
+def taught(name: str, seed: int = 0) -> Network:
+    """Return a network whose BatchNorm statistics are those of some images."""
+    made = network(name, seed).train()
+    with torch.no_grad():
+        for _ in range(20):
+            made(BATCHES[0].images)
+    return made.eval()
+
+
+def answers(made: nn.Module) -> Tensor:
+    with torch.no_grad():
+        answer: Tensor = made.eval()(torch.cat([batch.images for batch in BATCHES]))
+    return answer
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn10-1", "vit-small", "shufflenetv2"])
+def test_a_student_of_the_same_architecture_begins_as_its_teacher(name):
+    teacher, student = taught(name), network(name, seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    assert tiny.same_weights(student.body, teacher.body)
+    assert done.how == "the teacher's own weights"
+    assert done.errors == {"logits": 0.0}
+    assert done.notes == ()
+
+
+def without_branches(teacher: Network, kept: set[str]) -> Network:
+    """Return the teacher with all blocks but these answering what they are shown."""
+    for name, module in teacher.body.named_modules():
+        if name.endswith("bn2") and name.rpartition(".")[0] not in kept and "." in name:
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return teacher
+
+
+def test_a_teacher_whose_other_blocks_do_nothing_is_reproduced():
+    teacher = without_branches(taught("resnet20"), {f"layer{i}.0" for i in (1, 2, 3)})
+    student = network("resnet8", seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    assert torch.equal(answers(student), answers(teacher))
+    assert done.how == "the teacher's own weights"
+
+
+def test_shallower_students_answer_less_wrong_at_each_stage_than_dropped_blocks():
+    teacher, student = taught("resnet20"), network("resnet8", seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    dropped = network("resnet8", seed=1)
+    found = find_counterparts(dropped.body, teacher.body)
+    ours, theirs = dropped.body.state_dict(), teacher.body.state_dict()
+    for name in ours:
+        path, _, leaf = name.rpartition(".")
+        ours[name] = theirs[f"{found.modules[path]}.{leaf}"]
+    dropped.body.load_state_dict(ours)
+    wanted = answers(teacher)
+    error, before = ((answers(x) - wanted).square().sum() for x in (student, dropped))
+    assert error < before
+    varies = (wanted - wanted.mean(0)).square().sum()
+    assert done.errors["logits"] == pytest.approx(float(error / varies), rel=1e-3)
+    assert list(done.errors) == ["layer1", "layer2", "layer3", "logits"]
+    assert all(0 < error < 1 for error in done.errors.values())
+    assert done.how == "blocks 1 of 3 in each stage, repaired by least squares on 64 images"
+
+
+def test_the_last_map_of_a_block_is_the_least_squares_of_a_loop_in_float64():
+    teacher, student = taught("resnet20"), network("resnet8", seed=1)
+    Inherit(num_images=64, ridge=1e-9)(student, teacher, BATCHES, tiny.rng())
+    images = torch.cat([batch.images for batch in BATCHES])
+    body, other = student.body.double().eval(), teacher.body.double()
+    x = (images.double() - 0.5) / 0.5
+    with torch.no_grad():
+        stem = torch.relu(body.bn1(body.conv1(x)))
+        block = body.layer1[0]
+        seen = torch.relu(block.bn1(block.conv1(stem)))
+        target = torch.relu(other.bn1(other.conv1(x)))
+        for part in other.layer1[:2]:
+            target = part(target)
+        last = other.layer1[2]
+        target = last.bn2(last.conv2(torch.relu(last.bn1(last.conv1(target))))) + target
+        rows = torch.nn.functional.unfold(seen, 3, padding=1).mT.flatten(0, 1)
+        rows = torch.cat((rows, torch.ones(len(rows), 1)), 1)
+        wanted = (target - stem).movedim(1, -1).flatten(0, 2)
+        best = torch.linalg.lstsq(rows, wanted).solution
+        ours = block.bn2(block.conv2(seen)).movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(ours, rows @ best, atol=1e-3, rtol=0)
+
+
+def test_the_teacher_and_torchs_generator_stay_and_the_same_rng_writes_the_same():
+    teacher, student, again = taught("resnet20"), network("resnet8", 1), network("resnet8", 1)
+    student.train()
+    before, state = copy.deepcopy(teacher.state_dict()), torch.random.get_rng_state()
+    one = Inherit(places=4)(student, teacher, BATCHES, tiny.rng(3))
+    assert Inherit(places=4)(again, teacher, BATCHES, tiny.rng(3)) == one
+    assert tiny.same_weights(student, again)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert student.training
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
+    other = network("resnet8", 1)
+    Inherit(places=4)(other, teacher, BATCHES, tiny.rng(4))
+    assert not tiny.same_weights(student, other)
+
+
+def test_what_the_teacher_answers_is_asked_in_parts_where_memory_is_short(monkeypatch):
+    teacher, student, other = taught("resnet20"), network("resnet8", 1), network("resnet8", 1)
+    SETTINGS(student, teacher, BATCHES, tiny.rng())
+    monkeypatch.setattr("understudy.compress.inherit._KEPT_BYTES", 1)
+    SETTINGS(other, teacher, BATCHES, tiny.rng())
+    assert tiny.same_weights(student, other)
+
+
+def test_other_classes_leave_the_classifier_new():
+    teacher = taught("resnet20")
+    student = network("resnet8", 1, dataclasses.replace(CONTRACT, classes=5))
+    was = student.body.linear.weight.clone()
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    assert torch.equal(student.body.linear.weight, was)
+    assert "the classifier begins anew: its classes are not the teacher's" in done.notes
+    assert list(done.errors) == ["layer1", "layer2", "layer3"]
+
+
+def test_an_untrained_teacher_is_refused():
+    with pytest.raises(ValueError, match=r"the teacher is untrained.*--from-scratch"):
+        SETTINGS(network("resnet8", 1), network("resnet20"), BATCHES, tiny.rng())
+
+
+def test_a_teacher_that_answers_all_alike_is_refused():
+    teacher = taught("resnet20")
+    nn.init.zeros_(teacher.body.linear.weight)
+    with pytest.raises(ValueError, match=r"answers every image alike.*--from-scratch"):
+        SETTINGS(network("resnet8", 1), teacher, BATCHES, tiny.rng())
+
+
+def test_without_images_nothing_is_repaired():
+    with pytest.raises(ValueError, match="got none; use --from-scratch"):
+        SETTINGS(network("resnet8"), taught("resnet20"), [], tiny.rng())
+
+
+@pytest.mark.parametrize("name", ["num_images", "ridge", "places"])
+def test_settings_are_positive(name):
+    with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+        Inherit(**{name: 0})
