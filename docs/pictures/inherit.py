@@ -38,7 +38,8 @@ def main() -> None:
         axes.invert_yaxis()
         axes.set_xlabel("squared error, as a share of the teacher's variance")
         axes.grid(axis="x", color=FAINT, linewidth=0.6)
-        axes.legend()
+        axes.set_xlim(0, 1.8)
+        axes.legend(loc="center right")
 
 
 def student(teacher: Network) -> Network:

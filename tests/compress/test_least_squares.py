@@ -116,7 +116,9 @@ def test_a_changed_map_answers_what_was_solved_and_normalises_its_rows(groups):
     sums = summed(rows, drawn(48, 4, seed=3))
     change = sums.solve(1e-3)
     change_map_(network, linear, change, sums)
-    added = torch.cat([F.pad(u, (0, 1), value=1.0) @ c for u, c in zip(rows, change, strict=True)], 1)
+    added = torch.cat(
+        [F.pad(u, (0, 1), value=1.0) @ c for u, c in zip(rows, change, strict=True)], 1
+    )
     after = network(images)
     torch.testing.assert_close(rows_at(after, places), rows_at(answer, places) + added)
     inner = network[0](images)
