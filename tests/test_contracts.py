@@ -73,6 +73,7 @@ from understudy.sources.combined import Combined
 from understudy.sources.deep_inversion import DeepInversion
 from understudy.sources.dfad import Dfad
 from understudy.sources.fast_meta import FastMeta
+from understudy.sources.few import Few
 from understudy.sources.flat import Flat
 from understudy.sources.image_search import ImageSearch
 from understudy.sources.knowledge_within import BatchNormStatistics, Inceptionism
@@ -108,6 +109,7 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "flat": Flat(gradient=True),
         "lcw": Lcw(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
+        "few": Few(data=labelled()),
         "deep-inversion": DeepInversion(search=SEARCH, competition=1.0),
         "short-inversion": ShortInversion(source=Noise(), iterations=3),
         "inceptionism": Inceptionism(search=SEARCH),

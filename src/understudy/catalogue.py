@@ -51,6 +51,7 @@ from understudy.sources import (
     deep_inversion,
     dfad,
     fast_meta,
+    few,
     flat,
     knowledge_within,
     lcw,
@@ -130,6 +131,13 @@ SOURCES = (
         settings=lcw.Lcw,
     ),
     _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
+    Entry(
+        name="few",
+        room="sources/few",
+        verb="distill --recipe FILE",
+        card=_PLAIN,
+        settings=few.Few,
+    ),
     _source("deep-inversion", deep_inversion.DeepInversion, "deep_inversion", deep_inversion.CARD),
     _source(
         "inceptionism", knowledge_within.Inceptionism, "knowledge_within", knowledge_within.CARD

@@ -23,6 +23,7 @@ from understudy.protocols import (
 )
 from understudy.recipe import Stage
 from understudy.seeding import child_seed, from_seed
+from understudy.sources.few import Few
 from understudy.sources.matched import Matched
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
@@ -106,7 +107,7 @@ def _why_nothing_is_held_out(source: Source) -> str | None:
     parts = [*parts_of(source)]
     if any(isinstance(part, OptimisedSource) for part in parts):
         return "none of what was shown could be held out"
-    if any(isinstance(part, Surrogate) and part.held_out == 0 for part in parts):
+    if any(isinstance(part, Surrogate | Few) and part.held_out == 0 for part in parts):
         return "nothing of the transfer set was held out"
     return None
 
@@ -117,6 +118,8 @@ def _held_out_name(stage: Stage) -> str:
     sources = _shown(stage.source)
     if all(isinstance(source, Surrogate) for source in sources):
         return "images of the transfer set kept apart by their hash, as fed"
+    if all(isinstance(source, Few) for source in sources):
+        return "those of a few real images that judge, as fed"
     names = [kind_of(type(source)) or type(source).__name__ for source in sources]
     if len(names) == 1:
         return f"images of the source {names[0]}, from a disjoint range of seeds, as fed"

@@ -22,6 +22,7 @@ from understudy.protocols import Batch, TextContract, parts_of
 from understudy.recipe import Recipe
 from understudy.reports.page import write_report
 from understudy.run_folder import SUMMARY, RunFolder, write_json
+from understudy.sources.few import Few
 from understudy.sources.lcw import Lcw
 from understudy.sources.sentences import Sentences
 from understudy.sources.surrogate import Surrogate
@@ -86,7 +87,7 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     references = [part for part in (recipe.teacher, recipe.student) if part is not None]
     named = [name for part in references for name in (part.ref, part.weights)]
     for base in (part for stage in recipe.stages for part in parts_of(stage.source)):
-        named += [base.data] if isinstance(base, Surrogate) else []
+        named += [base.data] if isinstance(base, Surrogate | Few) else []
         named += [base.generator] if isinstance(base, Lcw) else []
         named += [place_of(base.data)] if isinstance(base, Sentences) else []
     return run_manifest(

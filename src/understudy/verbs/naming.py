@@ -17,6 +17,7 @@ from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import InputContract, Source, TextContract, parts_of
 from understudy.recipe import Recipe, Stage, replace_keys
 from understudy.sources import deep_inversion, knowledge_within
+from understudy.sources.few import Few
 from understudy.sources.lcw import Lcw
 from understudy.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from understudy.sources.shader_files import ShaderFiles
@@ -25,7 +26,7 @@ from understudy.sources.surrogate import Surrogate
 # Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
 IN_PYTHON = "python:"
 # Sources that are named by their folder.
-ON_DISK = ("surrogate", "shader-files", "sentences")
+ON_DISK = ("surrogate", "few", "shader-files", "sentences")
 _BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
     "deep-inversion": deep_inversion.settings_for,
     "inceptionism": knowledge_within.inceptionism_for,
@@ -214,8 +215,10 @@ def with_options(
         steps: of the whole run; several stages share them in the recipe's proportion.
     """
     shown = [part for stage in recipe.stages for part in parts_of(stage.source)]
-    if skip_bad and any(isinstance(part, Surrogate) for part in shown):
-        assignments = {"surrogate.skip_bad": "true"} | dict(assignments or {})
+    reading = {"surrogate": Surrogate, "few": Few} if skip_bad else {}
+    for kind, settings in reading.items():
+        if any(isinstance(part, settings) for part in shown):
+            assignments = {f"{kind}.skip_bad": "true"} | dict(assignments or {})
     if steps is not None:
         recipe = replace(recipe, stages=_lasting(recipe.stages, steps))
     fit: dict[str, Any] = {
