@@ -23,10 +23,9 @@ def main() -> None:
     images = batch.images[batch.labels.argsort(stable=True)]
     shown = {"pixels": similarities(images)}
     for name, network in (("untrained", student), ("teacher", teacher)):
-        layer = find_stages(network, images[:2]).ends[-1].name
-        with Taps(network.eval(), (layer,)) as taps, torch.no_grad():
-            # As the layer behind it sees them.
-            shown[name] = similarities(taps.trace(images).taps[layer].relu())
+        layer = find_stages(network, images).ends[-1].after_activation()
+        with Taps(network.eval(), (layer.name,)) as taps, torch.no_grad():
+            shown[name] = similarities(layer.as_map(taps.trace(images).taps[layer.name]))
     with picture("similarity_preserving", 190) as figure:
         for axes, (name, matrix) in zip(figure.subplots(1, 3), shown.items(), strict=True):
             axes.imshow(matrix, cmap="viridis", vmin=0)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.nets import builtin
 from understudy.nets.network import Network
@@ -70,17 +70,78 @@ def test_the_features_are_what_enters_the_classifier(name):
     torch.testing.assert_close(head(features), trace.output)
 
 
-def test_before_the_relu_of_a_residual_block_values_are_signed():
-    network = built("resnet8").eval()
-    end = find_stages(network, IMAGES).ends[0]
-    with Taps(network, (end.name, end.before_relu)) as taps:
+def sides(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return what enters and what leaves the activation of each stage."""
+    ends = find_stages(network, IMAGES).ends
+    layers = [(end.before_activation(), end.after_activation()) for end in ends]
+    names = [layer.name for pair in layers for layer in pair]
+    with Taps(network.eval(), names) as taps, torch.no_grad():
         seen = taps.trace(IMAGES).taps
-    assert seen[end.before_relu].lt(0).any()
-    assert torch.equal(seen[end.before_relu].relu(), seen[end.name])
+    return [tuple(layer.as_map(seen[layer.name]) for layer in pair) for pair in layers]
 
 
-def test_what_no_tap_sees_before_its_activation_is_not_promised():
-    assert find_stages(built("shufflenetv2"), IMAGES).ends[1].before_relu is None
+@pytest.mark.parametrize("name", ["convnet-6", "resnet8", "resnet18", "vgg8", "wrn16-1", "wrn16-2"])
+def test_around_the_activation_of_a_stage_signs_are_lost(name):
+    for entering, leaving in sides(built(name)):
+        assert entering.lt(0).any()
+        assert torch.equal(entering.relu(), leaving)
+
+
+@pytest.mark.parametrize("name", ["wrn16-1", "wrn40-2"])
+def test_of_a_pre_activation_network_a_stage_goes_on_as_the_batchnorm_of_the_next(name):
+    network = built(name)
+    # The signs of the sum are not those of its BatchNorm.
+    network.block2.layer[0].bn1.running_mean.fill_(1.0)
+    with Taps(network.eval(), ("block1", "block2.layer.0.conv1:input")) as taps:
+        seen = taps.trace(IMAGES).taps
+    entering, leaving = sides(network)[0]
+    assert torch.equal(leaving, seen["block2.layer.0.conv1:input"])
+    assert torch.equal(entering, network.block2.layer[0].bn1(seen["block1"]))
+    assert ((entering > 0) != (seen["block1"] > 0)).float().mean() > 0.1
+
+
+def test_a_stage_without_an_activation_is_its_answer_on_both_sides():
+    # MobileNetV2's linear bottleneck, ShuffleNetV2's shuffled halves, tokens
+    for name, end in (("mobilenetv2-0.5", 0), ("shufflenetv2", 1), ("vit-small", 0)):
+        entering, leaving = sides(built(name))[end]
+        assert torch.equal(entering, leaving)
+    assert sides(built("shufflenetv2"))[1][0].ge(0).all()
+
+
+class Block(nn.Module):
+    """One layer that is called twice; the activation in place, or with weights."""
+
+    def __init__(self, stride: int, activation: nn.Module):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, stride, padding=1)
+        self.act = activation
+        self.out = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.act(self.out(self.act(self.conv(x))))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.PReLU(init=0.1), nn.GELU()])
+def test_a_layer_that_activates_twice_is_tapped_where_it_does_so_last(activation):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), Block(1, activation), Block(2, activation))
+    with torch.no_grad():
+        for entering, leaving in sides(network):
+            assert torch.equal(activation(entering.clone()), leaving)
+
+
+def test_an_activation_with_weights_is_tapped_behind_itself():
+    blocks = [nn.Conv2d(4, 4, 3, stride, padding=1) for stride in (1, 2)]
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), blocks[0], nn.PReLU(), blocks[1], nn.PReLU())
+    ends = find_stages(network, IMAGES).ends
+    assert [end.after_activation().name for end in ends] == ["2", "4"]
+
+
+def test_of_many_images_few_are_looked_at():
+    shown = []
+    network = built("resnet8")
+    network.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    find_stages(network, IMAGES.repeat(50, 1, 1, 1))
+    assert shown == [4]
 
 
 def test_tokens_are_read_as_the_map_of_their_patches():

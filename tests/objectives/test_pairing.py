@@ -90,15 +90,34 @@ def test_named_layers_are_taken_as_they_are():
 
 
 def test_before_the_activation_another_tap_is_taken():
-    pairing = paired("resnet8", "vgg8", LAST, before_relu=True)
+    pairing = paired("resnet8", "vgg8", LAST, before_activation=True)
     assert names(pairing) == [("layer3.0.relu:input", "block4")]
+
+
+def test_of_a_pre_activation_network_the_next_batchnorm_is_tapped_on_either_side():
+    for before in (True, False):
+        pairing = paired("wrn16-1", "wrn16-2", STAGES, before_activation=before)
+        expected = ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]
+        assert names(pairing) == [(name, name) for name in expected]
+
+
+@pytest.mark.parametrize("name", ["convnet-6", "vgg8", "wrn16-1", "resnet8"])
+def test_stages_are_compared_after_their_activation_unless_told_otherwise(name):
+    network = built(name).eval()
+    for before in (True, False):
+        pairing = pair_layers(STAGES, network, network, BATCH, before_activation=before)
+        with Taps(network, pairing.taps.student) as taps:
+            trace = taps.trace(IMAGES)
+        for ours, theirs in pairing.maps(trace, trace):
+            assert torch.equal(ours, theirs)
+            assert bool(ours.lt(0).any()) == before
 
 
 def test_the_table_names_what_is_compared_and_what_is_left_out():
     assert paired("resnet8", "vgg8", STAGES).notes == (
-        "layers: student layer1 (16 x 32 x 32)  <- teacher block0 (64 x 32 x 32)",
-        "layers: student layer2 (32 x 16 x 16)  <- teacher block1 (128 x 16 x 16)",
-        "layers: student layer3 (64 x 8 x 8)    <- teacher block4 (512 x 4 x 4)",
+        "layers: student layer1 (16 x 32 x 32)  <- teacher block0 (64 x 32 x 32, activated)",
+        "layers: student layer2 (32 x 16 x 16)  <- teacher block1 (128 x 16 x 16, activated)",
+        "layers: student layer3 (64 x 8 x 8)    <- teacher block4 (512 x 4 x 4, activated)",
         "layers: the teacher's block2 (256 x 8 x 8) is left out",
     )
 

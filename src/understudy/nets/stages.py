@@ -6,23 +6,51 @@ two sizes (or hides maps behind an answer that is none); the calls that remain, 
 the trunk: stems, blocks and stages, never the inside of a block. A stage ends at the last call of
 the trunk before the maps shrink. Pooling (no parameters, a smaller map) ends no stage.
 
+The activation of a stage is the one that its answer has left, or else the first that it enters: of
+a pre-activation network, x + conv(relu(bn(x))), the relu(bn) of the next block. Linear bottlenecks
+and tokens have none; before it and after it are then the answer itself.
+
 Where maps never shrink twice (vision transformers, ConvMixers) stages are the thirds of the longest
 run of blocks. Tokens (batch, tokens, width) are read as maps: those beyond the grid of patches,
 class tokens, come first and are left out. Maps must be channels first.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from understudy.nets.activations import (
+    ActivationRecorder,
+    Step,
+    Values,
+    find_activation,
+    values_of,
+)
 from understudy.nets.network import freeze
 from understudy.nets.taps import INPUT, Taps, architecture
 
 # Into how many stages a network without any is divided: those of most small residual networks.
 _PARTS = 3
+# So many images are enough to watch a frozen network, which answers each by itself.
+_WATCHED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """The activation of a stage, and the taps on its two sides.
+
+    Args:
+        entering: what goes into it; None where no tap sees that.
+        leaving: what comes out of it; None where no tap sees that.
+        function: what it does; None where it has weights of its own.
+    """
+
+    entering: str | None
+    leaving: str | None
+    function: Callable[[Tensor], Tensor] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +61,37 @@ class Layer:
         name: as `Taps` takes it.
         shape: channels, height, width of one image's map; height and width 1 for a vector.
         depth: which share of the layers with weights was passed, in (0, 1].
-        before_relu: name of the same values before the activation; None where no tap sees them.
         tokens: whether it answers with tokens.
+        activation: of the stage that it ends; None where there is none.
+        applied: what is still done to what is tapped, to have it after the activation.
     """
 
     name: str
     shape: tuple[int, int, int]
     depth: float
-    before_relu: str | None = None
     tokens: bool = False
+    activation: Activation | None = None
+    applied: Callable[[Tensor], Tensor] | None = None
+
+    def before_activation(self) -> "Layer":
+        """Return what enters the stage's activation; itself where no tap sees that."""
+        if self.activation is None or self.activation.entering is None:
+            return self
+        return replace(self, name=self.activation.entering, applied=None)
+
+    def after_activation(self) -> "Layer":
+        """Return what leaves the stage's activation; itself where there is none."""
+        if self.activation is None:
+            return self
+        if self.activation.leaving is not None:
+            return replace(self, name=self.activation.leaving, applied=None)
+        assert self.activation.entering is not None
+        return replace(self, name=self.activation.entering, applied=self.activation.function)
 
     def as_map(self, tapped: Tensor) -> Tensor:
         """Return what was tapped as batch x channels x height x width."""
+        if self.applied is not None:
+            tapped = self.applied(tapped)
         channels, height, width = self.shape
         if not self.tokens:
             return tapped.reshape(len(tapped), channels, height, width)
@@ -61,7 +108,7 @@ class Stages:
     """What there is to look at in a network.
 
     Args:
-        ends: of the stages, from the input on.
+        ends: of the stages, from the input on, as they answer: before or after their activation.
         features: the vector that enters the classifier.
         classifier: name of the last linear layer; None where the answer comes from none.
     """
@@ -118,6 +165,7 @@ class _Call:
     """One call of a layer.
 
     Args:
+        entering, leaving: the values that it was given, and that it answered with.
         weights: how many layers with weights were called until its end.
     """
 
@@ -125,6 +173,8 @@ class _Call:
     module: nn.Module
     given: Tensor | None
     answer: Tensor | None = None
+    entering: Values | None = None
+    leaving: Values | None = None
     inner: list["_Call"] = field(default_factory=list)
     weights: int = 0
 
@@ -142,6 +192,7 @@ class _Call:
 class _Recorded:
     root: _Call
     answer: Any
+    steps: tuple[Step, ...]
 
     def calls(self) -> Iterator[_Call]:
         return self.root.below()
@@ -158,12 +209,29 @@ class _Recorded:
         ]
         return linear[-1] if linear else None
 
-    def layer(self, name: str, tapped: Tensor, before_relu: str | None = None) -> Layer | None:
+    def activation(self, call: _Call) -> Activation | None:
+        """Return the activation of the stage that a call ends, where a tap sees what leaves it."""
+        step = None if call.leaving is None else find_activation(self.steps, call.leaving)
+        if step is None:
+            return None
+        # Of a layer that is called several times, a tap keeps the last call.
+        calls = (call, *{each.name: each for each in self.calls()}.values())
+        answers = {each.leaving: each.name for each in reversed(calls)}
+        inputs = {each.entering: each.name + INPUT for each in reversed(calls)}
+        entering = answers.get(step.entering, inputs.get(step.entering))
+        leaving = answers.get(step.leaving)
+        if leaving is None and (entering is None or step.function is None):
+            return None
+        return Activation(entering=entering, leaving=leaving, function=step.function)
+
+    def layer(
+        self, name: str, tapped: Tensor, activation: Activation | None = None
+    ) -> Layer | None:
         shape = tuple(tapped.shape[1:])
         path = name.removesuffix(INPUT)
         passed = [call.weights for call in self.calls() if call.name == path]
         depth = (passed[-1] if passed else self.root.weights) / max(1, self.root.weights)
-        told: dict[str, Any] = {"name": name, "depth": depth, "before_relu": before_relu}
+        told: dict[str, Any] = {"name": name, "depth": depth, "activation": activation}
         if len(shape) == 1:
             return Layer(shape=(shape[0], 1, 1), **told)
         if len(shape) == 2:
@@ -182,16 +250,19 @@ def _record(network: nn.Module, images: Any) -> _Recorded:
     body = architecture(copy)
     root = _Call("", body, None)
     open_calls, passed = [root], [0]
+    if isinstance(images, Tensor):
+        images = images[:_WATCHED]
 
     def begin(name: str, module: nn.Module, given: Any) -> None:
         first = given[0] if given and isinstance(given[0], Tensor) else None
-        call = _Call(name, module, first)
+        call = _Call(name, module, first, entering=values_of(first))
         open_calls[-1].inner.append(call)
         open_calls.append(call)
 
     def end(module: nn.Module, answer: Any) -> None:
         call = open_calls.pop()
         call.answer = answer if isinstance(answer, Tensor) else None
+        call.leaving = values_of(answer)
         weight = getattr(module, "weight", None)
         passed[0] += int(isinstance(weight, Tensor) and weight.dim() > 1)
         call.weights = root.weights = passed[0]
@@ -200,9 +271,9 @@ def _record(network: nn.Module, images: Any) -> _Recorded:
         if name:
             module.register_forward_pre_hook(lambda m, given, name=name: begin(name, m, given))
             module.register_forward_hook(lambda m, _given, answer: end(m, answer))
-    with torch.no_grad():
+    with torch.no_grad(), ActivationRecorder() as recorder:
         answer = copy(images)
-    return _Recorded(root, answer)
+    return _Recorded(root, answer, tuple(recorder.steps))
 
 
 def _ends(recorded: _Recorded) -> tuple[Layer, ...]:
@@ -215,7 +286,7 @@ def _ends(recorded: _Recorded) -> tuple[Layer, ...]:
     if len(ends) < 2:
         ends = _thirds(recorded) or ends
     found = (
-        recorded.layer(call.name, call.answer, _before_relu(call))
+        recorded.layer(call.name, call.answer, recorded.activation(call))
         for call in ends
         if call.answer is not None
     )
@@ -253,20 +324,6 @@ def _thirds(recorded: _Recorded) -> list[_Call]:
     if len(best) < _PARTS:
         return best
     return [best[round(len(best) * part / _PARTS) - 1] for part in range(1, _PARTS + 1)]
-
-
-def _before_relu(call: _Call) -> str | None:
-    """Return the tap of a call's answer before its ReLU; itself where it has not been through one.
-
-    Of a functional ReLU nothing is seen but what it leaves: no negative value.
-    """
-    assert call.answer is not None
-    if isinstance(call.module, nn.ReLU):
-        return call.name + INPUT
-    for part in call.below():
-        if isinstance(part.module, nn.ReLU) and part.answer is call.answer:
-            return part.name + INPUT
-    return call.name if bool((call.answer < 0).any()) else None
 
 
 def _area(value: Tensor | None) -> int:

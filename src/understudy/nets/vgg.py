@@ -25,7 +25,7 @@ _SMALLEST = 8  # three poolings leave one pixel
 class VGG(nn.Module):
     """VGG-8, -11 or -13; keys block{0..4}.{0,1,3,4} and classifier.
 
-    A block ends at its last BatchNorm: a tap on it sees the values before the ReLU.
+    A block ends at its last BatchNorm; its ReLU and its pooling are calls of this class.
     """
 
     def __init__(self, *, depth: int, classes: int, channels: int, size: tuple[int, int]) -> None:

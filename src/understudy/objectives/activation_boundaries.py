@@ -1,7 +1,7 @@
 """Activation boundaries: on which side of zero each neuron of the teacher is, not how far.
 
-Values before the ReLU at the stage ends: t of the teacher, s = r(student's) through a connector r
-(1 x 1 convolution, BatchNorm), which may form any hyperplane of student neurons. Per element
+Values that enter the activation of a stage: t of the teacher, s = r(student's) through a connector
+r (1 x 1 convolution, BatchNorm), which may form any hyperplane of student neurons. Per element
     l = max(0, m - s)^2 where t > 0,    max(0, m + s)^2 elsewhere
 which is at least m^2 where the two states differ, and 0 where s is right by the margin m.
 L = w sum over layers of 2^(i - L) (sum over channels and places, mean over the batch): the deepest
@@ -13,9 +13,10 @@ are to be kept also by the teacher's own values.
 
 Heo, Lee, Yun, Choi: arXiv:1811.03233, by its authors' code. Differs from the paper: connectors
 also where widths are equal, so that the margin is one deviation everywhere; the teacher's BatchNorm
-statistics stay; of maps of two sizes the larger is averaged down. Where a network's code applies
-its activation without a layer, the values behind it are compared: the teacher's sides are the same,
-the student's hyperplanes are those of what it passes on.
+statistics stay; of maps of two sizes the larger is averaged down. Of pre-activation networks (WRN)
+the values are those of the next BatchNorm, as in the authors' code. Where no layer gives or takes
+what enters an activation, what leaves it is compared: the teacher's sides are the same, the
+student's hyperplanes are those of what it passes on.
 """
 
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class ActivationBoundaries:
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
     ) -> Compared:
-        pairing = pair_layers(self.layers, student, teacher, example, before_relu=True)
+        pairing = pair_layers(self.layers, student, teacher, example, before_activation=True)
         connectors = [
             conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "connector", i))
             for i, pair in enumerate(pairing.pairs)

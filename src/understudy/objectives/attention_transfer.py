@@ -1,5 +1,6 @@
 """Attention transfer: look where the teacher looks, at the end of every stage.
 
+f is the map after the activation of a stage;
 Q(f) = mean_c |f_c|^p, a map of energies over places; a(f) = Q / ||Q||_2 of each sample, flattened;
 L = w (n / N) sum over stages of mean (a(f_s) - a(f_t))^2 over batch and places, n the places of the
 last map, for a weight w that was stated where it has N. The larger map is averaged down to the
@@ -10,7 +11,9 @@ weight of 1000 is one of 16 for the distances of 8 x 8 maps, with which networks
 end, and would be one of 250 for those of 2 x 2.
 Differs from the paper: squared differences averaged over places, as its own code and the public
 benchmarks do, where the paper writes the plain norm; the weight follows the size of the maps, and
-where they have the size it was stated for, the loss is that of the public benchmarks.
+where they have the size it was stated for, the loss is that of the public benchmarks. Of
+pre-activation networks (WRN), whose stages end in a sum, we compare what leaves the next
+activation, the authors' code the sum.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """FitNets: a layer of the student, through a regressor, like a layer of the teacher.
 
 L = w mean (r(f_s) - f_t)^2 over batch, channels and places; f_s, f_t the maps of a middle stage
-(the hint), r a 1 x 1 convolution with BatchNorm that is trained along. Mean over all elements,
-hence a weight in the hundreds. The larger map is averaged down to the smaller.
+after its activation (the hint), r a 1 x 1 convolution with BatchNorm that is trained along. Mean
+over all elements, hence a weight in the hundreds. The larger map is averaged down to the smaller.
 Differs from the paper: the hint is matched beside the other terms from the first step on, as the
 public benchmarks do, and not in a stage of its own; r has 1 x 1 kernels and BatchNorm.
 """

@@ -1,7 +1,8 @@
 """Neuron selectivity transfer: which places excite the neurons, as a distribution.
 
-f_c is channel c of a sample's map, flattened and of unit length. Channels are samples of two
-distributions, compared by their squared maximum mean discrepancy with k(x, y) = (x . y)^2:
+f_c is channel c of a sample's map after a stage's activation, flattened and of unit length.
+Channels are samples of two distributions, compared by their squared maximum mean discrepancy with
+k(x, y) = (x . y)^2:
 L = w sum over stages of mean_batch [ mean k(t, t') + mean k(s, s') - 2 mean k(s, t) ], means over
 all pairs of channels. The larger map is averaged down to the smaller; widths may differ.
 """

@@ -8,7 +8,7 @@ finds a partner; what remains of the other is left out.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, get_args
 
@@ -31,8 +31,9 @@ class Layers:
     Args:
         student: names of layers, "NAME:input" for what enters one; () finds them.
         teacher: as many of the teacher's.
-        find: "stages" all stage ends, "inner" all but the last, "middle" one, "last" one,
-            "features" the vector that enters the classifier.
+        find: "stages" all stage ends, "inner" all but the last, "middle" one, "last" one, each
+            after its activation or before it, as the objective asks; "features" the vector that
+            enters the classifier.
     """
 
     student: tuple[str, ...] = ()
@@ -153,12 +154,13 @@ def pair_layers(
     teacher: nn.Module | None,
     example: Batch,
     *,
-    before_relu: bool = False,
+    before_activation: bool = False,
 ) -> Pairing:
     """Return the pairs that `layers` asks for; both networks stay as they are.
 
     Args:
-        before_relu: found layers are tapped before their activation, where a tap sees that.
+        before_activation: stages are compared by what enters their activation, where a tap sees
+            that, and not by what leaves it.
 
     Raises:
         ValueError: there is no teacher, or a network has nothing of the kind.
@@ -174,9 +176,9 @@ def pair_layers(
     mine = find_stages(student, views["student"])
     taught = find_stages(teacher, views["teacher"])
     pairing = _found(layers.find, mine, taught)
-    if before_relu:
-        return _before_relu(pairing, (student, teacher), views)
-    return pairing
+    side = Layer.before_activation if before_activation else Layer.after_activation
+    pairs = (Pair(student=side(pair.student), teacher=side(pair.teacher)) for pair in pairing.pairs)
+    return replace(pairing, pairs=tuple(pairs))
 
 
 def _found(find: Which, student: Stages, teacher: Stages) -> Pairing:
@@ -229,21 +231,9 @@ def _cost(one: Layer, other: Layer) -> float:
     return abs(math.log2(next(sides) / next(sides))) + abs(one.depth - other.depth)
 
 
-def _before_relu(
-    pairing: Pairing, networks: tuple[nn.Module, nn.Module], views: Mapping[str, Tensor]
-) -> Pairing:
-    """Return the same pairs, tapped before the activation where both networks show that."""
-    sides = []
-    for role, network in zip(("student", "teacher"), networks, strict=True):
-        layers = [pair.student if role == "student" else pair.teacher for pair in pairing.pairs]
-        names = [layer.before_relu or layer.name for layer in layers]
-        sides.append(find_layers(network, views[role], names))
-    pairs = (Pair(student=a, teacher=b) for a, b in zip(*sides, strict=True))
-    return Pairing(pairs=tuple(pairs), left_out=pairing.left_out)
-
-
 def _told(layer: Layer) -> str:
     shape = " x ".join(str(side) for side in layer.shape if layer.shape[1:] != (1, 1)) or str(
         layer.shape[0]
     )
-    return f"{layer.name} ({shape}{', tokens' if layer.tokens else ''})"
+    applied = ", activated" if layer.applied is not None else ""
+    return f"{layer.name} ({shape}{', tokens' if layer.tokens else ''}{applied})"

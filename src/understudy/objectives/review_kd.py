@@ -7,7 +7,7 @@ y_i, brought to the size of the teacher's features t_i, is compared with them at
 (hierarchical context):
     HCL = [ mse(y, t) + sum_k 2^-k mse(pool_s(y), pool_s(t)) ] / [ 1 + sum_k 2^-k ],  s = 4, 2, 1
 for those s below the size of the map, the k-th of them with 2^-k. L = w sum over levels of HCL.
-Levels are the ends of the stages, the teacher's before their ReLU where a tap sees that, and the
+Levels are the ends of the stages, before their activation where a tap sees that, and the
 vectors that enter the classifiers, as maps of one place.
 Differs from the paper: pairs of stages are found for any two families; the warm-up counts steps,
 and is off where no length is given.
@@ -136,7 +136,7 @@ class ReviewKd:
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
     ) -> WarmUp:
-        levels = pair_layers(self.layers, student, teacher, example, before_relu=True)
+        levels = pair_layers(self.layers, student, teacher, example, before_activation=True)
         if self.layers == STAGES:
             top = pair_layers(FEATURES, student, teacher, example)
             levels = Pairing(pairs=(*levels.pairs, *top.pairs), left_out=levels.left_out)

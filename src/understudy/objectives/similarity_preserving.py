@@ -1,16 +1,18 @@
 """Similarity preserving: images that look alike to the teacher shall look alike to the student.
 
-Features of a batch of b images, each flattened: Q (b x d); G = Q Q^T (b x b), each row divided by
-its length. L = w (b / B) sum over layers of ||G_T - G_S||^2 / b^2, for a weight w that was stated
-for batches of B: for features that are not negative the norm is at most 2 b, so that L / w would
-else fall as 1 / b. Widths, depths and sizes may differ: no adapter is needed, and no label.
+Maps of b images after the activation of the last stage, each flattened: Q (b x d); G = Q Q^T
+(b x b), each row divided by its length. L = w (b / B) sum over layers of ||G_T - G_S||^2 / b^2, for
+a weight w that was stated for batches of B: for features that are not negative the norm is at most
+2 b, so that L / w would else fall as 1 / b. Widths, depths and sizes may differ: no adapter is
+needed, and no label.
 
 Relational: a number for a batch, not for a sample; in float32. Rows, not samples, have length 1, so
 an image that doubles its features changes its own row. Of several processes, each compares the
 images of its own.
 
 Tung, Mori: arXiv:1907.09682. Differs from the paper: the weight follows the batch; where a batch
-has the size it was stated for, the loss is the paper's.
+has the size it was stated for, the loss is the paper's. Of pre-activation networks (WRN), whose
+stages end in a sum, we compare what leaves the next activation, public code the sum.
 """
 
 from dataclasses import dataclass

@@ -84,7 +84,7 @@ class Srrl:
         if self.layer:
             (ours,) = find_layers(student, view, (self.layer,))
         else:
-            ours = find_stages(student, view).ends[-1]
+            ours = find_stages(student, view).ends[-1].after_activation()
         with Taps(teacher, (taught.features.name,)) as taps, torch.no_grad():
             features = taps.trace(example.views["teacher"]).taps[taught.features.name]
         adapter = _Pooled(

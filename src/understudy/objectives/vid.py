@@ -1,7 +1,7 @@
 """Variational information distillation: predict the teacher's layers, and how surely.
 
--log q(t | s), q Gaussian: mean mu(f_s) by three 1 x 1 convolutions, variance v_c of each channel
-of the teacher, v = softplus(a) + eps, both trained along:
+s, t are maps after the activation of a stage. -log q(t | s), q Gaussian: mean mu(s) by three 1 x 1
+convolutions, variance v_c of each teacher channel, v = softplus(a) + eps, both trained along:
 L = w sum over stages of mean [ (t - mu)^2 / (2 v) + log(v) / 2 ] over batch, channels and places.
 It bounds the mutual information of the two layers; the constant log(2 pi) / 2 is left out, and the
 loss may be negative. The larger map is averaged down to the smaller.
