@@ -9,13 +9,13 @@ from understudy.protocols import image_batch
 def main() -> None:
     teacher, student, images, _ = digits_pair()
     criterion, ours, theirs = compared(AttentionTransfer(), student, teacher, image_batch(images))
+    pairs = criterion.read(ours, theirs)
     with picture("attention_transfer", 270, colours=64) as figure:
         grid = figure.subplots(2, 4)
-        for row, trace, who in ((grid[0], theirs, "teacher"), (grid[1], ours, "student")):
+        for row, side, who in ((grid[0], 1, "teacher"), (grid[1], 0, "student")):
             tile(row[0], images[0], "image" if who == "teacher" else "")
-            taps = criterion.taps.teacher if who == "teacher" else criterion.taps.student
-            for axes, name in zip(row[1:], taps, strict=True):
-                matrix(axes, attention_map(trace.taps[name][:1], 2.0)[0, 0], f"{who}, {name}")
+            for stage, (axes, maps) in enumerate(zip(row[1:], pairs, strict=True), 1):
+                matrix(axes, attention_map(maps[side][:1], 2.0)[0, 0], f"{who}, stage {stage}")
 
 
 if __name__ == "__main__":

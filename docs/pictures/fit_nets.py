@@ -11,10 +11,10 @@ def main() -> None:
     teacher, student, images, _ = digits_pair()
     batch = image_batch(images)
     criterion, ours, theirs = compared(FitNets(), student, teacher, batch, steps=300)
-    (name,), (hint,) = criterion.taps.student, criterion.taps.teacher
+    ((seen, hint),) = criterion.read(ours, theirs)
     with torch.no_grad():
-        regressed = criterion.eval().adapters[0](ours.taps[name])[0]
-    taught = theirs.taps[hint][0]
+        regressed = criterion.eval().adapters[0](seen)[0]
+    taught = hint[0]
     strongest = taught.var((1, 2)).argsort(descending=True)[:4].tolist()
     with picture("fit_nets", 230, colours=64) as figure:
         grid = figure.subplots(2, 5)

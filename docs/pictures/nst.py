@@ -11,13 +11,13 @@ from understudy.protocols import image_batch
 def main() -> None:
     teacher, student, images, _ = digits_pair()
     criterion, ours, theirs = compared(Nst(layers=MIDDLE), student, teacher, image_batch(images))
-    (name,), (taught,) = criterion.taps.student, criterion.taps.teacher
+    ((student_maps, teacher_maps),) = criterion.read(ours, theirs)
     with picture("nst", 200, colours=64) as figure:
         grid = figure.subplots(1, 3)
         tile(grid[0], images[0], "image")
         for axes, features, who in (
-            (grid[1], theirs.taps[taught], "teacher"),
-            (grid[2], ours.taps[name], "student"),
+            (grid[1], teacher_maps, "teacher"),
+            (grid[2], student_maps, "student"),
         ):
             # sum of squared channel products = squared products of places (d = 2)
             units = F.normalize(features[0].flatten(1), dim=1)

@@ -15,7 +15,8 @@ def main() -> None:
         for part, steps in zip(axes, (1, 300), strict=True):
             criterion, ours, theirs = compared(Srrl(), student, teacher, batch, steps=steps)
             with torch.no_grad():
-                adapted = criterion.adapters[0](ours.taps[criterion.taps.student[0]]).flatten(1)
+                ((seen, _),) = criterion.read(ours, theirs)
+                adapted = criterion.adapters[0](seen).flatten(1)
                 read = teacher.body.linear(adapted)
             part.scatter(theirs.output.flatten(), read.flatten(), s=5, color=STUDENT)
             low, high = theirs.output.min().item(), theirs.output.max().item()

@@ -13,19 +13,19 @@ def main() -> None:
     criterion, ours, theirs = compared(
         StageOutputs(), student, teacher, image_batch(images), steps=300
     )
-    stages = zip(criterion.taps.student, criterion.taps.teacher, criterion.adapters, strict=True)
+    stages = zip(criterion.read(ours, theirs), criterion.adapters, strict=True)
     with picture("stage_outputs", 230, colours=64) as figure:
         grid = figure.subplots(2, 4)
         tile(grid[0, 0], images[0], "image")
         grid[1, 0].set_axis_off()
-        for place, (one, other, adapter) in enumerate(stages, 1):
+        for stage, ((one, other), adapter) in enumerate(stages, 1):
             with torch.no_grad():
-                seen, taught = to_smaller(ours.taps[one], theirs.taps[other])
+                seen, taught = to_smaller(one, other)
                 regressed = adapter(seen)
             channel = int(taught[0].var((1, 2)).argmax())
-            matrix(grid[0, place], taught[0, channel], f"teacher, {other}")
+            matrix(grid[0, stage], taught[0, channel], f"teacher, stage {stage}")
             error = relative_error(regressed, taught)
-            matrix(grid[1, place], regressed[0, channel], "student", f"relative error {error:.2f}")
+            matrix(grid[1, stage], regressed[0, channel], "student", f"relative error {error:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,23 +10,22 @@ COLOURS = (STUDENT, TEACHER, THIRD)
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, _, theirs = compared(Vid(), student, teacher, image_batch(images), steps=1500)
+    criterion, ours, theirs = compared(Vid(), student, teacher, image_batch(images), steps=1500)
     with picture("vid", 210) as figure:
         axes = figure.subplots()
-        for regressor, name, colour in zip(
-            criterion.adapters, criterion.taps.teacher, COLOURS, strict=True
-        ):
-            own = theirs.taps[name].var((0, 2, 3))
-            share = (regressor.variance.detach() / own).sort().values
-            axes.plot(
-                [i / (len(share) - 1) for i in range(len(share))], share, color=colour, label=name
-            )
+        pairs = zip(criterion.adapters, criterion.read(ours, theirs), COLOURS, strict=True)
+        for stage, (regressor, (_, taught), colour) in enumerate(pairs, 1):
+            own = taught.var((0, 2, 3))
+            # A channel that is never active has no variance to be a share of.
+            share = (regressor.variance.detach() / own)[own > 0].sort().values
+            places = [i / (len(share) - 1) for i in range(len(share))]
+            axes.plot(places, share, color=colour, label=f"stage {stage}")
         axes.set_yscale("log")
         axes.set_xlabel("channels of the teacher, the surest first")
         axes.set_ylabel("variance left")
         axes.set_xticks([])
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":

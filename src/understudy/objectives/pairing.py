@@ -130,14 +130,14 @@ class Compared(nn.Module):
         super().__init__()
         self.taps, self.notes = pairing.taps, pairing.notes
         self.adapters = nn.ModuleList(adapters)
-        self._read = pairing.vectors if vectors else pairing.maps
+        self.read = pairing.vectors if vectors else pairing.maps
         self._compare, self._measure = compare, measure
         self.facts: Mapping[str, Tensor] = {}
         self._resize = resize and not vectors
 
     def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
         assert teacher is not None
-        pairs = self._read(student, teacher)
+        pairs = self.read(student, teacher)
         for i, adapter in enumerate(self.adapters):
             ours, theirs = pairs[i]
             if self._resize:

@@ -2,12 +2,11 @@
 
     L = w sum over stages of  mean (r(f_s) - f_t)^2 / var(f_t)
 
-f_s, f_t the maps at the paired stage ends, behind the activation where a module of its own or of
-the block holds it; mean and variance over batch, channels and places. A student whose maps are the
-teacher's mean everywhere pays 1 a stage, whatever the scale of the maps, so that one weight serves
-all stages and networks. r is a 1 x 1 convolution that is trained along where the channels differ in
-number, and nothing where they do not. The larger map is averaged down to the smaller. The variance
-takes no gradient; it is the teacher's.
+f_s, f_t the maps after the activation of the paired stages; mean and variance over batch, channels
+and places. A student whose maps are the teacher's mean everywhere pays 1 a stage, whatever the
+scale of the maps, so that one weight serves all stages and networks. r is a 1 x 1 convolution that
+is trained along where the channels differ in number, and nothing where they do not. The larger map
+is averaged down to the smaller. The variance takes no gradient; it is the teacher's.
 
 It is the hint of FitNets at every stage in place of one, divided by the variance.
 Differs from the paper: the above; and the hints are matched beside the other terms from the first
