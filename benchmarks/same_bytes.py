@@ -36,7 +36,8 @@ from understudy.verbs.synthesize import synthesize
 from understudy.verbs.train import train
 from understudy.verbs.train_generator import train_generator
 
-RESULT = Path(__file__).parent / "results" / "same_bytes.json"
+# A record and no result: it says nothing of methods, and pages do not show it.
+RECORD = Path(__file__).with_suffix(".json")
 CPU = Path("/proc/cpuinfo")
 DIGITS, TEACHER, STUDENT = "builtin/digits", "builtin/convnet-6", "builtin/convnet-4"
 SHORT: dict[str, Any] = {"steps": 12, "batch_size": 16, "audit": False}
@@ -253,17 +254,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=RUNS, metavar="RUN", default=[*RUNS])
     parser.add_argument("--record", action="store_true", help="record, whatever is on record")
-    parser.add_argument("--result", type=Path, default=RESULT, help="the file of the record")
+    parser.add_argument("--file", type=Path, default=RECORD, help="the file of the record")
     told = parser.parse_args()
     torch.set_num_threads(1)
     absent = any(map(reason_absent, TEXT_LIBRARIES))
     made = digests(name for name in told.only if not (absent and name in TRANSLATORS))
-    hosts = json.loads(told.result.read_text())["hosts"] if told.result.exists() else {}
+    hosts = json.loads(told.file.read_text())["hosts"] if told.file.exists() else {}
     recorded = hosts.get(host(), {})
     changed = [] if told.record else differing(recorded, made)
     hosts[host()] = recorded | {n: d for n, d in made.items() if n not in changed}
     result = {"question": __doc__.splitlines()[0], "hosts": hosts}
-    told.result.write_text(json.dumps(result, indent=2) + "\n")
+    told.file.write_text(json.dumps(result, indent=2) + "\n")
     new = [name for name in made if name not in recorded]
     print(f"{len(made) - len(changed) - len(new)} as recorded, {len(new)} new on {host()}")
     if changed:
