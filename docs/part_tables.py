@@ -240,6 +240,31 @@ def _scored(result: Result) -> str:
     return f"{told}\n\n{table(heads, rows)}"
 
 
+def _answer_ring(result: Result) -> str:
+    rows = [
+        [
+            row["objective"],
+            f"{row['time_ratio']:.2f} ({row['time_low']:.2f} to {row['time_high']:.2f})",
+            str(row["batches"]),
+            f"{row['mebibytes']:.0f}",
+            f"{row['checkpoint_mebibytes']:.0f}",
+            f"{row['gradient_error']:.0e}" if row["gradient_error"] else "none",
+        ]
+        for row in result["rows"]
+    ]
+    heads = (
+        *("what is matched", "a step's time, over that without", "batches held", "MiB held"),
+        *("of which in a checkpoint", "error of the gradient by rounding"),
+    )
+    setting = result["setting"]
+    told = (
+        f"Pair {setting['pair']}, batch size {setting['batch_size']}; the teacher answers one "
+        f"batch in {setting['reuse']}. The processor's time, the median of turns and their range. "
+        "The error is the largest of eight batches, relative to the gradient's length."
+    )
+    return f"{told}\n\n{table(heads, rows)}"
+
+
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
@@ -247,6 +272,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "augmentation": _augmentation,
     "shaders": _shaders,
     "loop": _loop,
+    "answer_ring": _answer_ring,
     "resume": _resume,
     "pool_cost": _pool_cost,
     "score": _score,

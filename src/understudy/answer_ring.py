@@ -1,7 +1,7 @@
 """A ring of answered views: the teacher answers one batch in `reuse`; all are shown again, mixed.
 
-The teacher's pass over a batch can cost as much as half of the student's step. What it answered
-stays true of the same views, so the last batches are held with their answers. At step s
+The teacher's pass over a batch is a good part of a step. What it answered stays true of the same
+views, so the last batches are held with their answers. At step s
 
     s < m or s % reuse = 0      a new batch is drawn, answered, shown, and put into the ring
     else                        B / m rows each of m held batches, chosen at random, are shown
@@ -13,8 +13,8 @@ Views are rounded to bytes before the teacher is asked, so what is held is what 
 checkpoint holds 3 KB a view of 32 x 32 pixels in colour. Answers are no part of it: a run that goes
 on asks again, batch by batch as before, for the same bits. Logits are held as float32; features as
 float16 over the largest magnitude of their batch, so that none overflows: the error of a value is
-at most 2^-11 of itself, or 2^-25 of the largest. A batch is shown
-with its answer as it was given; that of a view shown again has been rounded so.
+at most 2^-11 of itself, or 2^-25 of the largest. A new batch is shown with its answer as given; a
+view shown again, with its answer rounded so.
 """
 
 import dataclasses
