@@ -44,7 +44,7 @@ class Stored(NamedTuple):
 
     mean: Float[Tensor, " channels"]
     variance: Float[Tensor, " channels"]
-    eps: float
+    eps: float | Float[Tensor, " channels"]
 
 
 def batch_moments(values: Float[Tensor, "batch channels *positions"]) -> Moments:
@@ -116,7 +116,17 @@ def gaussian_kl(batch: Moments, stored: Stored) -> Float[Tensor, "*sets channels
 
 def batchnorm_kl(batch: Mapping[str, Moments], stored: Mapping[str, Stored]) -> Float[Tensor, ""]:
     """Return the KL divergence, mean over the channels of a layer, then over layers."""
-    return torch.stack([gaussian_kl(seen, stored[n]).mean() for n, seen in batch.items()]).mean()
+    # All layers at once: one by one, such short rows cost six times as much.
+    known = [stored[name] for name in batch]
+    seen = Moments(*(torch.cat(part, dim=-1) for part in zip(*batch.values(), strict=True)))
+    eps = [torch.zeros_like(layer.mean) + layer.eps for layer in known]
+    joined = Stored(
+        torch.cat([layer.mean for layer in known]),
+        torch.cat([layer.variance for layer in known]),
+        torch.cat(eps),
+    )
+    each = [torch.full_like(layer.mean, 1 / (len(known) * len(layer.mean))) for layer in known]
+    return (gaussian_kl(seen, joined) * torch.cat(each)).sum(-1).mean()
 
 
 def batchnorm_layers(network: nn.Module) -> dict[str, _BatchNorm]:
