@@ -259,8 +259,8 @@ def _answer_ring(result: Result) -> str:
     setting = result["setting"]
     told = (
         f"Pair {setting['pair']}, batch size {setting['batch_size']}; the teacher answers one "
-        f"batch in {setting['reuse']}. The processor's time beside other work, median and range of turns. "
-        "The error is the largest of eight batches, relative to the gradient's length."
+        f"batch in {setting['reuse']}. The processor's time beside other work, median and range of "
+        "turns. The error is the largest of eight batches, relative to the gradient's length."
     )
     return f"{told}\n\n{table(heads, rows)}"
 
