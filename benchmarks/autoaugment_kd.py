@@ -32,13 +32,13 @@ from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.pipeline import open_stage
 from understudy.protocols import Batch, InputContract, Site, Source, Stream
 from understudy.recipe import Stage
 from understudy.seeding import child, child_seed, from_seed
 from understudy.sources.augmentation import Augmented
 from understudy.sources.augmenting import augmented
 from understudy.sources.surrogate import Surrogate
+from understudy.stage_opening import open_stage
 from understudy.tasks.classification import Classification
 from understudy.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
 from understudy.verbs.train import train

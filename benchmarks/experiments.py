@@ -29,12 +29,13 @@ from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
-from understudy.pipeline import open_stage, within_budget
+from understudy.planning import within_budget
 from understudy.processes import team
 from understudy.protocols import Source
 from understudy.recipe import Recipe, Stage, replace_keys, to_toml
 from understudy.recipes import published
 from understudy.seeding import child_seed, from_seed
+from understudy.stage_opening import open_stage
 from understudy.tasks.classification import Classification
 
 RESULTS = Path(__file__).parent / "results"
@@ -215,6 +216,12 @@ class Table:
         with self._alone():
             self.rows.append(row)
             self.write(keys)
+
+    def drop(self, **key: Any) -> None:
+        """Take rows out, to be replaced."""
+        with self._alone():
+            self.rows = [row for row in self.rows if any(row.get(k) != v for k, v in key.items())]
+            self.write(("at", "arm"))
 
     def extend(self, keys: Sequence[str] = ("arm",), **figures: Any) -> None:
         """Add figures over all rows to the head of the file."""

@@ -57,7 +57,6 @@ from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.pipeline import open_stage
 from understudy.protocols import Source
 from understudy.recipe import Stage
 from understudy.seeding import child_seed, from_seed
@@ -65,6 +64,7 @@ from understudy.sources.matched import Matched
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
 from understudy.spine import open_distillation, site_of
+from understudy.stage_opening import open_stage
 from understudy.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
 from understudy.verbs.naming import UNNAMED
 from understudy.verbs.synthesize import synthesize

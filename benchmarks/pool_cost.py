@@ -22,12 +22,12 @@ from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.network import freeze
 from understudy.nets.references import NetworkRef
-from understudy.pipeline import open_stage
 from understudy.protocols import Source, WrappingSource
 from understudy.recipes import shader_kd
 from understudy.seeding import from_seed
 from understudy.sources.balanced import Balanced
 from understudy.spine import site_of
+from understudy.stage_opening import open_stage
 
 STEPS, TIMED = 10_000, 60
 # Two rounds of attacks, of which there is one in 16 steps.

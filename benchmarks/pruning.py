@@ -30,7 +30,6 @@ from understudy.held_out import answer_held_out
 from understudy.loading import load
 from understudy.nets.network import Network, count_parameters
 from understudy.nets.references import NetworkRef
-from understudy.pipeline import open_stage
 from understudy.protocols import InputContract, Source
 from understudy.recipe import Change
 from understudy.recipes import smaller
@@ -38,6 +37,7 @@ from understudy.seeding import child_seed, from_seed
 from understudy.sources.noise import Noise
 from understudy.sources.shaders import Shaders
 from understudy.sources.surrogate import Surrogate
+from understudy.stage_opening import open_stage
 from understudy.tasks.classification import Classification
 from understudy.verbs.naming import source_named
 from understudy.verbs.train import train

@@ -338,6 +338,9 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
+    "main_job": _sources,
+    "main_job_resnet56": _sources,
+    "main_job_mobilenet": _sources,
     "sources_digits": _sources,
     "sources_cifar10": _sources,
     "rdskd_weights": _weights,

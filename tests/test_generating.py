@@ -189,6 +189,7 @@ def test_the_generator_feeds_synthesize_and_distill(recipe, tmp_path):
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
         transfer=run,
+        method="shader-kd",
         without=("matching", "balance", "attack"),
         steps=2,
         batch_size=8,

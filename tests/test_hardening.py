@@ -23,7 +23,10 @@ from understudy.verbs.train import train
 
 SAID = ("--size", "8", "--mean", "0.4", "--std", "0.3")
 STUDENT = ("--student", "builtin/convnet-3", "--steps", "4", "--batch-size", "8")
-NOISE = ("--transfer", "noise", "--without", "attack", "--without", "balance")
+NOISE = (
+    *("--method", "shader-kd", "--transfer", "noise"),
+    *("--without", "attack", "--without", "balance"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +254,7 @@ def test_where_there_is_no_egl_the_way_out_is_said(tmp_path, teacher, monkeypatc
 
     monkeypatch.setattr(moderngl, "create_context", no_context)
     monkeypatch.setattr(moderngl, "create_standalone_context", no_context)
-    words = ("--transfer", "shaders", "--set", "shaders.backend=gl", "--without", "attack")
+    words = ("--method", "shader-kd", "--set", "shaders.backend=gl", "--without", "attack")
     told = command("distill", "--teacher", teacher, *STUDENT, *words, "--out", tmp_path / "run")
     assert told.status == 1
     assert "libegl1" in told.reason
@@ -309,6 +312,7 @@ def fill(disk: Path) -> Path:
 
 POOLED = {
     "transfer": "noise",
+    "method": "shader-kd",
     "without": ["attack"],
     "steps": 6,
     "batch_size": 8,

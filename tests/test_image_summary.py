@@ -23,7 +23,14 @@ def network(seed: int) -> Network:
 def game(out, **changes):
     plan = GeneratorPlan(latent=8, width=4)
     source = Dfad(generator=plan, imitation_steps=2, collapse=CollapseCheck(every=0))
-    parts = {"transfer": source, "without": PARTS, "steps": 4, "batch_size": 8, "audit": False}
+    parts = {
+        "transfer": source,
+        "method": "shader-kd",
+        "without": PARTS,
+        "steps": 4,
+        "batch_size": 8,
+        "audit": False,
+    }
     return distill(network(0), network(1), out=out, device="cpu", **parts, **changes)
 
 
@@ -56,7 +63,14 @@ def test_a_run_on_searched_images_shows_their_way_and_one_that_is_not_audited_do
     few = functools.partial(answer_held_out, count=8)
     monkeypatch.setattr(image_summary, "answer_held_out", few)
     source = DeepInversion(search=ImageSearch(iterations=10))
-    parts = {"transfer": source, "without": PARTS, "steps": 1, "batch_size": 8, "device": "cpu"}
+    parts = {
+        "transfer": source,
+        "method": "shader-kd",
+        "without": PARTS,
+        "steps": 1,
+        "batch_size": 8,
+        "device": "cpu",
+    }
     for name, audit in (("shown", True), ("bare", False)):
         distill(network(0), network(1), out=tmp_path / name, audit=audit, **parts)
     with np.load(tmp_path / "shown" / "search_path.npz") as path:

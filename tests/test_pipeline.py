@@ -30,6 +30,7 @@ def kill_at(step):
 def run(out, **changes):
     options = {
         "transfer": "noise",
+        "method": "shader-kd",
         "without": ["augmentation"],
         "steps": 12,
         "batch_size": 16,
@@ -152,8 +153,8 @@ def test_a_student_handed_over_in_python_is_trained_and_saved_as_a_program(tmp_p
         torch.nn.Linear(3, 3),
     )  # fmt: skip
     distill(
-        TEACHER, student, out=tmp_path / "run", transfer="noise", without=["augmentation"],
-        audit=False, steps=3, batch_size=8, set={"pool_size": "30"},
+        TEACHER, student, out=tmp_path / "run", method="shader-kd", transfer="noise",
+        without=["augmentation"], audit=False, steps=3, batch_size=8, set={"pool_size": "30"},
     )  # fmt: skip
     assert (tmp_path / "run" / "student.pt2").exists()
 

@@ -79,6 +79,7 @@ def test_alone_a_process_agrees_with_itself():
 def test_two_processes_make_the_student_of_one_and_only_the_first_speaks(folder):
     words = ("distill", "--teacher", folder / "net", "--student", f"file:{folder / 'net.py'}:make")
     words = (*words, "--transfer", folder / "x.npz", "--method", "surrogate-kd")
+    words = (*words, "--method", "shader-kd")
     words = (*words, "--without", "mixup", "--without", "augmentation", *TRAINING)
     status, said, told = launched(*words, "--out", folder / "two", "--json")
     assert status == 0, told
@@ -92,7 +93,8 @@ def test_two_processes_make_the_student_of_one_and_only_the_first_speaks(folder)
 def test_an_objective_with_layers_of_its_own_that_never_asks_the_classifier_is_that_of_one(folder):
     words = ("distill", "--teacher", folder / "net", "--student", f"file:{folder / 'net.py'}:make")
     words = (*words, "--transfer", folder / "x.npz", "--method", "surrogate-kd")
-    words = (*words, "--objective", "vid", "--without", "mixup", "--without", "augmentation")
+    words = (*words, "--method", "shader-kd", "--objective", "vid")
+    words = (*words, "--without", "mixup", "--without", "augmentation")
     status, _, told = launched(*words, *TRAINING, "--out", folder / "layers-of-two")
     assert status == 0, told
     assert command(*words, *TRAINING, "--out", folder / "layers-of-one").status == 0

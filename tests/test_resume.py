@@ -68,7 +68,8 @@ def test_a_killed_run_ends_with_the_same_student(resume, teacher, whole, tmp_pat
 def test_an_interrupt_from_the_keyboard_is_one_line_and_the_run_goes_on(resume, teacher, tmp_path):
     out = tmp_path / "run"
     words = ("distill", "--teacher", teacher, "--student", "builtin/convnet-3", "--transfer")
-    words = (*words, "noise", "--without", "attack", "--steps", "100000", "--set", "log_every=1")
+    words = (*words, "noise", "--method", "shader-kd", "--without", "attack")
+    words = (*words, "--steps", "100000", "--set", "log_every=1")
     # Who runs the suite in the background has its interrupts ignored, and children inherit that.
     heeding = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
     code = heeding + "from understudy.cli.main import run; run()"

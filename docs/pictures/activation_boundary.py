@@ -12,11 +12,11 @@ from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
-from understudy.pipeline import open_stage
 from understudy.recipe import Stage
 from understudy.recipes import activation_boundary
 from understudy.seeding import child, from_seed
 from understudy.sources.surrogate import Surrogate
+from understudy.stage_opening import open_stage
 
 STEPS, EVERY = 300, 15
 STUDENT_REF = NetworkRef(ref="builtin/convnet-6")

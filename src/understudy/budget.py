@@ -9,10 +9,11 @@ Sources that work in rounds say in another fact how many steps lie between two o
 what such a step takes beyond the others is shared out among that many.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from understudy.fit import FitSettings
@@ -26,11 +27,22 @@ POOL, ROUND = "pool", "round"
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of a plain step, of all that fills pools, and what was spent to find out."""
+    """Seconds of a plain step, of all that fills pools, and what was spent to find out.
+
+    Args:
+        batch: seconds of one more batch in a pool beyond a plain step; 0 where none was seen.
+        first: seconds of the first step.
+    """
 
     step: float
     filling: float
     spent: float
+    batch: float = field(default=0.0, compare=False)
+    first: float = field(default=0.0, compare=False)
+
+
+class EnoughTimedError(Exception):
+    """The steps timed so far tell what is asked; no more time should go into it."""
 
 
 def steps_within(budget: float, timing: Timing) -> int:
@@ -54,14 +66,17 @@ def time_steps(
     train: Callable[[FitSettings, "Lap"], None],
     settings: FitSettings,
     clock: Clock = time.perf_counter,
+    limit: float = float("inf"),
 ) -> Timing:
     """Return what steps cost, from at most 20 of them.
 
     Args:
         train: runs the loop on copies of all it changes, calling the lap after each step.
+        limit: seconds after which no further step is timed, once six are.
     """
-    lap = Lap(clock)
-    train(replace(settings, steps=WARM_UP, log_every=1), lap)
+    lap = Lap(clock, limit)
+    with contextlib.suppress(EnoughTimedError):
+        train(replace(settings, steps=WARM_UP, log_every=1), lap)
     return lap.timing(settings.steps)
 
 
@@ -75,10 +90,14 @@ class _Step(NamedTuple):
 class Lap:
     """A journal that remembers when each step ended and how full the pool was."""
 
-    def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self._clock = clock
-        self._began = self._last = clock()
+    def __init__(self, clock: Clock = time.perf_counter, limit: float = float("inf")) -> None:
+        self._clock, self._limit = clock, limit
         self._steps: list[_Step] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on; what came before the first step was no step."""
+        self._began = self._last = self._clock()
 
     def __call__(self, figures: dict[str, Any]) -> None:
         now, facts = self._clock(), figures["facts"]
@@ -87,6 +106,8 @@ class Lap:
         begins = every > 0 and len(self._steps) % every == 0
         self._steps.append(_Step(now - self._last, full, more, every if begins else 0))
         self._last = now
+        if now - self._began > self._limit and len(self._steps) > 5:
+            raise EnoughTimedError
 
     def timing(self, planned: int) -> Timing:
         """Return what was seen.
@@ -112,4 +133,10 @@ class Lap:
         if rounds:
             filled = extra if rounds[-1].more > 0 else 0.0
             step += max(rounds[-1].seconds - plain - filled, 0.0) / rounds[-1].every
-        return Timing(step=step, filling=filling, spent=self._last - self._began)
+        return Timing(
+            step=step,
+            filling=filling,
+            spent=self._last - self._began,
+            batch=extra,
+            first=first.seconds,
+        )

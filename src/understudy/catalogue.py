@@ -264,7 +264,18 @@ OBJECTIVES = (
     ),
 )
 RECIPES = (
-    Entry(name="shader-kd", room="recipes", verb="distill", card=shaders.CARD),
+    Entry(
+        name="auto",
+        room="auto",
+        verb="distill",
+        card=Card(paper="", needs=("logits", "features")),
+    ),
+    Entry(
+        name="shader-kd",
+        room="recipes",
+        verb="distill --method shader-kd",
+        card=shaders.CARD,
+    ),
     Entry(
         name="surrogate-kd",
         room="recipes",

@@ -32,6 +32,23 @@ _OF_LAYER_NORM: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the networks of a run are like, as far as a recipe may depend on it.
+
+    Args:
+        statistics: the teacher holds BatchNorm statistics of its data.
+        inherits: something of the teacher can become the student's.
+        stages: both have layers that answer with maps or tokens, to be compared.
+        layer_norm: the student normalises layers and not batches.
+    """
+
+    statistics: bool = True
+    inherits: bool = True
+    stages: bool = True
+    layer_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Given:
     """What a person brings to a method.
 
@@ -40,12 +57,16 @@ class Given:
         base: what is shown in place of the method's own images.
         without: parts of the method to leave out.
         objective: what the last stage matches in place of the method's own.
+        facts: what the networks are like.
+        few: some real images, where there are any.
     """
 
     contract: InputContract | TextContract
     base: Source | None = None
     without: frozenset[str] = frozenset()
     objective: AnyObjective | None = None
+    facts: Facts = Facts()
+    few: Source | None = None
     device: str = "auto"
 
     @property
@@ -63,12 +84,17 @@ class Method:
         stages: made of what is given; the function says what is the paper's.
         needs: what must be given, for methods that cannot do without.
         parts: what can be left out, to see what it is worth.
+        plan: what was chosen for these networks and why, in a few sentences, where anything was.
+        open: it is meant for whatever is given: with images or an objective in place of its own it
+            is still itself.
     """
 
     name: str
     stages: Callable[[Given], tuple[Stage, ...]]
     needs: Need = "nothing"
     parts: tuple[str, ...] = ()
+    plan: Callable[[Given], tuple[str, ...]] = lambda _: ()
+    open: bool = False
 
     def recipe(
         self, teacher: NetworkRef, student: NetworkRef, given: Given, *, seed: int = 0
@@ -84,7 +110,7 @@ class Method:
         if given.objective is not None:
             # What comes before the last stage prepares it.
             stages = (*stages[:-1], replace(stages[-1], objective=given.objective))
-        shown = given.base is not None and self.needs == "nothing"
+        shown = given.base is not None and self.needs == "nothing" and not self.open
         swapped = shown or given.without or given.objective is not None
         return Recipe(
             verb="distill",
@@ -94,6 +120,7 @@ class Method:
             stages=stages,
             seed=seed,
             device=given.device,
+            plan=self.plan(given),
         )
 
     def _refuse(self, given: Given) -> None:
@@ -113,14 +140,19 @@ class Method:
             one_of(f"part of {self.name}", part, self.parts)
 
 
+def normalises_layers(network: nn.Module) -> bool:
+    """Whether a network has LayerNorm and no BatchNorm layers, as transformers do."""
+    layers = [*network.modules()]
+    batches = any(isinstance(layer, _BatchNorm) for layer in layers)
+    return not batches and any(isinstance(layer, nn.LayerNorm) for layer in layers)
+
+
 def suited(recipe: Recipe, student: nn.Module) -> Recipe:
     """Return the recipe with an optimizer by which such a student learns: AdamW for transformers.
 
     That is, where it has LayerNorm and no BatchNorm layers, and a stage would take SGD.
     """
-    layers = [*student.modules()]
-    bears_sgd = any(isinstance(layer, _BatchNorm) for layer in layers)
-    if bears_sgd or not any(isinstance(layer, nn.LayerNorm) for layer in layers):
+    if not normalises_layers(student):
         return recipe
     stages = tuple(
         replace(stage, fit=replace(stage.fit, **_OF_LAYER_NORM))

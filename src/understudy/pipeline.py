@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import errno
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,23 +18,24 @@ from typing import Any
 import torch
 
 from understudy import recipe as recipe_file
-from understudy.budget import Clock, Lap, steps_within, time_steps
 from understudy.catalogue import compares_layers_alone
 from understudy.changes import changed, network_of
 from understudy.data.datasets import Dataset, open_data
 from understudy.data.parallel_text import ParallelText, open_text
 from understudy.exports.programs import trace_program, write_program
-from understudy.fit import FitSettings, Outcome, fit
 from understudy.fit import Journal as Watcher
+from understudy.fit import Outcome
+from understudy.initialisation import Initialized
 from understudy.loading import rebuilds, resolve, save
 from understudy.nets.network import Network
-from understudy.objectives.weighted import notes_of, open_criterion
 from understudy.optional import require
+from understudy.planning import seconds_to_answer, within_budget
 from understudy.processes import Team, team
-from understudy.protocols import Stream, TextContract
-from understudy.recipe import Recipe, RecipeError, Stage
+from understudy.protocols import TextContract
+from understudy.recipe import Recipe, RecipeError
 from understudy.rehearsal import check_pair, rehearse, weights_digest
 from understudy.run_folder import (
+    BEGINNING,
     MAKE_ROOM,
     RECIPE,
     FolderKeeper,
@@ -43,10 +43,11 @@ from understudy.run_folder import (
     RunFolder,
     RunFolderError,
     TensorBoard,
+    write_json,
     write_whole,
 )
-from understudy.seeding import child, child_seed, from_seed
-from understudy.spine import Training, open_distillation, site_of
+from understudy.seeding import child_seed, from_seed
+from understudy.stage_opening import open_stage, stage_rng
 from understudy.summary import summarize
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
@@ -57,6 +58,14 @@ LAYERS_ALONE = (
 )
 # The verbs whose student starts as its teacher.
 CHANGING = ("prune", "quantize", "continual")
+# The recipe as it was before a budget was planned, which --resume compares.
+_ASKED_FOR = "asked.toml"
+# Images on which networks are compared for the report.
+_JUDGED = 4096
+# Of a budget, at most so much is kept for that.
+_JUDGING_SHARE = 0.25
+# Seconds for what a report takes beside, drawing images and writing the page among it.
+_REPORTING = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,34 +116,42 @@ def _run(
     recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
 ) -> dict[str, Any]:
     recipe, saved = processes.agree(_looked_up(recipe, folder, conduct, processes))
+    asked = recipe
     notes: list[str] = []
     teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
-    begun = changed(recipe.stages[0], teacher, student, _stage_rng(recipe, 0))
+    begun = changed(recipe.stages[0], teacher, student, stage_rng(recipe, 0))
     judges = None if recipe.eval is None else open_judges(recipe.eval, begun, conduct)
     if judges is not None:
         notes += [f"--eval: {note}" for note in judges.notes]
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
     if conduct.budget is not None and not saved:
-        left = conduct.budget - (time.perf_counter() - began)
+        after = min(seconds_to_judge(teacher, begun, judges), _JUDGING_SHARE * conduct.budget)
+        left = conduct.budget - after - (time.perf_counter() - began)
         recipe = processes.agree(within_budget(recipe, teacher, student, left, processes))
-        notes.append(f"budget {conduct.budget:.0f}s: {recipe.stages[-1].fit.steps} steps")
+        notes.append(
+            f"budget {conduct.budget:.0f} s, {after:.0f} of them to judge and report: "
+            f"{sum(stage.fit.steps for stage in recipe.stages):,} steps"
+        )
+    notes += [f"plan: {line}" for line in recipe.plan]
     opening = functools.partial(
         open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
     )
     student = begun
     compared: list[str] = []
-    train = opening(recipe.stages[0], teacher, student, _stage_rng(recipe, 0), say=compared.append)
+    train = opening(recipe.stages[0], teacher, student, stage_rng(recipe, 0), say=compared.append)
     if processes.first:
-        conduct = _begun(recipe, folder, conduct, [*notes, *compared], saved=saved)
+        conduct = _begun(recipe, asked, folder, conduct, [*notes, *compared], saved=saved)
+    train.note = functools.partial(_note_beginning, folder, conduct)
     processes.agree(None)  # nobody goes on before the folder stands
     taught_by = "" if teacher is None else weights_digest(teacher)
     outcomes = []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
-            student = changed(stage, teacher, student, _stage_rng(recipe, i))
+            student = changed(stage, teacher, student, stage_rng(recipe, i))
             said = len(compared)
-            train = opening(stage, teacher, student, _stage_rng(recipe, i), say=compared.append)
+            train = opening(stage, teacher, student, stage_rng(recipe, i), say=compared.append)
+            train.note = functools.partial(_note_beginning, folder, conduct)
             for note in compared[said:] if processes.first else ():
                 conduct.say(note)
         outcomes.append(
@@ -167,14 +184,26 @@ def _looked_up(
         require("torch.utils.tensorboard")
     if not processes.first or not folder.check(resume=conduct.resume, overwrite=conduct.overwrite):
         return recipe, False
-    return _going_on(recipe, recipe_file.read(folder.file(RECIPE)), conduct), True
+    return _going_on(recipe, folder, conduct), True
 
 
 def _begun(
-    recipe: Recipe, folder: RunFolder, conduct: Conduct, notes: Sequence[str], *, saved: bool
+    recipe: Recipe,
+    asked: Recipe,
+    folder: RunFolder,
+    conduct: Conduct,
+    notes: Sequence[str],
+    *,
+    saved: bool,
 ) -> Conduct:
-    """Make the folder, with the recipe, and return the conduct that also writes its log."""
+    """Make the folder, with the recipe, and return the conduct that also writes its log.
+
+    Args:
+        asked: the recipe before a budget was planned.
+    """
     folder.begin(overwrite=conduct.overwrite)
+    if not saved and conduct.budget is not None:
+        write_whole(folder.scratch / _ASKED_FOR, recipe_file.to_toml(asked))
     if not saved:
         write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
     say = folder.logging(conduct.say)
@@ -239,93 +268,24 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def open_stage(
-    stage: Stage,
-    teacher: Network[Any] | None,
-    student: Network[Any],
-    rng: torch.Generator,
-    *,
-    settings: FitSettings | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    **where: Any,
-) -> Training:
-    """Return the training of `student` by one stage, ready to be called with keeper and journal.
-
-    Args:
-        settings: in place of the stage's own, for a part of a run.
-        say: is told what the objective has to say: which layers it compares.
-        where: fields of the `Site` that a caller knows: rank, world, scratch.
-    """
-    site = site_of(student.contract, student, stage.fit, **where)
-    settings = settings or stage.fit
-    stream: Stream
-    if teacher is not None:
-        stream, criterion = open_distillation(
-            student,
-            teacher,
-            stage.source,
-            stage.objective,
-            settings=settings,
-            site=site,
-            rng=rng,
-        )
-    else:
-        stream = stage.source.open(site, None, child(rng, "source"))
-        example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
-        criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
-    for note in notes_of(criterion):
-        say(note)
-    begin = functools.partial(
-        fit,
-        student,
-        stream,
-        criterion,
-        settings=settings,
-        rng=rng,
-        rules=stage.rules,
-        world=site.world,
-    )
-    return Training(stream=stream, begin=begin)
+def _note_beginning(folder: RunFolder, conduct: Conduct, made: Initialized) -> None:
+    """Say how the student's weights began, and keep it for the summary."""
+    errors = ", ".join(f"{name} {error:.3f}" for name, error in made.errors.items())
+    for line in (made.how, *made.notes, f"relative errors: {errors}" if errors else ""):
+        if line:
+            conduct.say(f"beginning: {line}")
+    told = {"how": made.how, "errors": dict(made.errors), "notes": list(made.notes)}
+    write_json(folder.file(BEGINNING), told)
 
 
-def within_budget(
-    recipe: Recipe,
-    teacher: Network[Any] | None,
-    student: Network[Any],
-    seconds: float,
-    processes: Team,
-    clock: Clock = time.perf_counter,
-) -> Recipe:
-    """Return the recipe with the steps that fit into `seconds` of `clock`, timed on copies.
-
-    With several stages, the time is shared in the proportion of their steps.
-    """
-    weights = [stage.fit.steps for stage in recipe.stages]
-    stages = []
-    student = copy.deepcopy(student)
-    for i, stage in enumerate(recipe.stages):
-        student = changed(stage, teacher, student, _stage_rng(recipe, i))
-
-        def train(
-            settings: FitSettings, lap: Lap, stage: Stage = stage, i: int = i, net: Any = student
-        ) -> None:
-            with tempfile.TemporaryDirectory() as scratch:
-                timed = open_stage(
-                    stage,
-                    teacher,
-                    copy.deepcopy(net),
-                    _stage_rng(recipe, i),
-                    settings=settings,
-                    rank=processes.rank,
-                    world=processes.world,
-                    scratch=Path(scratch),
-                )
-                timed(journal=lap)
-
-        timing = time_steps(train, stage.fit, clock)
-        steps = steps_within(seconds * weights[i] / sum(weights), timing)
-        stages.append(dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, steps=steps)))
-    return dataclasses.replace(recipe, stages=tuple(stages))
+def seconds_to_judge(
+    teacher: Network[Any] | None, student: Network[Any], judges: Dataset | ParallelText | None
+) -> float:
+    """Return about how long it takes to judge the student and to write the report."""
+    if isinstance(student.contract, TextContract):
+        return _REPORTING
+    asked = [seconds_to_answer(net) for net in (student, teacher) if net is not None]
+    return _REPORTING + (_JUDGED + (0 if judges is None else len(judges))) * sum(asked)
 
 
 def train_in_folder(
@@ -385,13 +345,12 @@ def _travels_with_code(student: Network[Any]) -> bool:
     return not rebuilds(student.reference) or student.reference.startswith("file:")
 
 
-def _stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
-    return from_seed(child_seed(recipe.seed, "stage", stage))
-
-
-def _going_on(asked: Recipe, saved: Recipe, conduct: Conduct) -> Recipe:
-    free = (*FREE, "fit.steps") if conduct.budget is not None else FREE
-    if keys := recipe_file.differing_keys(asked, saved, but=free):
+def _going_on(asked: Recipe, folder: RunFolder, conduct: Conduct) -> Recipe:
+    saved = recipe_file.read(folder.file(RECIPE))
+    before_planning = folder.scratch / _ASKED_FOR
+    planned = conduct.budget is not None and before_planning.exists()
+    stood = recipe_file.read(before_planning) if planned else saved
+    if keys := recipe_file.differing_keys(asked, stood, but=FREE):
         raise RecipeError(
             f"--resume, but the recipe asked for differs from the one in the folder in "
             f"{', '.join(keys)}; leave the option away, or use another --out"

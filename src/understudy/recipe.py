@@ -18,12 +18,20 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from understudy import catalogue
+from understudy.answer_ring import Ring
 from understudy.checks import one_of, positive
 from understudy.fit import FitSettings
+from understudy.initialisation import Initialization
 from understudy.nets.references import NetworkRef
 from understudy.objectives.weighted import AnyObjective
 from understudy.own_classes import check_own_classes
-from understudy.protocols import Objective, Rule, Source, StatelessObjective, Transform
+from understudy.protocols import (
+    Objective,
+    Rule,
+    Source,
+    StatelessObjective,
+    Transform,
+)
 
 KIND = "kind"
 Verb = Literal["distill", "train", "prune", "quantize", "continual"]
@@ -58,7 +66,10 @@ class Stage:
     """One training: a source, an objective, a loop and rules, with a new optimizer.
 
     Args:
-        change: what happens to the student before.
+        change: what happens to the student's architecture before.
+        init: how its weights begin; None leaves them as they are.
+        init_source: the images that `init` sees; None takes what the stage shows.
+        ring: how many answers of the teacher are kept and shown again; None asks in every step.
     """
 
     source: Source
@@ -66,6 +77,9 @@ class Stage:
     fit: FitSettings = field(default_factory=FitSettings)
     rules: tuple[Rule, ...] = ()
     change: Change | None = None
+    init: Initialization | None = None
+    init_source: Source | None = None
+    ring: Ring | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,7 @@ class Recipe:
         teacher: None for `train`.
         student: for `prune`, `quantize` and `continual` the teacher's own, which they start from.
         own_classes: the student's classes are not its teacher's, who is asked for layers alone.
+        plan: why the recipe is as it is, in a few sentences, where it was chosen for its networks.
         eval: labelled data to score on; never changes the student.
     """
 
@@ -88,6 +103,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"
     own_classes: bool = False
+    plan: tuple[str, ...] = ()
     eval: str | None = None
 
     def __post_init__(self) -> None:
@@ -183,6 +199,7 @@ _FAMILIES: dict[Any, str] = {
     StatelessObjective: "objective",
     Rule: "rule",
     Transform: "transform",
+    Initialization: "initialisation",
 }
 
 
@@ -311,12 +328,14 @@ def _parts(table: Any, part: Any, path: str = "") -> Iterator[tuple[str, Any, An
 def _assigned(part: Any, assignments: Mapping[str, str]) -> Any:
     table = to_table(part)
     for key, text in assignments.items():
-        holder, name = _locate(table, part, key)
-        holder[name] = _value(text)
+        holders, name = _locate(table, part, key)
+        for holder in holders:
+            holder[name] = _value(text)
     return table
 
 
-def _locate(table: Any, whole: Any, key: str) -> tuple[Any, str]:
+def _locate(table: Any, whole: Any, key: str) -> tuple[list[Any], str]:
+    """Return the tables that a key means, several where the same part stands in several places."""
     place, _, name = key.rpartition(".")
     found = []
     kinds = {path: holder.get(KIND) for path, holder, _ in _parts(table, whole)}
@@ -325,12 +344,12 @@ def _locate(table: Any, whole: Any, key: str) -> tuple[Any, str]:
         holding, _, last = path.rpartition(".")
         called = {path, last, holder.get(KIND), f"{kinds.get(holding)}.{last}"}
         if name in names and (not place or place in called):
-            found.append((path, holder))
-    exact = [holder for path, holder in found if path == place]
+            found.append((path, holder, part))
+    exact = [holder for path, holder, _ in found if path == place]
     if len(exact) == 1:
-        return exact[0], name
-    if len(found) > 1:
-        paths = ", ".join(_join(path, name) for path, _ in found)
+        return exact, name
+    if any(part != found[0][2] for _, _, part in found):
+        paths = ", ".join(_join(path, name) for path, _, _ in found)
         raise RecipeError(f"key '{key}' is ambiguous; say which: {paths}")
     if not found:
         known = {f.name for _, _, part in _parts(table, whole) for f in dataclasses.fields(part)}
@@ -339,4 +358,4 @@ def _locate(table: Any, whole: Any, key: str) -> tuple[Any, str]:
         except ValueError as error:
             raise RecipeError(f"--set {key}: {error}") from error
         raise RecipeError(f"--set {key}: no part '{place}' has a field '{name}'")
-    return found[0][1], name
+    return [holder for _, holder, _ in found], name

@@ -8,6 +8,7 @@ decided here, once, and stands resolved in the recipe file.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from understudy import auto
 from understudy.checks import one_of
 from understudy.fit import FitSettings
 from understudy.labelled_recipes import autoaugment_kd
@@ -181,6 +182,7 @@ def fast_meta(given: Given) -> tuple[Stage, ...]:
 METHODS = {
     method.name: method
     for method in (
+        Method(name="auto", stages=auto.auto, parts=auto.PARTS, plan=auto.plan, open=True),
         Method(name="shader-kd", stages=shader_kd, parts=PARTS),
         Method(name="surrogate-kd", stages=surrogate_kd, needs="images", parts=_OF_IMAGES),
         Method(name="deep-inversion", stages=deep_inversion),

@@ -27,6 +27,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", "log.txt"
+# How the student's weights began.
+BEGINNING = "beginning.json"
 CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
 _PART = ".part"
 MAKE_ROOM = "make room, then go on with --resume"

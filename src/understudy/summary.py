@@ -21,7 +21,7 @@ from understudy.nets.taps import device_of
 from understudy.protocols import Batch, TextContract, parts_of
 from understudy.recipe import Recipe
 from understudy.reports.page import write_report
-from understudy.run_folder import SUMMARY, RunFolder, write_json
+from understudy.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
 from understudy.sources.few import Few
 from understudy.sources.lcw import Lcw
 from understudy.sources.sentences import Sentences
@@ -65,6 +65,8 @@ def summarize(
         "final_terms": outcome.terms,
         "seed": recipe.seed,
         "compared": list(compared),
+        "plan": list(recipe.plan),
+        "beginning": _beginning(folder),
         "warnings": _warnings(outcomes, student.contract.classes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
@@ -81,6 +83,11 @@ def summarize(
     write_json(folder.file(SUMMARY), summary)
     write_report(folder.path)
     return summary
+
+
+def _beginning(folder: RunFolder) -> Any:
+    """Return how the student's weights began, where they were not left as they were."""
+    return folder.read_json(BEGINNING) if folder.file(BEGINNING).exists() else None
 
 
 def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.command import command
 
-SMALL = ("--steps", "3", "--batch-size", "8", "--without", "attack", "--without", "balance")
+SMALL = ("--steps", "3", "--batch-size", "8")
+BARE = ("--method", "shader-kd", "--without", "attack", "--without", "balance")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 def calls(folder: Path) -> dict[str, tuple[object, ...]]:
     net, data = folder / "net", folder / "x.npz"
     noise = ("--calibration", "noise")
-    student = ("--teacher", net, "--student", "builtin/convnet-3", *SMALL)
+    student = ("--teacher", net, "--student", "builtin/convnet-3", *BARE, *SMALL)
     return {
         "distill": (*student, "--transfer", "noise", "--eval", data, "--out", folder / "run"),
         "train-generator": (

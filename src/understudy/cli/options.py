@@ -198,7 +198,7 @@ Method = Annotated[
     typer.Option(
         parser=_method,
         metavar="NAME",
-        help=f"Published recipe: {_names('methods')} (default: shader-kd; of text, sequence-kd).",
+        help=f"Published recipe: {_names('methods')} (default: auto; of text, sequence-kd).",
     ),
 ]
 Transfer = Annotated[
@@ -247,6 +247,14 @@ RecipeFile = Annotated[
 InitFrom = Annotated[
     str | None,
     typer.Option(metavar="WEIGHTS", help="Weights to start from.", rich_help_panel=_RUN),
+]
+FromScratch = Annotated[
+    bool,
+    typer.Option(
+        "--from-scratch",
+        help="Random weights, where the student could begin at its teacher.",
+        rich_help_panel=_RUN,
+    ),
 ]
 Steps = Annotated[
     int | None,

@@ -28,6 +28,7 @@ def distill(
     labels: o.Labels = False,
     student_classes: o.StudentClasses = None,
     augment: o.Augment = None,
+    from_scratch: o.FromScratch = False,
     **options: Any,
 ) -> None:
     """The main job: make a student do what its teacher does, without the teacher's data."""
@@ -47,6 +48,7 @@ def distill(
         labels=labels,
         student_classes=student_classes,
         augment=augment,
+        from_scratch=from_scratch,
     )
 
 

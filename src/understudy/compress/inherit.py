@@ -85,11 +85,13 @@ class Inherit:
         num_images: that it is repaired on, of those given.
         ridge: penalty on change, as a share of the mean square of what a layer sees.
         places: of a map that an image gives at most.
+        repair: False leaves what was taken over as it is.
     """
 
     num_images: int = 1024
     ridge: float = 1e-3
     places: int = 64
+    repair: bool = True
 
     def __post_init__(self) -> None:
         positive("num_images", self.num_images)
@@ -119,7 +121,7 @@ class Inherit:
         return _Inheritance(self, mine, taught, slices, rng).run()
 
 
-def check_trained(teacher: Network, images: Tensor) -> None:
+def check_trained(teacher: nn.Module, images: Tensor) -> None:
     """Raise unless a network looks as if it had learned something."""
     norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if norms and all(map(_is_initial, norms)):
@@ -141,6 +143,20 @@ def _is_initial(norm: nn.modules.batchnorm._BatchNorm) -> bool:
     if mean is None or variance is None:
         return True
     return not (mean.any() or (variance != 1).any() or (seen is not None and bool(seen)))
+
+
+def share_in_common(student: nn.Module, teacher: nn.Module) -> float:
+    """Return the share of the student's parameters that could be copied from the teacher."""
+    found = find_counterparts(student, teacher)
+    whole = common = 0
+    for name, module in student.named_modules():
+        held = {}
+        if name in found.modules:
+            held = dict(teacher.get_submodule(found.modules[name]).named_parameters(recurse=False))
+        for key, values in module.named_parameters(recurse=False):
+            whole += values.numel()
+            common += values.numel() if key in held and held[key].shape == values.shape else 0
+    return common / max(whole, 1)
 
 
 @torch.no_grad()
@@ -210,6 +226,10 @@ class _Inheritance:
         images = sum(len(part) for part in self.slices)
         if not missing and self._answers_alike():
             return Initialized(how="the teacher's own weights", errors={_LOGITS: 0.0})
+        if not self.settings.repair:
+            return Initialized(
+                how=f"{_depth(found)}, not repaired", errors={}, notes=tuple(self.notes)
+            )
         errors = self._solve(self._repairs(found))
         how = f"{_depth(found)}, repaired by least squares on {images} images"
         return Initialized(how=how, errors=errors, notes=tuple(self.notes))

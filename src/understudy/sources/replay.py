@@ -4,7 +4,7 @@
 shown to the source for those, as it has learned nothing yet. Then one more batch is made every so
 many steps with the student as it is (a source that competes with it adapts), shown at once, and
 put into the pool. The images of all other steps are drawn evenly from the pool, with replacement.
-    batches made by step s = min(planned, first + floor(s / every))
+    batches made by step s = min(planned, first + floor(min(s, until * steps) / every))
 Labels stay with their images. Images are kept as bytes, in a file where the run has a folder, so
 that memory does not grow. Of several processes each keeps its own share. A held-out pool is the
 first batches alone, and its own.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.cards import Card
-from understudy.checks import positive
+from understudy.checks import positive, share
 from understudy.protocols import Batch, Site, Source, image_batch
 from understudy.seeding import child
 from understudy.sources.image_pool import check_shape, open_pool, to_bytes, to_images
@@ -45,6 +45,9 @@ class Replay:
         first: batches made before the first step.
         capacity: images kept at most, over all processes; a full pool makes no more.
         made_at_once: images of a new batch, on each process; None takes the batch size.
+        until: share of the steps in which the pool grows.
+        share: of a budget that goes into making images, half of it before the first step: `first`
+            and `every` follow from it. None leaves both as they are.
     """
 
     source: Source
@@ -52,12 +55,17 @@ class Replay:
     first: int = 4
     capacity: int = 256_000
     made_at_once: int | None = None
+    until: float = 1.0
+    share: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("every", "first", "capacity"):
             positive(name, getattr(self, name))
         if self.made_at_once is not None:
             positive("made_at_once", self.made_at_once)
+        share("until", self.until)
+        if self.share is not None:
+            share("share", self.share)
 
     def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "ReplayStream":
         return ReplayStream(self, site, teacher, rng)
@@ -75,7 +83,8 @@ class ReplayStream:
         shown = -(-site.steps * site.batch_size // at_once)
         held = max(1, settings.capacity // (site.world * at_once))
         self._first = min(settings.first, shown, held)
-        grown = 0 if site.split == "held_out" else (site.steps - 1) // settings.every
+        growing = min(site.steps - 1, int(settings.until * site.steps))
+        grown = 0 if site.split == "held_out" else growing // settings.every
         self.planned = min(self._first + grown, held)
         inner = dataclasses.replace(site, batch_size=at_once, steps=self.planned)
         self.stream = settings.source.open(inner, teacher, child(rng, "source"))

@@ -7,9 +7,10 @@ from typing import Any, Unpack
 
 from torch import nn
 
+from understudy.auto import facts_of
 from understudy.checks import one_of
 from understudy.loading import resolve
-from understudy.method import Given
+from understudy.method import Facts, Given
 from understudy.nets.references import NetworkRef
 from understudy.objectives.hard_labels import HardLabels
 from understudy.objectives.weighted import AnyObjective, Weighted
@@ -53,19 +54,21 @@ def distill(
     student_classes: int | str | None = None,
     augment: str | None = None,
     init_from: str | None = None,
+    from_scratch: bool = False,
     **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
     """Make `student` do what `teacher` does, and return the summary of the run in `out`.
 
     Args:
         teacher: a REF or a module, which the options describe.
-        method: a published recipe, None for `shader-kd` (of text: `sequence-kd`); transfer,
-            objective and without swap parts of it.
+        method: a published recipe, None for `auto` (of text: `sequence-kd`); transfer, objective
+            and without swap parts of it.
         labels: use the labels of the transfer set beside the teacher.
         student_classes: the student's own, where they are not the teacher's: how many, or a file
             with one name a line. Layers alone are compared then.
         augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
         init_from: weights the student starts from.
+        from_scratch: let it start from random weights where it could begin at its teacher.
         options: of `verbs.running.TeachOptions`.
     """
     allowed = permitted(student, allow_code=options.get("allow_code", ()))
@@ -80,10 +83,15 @@ def distill(
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, contract)
         made = network_named(student, weights=init_from, classes=student_classes)
+        learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
+        facts = Facts()
+        if isinstance(contract, InputContract):
+            facts = facts_of(opened, learns, given_weights=init_from is not None or from_scratch)
         recipe = _recipe(
             network_named(teacher, **said),
             made,
             contract,
+            facts,
             method=method,
             transfer=transfer,
             objective=objective,
@@ -92,7 +100,6 @@ def distill(
             own_classes=student_classes is not None,
             augment=augment,
         )
-        learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
         return suited_told(recipe, learns, options), networks
 
     return carry_out("distill", make, out, options, typed=[teacher, student])
@@ -102,6 +109,7 @@ def _recipe(
     teacher: NetworkRef,
     student: NetworkRef,
     contract: InputContract | TextContract,
+    facts: Facts,
     *,
     method: str | None,
     transfer: str | Source | None,
@@ -112,13 +120,15 @@ def _recipe(
     augment: str | None,
 ) -> Recipe:
     text = isinstance(contract, TextContract)
-    named = method or ("sequence-kd" if text else "shader-kd")
+    # Labels of classes that the teacher does not know are learned from images as they are.
+    named = method or ("sequence-kd" if text else "shader-kd" if own_classes else "auto")
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
     given = Given(
         contract=contract,
         base=_transfer(transfer, contract, labels),
         without=frozenset(without),
         objective=chosen,
+        facts=facts,
     )
     of_images = {
         "--labels": labels,

@@ -1,0 +1,324 @@
+"""What does the default recipe, `auto`, bring a student without data, and what is each part worth?
+
+Public CIFAR-10 networks teach smaller ones in a given time of one processor thread: preparation,
+images, the teacher's answers and the training count, judging does not. Every arm is the same
+command with a part left out, a published recipe as it is, or real images without labels, shown to a
+student that begins in the same way: the bound. The last step is the student.
+
+The test split is divided: of each class the first half is for the report, the second is for
+choices. Settings were chosen by looking at the second half only.
+
+Each run also writes to results/label_free.jsonl what can be measured without labels, beside the
+accuracy: agreement and confidence on several sets of images.
+
+    UNDERSTUDY_DATA=... python benchmarks/main_job.py --seconds 720 --seeds 0 --arms auto bound
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar10 import public_teacher
+from experiments import RESULTS, Table, interval, pair
+from real_data import cifar10_folder
+from understudy.audits.evaluation import evaluate
+from understudy.auto import PARTS, facts_of
+from understudy.data.datasets import Dataset, Part, open_data
+from understudy.loading import load
+from understudy.method import Given
+from understudy.nets.network import Network, freeze
+from understudy.nets.references import NetworkRef
+from understudy.planning import within_budget
+from understudy.processes import team
+from understudy.protocols import Site, Source
+from understudy.recipe import Recipe, replace_keys
+from understudy.recipes import METHODS
+from understudy.seeding import child_seed, from_seed
+from understudy.sources.matched import Matched
+from understudy.sources.noise import Noise
+from understudy.sources.shaders import Shaders
+from understudy.sources.short_inversion import ShortInversion
+from understudy.sources.surrogate import Surrogate
+from understudy.stage_opening import open_stage, stage_rng
+
+PAIRS = {
+    "resnet20 -> resnet8": "main_job",
+    "resnet56 -> resnet20": "main_job_resnet56",
+    "resnet20 -> mobilenetv2-0.5": "main_job_mobilenet",
+}
+# A run counts as one of its length where it took within this share of it.
+NEAR = 0.03
+LOOKS = 4
+# Images on which label-free measurements are taken, each set the same for all runs.
+_MEASURED_ON = 512
+_MEASURING_SEED = 1_000_003
+# Adaptive DeepInversion at minutes of a processor: see sources_cifar10.py for the reasons.
+_INVERSION = {
+    "search.iterations": "60",
+    "search.learning_rate": "0.1",
+    "features": "1",
+    "replay.first": "2",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row: a method, what it goes without, and what is shown in place of its images."""
+
+    method: str = "auto"
+    without: tuple[str, ...] = ()
+    base: Callable[[], Source] | None = None
+    assignments: tuple[tuple[str, str], ...] = ()
+
+
+def real() -> Source:
+    """Return CIFAR-10's training images, without their labels."""
+    return Surrogate(data=str(cifar10_folder()))
+
+
+ARMS = {
+    "auto": Arm(),
+    **{f"auto - {part}": Arm(without=(part,)) for part in PARTS},
+    "bound: real images": Arm(base=real),
+    "real images, from scratch": Arm(base=real, without=("inherit",)),
+    "shader-kd": Arm(method="shader-kd"),
+    "bare shaders": Arm(method="shader-kd", without=("augmentation", "mixup", "attack")),
+    "fast-meta": Arm(method="fast-meta", assignments=(("generator.width", "32"),)),
+    "adaptive-deep-inversion": Arm(
+        method="adaptive-deep-inversion", assignments=tuple(_INVERSION.items())
+    ),
+}
+
+
+def recipe_of(
+    arm: Arm, teacher: Network, student: Network, refs: tuple[NetworkRef, NetworkRef], seed: int
+) -> Recipe:
+    """Return the recipe of an arm, before its time becomes steps."""
+    given = Given(
+        contract=teacher.contract,
+        base=None if arm.base is None else arm.base(),
+        without=frozenset(arm.without),
+        facts=facts_of(teacher, student, given_weights=False),
+    )
+    made = METHODS[arm.method].recipe(*refs, given, seed=seed)
+    return replace_keys(made, dict(arm.assignments)) if arm.assignments else made
+
+
+def run(
+    arm: Arm,
+    networks: tuple[Network, Dataset, Dataset],
+    refs: tuple[NetworkRef, NetworkRef],
+    seconds: float,
+    seed: int,
+    note: Callable[[dict[str, Any]], None],
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Train one student and return its row.
+
+    Args:
+        networks: the teacher, and the data for choices and for the report.
+        note: is told label-free measurements beside the accuracy.
+        steps: in place of those that planning finds, its pools in proportion.
+    """
+    teacher, design, report = networks
+    clock = time.process_time
+    began, paused = clock(), 0.0
+    student = load(refs[1], like=teacher.contract, rng=from_seed(child_seed(seed, "student")))
+    recipe = recipe_of(arm, teacher, student, refs, seed)
+    with team(cpu=True) as alone:
+        recipe = within_budget(recipe, teacher, student, seconds, alone, clock)
+    stage = recipe.stages[0]
+    if steps is not None:
+        stage = replace(stage, fit=replace(stage.fit, steps=steps))
+    stage = replace(stage, fit=replace(stage.fit, log_every=max(1, stage.fit.steps // LOOKS)))
+    curve: list[dict[str, float]] = []
+    probes = _Probes(teacher)
+
+    def look(line: dict[str, Any]) -> None:
+        nonlocal paused
+        start = clock()
+        spent = start - began - paused
+        told = {
+            "step": line["step"],
+            "seconds": spent,
+            "accuracy": evaluate(student, design).accuracy,
+        }
+        curve.append(told)
+        note({**told, "label_free": probes.measure(student)})
+        paused += clock() - start
+
+    errors: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        train = open_stage(stage, teacher, student, stage_rng(recipe, 0), scratch=Path(scratch))
+        train.note = lambda made: errors.update(made.errors)
+        outcome = train(journal=look)
+    spent = clock() - began - paused
+    return {
+        "seed": seed,
+        "steps": stage.fit.steps,
+        "seconds": spent,
+        "accuracy": evaluate(student, report).accuracy,
+        "design": curve[-1]["accuracy"],
+        "agreement": probes.measure(student)["shaders"]["agreement"],
+        "curve": curve,
+        "plan": list(recipe.plan),
+        "errors": errors,
+        "facts": outcome.terms["facts"],
+        **host(),
+    }
+
+
+class _Probes:
+    """Fixed sets of images, and what teacher and student say of them; no label is looked at."""
+
+    def __init__(self, teacher: Network) -> None:
+        self._asked = freeze(teacher)
+        site = Site(
+            contract=teacher.contract,
+            device=torch.device("cpu"),
+            batch_size=128,
+            steps=_MEASURED_ON // 128,
+            split="held_out",
+        )
+        sources = {
+            "shaders": Matched(source=Shaders()),
+            "noise": Matched(source=Noise()),
+            "short inversion": ShortInversion(),
+        }
+        self._sets = {}
+        for name, source in sources.items():
+            stream = source.open(site, self._asked, from_seed(_MEASURING_SEED))
+            images = torch.cat([stream.draw(i, None).images for i in range(site.steps)])
+            with torch.no_grad():
+                self._sets[name] = images, self._asked(images).softmax(-1)
+
+    def measure(self, student: Network) -> dict[str, dict[str, float]]:
+        """Return agreement, confidences and divergence on every set."""
+        asked = freeze(student)
+        found = {}
+        for name, (images, taught) in self._sets.items():
+            with torch.no_grad():
+                said = asked(images).softmax(-1)
+            same = said.argmax(-1) == taught.argmax(-1)
+            apart = (taught * (taught.clamp_min(1e-9).log() - said.clamp_min(1e-9).log())).sum(-1)
+            found[name] = {
+                "agreement": same.float().mean().item(),
+                "divergence": apart.mean().item(),
+                "student_confidence": said.amax(-1).mean().item(),
+                "teacher_confidence": taught.amax(-1).mean().item(),
+            }
+        return found
+
+
+def host() -> dict[str, str]:
+    """Return what a row was made on and by."""
+    model = platform.processor() or platform.machine()
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    described = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    flags = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return {
+        "host": f"{model}, {os.cpu_count()} cores, {flags}",
+        "commit": described.stdout.strip(),
+        "clock": "process CPU time, one thread",
+    }
+
+
+def halves(teacher: Network) -> tuple[Dataset, Dataset]:
+    """Return the test images for choices, the second half of each class, and for the report."""
+    test = open_data(cifar10_folder(), teacher.contract, split="test", labels=True)
+    assert test.labels is not None
+    seen = torch.zeros(len(test), dtype=torch.bool)
+    for label in range(teacher.contract.classes):
+        places = (test.labels == label).nonzero()[:, 0]
+        seen[places[: len(places) // 2]] = True
+    first, second = (mask.nonzero()[:, 0] for mask in (seen, ~seen))
+    return Part(whole=test, places=second), Part(whole=test, places=first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", choices=PAIRS, default=next(iter(PAIRS)))
+    parser.add_argument("--seconds", type=float, default=720.0)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--name", help="of the results file, in place of the pair's")
+    parser.add_argument("--exact", action="store_true", help="run rows again that took too long")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    of_teacher, of_student = given.pair.split(" -> ")
+    reference, teacher = public_teacher(of_teacher)
+    networks = (teacher, *halves(teacher))
+    refs = (reference, NetworkRef(ref=f"builtin/{of_student}"))
+    name = given.name or PAIRS[given.pair]
+    table = Table(name, __doc__.splitlines()[0], {"pair": given.pair})
+    at = f"{given.seconds:.0f} seconds"
+    for seed in given.seeds:
+        for arm in given.arms:
+            key = {"arm": arm, "seed": seed, "at": at}
+            steps = None
+            if table.has(**key):
+                (before,) = (r for r in table.rows if all(r[k] == v for k, v in key.items()))
+                off = before["seconds"] / given.seconds
+                if not given.exact or abs(off - 1) <= NEAR or before["host"] != host()["host"]:
+                    continue
+                steps = round(before["steps"] / off)
+
+            def note(told: dict[str, Any], key: dict[str, Any] = key) -> None:
+                with (RESULTS / "label_free.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"pair": given.pair, **key, **told}) + "\n")
+
+            row = run(ARMS[arm], networks, refs, given.seconds, seed, note, steps)
+            if steps is not None:
+                table.drop(**key)
+            table.add({"at": at, "arm": arm, **row}, ("at", "arm"))
+            print(
+                f"{at} {arm} seed {seed}: {row['accuracy']:.2%} (design {row['design']:.2%}), "
+                f"{row['steps']} steps, {row['seconds']:.0f} s",
+                flush=True,
+            )
+    close(table)
+
+
+def close(table: Table) -> None:
+    """Write what `auto` gains over each arm by seed; print every row, or that it is missing."""
+    found = []
+    for at in dict.fromkeys(row["at"] for row in table.rows):
+        here = [row for row in table.rows if row["at"] == at]
+        for arm in ARMS:
+            own = [row["accuracy"] for row in here if row["arm"] == arm]
+            if not own:
+                print(f"{at:14}{arm:32}not run")
+                continue
+            mean = sum(own) / len(own)
+            line = f"{at:14}{arm:32}{mean:7.2%}  n={len(own)}"
+            gains = [a["accuracy"] - b["accuracy"] for a, b in pair(here, "auto", arm)]
+            if arm != "auto" and gains:
+                gain = sum(gains) / len(gains)
+                if len(gains) > 1:
+                    low, high = interval(gains)
+                    told = {"at": at, "arm": "auto", "against": arm, "seeds": len(gains)}
+                    found.append(told | {"gain": gain, "low": low, "high": high})
+                line += f"  auto ahead by {gain:+.2%}"
+            print(line)
+    table.extend(("at", "arm"), gaps=found)
+
+
+if __name__ == "__main__":
+    main()
