@@ -182,7 +182,7 @@ def test_layers_that_are_compared_are_told_in_log_summary_and_report(tmp_path):
     summary = run(
         out, objective=["fit-nets"], say=told.append, without=["balance", "attack"], set={}
     )
-    line = "layers: student bn2 (6 x 4 x 4)  <- teacher bn2 (8 x 4 x 4)"
+    line = "layers: student bn2 (6 x 4 x 4, activated)  <- teacher bn2 (8 x 4 x 4, activated)"
     assert summary["compared"] == [line]
     assert line in told
     assert any("nothing trains the student's classifier" in note for note in told)
