@@ -44,6 +44,7 @@ def learn(teacher: Path, out: Path, steps: int = STEPS, *, resume: bool = False)
         str(teacher),
         "builtin/convnet-4",
         out=out,
+        method="shader-kd",
         transfer=Mixed(source=Augmented(source=pool)),
         without=("balance",),
         steps=steps,

@@ -122,19 +122,21 @@ def distilled(**options: Any) -> Callable[[Runs, Path], Path]:
     """Return what distils the teacher of digits by these options."""
 
     def make(runs: Runs, out: Path) -> Path:
-        distill(runs.teacher, STUDENT, out=out, **(SHORT | options))
+        given = {"method": "shader-kd"} | SHORT | options
+        distill(runs.teacher, STUDENT, out=out, **given)
         return out / STUDENT_FILE
 
     return make
 
 
 def distilled_enlarged(runs: Runs, out: Path) -> Path:
-    distill(runs.enlarged, STUDENT, out=out, set=POOL, **SHORT)
+    distill(runs.enlarged, STUDENT, out=out, method="shader-kd", set=POOL, **SHORT)
     return out / STUDENT_FILE
 
 
 def distilled_from_generator(runs: Runs, out: Path) -> Path:
-    distill(runs.teacher, STUDENT, out=out, transfer=runs.generator, **SHORT)
+    shown = {"method": "shader-kd", "transfer": runs.generator}
+    distill(runs.teacher, STUDENT, out=out, **shown, **SHORT)
     return out / STUDENT_FILE
 
 
@@ -191,6 +193,7 @@ TRANSLATORS = {
 RUNS: dict[str, Callable[[Runs, Path], Path]] = {
     "train": trained,
     "train vit": trained_without_batchnorm,
+    "distill auto": distilled(method="auto"),
     "distill shader-kd": distilled(set=POOL),
     "distill shader-kd at 16 pixels": distilled_enlarged,
     "distill deep-inversion": distilled(method="deep-inversion", set=SEARCHED),

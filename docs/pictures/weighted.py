@@ -22,6 +22,7 @@ def main() -> None:
             teacher,
             "builtin/convnet-6",
             out=Path(folder) / "run",
+            method="shader-kd",
             transfer="noise",
             without=("balance", "attack", "augmentation"),
             objective=OBJECTIVE,

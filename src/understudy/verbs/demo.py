@@ -102,6 +102,7 @@ def _learn(arms: Sequence[Arm], out: Path, **told: Any) -> list[dict[str, Any]]:
             str(out / "teacher"),
             STUDENT,
             out=out / _folder(name),
+            method="shader-kd",
             transfer=transfer,
             without=without,
             steps=STEPS,
