@@ -13,7 +13,6 @@ points per unit of magnitude, with a bootstrap interval over seeds.
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments import Table, print_table
+from experiments import Table, clock, of_one_host, print_table
 from understudy.audits.evaluation import evaluate
 from understudy.data.datasets import open_data
 from understudy.fit import FitSettings
@@ -132,9 +131,9 @@ def run(arm: str, strength: str, seed: int, given: argparse.Namespace) -> dict[s
     stage = Stage(source=source, objective=ARMS[arm], fit=fit)
     rng = from_seed(child_seed(seed, "student"))
     student = load(NetworkRef(ref=STUDENT), like=teacher.contract, rng=rng)
-    began = time.perf_counter()
+    began = clock()
     open_stage(stage, teacher, student, from_seed(child_seed(seed, "stage")))()
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     test = open_data(DATA, teacher.contract, split="test", labels=True)
     score = evaluate(student, test)
     answers = [
@@ -202,7 +201,7 @@ def main() -> None:
                 print(
                     f"magnitude {strength}, {arm}, seed {seed}: {row['accuracy']:.2%}", flush=True
                 )
-    slopes = {arm: slope(table.rows, arm) for arm in ARMS if arm != LABELS}
+    slopes = {arm: slope(of_one_host(table.rows), arm) for arm in ARMS if arm != LABELS}
     table.extend(slopes={arm: value for arm, value in slopes.items() if value is not None})
     table.write(("at", "arm"))
     print_table(json.loads(table.path.read_text(encoding="utf-8"))["summary"])

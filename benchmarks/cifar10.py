@@ -2,8 +2,8 @@
 
 Teacher: the public ResNet-20 (81.0 % on the JPEG test split). Student: ResNet-8, from scratch; or,
 with --pair, the public ResNet-56 (83.2 %) and a ResNet-20, in a table of their own. Arms run at
-equal steps and at equal time of the one thread that each has; the arms that carry the claim over
-three seeds, the others once, marked by their count.
+equal steps and at equal time of the one thread that each has, within 3 %; the arms that carry the
+claim over three seeds, the others once, marked by their count.
 
     UNDERSTUDY_DATA=... python benchmarks/cifar10.py --at steps --seeds 0 1 2 --arms full noise ...
 """
@@ -12,7 +12,8 @@ import argparse
 
 import torch
 
-from experiments import Arm, Setting, Table, print_table, run_arm, summarize
+from experiments import Arm, Setting, Table, print_table, summarize
+from methods import Gauge, Length, fill
 from real_data import cifar10_folder, data_folder
 from understudy.data.datasets import open_data
 from understudy.loading import load
@@ -27,7 +28,8 @@ STEPS, SECONDS = 1500, 300.0
 PAIRS = {"resnet20 -> resnet8": "cifar10", "resnet56 -> resnet20": "cifar10_resnet56"}
 CHECKPOINTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 BATCH, POOL = 128, 20_000
-CLOCK = "the wall's for rows at equal steps, beside other work; the processor's at equal time"
+# Steps of the first runs at equal time, which tell what steps cost.
+GAUGED = 200
 
 
 def arms() -> dict[str, Arm]:
@@ -78,20 +80,15 @@ def main() -> None:
         assignments={"pool_size": str(POOL)},
     )
     test = open_data(cifar10_folder(), teacher.contract, split="test")
-    told = {"pair": given.pair, "batch_size": BATCH, "pool_size": POOL, "clock": CLOCK}
+    told = {"pair": given.pair, "batch_size": BATCH, "pool_size": POOL}
     table = Table(given.name or PAIRS[given.pair], __doc__.splitlines()[0], told)
-    length = given.steps if given.at == "steps" else given.seconds
+    asked = Length(getattr(given, given.at), given.at)
+    gauge = None if given.at == "steps" else Gauge(GAUGED)
+    if gauge is not None:
+        gauge.learn_from(table)
     for seed in given.seeds:
-        for name in given.arms:
-            at = f"{length:.0f} {given.at}"
-            if table.has(arm=name, seed=seed, at=at):
-                continue
-            row = run_arm(known[name], setting, teacher, test, seed=seed, **{given.at: length})
-            table.add({"at": at, **row}, ("at", "arm"))
-            print(
-                f"{at} {name} seed {seed}: {row['accuracy']:.2%} in {row['seconds']:.0f} s",
-                flush=True,
-            )
+        chosen = [known[name] for name in given.arms]
+        fill(table, chosen, setting, (teacher, test), seed, asked, gauge)
     print_table(summarize(table.rows, ("at", "arm")))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import Table, interval, print_table, summarize
+from experiments import Table, interval, of_one_host, print_table, summarize
 from understudy.verbs.demo import BATCH, STEPS, STUDENT, TEACHER, TEACHER_STEPS, run_arms
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def share_kept(table: Table, arm: str) -> tuple[float, float, float]:
     """Return mean and 95 % interval of the share of the teacher's accuracy that an arm keeps."""
-    kept = [row["kept"] for row in table.rows if row["arm"] == arm]
+    kept = [row["kept"] for row in of_one_host(table.rows) if row["arm"] == arm]
     mean = statistics.mean(kept)
     if len(kept) < 2:
         return mean, mean, mean

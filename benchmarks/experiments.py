@@ -4,17 +4,25 @@ An arm is a published recipe with parts swapped or left out. All arms of a table
 student, initial weights (by seed), batch size, and either the number of steps or the time.
 Accuracy on the test split is only ever looked at: the last step is the student, and the learning
 curve is drawn with the clock stopped.
+
+There is one clock, the processor time of the process on one thread, preparation included: on the
+wall a run would depend on what else the machine does. A row says the kind of its host, the commit
+and the clock. Times and, in their last digits, accuracies depend on the host, so rows of different
+hosts are never averaged; rows from before hosts were recorded are a host of their own.
 """
 
 import fcntl
 import json
+import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +37,6 @@ from understudy.loading import load
 from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
-from understudy.planning import within_budget
-from understudy.processes import team
 from understudy.protocols import Source
 from understudy.recipe import Recipe, Stage, replace_keys, to_toml
 from understudy.recipes import published
@@ -39,6 +45,64 @@ from understudy.stage_opening import open_stage
 from understudy.tasks.classification import Classification
 
 RESULTS = Path(__file__).parent / "results"
+# What a row from before hosts were recorded counts as.
+NOT_RECORDED = "not recorded"
+
+
+def clock() -> float:
+    """Return seconds of the one clock: the processor's, or the wall's beside a GPU."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Return what a row was made on, by which code, and what its seconds are."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else ():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    gpu = torch.cuda.is_available()
+    numbers = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return {
+        "host": torch.cuda.get_device_name(0)
+        if gpu
+        else f"{cpu}, {os.cpu_count()} cores, {numbers}",
+        "commit": _commit(),
+        "clock": "wall" if gpu else f"process CPU time, {torch.get_num_threads()} thread",
+    }
+
+
+def _commit() -> str:
+    """Return the commit of this file's repository, with a + where the code has changed since."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "../src", "*.py")
+    return f"{git('rev-parse', '--short', 'HEAD')}{'+' if changed else ''}"
+
+
+def host_of(row: Mapping[str, Any]) -> str:
+    """Return the kind of host that a row was made on."""
+    return str(row.get("host", NOT_RECORDED))
+
+
+def by_host(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each kind of host."""
+    by: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by.setdefault(host_of(row), []).append(row)
+    return by
+
+
+def of_one_host(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the host that made most of them."""
+    return max(by_host(rows).values(), key=len, default=[])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,29 +190,21 @@ def run_arm(
     test: Dataset,
     *,
     seed: int,
-    steps: int | None = None,
-    seconds: float | None = None,
+    steps: int,
 ) -> dict[str, Any]:
     """Train one student and return its row: accuracy, agreement, curve and cost.
 
-    On a CPU seconds are the processor's, on the one thread that the tables use: of the wall they
-    would depend on what else the machine does.
+    Seconds are those of `clock`, from before anything is prepared, without the looks in between.
     """
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    recipe = recipe_of(arm, setting, teacher, seed, steps or 1000)
+    began, looking = clock(), 0.0
+    recipe = recipe_of(arm, setting, teacher, seed, steps)
     student = load(
         recipe.student, like=teacher.contract, rng=from_seed(child_seed(seed, "student"))
     )
-    if steps is None:
-        assert seconds is not None
-        with team(cpu=not torch.cuda.is_available()) as alone:
-            recipe = within_budget(recipe, teacher, student, seconds, alone, clock)
     stage = recipe.stages[0]
     every = max(1, stage.fit.steps // setting.curve)
     stage = replace(stage, fit=replace(stage.fit, log_every=every))
-    looking = 0.0
     curve: list[dict[str, float]] = []
-    began = clock()
 
     def look(line: dict[str, Any]) -> None:
         nonlocal looking
@@ -212,9 +268,9 @@ class Table:
         return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
 
     def add(self, row: dict[str, Any], keys: Sequence[str]) -> None:
-        """Append a row, beside what other processes have written meanwhile."""
+        """Append a row with its provenance, beside what other processes have written meanwhile."""
         with self._alone():
-            self.rows.append(row)
+            self.rows.append(provenance() | row)
             self.write(keys)
 
     def drop(self, **key: Any) -> None:
@@ -248,15 +304,16 @@ class Table:
 
 
 def summarize(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation of the accuracy over seeds, best group first."""
+    """Return mean and standard deviation of the accuracy over the seeds of a host, best first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+        group = (*(row[key] for key in keys), host_of(row))
+        groups.setdefault(group, []).append(row)
     made = []
     for group, members in groups.items():
         accuracies = [row["accuracy"] for row in members]
         made.append(
-            dict(zip(keys, group, strict=True))
+            dict(zip((*keys, "host"), group, strict=True))
             | {
                 "mean": statistics.mean(accuracies),
                 "sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
@@ -272,13 +329,13 @@ def summarize(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[
 def pair(
     rows: Sequence[dict[str, Any]], one: str, other: str
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the rows of two arms, seed by seed."""
-    by = {(row["arm"], row["seed"]): row for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
+    """Return the rows of two arms, seed by seed, of the same host."""
+    by = {(row["arm"], row["seed"], host_of(row)): row for row in rows}
+    runs = sorted({(row["seed"], host_of(row)) for row in rows})
     return [
-        (by[one, seed], by[other, seed])
-        for seed in seeds
-        if (one, seed) in by and (other, seed) in by
+        (by[one, *run], by[other, *run])
+        for run in runs
+        if (one, *run) in by and (other, *run) in by
     ]
 
 
@@ -300,8 +357,12 @@ def versions() -> dict[str, str]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a summary for the terminal."""
-    for row in rows:
+    """Print a summary for the terminal, host by host."""
+    host = ""
+    for row in sorted(rows, key=host_of):
+        if row["host"] != host:
+            host = row["host"]
+            print(f"on {host}:")
         spread = "  one seed" if row["sd"] is None else f" +- {row['sd']:6.2%}"
         name = " ".join(str(row[key]) for key in row if key in ("at", "arm"))
         print(f"{name:44}{row['mean']:7.2%}{spread}  n={row['seeds']}  {row['seconds']:6.0f} s")

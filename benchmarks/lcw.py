@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from experiments import Arm, Setting, Table, print_table, run_arm, summarize
+from experiments import Arm, Setting, Table, of_one_host, print_table, run_arm, summarize
 from real_data import cifar10_folder, data_folder
 from understudy.audits.generated_images import frechet_distance
 from understudy.data.datasets import batches, open_data
@@ -90,7 +90,7 @@ def main() -> None:
         table = Table(name, __doc__.splitlines()[0], told)
         for seed in given.seeds:
             measure(task, table, folder, seed, given.steps, given.generator_steps)
-    table.extend(frechet=spreads(table.rows, "frechet"))
+    table.extend(frechet=spreads(of_one_host(table.rows), "frechet"))
     print_table(summarize(table.rows, ("arm",)))
     for arm, (mean, sd) in table.head["frechet"].items():
         spread = "one seed" if sd is None else f"+- {sd:.3f}"

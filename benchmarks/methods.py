@@ -11,7 +11,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from experiments import Arm, Setting, Table, interval, pair, print_table, run_arm, summarize
+from experiments import (
+    Arm,
+    Setting,
+    Table,
+    by_host,
+    host_of,
+    interval,
+    pair,
+    print_table,
+    provenance,
+    run_arm,
+    summarize,
+)
 from understudy import catalogue
 from understudy.data.datasets import Dataset
 from understudy.fit import FitSettings
@@ -25,8 +37,10 @@ from understudy.sources.noise import Noise
 
 # Steps of the student; less is no training.
 _FEWEST = 50
-# A run that is further than this share from what was asked for is run again.
-_NEAR, _TRIES = 0.1, 3
+# A run that is further than this share from what was asked for is run again, and marked if that
+# brings none nearer.
+NEAR = 0.03
+_TRIES = 3
 
 _SGD = FitSettings(nesterov=False, warmup=0.0)
 _GAME = Stage(source=Noise(), objective=LogitL1(), fit=_SGD)
@@ -176,7 +190,8 @@ class Gauge:
     """How many steps of each arm come to what is asked for, learned from runs on this machine.
 
     Of one run a step costs what it did in the last quarter, when pools are filled. As pools grow
-    with the steps planned, of several runs it is the line through the two that came nearest.
+    with the steps planned, of several runs it is the line through the two that came nearest. What
+    is prepared before step 0 is in it, as it is in what runs come to.
 
     Args:
         opening: steps of the run that is in no table, from which all is known at first.
@@ -199,6 +214,12 @@ class Gauge:
         points = self.known.setdefault(row["arm"], [row["curve"][-2]])
         points.append({"step": row["steps"], **costs(row)})
 
+    def learn_from(self, table: Table) -> None:
+        """Take in the runs of a table that were made on such a host."""
+        for row in table.rows:
+            if host_of(row) == provenance()["host"]:
+                self.learn(row)
+
 
 def costs(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the seconds and the teacher passes of a row."""
@@ -219,42 +240,56 @@ def fill(
 
     Args:
         networks: the teacher, and the data to judge by.
-        gauge: tells how long a run is; None runs the steps that are asked for, or finds out within
-            the seconds.
+        gauge: tells how long a run is; None runs the steps that are asked for.
     """
     for arm in arms:
-        if table.has(arm=arm.name, seed=seed, at=str(asked)):
+        if is_there(table, arm.name, seed, asked):
             continue
         run = partial(run_arm, arm, setting, *networks, seed=seed)
-        length: Any = {asked.unit: asked.amount}
-        row = run(**length) if gauge is None else run_as_long(run, arm.name, asked, gauge)
+        if gauge is None:
+            row: dict[str, Any] | None = run(steps=round(asked.amount))
+        else:
+            row = run_as_long(run, arm.name, asked, gauge)
         if row is None:
             print(f"{asked} {arm.name} seed {seed}: too dear")
             continue
         table.add({"at": str(asked), **row}, ("at", "arm"))
+        far = f", {row['off']:+.1%} from what was asked for" if row.get("off") else ""
         print(
             f"{asked} {arm.name} seed {seed}: {row['accuracy']:.2%}, {row['steps']} steps, "
-            f"{costs(row)['passes'] / 1e6:.2f} M passes, {row['seconds']:.0f} s",
+            f"{costs(row)['passes'] / 1e6:.2f} M passes, {row['seconds']:.0f} s{far}",
             flush=True,
         )
+
+
+def is_there(table: Table, arm: str, seed: int, asked: Length) -> bool:
+    """Return whether a table has a run; how far one comes in a time, each kind of host says."""
+    here = {"host": provenance()["host"]} if asked.unit == "seconds" else {}
+    return table.has(arm=arm, seed=seed, at=str(asked), **here)
 
 
 def run_as_long(
     run: Callable[..., dict[str, Any]], name: str, asked: Length, gauge: Gauge
 ) -> dict[str, Any] | None:
-    """Return a run that came to what is asked for, the third at the latest; None if none can."""
+    """Return the run that came nearest to what is asked for, of three; None if none can.
+
+    One that is not near enough says in "off" which share it took more, or less.
+    """
     if name not in gauge.known:
         gauge.learn(run(steps=gauge.opening))
-    row = None
+    nearest: tuple[float, dict[str, Any]] | None = None
     for _ in range(_TRIES):
         steps = gauge.affordable(name, asked)
         if steps < _FEWEST:
-            return row
+            break
         row = run(steps=steps)
         gauge.learn(row)
-        if abs(costs(row)[asked.unit] / asked.amount - 1) <= _NEAR:
-            break
-    return row
+        off = costs(row)[asked.unit] / asked.amount - 1
+        if abs(off) <= NEAR:
+            return row
+        if nearest is None or abs(off) < abs(nearest[0]):
+            nearest = off, row
+    return None if nearest is None else {**nearest[1], "off": nearest[0]}
 
 
 def close(table: Table, held_against: Sequence[tuple[str, str]], **figures: Any) -> None:
@@ -277,13 +312,13 @@ def gaps(
 ) -> list[dict[str, Any]]:
     """Return the paired gains at each length, with their 95 % intervals, of two seeds or more."""
     found = []
-    for at in dict.fromkeys(row["at"] for row in rows):
-        here = [row for row in rows if row["at"] == at]
+    for at, host in dict.fromkeys((row["at"], host_of(row)) for row in rows):
+        here = [row for row in by_host(rows)[host] if row["at"] == at]
         for arm, against in held_against:
             gains = [a["accuracy"] - b["accuracy"] for a, b in pair(here, arm, against)]
             if len(gains) < 2:
                 continue
             low, high = interval(gains)
-            told = {"at": at, "arm": arm, "against": against, "seeds": len(gains)}
+            told = {"at": at, "host": host, "arm": arm, "against": against, "seeds": len(gains)}
             found.append(told | {"gain": statistics.mean(gains), "low": low, "high": high})
     return found

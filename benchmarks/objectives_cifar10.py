@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from cifar10 import public_teacher
-from experiments import Table, print_table, summarize
+from experiments import Table, by_host, print_table, summarize
 from objectives_digits import (
     LABELS,
     PLAIN,
@@ -158,7 +158,10 @@ def main() -> None:
                 f"{at}, {name}, seed {seed}: {row['accuracy']:.2%} in {row['seconds']:.0f} s",
                 flush=True,
             )
-    table.extend(differences=gaps(table.rows))
+    found = [
+        {"host": host, **gap} for host, made in by_host(table.rows).items() for gap in gaps(made)
+    ]
+    table.extend(differences=found)
     table.write(("at", "arm"))
     print_table(summarize(table.rows, ("at", "arm")))
 

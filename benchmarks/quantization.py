@@ -17,13 +17,12 @@ BatchNorm frozen and moving: rows of a table of their own name.
 import argparse
 import itertools
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments import Table, print_table, summarize
+from experiments import Table, clock, print_table, summarize
 from real_data import cifar10_folder, data_folder, scratch_folder
 from understudy.compress.post_training_quantization import PostTrainingQuantization
 from understudy.data.datasets import Dataset, Part, batches, open_data
@@ -76,7 +75,7 @@ def run(
     Args:
         known: what the network itself calls the test images.
     """
-    began = time.perf_counter()
+    began = clock()
     made = transform(
         network,
         network,
@@ -86,7 +85,7 @@ def run(
         num_images=IMAGES,
         rng=from_seed(child_seed(seed, "calibration")),
     )
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     called = answers(made, test)
     correct = int((called == labels_of(test)).sum())
     same = int((called == known).sum())
@@ -118,7 +117,7 @@ def tune(
         moving: BatchNorm takes the statistics of what is shown, in place of keeping its own.
     """
     images = images_of(arm, reference, seed).data
-    began = time.perf_counter()
+    began = clock()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         quantize(
@@ -142,7 +141,7 @@ def tune(
         "correct": correct,
         "count": len(test),
         "agreement": int((called == known).sum()) / len(test),
-        "seconds": time.perf_counter() - began,
+        "seconds": clock() - began,
         "steps": given.steps,
     }
 

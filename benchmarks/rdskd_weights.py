@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from experiments import Arm, Table, interval
+from experiments import Arm, Table, interval, of_one_host
 from methods import Length, close, fill
 from sources_digits import BATCH, STEPS, STUDENT, TEACHER, arms, teacher_of
 from understudy.recipe import replace_fields
@@ -101,7 +101,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             setting, teacher, test = teacher_of(seed, Path(folder))
             fill(table, chosen, setting, (teacher, test), seed, asked)
-    found = robustness([row for row in table.rows if row["at"] == str(asked)], known)
+    found = robustness([row for row in of_one_host(table.rows) if row["at"] == str(asked)], known)
     twins = [(a.name, b.name) for a, b in zip(*known.values(), strict=True)]
     close(table, twins, robustness=found)
     for name, figures in found.items():

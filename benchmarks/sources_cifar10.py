@@ -5,10 +5,11 @@ of 128. Every method has its own objective, optimizer and weights of the loss; b
 same without the term that defines it. Noise and shader images are bare, matched and balanced: no
 augmentation, no mixup, no attack. Real images, mildly augmented, are the bound.
 
-One table is at equal time of one processor thread, the time to find out what a step costs
-included; the other at equal passes of the teacher, images shown to it and gradients that went back
-to them. Published schedules take GPU hours, so how far each method goes in 10 to 20 minutes is
-ours, chosen by what its steps cost and never by a score on real images:
+One table is at equal time of one processor thread, all preparation included; the other at equal
+passes of the teacher, images shown to it and gradients that went back to them. A run is as long as
+others of its arm say, and is run again where it came to more than 3 % more or less. Published
+schedules take GPU hours, so how far each method goes in 10 to 20 minutes is ours, chosen by what
+its steps cost and never by a score on real images:
 
     inversion    60 iterations of 128 images at a rate of 0.1 (published: 2000 of 256 at 0.05); the
                  statistics' weight is 1, the least of the published ones: at 10, so few iterations
@@ -42,7 +43,7 @@ from understudy.sources.surrogate import Surrogate
 
 SECONDS, PASSES, BATCH = 1200.0, 300_000, 128
 WIDTH = 32
-# Steps of the student in the first runs, which tell what passes steps take.
+# Steps of the student in the first runs, which tell what steps cost.
 GAUGED = 200
 # Of the rows that there are.
 MACHINES = "one for seed 0 and one of half its speed for the others, so gains are paired by seed"
@@ -119,7 +120,8 @@ def main() -> None:
     told |= {"machines": MACHINES, "pools": POOLS, **SEARCH}
     table = Table(given.name, __doc__.splitlines()[0], told)
     asked = Length(getattr(given, given.at), given.at)
-    gauge = Gauge(GAUGED) if given.at == "passes" else None
+    gauge = Gauge(GAUGED)
+    gauge.learn_from(table)
     for seed in given.seeds:
         chosen = [known[name] for name in given.arms]
         fill(table, chosen, setting, (teacher, test), seed, asked, gauge)

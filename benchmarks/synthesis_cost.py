@@ -32,6 +32,7 @@ from experiments import (
     Table,
     counted,
     interval,
+    of_one_host,
     pair,
     print_table,
     run_arm,
@@ -170,7 +171,7 @@ def main() -> None:
     chosen = contenders(given.iterations)
     for seed in given.seeds:
         add_seed(table, chosen, seed, given.steps)
-    rows = compare(table.rows)
+    rows = compare(of_one_host(table.rows))
     # JSON knows no infinity.
     finite = [
         {k: v for k, v in row.items() if v not in (float("-inf"), float("inf"))} for row in rows

@@ -6,6 +6,7 @@ from typing import Any
 
 from cells import (
     MINUS,
+    NEAR,
     PLUS_MINUS,
     Result,
     accuracy,
@@ -17,6 +18,7 @@ from cells import (
     table,
 )
 
+_FAR = "\N{DAGGER}"
 # So few arms are also told in words.
 _TOLD = 4
 _UNDECIDED = "level, as far as can be told, with"
@@ -31,13 +33,14 @@ def arms(result: Result) -> str:
         curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
         early = max(map(len, curves.values()))
         timed = at.endswith(("seconds", "passes"))
+        lengths = {row["arm"]: _came_to(result, at, row["arm"]) for row in rows} if timed else {}
         made = [
             [
                 row["arm"],
                 *(curves[row["arm"]] or ["—"] * early),
                 accuracy(row),
                 percent(row["agreement"]),
-                *([f"{row['steps']:,.0f}"] if timed else []),
+                *([f"{row['steps']:,.0f}", lengths[row["arm"]]] if timed else []),
             ]
             for row in rows
         ]
@@ -45,9 +48,27 @@ def arms(result: Result) -> str:
             f"at {length(at)}" if at else "arm",
             *(f"after {100 * (i + 1) / (early + 1):.0f} %" for i in range(early)),
         ]
-        heads += ["accuracy, %", "agreement", *(["steps"] if timed else [])]
+        heads += ["accuracy, %", "agreement"]
+        heads += ["steps", f"{at.rpartition(' ')[2]} they took"] if timed else []
         parts.append(table(heads, made))
+        if any(_FAR in told for told in lengths.values()):
+            parts.append(f"{_FAR} A run further than {percent(NEAR)} from what was asked for.")
     return "\n\n".join(parts)
+
+
+def _came_to(result: Result, at: str, arm: str) -> str:
+    """Return what the runs of an arm came to, least to most, marked where that is far off."""
+    asked, unit = float(at.split(" ")[0].replace(",", "")), at.rpartition(" ")[2]
+    found = [
+        row["seconds"] if unit == "seconds" else row["teacher_forwards"] + row["teacher_backwards"]
+        for row in result.get("rows", ())
+        if (str(row.get("at", "")), row["arm"]) == (at, arm)
+    ]
+    if not found:
+        return "—"
+    least, most = (f"{value:,.0f}" for value in (min(found), max(found)))
+    far = any(abs(value / asked - 1) > NEAR for value in found)
+    return (least if least == most else f"{least} to {most}") + (f" {_FAR}" if far else "")
 
 
 def _by_length(result: Result) -> dict[str, list[Mapping[str, Any]]]:

@@ -11,8 +11,37 @@ RESULTS: Path = marked.ROOT / "benchmarks" / "results"
 
 Result = Mapping[str, Any]
 
+# What a row from before hosts were recorded counts as.
+NOT_RECORDED = "not recorded"
+# Runs at equal time, or equal passes, are to have come so near to it.
+NEAR = 0.03
+
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+
+def host_of(row: Mapping[str, Any]) -> str:
+    """Return the kind of host that a row was made on."""
+    return str(row.get("host", NOT_RECORDED))
+
+
+def by_host(result: Result) -> dict[str, Result]:
+    """Return what a results file says of each kind of host, of the one with most rows first.
+
+    Lists of rows are divided; figures over all rows, which have no host, stay with each.
+    """
+    rows = result.get("rows", ())
+    hosts = sorted(
+        {host_of(row) for row in rows}, key=lambda h: -sum(host_of(r) == h for r in rows)
+    )
+    if len(hosts) < 2:
+        return {hosts[0] if hosts else NOT_RECORDED: result}
+    return {host: {name: _of(host, part) for name, part in result.items()} for host in hosts}
+
+
+def _of(host: str, part: Any) -> Any:
+    rows = isinstance(part, list) and all(isinstance(row, Mapping) for row in part)
+    return [row for row in part if host_of(row) == host] if rows else part
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import arm_tables
 import marked
 import part_tables
-from cells import RESULTS, Result, table
+from cells import RESULTS, Result, by_host, table
 from short_table import summary
 
 SCRIPTS = marked.ROOT / "benchmarks"
@@ -40,7 +40,13 @@ def figures(argument: str) -> str:
         result["summary"] = [row for row in result["summary"] if row["arm"] in arms]
         missing = [arm for arm in arms if arm not in {row["arm"] for row in result["summary"]}]
         parts = [f"Not measured yet: {', '.join(missing)}."] if missing else []
-    return "\n\n".join([_table_of(name, result), *parts, _source(name, result)])
+    hosts = by_host(result)
+    tables = []
+    for host, made in hosts.items():
+        if made.get("summary", True):
+            tables += [f"Host: {host}."] if len(hosts) > 1 else []
+            tables.append(_table_of(name, made))
+    return "\n\n".join([*tables, *parts, _source(name, result)])
 
 
 MAKERS: marked.Makers = {"figures": figures}
@@ -70,6 +76,8 @@ def _script(name: str) -> str:
 def _source(name: str, result: Result) -> str:
     versions = result.get("versions", {})
     made = [f"{part} {versions[part]}" for part in ("python", "torch") if part in versions]
+    hosts = list(by_host(result))
+    made += [f"host {hosts[0]}"] if len(hosts) == 1 else []
     return f"`benchmarks/{_script(name)}`" + (f", {', '.join(made)}." if made else ".")
 
 

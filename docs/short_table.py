@@ -1,6 +1,8 @@
 """The short table of the README: what a few results files say, each held against its rivals.
 
 One function for each file lists what it says, as (what, figure, held against); none says nothing.
+Rows are those of one kind of host, means of two seeds or more. Beside every figure stand its
+controls, and the best arm of the same table where that is better.
 """
 
 import json
@@ -8,7 +10,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cells import RESULTS, Result, accuracy, interval, length, percent, points, ranked, spread
+from cells import (
+    NEAR,
+    RESULTS,
+    Result,
+    accuracy,
+    by_host,
+    interval,
+    length,
+    percent,
+    points,
+    ranked,
+    spread,
+)
 
 Row = tuple[str, str, str]
 
@@ -19,8 +33,8 @@ def summary() -> str:
     for name, rows in _SUMMARIES.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            lines += [f"| {' | '.join(row)} |" for row in rows(result)]
+            hosts = by_host(json.loads(path.read_text(encoding="utf-8")))
+            lines += [f"| {' | '.join(row)} |" for row in rows(next(iter(hosts.values())))]
     return "\n".join(lines)
 
 
@@ -30,14 +44,36 @@ def _told_cifar10(result: Result) -> list[Row]:
         groups.setdefault(row["at"], {})[row["arm"]] = row
     told = []
     for at, arms in groups.items():
-        if "full" not in arms:
+        if not _measured(arms, "full"):
             continue
-        rivals = [name for name in ("real", "noise + attack", "noise", "leaves") if name in arms]
+        rivals = ("bare shaders", "real", "noise + attack", "noise", "leaves")
         pair = result["setting"]["pair"]
-        known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, rivals)]
-        what = f"CIFAR-10, {pair}, {at}: accuracy of a student taught by shader images, %"
+        known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, "full", rivals)]
+        taken = _taken(result, at, ("full", *rivals))
+        what = (
+            f"CIFAR-10, {pair}, {at}{taken}: accuracy of a student taught by shader images, with "
+            "every part of the recipe, %"
+        )
         told.append((what, accuracy(arms["full"]), "; ".join(known)))
     return told
+
+
+def _measured(arms: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    """Return whether there is an arm, of two seeds or more."""
+    return name in arms and arms[name]["seeds"] > 1
+
+
+def _taken(result: Result, at: str, shown: Sequence[str]) -> str:
+    """Return in brackets what runs at equal time took, where one of them was far from it."""
+    if not at.endswith("seconds"):
+        return ""
+    asked = float(at.split(" ")[0])
+    found = [
+        row["seconds"] for row in result["rows"] if row.get("at") == at and row["arm"] in shown
+    ]
+    if all(abs(one / asked - 1) <= NEAR for one in found):
+        return ""
+    return f" ({min(found):.0f} to {max(found):.0f} taken)"
 
 
 def _teacher(network: str) -> list[str]:
@@ -49,8 +85,14 @@ def _teacher(network: str) -> list[str]:
     return [f"teacher {100 * row['accuracy']:.1f}" for row in rows if row["network"] == network]
 
 
-def _held_against(arms: Mapping[str, Mapping[str, Any]], rivals: Sequence[str]) -> list[str]:
-    return [f"{name} {accuracy(arms[name])}" for name in rivals if name in arms]
+def _held_against(
+    arms: Mapping[str, Mapping[str, Any]], ours: str, rivals: Sequence[str]
+) -> list[str]:
+    """Return the rivals, and before them the best of all arms where that is better than ours."""
+    best = max((name for name in arms if _measured(arms, name)), key=lambda n: arms[n]["mean"])
+    wins = [best] if best not in rivals and arms[best]["mean"] > arms[ours]["mean"] else []
+    shown = [name for name in (*wins, *rivals) if _measured(arms, name)]
+    return [f"{name} {accuracy(arms[name])}" for name in shown]
 
 
 def _told_inversion(result: Result) -> list[Row]:
@@ -60,7 +102,7 @@ def _told_inversion(result: Result) -> list[Row]:
             arms[name]["judge_accuracy"], arms[name]["judge_accuracy_sd"], arms[name]["seeds"]
         )
         for name in ("DeepInversion", "inceptionism", "image prior alone", "real")
-        if name in arms
+        if _measured(arms, name)
     }
     if "DeepInversion" not in known:
         return []
@@ -91,9 +133,11 @@ def _arm(
 
     def told(result: Result) -> list[Row]:
         arms = {row["arm"]: row for row in result["summary"] if at in (None, row.get("at"))}
-        if ours not in arms:
+        if not _measured(arms, ours):
             return []
-        return [(what, accuracy(arms[ours]), "; ".join(_held_against(arms, rivals)))]
+        taken = "" if at is None else _taken(result, at, (ours, *rivals))
+        known = _held_against(arms, ours, rivals)
+        return [(what.replace(f"{at}:", f"{at}{taken}:"), accuracy(arms[ours]), "; ".join(known))]
 
     return told
 
@@ -105,7 +149,7 @@ def _told_sources(result: Result) -> list[Row]:
             f"digits, 8 x 8, {length(at)}: accuracy of a student taught by images inverted from "
             "its teacher, %",
             "DeepInversion",
-            ("DeepInversion without features", "BN statistics", "fast-5", "shaders", "noise"),
+            ("shaders", "DeepInversion without features", "BN statistics", "fast-5", "noise"),
             at,
         )
         told += rows(result)
@@ -232,7 +276,10 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
         "CIFAR-10, resnet20 -> resnet8, 600 seconds: accuracy of a student taught by fast-meta's "
         "images, %",
         "fast-5",
-        ("real", "shaders", "Adaptive DeepInversion", "DeepInversion", "noise"),
+        (
+            *("real", "fast-5 with fresh generator", "shaders", "Adaptive DeepInversion"),
+            *("DeepInversion", "noise"),
+        ),
         "600 seconds",
     ),
     "pruning": _arm(
@@ -244,7 +291,7 @@ _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
     "continual": _arm(
         "digits 0 to 4, then 5 to 9 beside images inverted from the network: all ten, %",
         "deep-inversion",
-        ("joint", "old images without labels", "shaders", "lwf", "plain"),
+        ("joint", "batch-norm-statistics", "old images without labels", "shaders", "lwf", "plain"),
     ),
     "lcw": _arm(
         "digits, 8 x 8: accuracy of a student taught by images of an LCW generator, %",

@@ -48,3 +48,89 @@ def test_a_spread_over_weights_is_taken_seed_by_seed(benchmark_script):
     assert found["sum"]["worst"][0] == pytest.approx(0.4)
     assert found["difference"]["spread"][0] == pytest.approx((0.1 - 0.5 + 0.3 - 0.4) / 2)
     assert script.robustness(rows[:4], known) == {}
+
+
+def test_rows_of_different_hosts_are_never_averaged(benchmark_script):
+    old, new = [row("one", 0, 0.5), row("one", 1, 0.7)], [{**row("one", 2, 0.9), "host": "a cpu"}]
+    found = benchmark_script("experiments").summarize([*old, *new], ("arm",))
+    told = {one["host"]: (one["mean"], one["seeds"]) for one in found}
+    assert told == {"a cpu": (0.9, 1), "not recorded": (pytest.approx(0.6), 2)}
+
+
+def test_runs_of_different_hosts_are_no_pair(benchmark_script):
+    rows = [row("one", 0, 0.5), {**row("other", 0, 0.4), "host": "a cpu"}]
+    assert benchmark_script("experiments").pair(rows, "one", "other") == []
+
+
+def test_a_row_says_its_host_its_commit_and_its_clock(benchmark_script, tmp_path):
+    experiments = benchmark_script("experiments")
+    table = experiments.Table("made", "?", {}, folder=tmp_path)
+    table.add(row("one", 0, 0.5), ("arm",))
+    (made,) = table.rows
+    assert "cores" in made["host"]
+    assert made["commit"]
+    assert made["clock"] == "process CPU time, 1 thread"
+    table.add({**row("one", 1, 0.5), "host": "another"}, ("arm",))
+    assert table.rows[-1]["host"] == "another"
+
+
+class Runs:
+    """Runs that take a second to prepare, and a tenth a step; the first so many, twice as long."""
+
+    def __init__(self, slow: int):
+        self.slow, self.steps = slow, []
+
+    def __call__(self, *, steps):
+        self.steps.append(steps)
+        pace = 0.2 if len(self.steps) <= self.slow else 0.1
+        passes = {"teacher_forwards": steps, "teacher_backwards": 0}
+        curve = [
+            {"step": at, "seconds": 1 + pace * at, "passes": at} for at in (3 * steps // 4, steps)
+        ]
+        return {"arm": "one", "steps": steps, "seconds": 1 + pace * steps, "curve": curve} | passes
+
+
+def test_equal_time_is_equal_within_three_in_a_hundred(benchmark_script):
+    methods = benchmark_script("methods")
+    asked, runs = methods.Length(60.0, "seconds"), Runs(slow=0)
+    made = methods.run_as_long(runs, "one", asked, methods.Gauge(opening=100))
+    assert runs.steps == [100, 590]  # what is prepared is in the time
+    assert made["seconds"] == pytest.approx(60)
+    assert "off" not in made
+
+
+def test_a_run_that_took_too_long_is_run_again(benchmark_script):
+    methods = benchmark_script("methods")
+    asked, runs = methods.Length(60.0, "seconds"), Runs(slow=1)
+    made = methods.run_as_long(runs, "one", asked, methods.Gauge(opening=100))
+    assert len(runs.steps) > 2
+    assert made["seconds"] == pytest.approx(60, rel=0.03)
+    assert "off" not in made
+
+
+def test_a_run_that_never_comes_near_is_the_nearest_and_marked(benchmark_script):
+    methods = benchmark_script("methods")
+    times = iter((10.0, 40.0, 70.0, 90.0))
+
+    def run(*, steps):
+        spent = next(times)
+        curve = [{"step": steps - 1, "seconds": spent - 1, "passes": 0}, {}]
+        return {"arm": "one", "steps": steps, "seconds": spent, "curve": curve} | {
+            "teacher_forwards": 0,
+            "teacher_backwards": 0,
+        }
+
+    made = methods.run_as_long(
+        run, "one", methods.Length(60.0, "seconds"), methods.Gauge(opening=100)
+    )
+    assert made["seconds"] == 70
+    assert made["off"] == pytest.approx(1 / 6)
+
+
+def test_in_the_same_time_another_host_comes_to_other_rows(benchmark_script, tmp_path):
+    methods, experiments = benchmark_script("methods"), benchmark_script("experiments")
+    table = experiments.Table("made", "?", {}, folder=tmp_path)
+    table.add({**row("one", 0, 0.5), "at": "60 seconds", "host": "another"}, ("arm",))
+    table.add({**row("one", 0, 0.5), "at": "60 steps", "host": "another"}, ("arm",))
+    assert not methods.is_there(table, "one", 0, methods.Length(60.0, "seconds"))
+    assert methods.is_there(table, "one", 0, methods.Length(60.0, "steps"))

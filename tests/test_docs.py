@@ -107,7 +107,15 @@ def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
     assert "| full | 50.0 ± 1.0 (3 seeds) | 50.0 % |" in figures.figures("cifar10")
     assert "noise" not in figures.figures("cifar10: full")
     assert "Not measured yet: real." in figures.figures("cifar10: full, real")
-    assert "| 50.0 ± 1.0 (3 seeds) | noise 10.0 (one seed) |" in figures.figures("summary")
+    assert "one seed" not in figures.figures("summary")
+    whole["summary"] += [
+        told | {"arm": name, "mean": mean, "sd": 0.01}
+        for name, mean in (("leaves", 0.2), ("full - mixup", 0.6))
+    ]
+    whole["rows"] = []
+    (tmp_path / "cifar10.json").write_text(json.dumps(whole))
+    against = "full - mixup 60.0 ± 1.0 (3 seeds); leaves 20.0 ± 1.0 (3 seeds)"
+    assert f"| 50.0 ± 1.0 (3 seeds) | {against} |" in figures.figures("summary")
     whole["summary"].append(told | {"arm": "full, in two stages", "mean": 0.25, "sd": 0.01})
     (tmp_path / "cifar10.json").write_text(json.dumps(whole))
     two = figures.figures("cifar10: full, in two stages, full, real")
@@ -115,6 +123,27 @@ def test_a_benchmark_over_seeds_becomes_a_table(script, tmp_path, monkeypatch):
     assert "| full | 50.0" in two
     assert "Not measured yet: real." in two
     assert figures.figures("digits").startswith("Not measured yet; `benchmarks/digits.py`")
+
+
+def test_each_kind_of_host_has_a_table_of_its_own(script, tmp_path, monkeypatch):
+    told = {"arm": "full", "at": "60 seconds", "agreement": 0.5, "seconds": 60.0, "steps": 9.0}
+    rows = [told | {"seed": 0}, told | {"seed": 1, "seconds": 70.0}]
+    rows.append(told | {"seed": 0, "host": "a cpu", "seconds": 61.0})
+    summary = [
+        told | {"mean": 0.4, "sd": 0.01, "seeds": 2},
+        told | {"mean": 0.6, "sd": None, "seeds": 1, "host": "a cpu"},
+    ]
+    whole = {"question": "Which?", "setting": {"pair": "a -> b"}, "summary": summary, "rows": rows}
+    (tmp_path / "cifar10.json").write_text(json.dumps(whole))
+    figures = script("figures")
+    for module in (figures, script("short_table")):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    made = figures.figures("cifar10")
+    first, second = made.split("Host: a cpu.")
+    assert first.startswith("Host: not recorded.")
+    assert "| full | 40.0 ± 1.0 (2 seeds) | 50.0 % | 9 | 60 to 70 † |" in first
+    assert "| full | 60.0 (one seed) | 50.0 % | 9 | 61 |" in second
+    assert "60 seconds (60 to 70 taken)" in figures.figures("summary")
 
 
 def test_every_marked_part_is_known_to_a_script(script):
