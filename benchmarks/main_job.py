@@ -16,11 +16,7 @@ accuracy: agreement and confidence on several sets of images.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +25,8 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
-from experiments import RESULTS, Table, interval, pair
+from experiments import RESULTS, Table, clock, interval, pair, provenance
+from methods import NEAR
 from real_data import cifar10_folder
 from understudy.audits.evaluation import evaluate
 from understudy.auto import PARTS, facts_of
@@ -56,8 +53,6 @@ PAIRS = {
     "resnet56 -> resnet20": "main_job_resnet56",
     "resnet20 -> mobilenetv2-0.5": "main_job_mobilenet",
 }
-# A run counts as one of its length where it took within this share of it.
-NEAR = 0.03
 LOOKS = 4
 # Images on which label-free measurements are taken, each set the same for all runs.
 _MEASURED_ON = 512
@@ -131,7 +126,6 @@ def run(
         steps: in place of those that planning finds, its pools in proportion.
     """
     teacher, design, report = networks
-    clock = time.process_time
     began, paused = clock(), 0.0
     student = load(refs[1], like=teacher.contract, rng=from_seed(child_seed(seed, "student")))
     recipe = recipe_of(arm, teacher, student, refs, seed)
@@ -163,6 +157,7 @@ def run(
         train.note = lambda made: errors.update(made.errors)
         outcome = train(journal=look)
     spent = clock() - began - paused
+    off = spent / seconds - 1
     return {
         "seed": seed,
         "steps": stage.fit.steps,
@@ -174,7 +169,8 @@ def run(
         "plan": list(recipe.plan),
         "errors": errors,
         "facts": outcome.terms["facts"],
-        **host(),
+        **({} if abs(off) <= NEAR else {"off": off}),
+        **provenance(),
     }
 
 
@@ -220,26 +216,6 @@ class _Probes:
         return found
 
 
-def host() -> dict[str, str]:
-    """Return what a row was made on and by."""
-    model = platform.processor() or platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
-    ):
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    described = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    flags = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
-    return {
-        "host": f"{model}, {os.cpu_count()} cores, {flags}",
-        "commit": described.stdout.strip(),
-        "clock": "process CPU time, one thread",
-    }
-
-
 def halves(teacher: Network) -> tuple[Dataset, Dataset]:
     """Return the test images for choices, the second half of each class, and for the report."""
     test = open_data(cifar10_folder(), teacher.contract, split="test", labels=True)
@@ -275,10 +251,10 @@ def main() -> None:
             steps = None
             if table.has(**key):
                 (before,) = (r for r in table.rows if all(r[k] == v for k, v in key.items()))
-                off = before["seconds"] / given.seconds
-                if not given.exact or abs(off - 1) <= NEAR or before["host"] != host()["host"]:
+                elsewhere = before["host"] != provenance()["host"]
+                if not given.exact or "off" not in before or elsewhere:
                     continue
-                steps = round(before["steps"] / off)
+                steps = round(before["steps"] / (1 + before["off"]))
 
             def note(told: dict[str, Any], key: dict[str, Any] = key) -> None:
                 with (RESULTS / "label_free.jsonl").open("a", encoding="utf-8") as file:
