@@ -1,14 +1,20 @@
 """Can the transfer-set report tell, before any training, which set will teach a student well?
 
 Each transfer set is a stack of a base (the teacher's own images whole, cut to few classes or long
-tailed; shaders, leaves, noise, colours; the images of the other task) and what is wrapped around
-it: those of a list, then pairs of base and wrappers drawn by chance. Each is scored first; then a
-student is trained on it from the same start for the same number of steps and judged on the real
-test split, which nothing else sees. One row is written for each set as it finishes; started again,
-the script goes on.
+tailed; shaders, leaves, noise, colours; the images of another task) and what is wrapped around it:
+those of a list, then pairs of base and wrappers drawn by chance. Each is scored first, on as many
+images as `score` and every run look at; then students are trained on it from the same starts for
+the same number of steps and judged on the real test split, which nothing else sees. One row is
+written for each set as it finishes; started again, the script goes on.
+
+    digits    8 x 8 digits; the teacher is trained here
+    cifar10   CIFAR-10 as JPEG; a public ResNet-20
+    castings  CIFAR-10 as JPEG, each image in a warm or a cold light, each class twice: 20 classes;
+              the teacher is trained here; road scenes are among the sets
 
     UNDERSTUDY_DATA=... python benchmarks/score.py --task digits
     UNDERSTUDY_DATA=... python benchmarks/score.py --task cifar10
+    UNDERSTUDY_DATA=... python benchmarks/score.py --task castings
     python benchmarks/score_fit.py
 """
 
@@ -17,7 +23,7 @@ import itertools
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +31,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from real_data import cifar10_folder, data_folder, scratch_folder
+from real_data import cifar10_folder, data_folder, scratch_folder, unpacked
 from understudy.audits.evaluation import evaluate
-from understudy.audits.transfer_set import TransferSetScorer
+from understudy.audits.transfer_set import COUNT, TransferSetScorer
 from understudy.data.datasets import Dataset, open_data
 from understudy.fit import FitSettings, fit
 from understudy.loading import load
@@ -63,11 +70,17 @@ CIFAR10_REF = NetworkRef(
     std=(0.229, 0.224, 0.225),
     classes=10,
 )
-# One for all sets and both tasks, between the 2 and 20 that the paper uses.
+CASTINGS_TEACHER = "convnet-32"
+# One for all sets and all tasks, between the 2 and 20 that the paper uses.
 TEMPERATURE = 4.0
 POOL = 4096
 # Images of each kind of shader, and of leaves.
 DRAWN = 16_384
+
+# What light does to red, green and blue.
+LIGHTS = ((1.0, 0.85, 0.6), (0.6, 0.85, 1.0))
+# Side of the squares that road scenes are cut into, before they are made as small as CIFAR-10's.
+TILE = 60
 
 # The base and what is wrapped around it, innermost first. Bases of a real set: all of it, half of
 # its classes, two, one, a long tail (the rarest class a hundredth of the commonest), 50 images.
@@ -113,6 +126,39 @@ gradient       | balance augment attack
 few-programs   | augment
 own            | mild
 """
+# For the task whose classes are many; road scenes are photographs of something else.
+CASTINGS = """
+own            |
+shaders        | balance augment mixup attack
+roads          |
+gaussian       |
+leaves         | balance augment
+own-half       |
+roads          | balance augment
+shaders        |
+other          | match augment mixup
+uniform        |
+shaders        | balance augment
+own-long-tail  | balance augment
+few-textures   | balance augment
+roads          | match balance augment mixup attack
+gaussian       | balance
+leaves         |
+shaders        | match balance augment mixup attack
+own-50         | augment
+flat           |
+figures        | balance augment
+roads          | augment mixup
+shaders        | balance
+gradient       | augment
+own-two        | augment mixup
+other          |
+leaves         | match balance augment mixup
+few-programs   |
+gaussian       | attack
+stripes        | augment mixup
+own            | augment mixup
+"""
 # Further sets are drawn from all pairs of these, which nobody has chosen for what they give.
 BASES = (
     *("own", "own-half", "own-two", "own-long-tail", "own-50", "other", "other-half"),
@@ -126,24 +172,24 @@ TRIVIAL = ("uniform |", "flat |", "own-one |")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A teacher, the student it has, and the real images of this task and of the other."""
+    """A teacher, the student it has, and real images: of this task, and of others by name."""
 
     name: str
     teacher: Network
     student: str
-    own: Path
-    other: Path
+    real: Mapping[str, Path]
     test: Dataset
     fit: FitSettings
+    listed: str = STACKS
 
 
-def stacks(count: int) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Return name, base and wrappers of so many transfer sets: those of the list, then drawn ones.
+def stacks(listing: str, count: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return name, base and wrappers of so many transfer sets: those listed, then drawn ones.
 
     The order of the drawn ones is that of one seed, so that more of them only add to fewer.
     """
     listed = []
-    for line in STACKS.strip().splitlines():
+    for line in listing.strip().splitlines():
         base, _, parts = (part.strip() for part in line.partition("|"))
         listed.append((base, tuple(parts.split())))
     wrappers = [
@@ -177,7 +223,7 @@ def base_source(base: str, task: Task) -> Source:
     if base in plain:
         return plain[base]
     whose, _, part = base.partition("-")
-    return Surrogate(data=str(_subset(getattr(task, whose), part)), held_out=0.0)
+    return Surrogate(data=str(_subset(task.real[whose], part)), held_out=0.0)
 
 
 def stack(base: str, parts: tuple[str, ...], task: Task) -> Source:
@@ -225,8 +271,10 @@ def digits_task(steps: int, precision: Precision) -> Task:
         name="digits",
         teacher=teacher,
         student="convnet-6",
-        own=_as_npz("builtin/digits:train", DIGITS),
-        other=_as_npz(str(cifar10_folder()), _cifar10_contract()),
+        real={
+            "own": _as_npz("builtin/digits:train", DIGITS),
+            "other": _as_npz(str(cifar10_folder()), _cifar10_contract()),
+        },
         test=open_data("builtin/digits:test", DIGITS),
         fit=FitSettings(steps=steps, batch_size=128, learning_rate=0.2, log_every=steps),
     )
@@ -240,8 +288,10 @@ def cifar10_task(steps: int, precision: Precision) -> Task:
         name="cifar10",
         teacher=teacher,
         student="resnet8",
-        own=_as_npz(str(cifar10_folder()), teacher.contract),
-        other=_as_npz("builtin/digits:train", DIGITS),
+        real={
+            "own": _as_npz(str(cifar10_folder()), teacher.contract),
+            "other": _as_npz("builtin/digits:train", DIGITS),
+        },
         test=open_data(cifar10_folder(), teacher.contract, split="test"),
         fit=FitSettings(
             steps=steps, batch_size=128, learning_rate=0.1, precision=precision, log_every=steps
@@ -249,11 +299,60 @@ def cifar10_task(steps: int, precision: Precision) -> Task:
     )
 
 
-TASKS = {"digits": digits_task, "cifar10": cifar10_task}
+def castings_task(steps: int, precision: Precision) -> Task:
+    """Return the task of twenty classes; its teacher is trained here, once."""
+    own, test = (_cast(split) for split in ("train", "test"))
+    weights = _scratch() / "castings-teacher.pt"
+    if not weights.exists():
+        torch.save(_castings_teacher(own, precision).body.state_dict(), weights)
+    teacher = _built(CASTINGS_TEACHER, _castings_contract(), 0)
+    teacher.body.load_state_dict(torch.load(weights, weights_only=True))
+    teacher.eval()
+    return Task(
+        name="castings",
+        teacher=teacher,
+        student="convnet-8",
+        real={
+            "own": own,
+            "other": _as_npz("builtin/digits:train", DIGITS),
+            "roads": _roads(),
+        },
+        test=open_data(test, teacher.contract),
+        fit=FitSettings(
+            steps=steps, batch_size=128, learning_rate=0.1, precision=precision, log_every=steps
+        ),
+        listed=CASTINGS,
+    )
 
 
-def measure(task: Task, sets: int, count: int, seeds: int, file: Path, *, rescore: bool) -> None:
-    """Score and train on every set that the file does not hold yet."""
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured on a task unless more or less is asked for."""
+
+    make: Callable[[int, Precision], Task]
+    sets: int
+    steps: int
+    seeds: int
+
+
+TASKS = {
+    "digits": Size(make=digits_task, sets=80, steps=400, seeds=2),
+    "cifar10": Size(make=cifar10_task, sets=40, steps=500, seeds=1),
+    "castings": Size(make=castings_task, sets=30, steps=300, seeds=2),
+}
+
+
+def measure(
+    task: Task,
+    sets: int,
+    count: int,
+    seeds: int,
+    file: Path,
+    *,
+    most: int | None = None,
+    rescore: bool = False,
+) -> None:
+    """Score and train on every set that the file does not hold yet, at most so many of them."""
     teacher_accuracy = evaluate(task.teacher, task.test).accuracy
     result: dict[str, Any] = {
         "question": __doc__.splitlines()[0],
@@ -275,15 +374,15 @@ def measure(task: Task, sets: int, count: int, seeds: int, file: Path, *, rescor
     }
     if file.exists():
         held = json.loads(file.read_text())
-        differing = [k for k in result if k not in ("rows", "versions") and held[k] != result[k]]
+        free = ("rows", "versions", *(["scored_images"] if rescore else []))
+        differing = [k for k in result if k not in free and held[k] != result[k]]
         if differing:
             raise SystemExit(f"{file} was measured with another {', '.join(differing)}; move it")
         result["rows"] = held["rows"]
     done = {row["name"]: row for row in result["rows"]}
     scorer = TransferSetScorer(task.teacher, temperature=TEMPERATURE, calibration=None)
-    for name, base, parts in stacks(sets):
-        if name in done and not rescore:
-            continue
+    left = [stack for stack in stacks(task.listed, sets) if rescore or stack[0] not in done]
+    for name, base, parts in left[:most]:
         source = stack(base, parts, task)
         began = time.thread_time()
         card = scorer.score(source, name=name, count=count, seed=0).to_json()
@@ -327,13 +426,37 @@ def _digits_teacher() -> Network:
         source=Surrogate(data="builtin/digits:train", labels=True, held_out=0.0),
         augmentation=replace(PUBLISHED["mild"], shift=1, flip=0.0),
     )
-    site = site_of(DIGITS, teacher, settings)
+    return _taught(teacher, source, settings)
+
+
+def _castings_teacher(own: Path, precision: Precision) -> Network:
+    teacher = _built(CASTINGS_TEACHER, _castings_contract(), 0)
+    settings = FitSettings(
+        steps=1500, batch_size=128, learning_rate=0.1, precision=precision, log_every=1500
+    )
+    source = Augmented(
+        source=Surrogate(data=str(own), labels=True, held_out=0.0), augmentation=PUBLISHED["mild"]
+    )
+    return _taught(teacher, source, settings)
+
+
+def _taught(teacher: Network, source: Source, settings: FitSettings) -> Network:
+    """Return a network trained on labelled images."""
+    site = site_of(teacher.contract, teacher, settings)
     stream = source.open(site, None, child(from_seed(0), "source"))
     criterion = open_criterion(
         HardLabels(), teacher, None, stream.draw(0, teacher), child(from_seed(0), "objective")
     )
     fit(teacher, stream, criterion, settings=settings, rng=from_seed(0))
     return teacher
+
+
+def _castings_contract() -> InputContract:
+    # A light dims what is normalised by as it dims the images: on average over the two.
+    dimmed = np.mean(LIGHTS, axis=0)
+    plain = _cifar10_contract()
+    mean, std = (tuple((np.array(values) * dimmed).tolist()) for values in (plain.mean, plain.std))
+    return InputContract(size=(32, 32), channels=3, mean=mean, std=std, classes=20)
 
 
 def _cifar10_contract() -> InputContract:
@@ -357,6 +480,38 @@ def _as_npz(data: str, contract: InputContract) -> Path:
         assert found.labels is not None
         pixels = found.images(torch.arange(len(found))).permute(0, 2, 3, 1)
         _save(file, pixels.numpy(), found.labels.numpy())
+    return file
+
+
+def _cast(split: str) -> Path:
+    """Return CIFAR-10 in two lights: every second image in the cold one, and of its own class."""
+    file = _scratch() / f"castings-{split}.npz"
+    if not file.exists():
+        found = open_data(str(cifar10_folder()), _cifar10_contract(), split=split, labels=True)
+        assert found.labels is not None
+        pixels = found.images(torch.arange(len(found))).permute(0, 2, 3, 1).numpy()
+        light = np.arange(len(pixels)) % len(LIGHTS)
+        lit = pixels * np.array(LIGHTS)[light][:, None, None]
+        _save(file, lit.round().astype(np.uint8), found.labels.numpy() + 10 * light)
+    return file
+
+
+def _roads() -> Path:
+    """Return squares of road scenes (CamVid), as small as the images of CIFAR-10."""
+    file = _scratch() / "roads.npz"
+    if not file.exists():
+        frames = unpacked(data_folder() / "camvid-240x180.tar.xz", scratch_folder() / "camvid")
+        squares = []
+        for path in sorted((frames / "train" / "images").glob("*.jpg")):
+            with Image.open(path) as image:
+                frame = image.convert("RGB")
+            corners = itertools.product(
+                range(0, frame.width - TILE + 1, TILE), range(0, frame.height - TILE + 1, TILE)
+            )
+            for x, y in corners:
+                square = frame.resize((32, 32), Image.Resampling.BOX, (x, y, x + TILE, y + TILE))
+                squares.append(np.asarray(square))
+        _save(file, np.stack(squares), None)
     return file
 
 
@@ -388,11 +543,11 @@ def _subset(whole: Path, part: str) -> Path:
         if part == "50":
             chosen = order[:50]
         elif part == "long-tail":
-            most = np.bincount(labels).max()
-            quota = [max(1, round(most * 100 ** (-c / 9))) for c in range(10)]
-            chosen = np.concatenate([order[labels[order] == c][: quota[c]] for c in range(10)])
+            most, last = np.bincount(labels).max(), labels.max()
+            quota = [max(1, round(most * 100 ** (-c / last))) for c in range(last + 1)]
+            chosen = np.concatenate([order[labels[order] == c][:q] for c, q in enumerate(quota)])
         else:
-            classes = {"half": 5, "two": 2, "one": 1}[part]
+            classes = {"half": (labels.max() + 1) // 2, "two": 2, "one": 1}[part]
             chosen = order[labels[order] < classes]
         _save(file, images[chosen], labels[chosen])
     return file
@@ -408,20 +563,27 @@ def _save(file: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--sets", type=int, help="80 on digits, 40 on CIFAR-10")
-    parser.add_argument("--steps", type=int, help="400 on digits, 500 on CIFAR-10")
-    parser.add_argument("--count", type=int, default=4096)
-    parser.add_argument("--seeds", type=int, help="students a set: 2 on digits, 1 on CIFAR-10")
+    parser.add_argument("--sets", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--seeds", type=int, help="students a set")
+    parser.add_argument("--most", type=int, help="sets to measure now, of those that are left")
     parser.add_argument("--rescore", action="store_true", help="score again, train nothing again")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    digits = asked.task == "digits"
-    task = TASKS[asked.task](asked.steps or (400 if digits else 500), fast_precision("cpu"))
+    size = TASKS[asked.task]
+    task = size.make(asked.steps or size.steps, fast_precision("cpu"))
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"score_{asked.task}.json"
-    sets, seeds = asked.sets or (80 if digits else 40), asked.seeds or (2 if digits else 1)
-    measure(task, sets, asked.count, seeds, file, rescore=asked.rescore)
+    measure(
+        task,
+        asked.sets or size.sets,
+        asked.count,
+        asked.seeds or size.seeds,
+        RESULTS / f"score_{asked.task}.json",
+        most=asked.most,
+        rescore=asked.rescore,
+    )
 
 
 if __name__ == "__main__":

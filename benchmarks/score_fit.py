@@ -1,38 +1,59 @@
-"""Which diagnostics carry the transfer-set report, and how far does a prediction reach?
+"""By what should `score` rank transfer sets, and can it predict an accuracy?
 
-Reads what `score.py` measured on two tasks. Each diagnostic is ranked against the accuracy that
-students reached (Spearman; 95 % interval by resampling the sets). Predictors are fitted on one task
-and tested on the other, both ways; whatever is chosen, is chosen on the task they are fitted on:
+Reads what `score.py` measured, and fits nothing that ranks. On each task every ranker is held
+against the accuracy that students reached (Spearman; 95 % interval by resampling the sets): over
+all sets, without those that nobody would train on, and without the teacher's own images, which
+nobody has who needs the score.
 
-    entropy    class entropy alone, the paper's criterion
-    prior      pair_coverage, min_class_share, bn_distance, named before anything was measured here
-    chosen     those of the candidates that leave the least leave-one-out error on the fitting task
+    score            what the package ships, called as the package calls it
+    bn_distance, pair_coverage, class_entropy
+                     one figure alone; class entropy is the paper's criterion
+    bn_distance / pair_coverage
+                     two figures, and no constants
+    three fitted     pair_coverage, min_class_share, bn_distance by ridge regression
+    chosen, fitted   the figures with the least leave-one-out error
+    a constant       ranks nothing: 0
 
-The constants that the package carries are then fitted on both tasks with `prior`, which nothing
-that was measured here has chosen. Their interval is as wide as the errors from task to task were:
-it ranks sets well, and says little of the accuracy itself.
+What is fitted is fitted on the *other* tasks alone. A combination is shipped only if it ranks
+better than the best single figure on every task that it was not fitted on, beyond the interval of
+their difference; else the single figure is.
+
+An accuracy is predicted by the shipped figure, fitted on the other tasks, beside a constant, the
+mean of those tasks. The constants that the package carries are then fitted on all tasks; the error
+that they carry is the largest that any task was missed by, and `understudy.audits.calibration`
+predicts nothing unless it is small.
 
     python benchmarks/score_fit.py
 """
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
-from understudy.audits.calibration import Calibration, Transform, error_of, fit_calibration
+from understudy.audits.calibration import (
+    WIDEST,
+    Calibration,
+    Transform,
+    error_of,
+    fit_calibration,
+)
+from understudy.audits.ranking import goodness
 
 RESULTS = Path(__file__).parent / "results"
 CONSTANTS = Path(__file__).parents[1] / "src" / "understudy" / "audits" / "calibration.json"
-TASKS = ("digits", "cifar10")
+TASKS = ("digits", "cifar10", "castings")
 # The set that says what the teacher's own images give in as many steps.
 OWN = "own |"
 RIDGE = 1.0
 RESAMPLINGS = 2000
+# A set that shows no pair of classes ranks last, not nowhere.
+LEAST_PAIRS = 0.01
 
 CANDIDATES: Mapping[str, Transform] = {
     "class_entropy": "identity",
@@ -44,58 +65,91 @@ CANDIDATES: Mapping[str, Transform] = {
     "feature_coverage": "identity",
     "bn_distance": "minus_log",
 }
-MOST_CHOSEN = 4
-PREDICTORS: Mapping[str, tuple[str, ...] | None] = {
-    "entropy": ("class_entropy",),
-    "prior": ("pair_coverage", "min_class_share", "bn_distance"),
-    "chosen": None,
+MOST_CHOSEN = 3
+# What an accuracy is predicted from: what sets are ranked by.
+PREDICTED_FROM = ("bn_distance",)
+THREE = ("pair_coverage", "min_class_share", "bn_distance")
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Ranker = Callable[[Mapping[str, float]], float]
+
+SHIPPED = "score"
+RANKERS: Mapping[str, Ranker] = {
+    SHIPPED: goodness,
+    "bn_distance": lambda figures: -figures["bn_distance"],
+    "pair_coverage": lambda figures: figures["pair_coverage"],
+    "class_entropy": lambda figures: figures["class_entropy"],
+    "bn_distance / pair_coverage": lambda figures: (
+        math.log(max(figures["pair_coverage"], LEAST_PAIRS)) - math.log(figures["bn_distance"])
+    ),
+    "a constant": lambda figures: 0.0,
 }
-
-SHIPPED = "prior"
-
-Rows = Sequence[Mapping[str, Any]]
+PARTS: Mapping[str, Callable[[Row], bool]] = {
+    "all": lambda row: True,
+    "without_trivial": lambda row: not row["trivial"],
+    "foreign": lambda row: not row["trivial"] and not row["name"].startswith("own"),
+}
 
 
 def read(task: str) -> dict[str, Any]:
-    """Return what was measured on a task, with the ratio of each set."""
+    """Return what was measured on a task, with the mean accuracy and the ratio of each set."""
     result: dict[str, Any] = json.loads((RESULTS / f"score_{task}.json").read_text())
-    own = next(np.mean(row["accuracy"]) for row in result["rows"] if row["name"] == OWN)
     for row in result["rows"]:
-        row["ratio"] = float(np.mean(row["accuracy"]) / own)
+        row["reached"] = float(np.mean(row["accuracy"]))
+    own = next(row["reached"] for row in result["rows"] if row["name"] == OWN)
+    for row in result["rows"]:
+        row["ratio"] = row["reached"] / own
     return result
 
 
-def spearman(scores: Sequence[float], ratios: Sequence[float]) -> dict[str, Any]:
-    """Return the rank correlation and the interval of 95 % that other sets would leave it in.
+def correlations(scores: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """Return the rank correlation of each row [rows, sets]; what is alike for all ranks nothing: 0.
 
-    A diagnostic that is the same for every set ranks nothing: 0, with no interval.
+    Spearman's: Pearson's of the ranks, ties at their mean rank.
     """
-    x, y = np.array(scores), np.array(ratios)
-    if np.ptp(x) == 0:
-        return {"spearman": 0.0, "interval": None}
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLINGS):
-        chosen = rng.integers(0, len(x), len(x))
-        if np.ptp(x[chosen]) > 0 and np.ptp(y[chosen]) > 0:
-            drawn.append(spearmanr(x[chosen], y[chosen]).statistic)
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    value = spearmanr(x, y).statistic
-    return {"spearman": round(float(value), 3), "interval": [round(low, 3), round(high, 3)]}
+    x, y = (rankdata(values, axis=1) for values in (scores, reached))
+    x, y = (ranks - ranks.mean(1, keepdims=True) for ranks in (x, y))
+    norm = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.divide((x * y).sum(1), norm, out=np.zeros(len(x)), where=norm > 0)
 
 
-def both(scores: Sequence[float], rows: Rows) -> dict[str, Any]:
-    """Return the rank correlation over all sets and over those that are not trivial."""
-    kept = [(s, r["ratio"]) for s, r in zip(scores, rows, strict=True) if not r["trivial"]]
+def drawn(values: Sequence[float]) -> np.ndarray:
+    """Return the values of all sets, then of each resampling of them; alike for every ranker."""
+    count = len(values)
+    chosen = np.random.default_rng(0).integers(0, count, (RESAMPLINGS, count))
+    return np.array(values)[np.concatenate([np.arange(count)[None], chosen])]
+
+
+def of_sets(scores: Sequence[float], rows: Rows) -> np.ndarray:
+    """Return the rank correlation over all sets, then over each resampling of them."""
+    return correlations(drawn(scores), drawn([row["reached"] for row in rows]))
+
+
+def interval(found: np.ndarray) -> list[float]:
+    """Return the interval of 95 % of what the resamplings gave."""
+    return [round(float(v), 3) for v in np.quantile(found[1:], [0.025, 0.975])]
+
+
+def spearman(scores: Sequence[float], rows: Rows) -> dict[str, Any]:
+    """Return the rank correlation and the interval of 95 % that other sets would leave it in."""
+    found = of_sets(scores, rows)
     return {
-        "all": spearman(scores, [row["ratio"] for row in rows]),
-        "without_trivial": spearman(*zip(*kept, strict=True)),
+        "spearman": round(float(found[0]), 3),
+        "interval": None if np.ptp(scores) == 0 else interval(found),
+        "sets": len(rows),
     }
+
+
+def gain(ours: Sequence[float], theirs: Sequence[float], rows: Rows) -> list[float]:
+    """Return by how much one ranker is better than another, and the interval of 95 %."""
+    found = of_sets(ours, rows) - of_sets(theirs, rows)
+    return [round(float(found[0]), 3), *interval(found)]
 
 
 def fitted(rows: Rows, names: Sequence[str], error: float = 0.0, **where: Any) -> Calibration:
     """Return the calibration of some sets with some diagnostics."""
-    place = {"classes": (10, 10), "side": (8, 32), "tasks": ()} | where
+    place = {"classes": (10, 10), "side": (8, 32), "count": 0, "tasks": ()} | where
     return fit_calibration(
         [row["fed"] for row in rows],
         [row["ratio"] for row in rows],
@@ -126,26 +180,45 @@ def choose(rows: Rows) -> tuple[str, ...]:
     return tuple(term.name for term in fitted(rows, best).terms if term.weight > 0)
 
 
-def across(fitting: Rows, testing: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """Return how a predictor that was fitted on one task does on the other."""
-    made = fitted(fitting, names)
-    scores = [made.linear(row["fed"]) for row in testing]
-    predicted = [made.ratio(row["fed"]) for row in testing]
-    ratios = [row["ratio"] for row in testing]
-    best = int(np.argmax(scores))
-    return {
-        "diagnostics": list(names),
-        "weights": {term.name: round(term.weight, 4) for term in made.terms},
-        **both(scores, testing),
-        "mean_absolute_error": round(float(np.mean(np.abs(np.subtract(predicted, ratios)))), 3),
-        "error_of_nine_in_ten": round(error_of(predicted, ratios), 3),
-        "ranked_first": testing[best]["name"],
-        "ranked_first_below_best": round(max(ratios) - ratios[best], 3),
-        "predicted": {
-            row["name"]: [round(p, 3), round(row["ratio"], 3)]
-            for row, p in zip(testing, predicted, strict=True)
-        },
-    }
+def rankers_for(others: Rows) -> dict[str, Ranker]:
+    """Return every ranker, those that are fitted on the sets of other tasks among them."""
+    three, chosen = fitted(others, THREE), fitted(others, choose(others))
+    return {**RANKERS, "three fitted": three.linear, "chosen, fitted": chosen.linear}
+
+
+def ranked(rows: Rows, rankers: Mapping[str, Ranker]) -> dict[str, Any]:
+    """Return how each ranker does on one part of the sets of a task."""
+    scores = {name: [rank(row["fed"]) for row in rows] for name, rank in rankers.items()}
+    best = max(rows, key=lambda row: row["reached"])
+    found = {}
+    for name, values in scores.items():
+        first = rows[int(np.argmax(values))]
+        found[name] = {
+            **spearman(values, rows),
+            "score_gains": gain(scores[SHIPPED], values, rows),
+            "first": None if np.ptp(values) == 0 else first["name"],
+            "first_reaches": None if np.ptp(values) == 0 else round(first["reached"], 4),
+            "best": best["name"],
+            "best_reaches": round(best["reached"], 4),
+        }
+    return found
+
+
+def predicted(rows: Rows, others: Rows) -> dict[str, Any]:
+    """Return how far a prediction that was fitted on other tasks is off, and how far a constant."""
+    made = fitted(others, PREDICTED_FROM)
+    ratios = [row["ratio"] for row in rows]
+    constant = float(np.mean([row["ratio"] for row in others]))
+    told = {}
+    for name, values in {
+        "score": [made.ratio(row["fed"]) for row in rows],
+        "a constant": [constant] * len(rows),
+    }.items():
+        told[name] = {
+            "mean_absolute_error": round(float(np.mean(np.abs(np.subtract(values, ratios)))), 3),
+            "error_of_nine_in_ten": round(error_of(values, ratios), 3),
+        }
+    return told
 
 
 def by_verdict(rows: Rows) -> dict[str, Any]:
@@ -162,46 +235,56 @@ def by_verdict(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    tasks = {name: read(name) for name in TASKS}
-    rows = {name: task["rows"] for name, task in tasks.items()}
-    chosen = {name: choose(of_task) for name, of_task in rows.items()}
-    result: dict[str, Any] = {"question": __doc__.splitlines()[0], "ridge": RIDGE}
-    result["sets"] = {name: len(of_task) for name, of_task in rows.items()}
-    result["diagnostics"] = {
-        stream: {
-            name: {
-                task: both([row[stream].get(name, 0.0) for row in of_task], of_task)
-                for task, of_task in rows.items()
-            }
-            for name in rows["digits"][0]["fed"]
+def of_figures(stream: str, rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """Return the rank correlation of each figure on each task; those of higher rank first."""
+    names = dict.fromkeys(name for task in rows.values() for name in task[0][stream])
+    return {
+        name: {
+            task: spearman([row[stream].get(name, 0.0) for row in of_task], of_task)
+            for task, of_task in rows.items()
         }
-        for stream in ("fed", "raw")
+        for name in names
     }
-    result["verdicts"] = {name: by_verdict(of_task) for name, of_task in rows.items()}
-    result["within_task_error"] = {}
-    result["across_tasks"] = {}
-    directions = [(a, b) for a in TASKS for b in TASKS if a != b]
-    for predictor, names in PREDICTORS.items():
-        result["within_task_error"][predictor] = round(
-            float(np.mean([left_out_error(rows[t], names or chosen[t]) for t in TASKS])), 4
-        )
-        result["across_tasks"][predictor] = {
-            f"{a} to {b}": across(rows[a], rows[b], names or chosen[a]) for a, b in directions
+
+
+def main() -> None:
+    tasks = {name: read(name) for name in TASKS if (RESULTS / f"score_{name}.json").exists()}
+    rows: dict[str, list[Row]] = {name: task["rows"] for name, task in tasks.items()}
+    result: dict[str, Any] = {"question": __doc__.splitlines()[0], "ridge": RIDGE}
+    result["tasks"] = {
+        name: {key: task[key] for key in ("classes", "size", "student", "steps", "scored_images")}
+        | {"sets": len(task["rows"]), "teacher_accuracy": task["teacher_accuracy"]}
+        for name, task in tasks.items()
+    }
+    result["ranked"], result["predicted"] = {}, {}
+    for name, of_task in rows.items():
+        others = [row for other in rows if other != name for row in rows[other]]
+        rankers = rankers_for(others)
+        result["ranked"][name] = {
+            part: ranked([row for row in of_task if kept(row)], rankers)
+            for part, kept in PARTS.items()
         }
-    pooled = [row for of_task in rows.values() for row in of_task]
-    ways = result["across_tasks"][SHIPPED].values()
+        result["predicted"][name] = predicted(of_task, others)
+    result["diagnostics"] = {stream: of_figures(stream, rows) for stream in ("fed", "raw")}
+    result["verdicts"] = {name: by_verdict(of_task) for name, of_task in rows.items()}
+    error = max(found["score"]["error_of_nine_in_ten"] for found in result["predicted"].values())
+    shapes = [task["size"] for task in tasks.values()]
+    classes = [task["classes"] for task in tasks.values()]
+    (count,) = {task["scored_images"] for task in tasks.values()}
     made = fitted(
-        pooled,
-        PREDICTORS[SHIPPED] or (),
-        max(found["error_of_nine_in_ten"] for found in ways),
+        [row for of_task in rows.values() for row in of_task],
+        PREDICTED_FROM,
+        error,
+        classes=(min(classes), max(classes)),
+        side=(min(map(min, shapes)), max(map(max, shapes))),
+        count=count,
         tasks=tuple(
             f"{name}: {task['student']}, {task['steps']} steps of {task['batch_size']}, "
             f"{len(task['rows'])} sets"
             for name, task in tasks.items()
         ),
     )
-    result["shipped"] = {"predictor": SHIPPED, **made.to_json()}
+    result["calibration"] = {"widest": WIDEST, **made.to_json()}
     CONSTANTS.write_text(json.dumps(made.to_json(), indent=2) + "\n")
     (RESULTS / "score.json").write_text(json.dumps(result, indent=1) + "\n")
     tell(result)
@@ -209,17 +292,17 @@ def main() -> None:
 
 def tell(result: Mapping[str, Any]) -> None:
     """Print what matters."""
-    for name, of_task in result["diagnostics"]["fed"].items():
-        told = [f"{t} {f['without_trivial']['spearman']:+.2f}" for t, f in of_task.items()]
-        print(f"{name:24}", "  ".join(told), " (as fed, without trivial sets)")
-    for predictor, ways in result["across_tasks"].items():
-        for way, found in ways.items():
-            figures = [
-                f"{found[k]['spearman']:.2f} {found[k]['interval']}"
-                for k in ("all", "without_trivial")
-            ]
-            print(f"{predictor:8} {way:18} {figures} {found['weights']}")
-    print("shipped:", result["shipped"]["predictor"], "verdicts:", result["verdicts"])
+    for task, parts in result["ranked"].items():
+        for part, rankers in parts.items():
+            for name, found in rankers.items():
+                print(
+                    f"{task:9} {part:16} {name:28} {found['spearman']:+.2f} {found['interval']} "
+                    f"score gains {found['score_gains']} first {found['first_reaches']} "
+                    f"of {found['best_reaches']}"
+                )
+    for task, found in result["predicted"].items():
+        print(task, found)
+    print("verdicts:", result["verdicts"])
 
 
 if __name__ == "__main__":

@@ -78,5 +78,7 @@ def interval(kept: Sequence[float]) -> str:
 
 
 def ranked(found: Mapping[str, Any]) -> str:
+    if found["interval"] is None:
+        return f"{found['spearman']:g}"
     low, high = found["interval"]
     return f"{found['spearman']:.2f} ({low:.2f} to {high:.2f})"

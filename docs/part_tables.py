@@ -197,28 +197,55 @@ def _pool_cost(result: Result) -> str:
 
 
 def _score(result: Result) -> str:
-    """How well each predictor, fitted on one task, ranks the transfer sets of the other."""
-    rows = [
-        [predictor, way, *(ranked(found[key]) for key in ("all", "without_trivial"))]
-        for predictor, ways in result["across_tasks"].items()
-        for way, found in ways.items()
-    ]
-    heads = ("predictor", "fitted on, tested on", "Spearman, all sets", "without trivial sets")
-    sets = " and ".join(f"{count} of {task}" for task, count in result["sets"].items())
-    told = (
-        f"Transfer sets: {sets}. Rank correlation of the score before training with the accuracy "
-        "after it, with the interval of 95 % over resampled sets. `entropy` is class entropy "
-        "alone; `prior` is pair coverage, the smallest class and the BatchNorm distance, named "
-        "before anything was measured, and is what `score` carries; `chosen` is what fits the "
-        "fitting task best."
+    """How well each ranker orders the transfer sets of each task; what a prediction is worth."""
+    heads = (
+        *("task", "ranked by", "all sets", "without trivial sets"),
+        *("none of the teacher's own images", "of these, the first in rank reaches"),
     )
-    errors = result["across_tasks"][result["shipped"]["predictor"]].values()
-    reach = max(found["error_of_nine_in_ten"] for found in errors)
+    rows = [
+        [
+            *(task, _RANKERS.get(name, name)),
+            *(ranked(parts[part][name]) for part in ("all", "without_trivial", "foreign")),
+            _first(parts["foreign"][name]),
+        ]
+        for task, parts in result["ranked"].items()
+        for name in parts["all"]
+        if name != "bn_distance"  # which `score` is
+    ]
+    told = (
+        "Rank correlation of what a transfer set is ranked by, before training, with the accuracy "
+        "of students taught by it; in brackets the interval of 95 % over resampled sets. "
+        f"{_tasks(result)} Nothing was fitted on the task itself: what is fitted, is fitted on the "
+        "other tasks."
+    )
+    missed = "; ".join(
+        f"{task}: nine in ten within {found['score']['error_of_nine_in_ten']:.2f}, and "
+        f"{found['a constant']['error_of_nine_in_ten']:.2f} for a constant"
+        for task, found in result["predicted"].items()
+    )
     last = (
-        f"It ranks. Of the accuracy itself it says little: nine in ten predictions from the other "
-        f"task lie within {reach:.2f} of the share of accuracy that was reached."
+        "An accuracy predicted by the same figure, as a share of what the teacher's own images "
+        f"give, from the other tasks, is off by ({missed}). More than "
+        f"{result['calibration']['widest']:g} is too much to be of use, so `score` predicts none."
     )
     return f"{told}\n\n{table(heads, rows)}\n\n{last}"
+
+
+_RANKERS = {"score": "**`score`: bn_distance**"}
+
+
+def _tasks(result: Result) -> str:
+    return "".join(
+        f"{name}: {task['sets']} sets, scored on {task['scored_images']:,} images each, "
+        f"{task['classes']} classes, a {task['student']} after {task['steps']} steps. "
+        for name, task in result["tasks"].items()
+    ).strip()
+
+
+def _first(found: Result) -> str:
+    if found["first_reaches"] is None:
+        return "-"
+    return f"{percent(found['first_reaches'])} of {percent(found['best_reaches'])}"
 
 
 def _scored(result: Result) -> str:
@@ -226,15 +253,18 @@ def _scored(result: Result) -> str:
         [
             row["name"].replace("|", "\\|"),
             str(row["verdict"]),
-            f"{row['fed']['class_entropy']:.2f}",
+            f"{row['fed']['bn_distance']:.2f}",
             f"{row['fed']['pair_coverage']:.2f}",
+            f"{row['fed']['class_entropy']:.2f}",
             percent(statistics.mean(row["accuracy"])),
         ]
         for row in sorted(result["rows"], key=lambda row: -statistics.mean(row["accuracy"]))
     ]
-    heads = ("transfer set \\| what is around it", "verdict", "class entropy", "pairs", "accuracy")
+    figures = ("BatchNorm distance", "pairs", "class entropy")
+    heads = ("transfer set \\| what is around it", "verdict", *figures, "accuracy")
     told = (
-        f"{len(rows)} transfer sets, scored as fed, then taught to a {result['student']} for "
+        f"{len(rows)} transfer sets, scored as fed on {result['scored_images']:,} images, then "
+        f"taught to a {result['student']} for "
         f"{result['steps']} steps; the teacher is right on {percent(result['teacher_accuracy'])}."
     )
     return f"{told}\n\n{table(heads, rows)}"
@@ -278,4 +308,5 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "score": _score,
     "score_digits": _scored,
     "score_cifar10": _scored,
+    "score_castings": _scored,
 }

@@ -202,16 +202,20 @@ def _told_int8(result: Result) -> list[Row]:
 
 
 def _told_score(result: Result) -> list[Row]:
-    shipped, alone = (
-        result["across_tasks"][name] for name in (result["shipped"]["predictor"], "entropy")
-    )
+    rivals = ("pair_coverage", "class_entropy", "three fitted", "a constant")
+    names = {"three fitted": "three figures, fitted on the other tasks"}
     return [
         (
-            f"`score` before training against accuracy after it, rank correlation, {way}",
-            ranked(found["without_trivial"]),
-            f"class entropy alone {ranked(alone[way]['without_trivial'])}",
+            f"`score` before training against accuracy after it: rank correlation, {task}, "
+            f"{parts['without_trivial']['score']['sets']} transfer sets",
+            ranked(parts["without_trivial"]["score"]),
+            "; ".join(
+                f"{names.get(rival, rival).replace('_', ' ')} "
+                f"{ranked(parts['without_trivial'][rival])}"
+                for rival in rivals
+            ),
         )
-        for way, found in shipped.items()
+        for task, parts in result["ranked"].items()
     ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from understudy.audits.calibration import committed
 from understudy.audits.evaluation import ClassAccuracy, Evaluation, evaluate
 from understudy.audits.search_path import FollowedSearch, follow_search
-from understudy.audits.transfer_set import TransferSetScorer
+from understudy.audits.transfer_set import COUNT, TransferSetScorer
 from understudy.data.datasets import Dataset, Part
 from understudy.exports.measure import Timing, count_flops, time_pair
 from understudy.findings import Finding
@@ -33,7 +33,6 @@ from understudy.seeding import child_seed, from_seed
 from understudy.sources.rehearsed import Rehearsed
 from understudy.tasks.classification import Classification
 
-_SCORED = 1024
 # The verbs whose networks are held against what they were, and how long each pair is timed.
 _TIMED = ("prune", "quantize")
 _TIMING = Timing(seconds=2.0)
@@ -100,7 +99,7 @@ def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
         teacher, temperature=temperature_of(stage.objective), calibration=committed()
     )
     name = type(innermost(stage.source)).__name__.lower()
-    return scorer.score(stage.source, name=name, count=_SCORED, seed=seed).to_finding()
+    return scorer.score(stage.source, name=name, count=COUNT, seed=seed).to_finding()
 
 
 def temperature_of(objective: AnyObjective) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from tests.tiny import CONTRACT
 from understudy.audits.calibration import NotCalibrated, Prediction
-from understudy.audits.transfer_card import Limits, TransferSetCard, judge
+from understudy.audits.transfer_card import Limits, TransferSetCard, judge, ranked_text
 from understudy.audits.transfer_tally import Estimate, StreamDiagnostics
 from understudy.findings import Finding
 
@@ -103,13 +103,43 @@ def test_json_holds_both_streams_and_plain_values_only():
     assert table["fed"]["figures"]["class_entropy"]["value"] == 0.91
     assert table["predicted"] == {"ratio": 0.83, "low": 0.7, "high": 0.95}
     assert table["not_calibrated"] is None
+    assert table["ranked_by"]["figure"] == "bn_distance"
+    assert table["ranked_by"]["better"] == "lower"
+    assert table["ranked_by"]["value"] == table["fed"]["figures"]["bn_distance"]["value"]
+
+
+def test_a_figure_out_of_its_range_is_marked_with_its_side():
+    found = card(fed=stream(class_entropy=0.6, near_boundary=0.7, min_class_share=0.3))
+    assert found.to_json()["out_of_range"] == {"class_entropy": "low", "near_boundary": "high"}
+    lines = {line.split()[0]: line for line in found.text().splitlines() if line}
+    assert lines["class_entropy"].endswith("> 0.9  too low")
+    assert lines["near_boundary"].endswith("0.1 to 0.4  too high")
+    assert lines["min_class_share"].endswith("> 0.3")
+    assert found.to_finding().meanings["class_entropy"][2] == "> 0.9  too low"
+
+
+def test_cards_are_ranked_and_say_by_what():
+    far, near = (
+        card(name=name, fed=stream(bn_distance=distance), verdict=verdict)
+        for name, distance, verdict in (("far", 0.9, "ok"), ("near", 0.1, "fail"))
+    )
+    head, *lines = ranked_text([far, near, dataclasses.replace(near, name="same")]).splitlines()
+    assert head.startswith("ranked by bn_distance as fed, lower is better")
+    assert [line.split()[:2] for line in lines[-3:]] == [
+        ["1.", "near"],
+        ["1.", "same"],
+        ["3.", "far"],
+    ]
+    assert lines[-1].endswith("ok")
+    assert max(map(len, [head, *lines])) <= 80
 
 
 def test_a_finding_says_that_it_predicts_or_that_it_cannot():
     found = card(verdict="warn", reasons=("pairs are missing",)).to_finding()
     assert isinstance(found, Finding)
     assert (found.verdict, found.tag) == ("warn", "predicted")
-    assert found.summary.startswith("pairs are missing; predicted 0.83")
+    assert found.summary.startswith("pairs are missing; ranks by bn_distance 0.2, lower is better")
+    assert "predicted 0.83 of the accuracy that the teacher's own images give" in found.summary
     assert found.meanings["class_entropy"] == (
         "Class balance",
         "how evenly the teacher names its classes; 1 is evenly",
@@ -118,7 +148,8 @@ def test_a_finding_says_that_it_predicts_or_that_it_cannot():
     assert set(found.meanings) <= set(found.figures["as fed"])
     silent = card(prediction=NotCalibrated(reason="100 classes")).to_finding()
     assert silent.tag == "proxy"
-    assert "not calibrated here (100 classes)" in silent.summary
+    assert "no accuracy is predicted: not calibrated here (100 classes)" in silent.summary
+    assert "predicted" not in silent.figures
 
 
 def test_text_fits_eighty_columns_and_shows_every_part():

@@ -157,6 +157,25 @@ def test_without_a_calibration_nothing_is_predicted():
     assert card(Grey()).prediction == NotCalibrated(reason="no calibration at hand")
 
 
+def test_a_teacher_without_batchnorm_is_scored_and_ranks_by_the_pairs_of_classes():
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    found = card(Augmented(source=Leaves()), made(body))
+    assert found.standing.figure == "pair_coverage"
+    assert found.standing.value == found.fed.value("pair_coverage")
+    assert "bn_distance" in found.fed.missing
+
+
+def test_how_far_the_work_is_is_told():
+    told = []
+    teacher = made()
+    TransferSetScorer(teacher, temperature=4.0, calibration=None, watch=told.append).score(
+        Augmented(source=Grey()), name="it", count=200, seed=0
+    )
+    assert told[0] == "reference images"
+    assert told[1:4] == ["it: getting ready", "it: 128 of 200 images", "it: 200 of 200 images"]
+    assert told[-1] == "it, as fed: 200 of 200 images"
+
+
 def test_a_calibration_predicts_where_it_was_measured():
     rows = [plain(card(source).shown) for source in (Grey(), Flat(), Leaves())]
     calibration = fit_calibration(
@@ -164,9 +183,10 @@ def test_a_calibration_predicts_where_it_was_measured():
         [0.2, 0.4, 0.9],
         {"boundary_distance": "minus_log"},
         ridge=0.1,
-        error=0.2,
+        error=0.1,
         classes=(3, 3),
         side=(8, 8),
+        count=300,
         tasks=("tiny",),
     )
     found = card(Leaves(), calibration=calibration)

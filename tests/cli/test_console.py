@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from understudy.cli import console
-from understudy.cli.console import Lines, Pace
+from understudy.cli.console import Lines, Pace, waiting
 
 
 def line(step: int, seconds: float, **figures: float) -> dict:
@@ -46,6 +46,17 @@ def test_long_lines_are_not_cut_where_there_is_no_terminal(monkeypatch):
     assert written.getvalue().count("\n") == 1
 
 
+def test_a_quick_verb_says_nothing_and_a_slow_one_now_and_then(monkeypatch):
+    clock = iter([0.0, 1.9, 2.1, 2.1, 5.0, 12.2, 12.2])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    with waiting() as tell:
+        for text in ("early", "noise: [128] of 1,024 images", "soon after", "late"):
+            tell(text)
+    assert written.getvalue().splitlines() == ["noise: [128] of 1,024 images", "late"]
+
+
 DRAW = """
 from understudy.cli.console import progression
 with progression() as shown:
@@ -71,6 +82,26 @@ def test_on_a_terminal_the_bar_is_one_line_with_rate_and_time_left():
     assert bars[-1].rstrip().endswith("10000/10000  123,457/s  0s left  loss 1.23e-05")
     assert max(map(len, rows)) <= 80
     assert not [row for row in rows if "…" in row]
+
+
+WAIT = """
+import time
+from understudy.cli.console import waiting
+with waiting(patience=0.2) as tell:
+    tell("noise: [getting] ready")
+    time.sleep(1.0)
+"""
+
+
+def test_on_a_terminal_the_words_appear_while_the_work_says_nothing():
+    main, other = pty.openpty()
+    environment = os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
+    script = [sys.executable, "-c", WAIT]
+    with subprocess.Popen(script, stderr=other, stdout=subprocess.DEVNULL, env=environment):
+        os.close(other)
+        shown = b"".join(iter(lambda: _read(main), b""))
+    os.close(main)
+    assert b"noise: [getting] ready" in shown
 
 
 def _read(terminal: int) -> bytes:

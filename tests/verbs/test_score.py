@@ -1,3 +1,4 @@
+import inspect
 import json
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ from tests.command import command
 from tests.tiny import CONTRACT, Grey, network
 from understudy import recipe as recipe_file
 from understudy.audits import transfer_reference
+from understudy.audits.transfer_set import COUNT
+from understudy.cli import looking
 from understudy.method import Given
 from understudy.nets.network import Network
 from understudy.nets.references import NetworkRef
@@ -138,3 +141,25 @@ def test_nothing_to_score_and_no_teacher_are_refused():
 def test_an_unknown_source_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'noise'"):
         score(teacher(), ["noize"])
+
+
+def test_the_command_ranks_several_sets_and_predicts_nothing(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_file.to_toml(leaves_recipe()))
+    words = ("score", "--recipe", file, "--transfer", "flat", "--count", 64)
+    told = command(*words, "--json")
+    cards = json.loads(told.out)
+    by = {card["ranked_by"]["figure"] for card in cards}
+    assert by == {"bn_distance"}
+    assert min(card["place"] for card in cards) == 1
+    assert {card["predicted"] for card in cards} == {None}
+    assert all("none is given above 0.15" in card["not_calibrated"] for card in cards)
+    text = command(*words).out
+    assert "ranked by bn_distance as fed, lower is better" in text
+    assert "no accuracy is predicted: not calibrated here" in " ".join(text.split())
+
+
+def test_a_run_and_the_command_look_at_as_many_images_as_the_ranking_was_measured_on():
+    from_command = inspect.signature(looking.score).parameters["count"].default
+    from_python = inspect.signature(score).parameters["count"].default
+    assert from_command == from_python == COUNT

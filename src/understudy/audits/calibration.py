@@ -8,8 +8,10 @@ logarithm, so that more is better in every term, and m_j, s_j come from the sets
 the same student trained as long on the teacher's own images; where those would bring the student
 to the teacher's accuracy, it is the student's accuracy over the teacher's.
 
-The interval is as wide as the errors were on a task that the weights were not fitted on. Outside
-of the range that was measured nothing is predicted.
+The interval is as wide as the errors were on tasks that the weights were not fitted on. A
+prediction is given only where that error is small (`WIDEST`), for as many images as were scored
+when the constants were measured, and inside of the range that was measured. Otherwise nothing is
+predicted, and the reason is told.
 """
 
 import functools
@@ -31,6 +33,8 @@ Transform = Literal["identity", "minus_log"]
 _SLACK = 0.25
 _SMALLEST = 1e-6
 _LEVEL = 0.9
+# Half the widest interval that is worth a person's while.
+WIDEST = 0.15
 
 _TRANSFORMS: Mapping[Transform, Callable[[float], float]] = {
     "identity": lambda x: x,
@@ -77,7 +81,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Student accuracy over teacher accuracy, with an interval of 90 %."""
+    """Student accuracy over what the teacher's own images give, with an interval of 90 %."""
 
     ratio: float
     low: float
@@ -100,6 +104,7 @@ class Calibration:
         error: how far off predictions were on a task not fitted on; nine in ten were closer.
         classes: fewest and most classes measured.
         side: smallest and largest side of the images measured, in pixels.
+        count: images of each set that were looked at.
         sets: transfer sets measured.
         tasks: what was measured, for a reader.
     """
@@ -109,14 +114,19 @@ class Calibration:
     error: float
     classes: tuple[int, int]
     side: tuple[int, int]
+    count: int
     sets: int
     tasks: tuple[str, ...]
 
     def predict(
-        self, values: Mapping[str, float], contract: InputContract
+        self, values: Mapping[str, float], contract: InputContract, count: int
     ) -> Prediction | NotCalibrated:
-        """Return the ratio that a set with these diagnostics leads to, by what was measured."""
-        reason = self._outside(values, contract)
+        """Return the ratio that a set with these diagnostics leads to, by what was measured.
+
+        Args:
+            count: images that the diagnostics were taken on.
+        """
+        reason = self._outside(values, contract, count)
         if reason is not None:
             return NotCalibrated(reason=reason)
         ratio = self.ratio(values)
@@ -132,7 +142,16 @@ class Calibration:
         """Return the same before it is cut to [0, 1]: what sets are ranked by."""
         return self.intercept + sum(term.gain(values[term.name]) for term in self.terms)
 
-    def _outside(self, values: Mapping[str, float], contract: InputContract) -> str | None:
+    def _outside(
+        self, values: Mapping[str, float], contract: InputContract, count: int
+    ) -> str | None:
+        if not self.error <= WIDEST:
+            return (
+                f"predictions for a task that was not measured were off by {self.error:.2f}; "
+                f"none is given above {WIDEST:g}"
+            )
+        if count != self.count:
+            return f"{count:,} images were scored; measured with {self.count:,}"
         fewest, most = self.classes
         if not fewest <= contract.classes <= most:
             known = str(fewest) if fewest == most else f"{fewest} to {most}"
@@ -178,6 +197,7 @@ def fit_calibration(
     error: float,
     classes: tuple[int, int],
     side: tuple[int, int],
+    count: int,
     tasks: tuple[str, ...],
 ) -> Calibration:
     """Return the calibration of sets with known ratios: ridge regression, weights not negative.
@@ -187,22 +207,26 @@ def fit_calibration(
         transforms: the diagnostics to predict from.
         ridge: the weight of the penalty, in images of a set with no information.
     """
-    from sklearn.linear_model import Ridge  # takes over a second; predicting needs none of it
+    from scipy.optimize import nnls  # type: ignore[attr-defined]  # not in __all__; only fits wait
 
     values = np.array([[_TRANSFORMS[t](row[n]) for n, t in transforms.items()] for row in sets])
     mean, std = values.mean(0), values.std(0)
     if not (std > 0).all():
         flat = [name for name, spread in zip(transforms, std, strict=True) if not spread > 0]
         raise ValueError(f"no set differs from another in {', '.join(flat)}; leave it out")
-    model = Ridge(alpha=ridge, positive=True)  # type: ignore[no-untyped-call]  # scikit-learn's
-    fitted = model.fit((values - mean) / std, np.array(ratios))
+    scaled, target = (values - mean) / std, np.array(ratios)
+    # The penalty, as so many more rows whose target is zero; the columns are centred, so that the
+    # intercept is the mean ratio whatever the weights are.
+    penalty = math.sqrt(ridge) * np.eye(len(transforms))
+    centred = np.concatenate([target - target.mean(), np.zeros(len(transforms))])
+    weights, _ = nnls(np.concatenate([scaled, penalty]), centred)
     terms = tuple(
         Term(
             name=name,
             transform=transform,
             mean=float(mean[j]),
             std=float(std[j]),
-            weight=float(fitted.coef_[j]),
+            weight=float(weights[j]),
             low=float(values[:, j].min()),
             high=float(values[:, j].max()),
         )
@@ -210,10 +234,11 @@ def fit_calibration(
     )
     return Calibration(
         terms=terms,
-        intercept=float(fitted.intercept_),
+        intercept=float(target.mean()),
         error=error,
         classes=classes,
         side=side,
+        count=count,
         sets=len(sets),
         tasks=tasks,
     )

@@ -1,25 +1,28 @@
-"""The report card of a transfer set: figures, verdict, prediction, for a machine and for a reader.
+"""The report card of a transfer set: figures, verdict, standing, for a machine and for a reader.
 
     fail   a class is uncovered, or the rarest class' share or the class entropy is too low
     warn   pairs of classes are missing, the teacher's BatchNorm sees something else than it knows,
            or the images looked at are few for so many classes
     ok     otherwise
 
-The verdict is about the stream as the student is fed it. It rests on the figures alone: the
-prediction takes no part in it.
+The verdict is about the stream as the student is fed it. It rests on the figures alone: neither the
+standing among other sets nor a prediction takes part in it.
 """
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from understudy.audits.calibration import NotCalibrated, Prediction
+from understudy.audits.ranking import Standing, places, standing
 from understudy.audits.transfer_tally import Estimate, StreamDiagnostics
 from understudy.findings import Finding
 from understudy.protocols import InputContract
 
 Verdict = Literal["ok", "warn", "fail"]
+# Of its range, where a figure lies outside of it.
+Side = Literal["low", "high"]
 
 _NAME, _COLUMN, _LINE = 24, 18, 80
 # Of the figures that decide, for a reader who knows none of their names.
@@ -71,6 +74,21 @@ class Limits:
             "teacher_entropy_tau": (0.5, 0.99),
         }
     )
+
+
+def out_of_range(
+    raw: StreamDiagnostics, shown: StreamDiagnostics, limits: Limits
+) -> dict[str, tuple[float, Side]]:
+    """Return the figures outside of where they are good, and on which side they lie."""
+    found: dict[str, tuple[float, Side]] = {}
+    for name, (low, high) in limits.good.items():
+        # Attacked images are shown again on purpose; frames repeated by the source are not.
+        value = (raw if name == "duplicates" else shown).value(name)
+        if value is not None and low is not None and value < low:
+            found[name] = (value, "low")
+        elif value is not None and high is not None and value > high:
+            found[name] = (value, "high")
+    return found
 
 
 def judge(stream: StreamDiagnostics, limits: Limits) -> tuple[Verdict, tuple[str, ...]]:
@@ -144,13 +162,22 @@ class TransferSetCard:
         return self.raw if self.fed is None else self.fed
 
     @property
+    def standing(self) -> Standing:
+        """What the set is ranked by among others."""
+        return standing(self.shown.figures)
+
+    @property
     def summary(self) -> str:
         """The card in one sentence."""
+        return f"ranks by {self.standing}; {self._predicted}"
+
+    @property
+    def _predicted(self) -> str:
         if isinstance(self.prediction, NotCalibrated):
-            return f"no prediction: not calibrated here ({self.prediction.reason})"
+            return f"no accuracy is predicted: not calibrated here ({self.prediction.reason})"
         return (
-            f"predicted {self.prediction.ratio:.2f} of the teacher's accuracy "
-            f"(90 %: {self.prediction.low:.2f} to {self.prediction.high:.2f})"
+            f"predicted {self.prediction.ratio:.2f} of the accuracy that the teacher's own images "
+            f"give (90 %: {self.prediction.low:.2f} to {self.prediction.high:.2f})"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +194,8 @@ class TransferSetCard:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
+            "out_of_range": self._sides(),
+            "ranked_by": asdict(self.standing),
             "predicted": asdict(self.prediction) if predicted else None,
             "not_calibrated": None if predicted else asdict(self.prediction)["reason"],
             "wrappers": list(self.wrappers),
@@ -192,7 +221,7 @@ class TransferSetCard:
             tag="predicted" if predicted else "proxy",
             figures=figures,
             meanings={
-                name: (*words, self._good(name).replace("<=", "≤") or "low")
+                name: (*words, (self._good(name).replace("<=", "≤") or "low") + self._mark(name))
                 for name, words in _MEANINGS.items()
                 if name in self.shown.figures
             },
@@ -212,7 +241,7 @@ class TransferSetCard:
         names = dict.fromkeys(name for stream in streams for name in stream.figures)
         for name in names:
             cells = [_cell(stream.figures.get(name)) for stream in streams]
-            lines.append(_row(name, *cells, self._good(name)))
+            lines.append(_row(name, *cells, self._good(name) + self._mark(name)))
         lines += [_row(name, *[_list(pick(s)) for s in streams]) for name, pick in _LISTS.items()]
         if self.wrappers:
             lines.append(f"as fed: {', then '.join(self.wrappers)}")
@@ -221,12 +250,43 @@ class TransferSetCard:
         told += [f"left out: {name}: {why}" for name, why in self.shown.missing.items()]
         return "\n".join(part for line in [*lines, *told] for part in _wrapped(line))
 
+    def _sides(self) -> dict[str, Side]:
+        return {
+            name: side
+            for name, (_, side) in out_of_range(self.raw, self.shown, self.limits).items()
+        }
+
+    def _mark(self, name: str) -> str:
+        side = self._sides().get(name)
+        return "" if side is None else f"  too {side}"
+
     def _good(self, name: str) -> str:
         low, high = self.limits.good.get(name, (None, None))
         if low is None or high is None:
             sign = "" if low is high else "> " if high is None else "<= "
             return sign + ("" if low is high else f"{low if high is None else high:g}")
         return f"{low:g} to {high:g}"
+
+
+def ranked_text(cards: Sequence[TransferSetCard]) -> str:
+    """Return the order of several cards of one teacher, the best first, for a reader."""
+    standings = [card.standing for card in cards]
+    by = standings[0]
+    lines = [
+        f"ranked by {by.figure} as fed, {by.better} is better; sets that cannot be told apart "
+        "share a place"
+    ]
+    ordered = sorted(zip(places(standings), cards, strict=True), key=_order)
+    for place, card in ordered:
+        cell = _cell(card.shown.figures[by.figure])
+        lines.append(_row(f"{place}. {card.name}", cell, card.verdict))
+    return "\n".join(part for line in lines for part in _wrapped(line))
+
+
+def _order(placed: tuple[int, TransferSetCard]) -> tuple[int, float]:
+    place, card = placed
+    sign = 1 if card.standing.better == "lower" else -1
+    return place, sign * card.standing.value
 
 
 _LISTS: Mapping[str, Callable[[StreamDiagnostics], tuple[float, ...]]] = {

@@ -4,18 +4,18 @@ Every figure is taken twice: on the raw images of the source, and on the stream 
 be fed it, augmented, mixed and attacked. A set that is even raw need not be even as fed.
 
 Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817. The paper
-judges by class entropy and by eye; the other figures, the verdict and the prediction are ours.
+judges by class entropy and by eye; the other figures, the verdict and the ranking are ours.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from understudy.audits.calibration import Calibration, NotCalibrated, Prediction
-from understudy.audits.transfer_card import Limits, TransferSetCard, judge
+from understudy.audits.transfer_card import Limits, Side, TransferSetCard, judge, out_of_range
 from understudy.audits.transfer_reference import reference_centres
 from understudy.audits.transfer_tally import (
     Estimate,
@@ -41,6 +41,8 @@ from understudy.seeding import child, from_seed
 from understudy.sources.augmentation import Augmented, augment
 from understudy.tasks.classification import wilson_interval
 
+# Images that `score` and every run look at, of either stream; what is known of it was measured so.
+COUNT = 1024
 # Larger batches fall out of a core's cache.
 _BATCH = 128
 _ATTACKED = 256
@@ -57,6 +59,7 @@ class TransferSetScorer:
     Args:
         temperature: of the soft targets that the student will be taught by.
         calibration: the constants of the prediction; None predicts nothing.
+        watch: is told how far the work is.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class TransferSetScorer:
         temperature: float,
         calibration: Calibration | None,
         limits: Limits | None = None,
+        watch: Callable[[str], None] = lambda _: None,
     ) -> None:
         positive("temperature", temperature)
         self._network = teacher
@@ -74,6 +78,8 @@ class TransferSetScorer:
         self._device = device_of(teacher)
         self._temperature, self._calibration = temperature, calibration
         self._limits = limits or Limits()
+        self._watch = watch
+        watch("reference images")
         self._centres = reference_centres(self._teacher, self._contract, self._device)
 
     def score(
@@ -89,11 +95,12 @@ class TransferSetScorer:
         positive("count", count)
         length = max(count, run_length or 0)
         inner, rng = innermost(source), from_seed(seed)
-        raw, images = self._examine(inner, count, length, child(rng, "raw"))
+        raw, images = self._examine(inner, name, count, length, child(rng, "raw"))
         fed = None
         if inner is not source:
             raw = self._with_agreement(raw, source, images, child(rng, "agreement"))
-            fed, _ = self._examine(source, count, length, child(rng, "fed"))
+            told = f"{name}, as fed"
+            fed, _ = self._examine(source, told, count, length, child(rng, "fed"))
         shown = raw if fed is None else fed
         verdict, reasons = judge(shown, self._limits)
         return TransferSetCard(
@@ -114,9 +121,10 @@ class TransferSetScorer:
         )
 
     def _examine(
-        self, source: Source, count: int, length: int, rng: torch.Generator
+        self, source: Source, name: str, count: int, length: int, rng: torch.Generator
     ) -> tuple[StreamDiagnostics, Tensor]:
         """Return the diagnostics of a stream and some of its images, evenly spaced."""
+        self._watch(f"{name}: getting ready")
         steps = -(-length // _BATCH)
         site = Site(contract=self._contract, device=self._device, batch_size=_BATCH, steps=steps)
         stream = source.open(site, self._teacher, child(rng, "source"))
@@ -137,6 +145,7 @@ class TransferSetScorer:
             tally.add(images)
             some.append(images[evenly_spaced(seen, len(images), count, _ATTACKED)].clone())
             seen += len(images)
+            self._watch(f"{name}: {seen:,} of {count:,} images")
         kept = torch.cat(some)
         found = tally.finish()
         figures = {**found.figures, **self._boundary(kept, child(rng, "boundary"))}
@@ -183,7 +192,7 @@ class TransferSetScorer:
         if self._calibration is None:
             return NotCalibrated(reason="no calibration at hand")
         values = {name: estimate.value for name, estimate in shown.figures.items()}
-        return self._calibration.predict(values, self._contract)
+        return self._calibration.predict(values, self._contract, shown.count)
 
 
 def score_transfer_set(
@@ -237,14 +246,10 @@ def _notes(
     raw: StreamDiagnostics, shown: StreamDiagnostics, contract: InputContract, limits: Limits
 ) -> Iterator[str]:
     """Yield what a reader should know beside the verdict."""
-    for name, (low, high) in limits.good.items():
-        # Attacked images are shown again on purpose; frames repeated by the source are not.
-        stream = raw if name == "duplicates" else shown
-        value = stream.value(name)
-        if value is None or ((low is None or value >= low) and (high is None or value <= high)):
-            continue
-        if name in _WARNS_OF:
-            yield f"{name} {value:.2f}: {_WARNS_OF[name]}"
+    for name, (value, side) in out_of_range(raw, shown, limits).items():
+        hint = _WARNS_OF.get(name, {}).get(side)
+        if hint is not None:
+            yield f"{name} {value:.2f}: {hint}"
     if shown.entropy_bias > 0.01:
         yield (
             f"class_entropy is about {shown.entropy_bias:.2f} too low, for only "
@@ -264,10 +269,18 @@ def _notes(
         yield f"{clipped:.0%} of the pixel values are exactly 0 or 1"
 
 
-_WARNS_OF = {
-    "near_boundary": "the teacher is undecided, or too certain, about most images",
-    "boundary_success": "few attacks reach a boundary; the teacher's gradients may be masked",
-    "feature_coverage": "much of what the teacher can tell apart is not shown",
-    "duplicates": "the source repeats images",
-    "teacher_entropy_tau": "the temperature is too low, or too high, for this teacher",
+_WARNS_OF: dict[str, dict[Side, str]] = {
+    "near_boundary": {
+        "low": "the teacher is certain of nearly all images; attack or mix them",
+        "high": "the teacher wavers at most images; few are clearly of one class",
+    },
+    "boundary_success": {
+        "low": "few attacks reach a boundary; the teacher's gradients may be masked",
+    },
+    "feature_coverage": {"low": "much of what the teacher can tell apart is not shown"},
+    "duplicates": {"high": "the source repeats images"},
+    "teacher_entropy_tau": {
+        "low": "softened answers name one class alone; a higher temperature shows the others",
+        "high": "softened answers are nearly even; a lower temperature tells classes apart",
+    },
 }

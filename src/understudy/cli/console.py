@@ -7,14 +7,16 @@ processes only the first one speaks, except for errors.
 import json
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -27,6 +29,8 @@ _SPEAKS = _RANK == "0"
 errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 
+# Seconds before a verb that is mostly quick says that it works.
+_PATIENCE = 2.0
 # Seconds between two lines where there is no terminal to draw a bar on.
 _BETWEEN_LINES = 10.0
 _OURS = Path(understudy.__file__).parent
@@ -104,6 +108,36 @@ def progression() -> Iterator[Progression]:
     columns = (BarColumn(bar_width=16), TimeElapsedColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=errors) as progress:
         yield Bar(progress)
+
+
+@contextmanager
+def waiting(patience: float = _PATIENCE) -> Iterator[Callable[[str], None]]:
+    """Show on standard error how far a block is, once it has run for so many seconds.
+
+    Yields what takes the words.
+    """
+    status = errors.status("")
+    due = time.monotonic() + patience
+
+    def tell_line(text: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _BETWEEN_LINES
+            errors.print(text, markup=False)
+
+    if not errors.is_terminal:
+        yield tell_line
+        return
+    # The words may come long before or long after: the clock runs beside the work.
+    alarm = threading.Timer(patience, status.start)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield lambda text: status.update(escape(text))
+    finally:
+        alarm.cancel()
+        alarm.join()
+        status.stop()
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from understudy.cli import options as o
-from understudy.cli.console import errors, fail, print_json, results
+from understudy.cli.console import errors, fail, print_json, results, waiting
 
 # Of a normalisation: the deviation of the images it makes, and how likely that is.
 _JUDGED = ("implied_std", "relative_likelihood")
@@ -169,7 +169,7 @@ def score(
         ),
     ] = None,
     allow_code: o.AllowCode = [],  # noqa: B006
-    count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 4096,
+    count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 1024,
     seed: o.Seed = None,
     json: o.Json = False,
 ) -> None:
@@ -177,24 +177,33 @@ def score(
     missing = ["--teacher"] * (teacher is None) + ["--transfer"] * (not transfer)
     if recipe is None and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
+    from understudy.audits.ranking import places
+    from understudy.audits.transfer_card import ranked_text
     from understudy.verbs.score import score as work
 
     said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
-    cards = work(
-        teacher,
-        transfer,
-        **said,
-        recipe=recipe,
-        count=count,
-        seed=seed or 0,
-        allow_code=allow_code,
-        say=_note,
-    )
+    with waiting() as watch:
+        cards = work(
+            teacher,
+            transfer,
+            **said,
+            recipe=recipe,
+            count=count,
+            seed=seed or 0,
+            allow_code=allow_code,
+            say=_note,
+            watch=watch,
+        )
     if json:
-        print_json([card.to_json() for card in cards])
+        order = places([card.standing for card in cards])
+        told = zip(order, cards, strict=True)
+        print_json([card.to_json() | {"place": place} for place, card in told])
         return
     for card in cards:
-        results.print(card.text())
+        results.print(card.text(), markup=False)
+        results.print()
+    if len(cards) > 1:
+        results.print(ranked_text(cards), markup=False)
 
 
 def _note(text: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from understudy import recipe as recipe_file
 from understudy.audits.calibration import committed
 from understudy.audits.transfer_card import TransferSetCard
-from understudy.audits.transfer_set import TransferSetScorer
+from understudy.audits.transfer_set import COUNT, TransferSetScorer
 from understudy.image_summary import temperature_of
 from understudy.loading import resolve
 from understudy.method import Given
@@ -33,10 +33,11 @@ def score(
     size: int | tuple[int, int] | None = None,
     classes: int | str | None = None,
     recipe: str | Path | Recipe | None = None,
-    count: int = 4096,
+    count: int = COUNT,
     seed: int = 0,
     allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[str], None] = lambda _: None,
 ) -> list[TransferSetCard]:
     """Return the report card of each transfer set: raw, and as the student would be fed it.
 
@@ -49,6 +50,7 @@ def score(
         count: images to look at, of either stream.
         allow_code: files whose code a recipe or a run's student may run.
         say: is told lines worth a person's eye.
+        watch: is told how far the work is.
     """
     made = recipe if recipe is None or isinstance(recipe, Recipe) else _read(recipe)
     if made is None and not transfer:
@@ -63,7 +65,10 @@ def score(
         fed = source if isinstance(source, WrappingSource) else _around(stages[0].source, source)
         sets.append((_name_of(named), fed))
     scorer = TransferSetScorer(
-        network, temperature=temperature_of(stages[0].objective), calibration=committed()
+        network,
+        temperature=temperature_of(stages[0].objective),
+        calibration=committed(),
+        watch=watch,
     )
     fit = stages[0].fit
     length = fit.steps * fit.batch_size
