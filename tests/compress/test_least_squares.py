@@ -1,48 +1,54 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tests import tiny
 from understudy.compress.least_squares import (
-    NormalEquations,
+    Rows,
+    Solution,
     change_map_,
     draw_places,
     input_rows,
+    solve,
 )
-from understudy.nets.readouts import LinearMap, rows_at
+from understudy.nets.linear_maps import LinearMap
+from understudy.nets.readouts import rows_at
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=tiny.rng(seed), dtype=torch.float64)
 
 
-def summed(rows: torch.Tensor, residuals: torch.Tensor) -> NormalEquations:
-    groups = len(rows)
-    sums = NormalEquations.empty(groups, rows.shape[2], residuals.shape[1] // groups)
-    for part, wanted in zip(rows.split(7, dim=1), residuals.split(7), strict=True):
-        sums.add(part, wanted)
-    return sums
+def in_parts(seen: Tensor, wanted: Tensor, answered: Tensor | None = None) -> list[Rows]:
+    answered = torch.zeros_like(wanted) if answered is None else answered
+    slices = zip(seen.split(7, dim=1), answered.split(7), wanted.split(7), strict=True)
+    return [Rows(seen=u, answered=z, wanted=t) for u, z, t in slices]
+
+
+def solved(seen: Tensor, wanted: Tensor, ridge: float, **how: int) -> Solution:
+    return solve(in_parts(seen, wanted), ridge, **how)
+
+
+ONE = torch.tensor([[[1.0], [-1.0]]])
 
 
 def test_one_feature_by_hand():
-    rows, wanted = torch.tensor([[[1.0], [-1.0]]]), torch.tensor([[3.0], [-1.0]])
-    change = summed(rows, wanted).solve(ridge=1e-12)
     # wanted = 2 u + 1
+    change = solved(ONE, torch.tensor([[3.0], [-1.0]]), 1e-12).change
     torch.testing.assert_close(change[0, :, 0], torch.tensor([2.0, 1.0], dtype=torch.float64))
 
 
 def test_a_ridge_of_the_mean_square_halves_a_weight_and_leaves_the_constant():
-    rows, wanted = torch.tensor([[[1.0], [-1.0]]]), torch.tensor([[3.0], [-1.0]])
-    change = summed(rows, wanted).solve(ridge=1.0)
+    # u'u = 2 and the ridge adds as much
+    change = solved(ONE, torch.tensor([[3.0], [-1.0]]), 1.0).change
     torch.testing.assert_close(change[0, :, 0], torch.tensor([1.0, 1.0], dtype=torch.float64))
 
 
 def test_it_is_the_least_squares_of_a_loop_in_float64():
     rows, wanted = drawn(1, 40, 5), drawn(40, 3, seed=1)
-    change = summed(rows, wanted).solve(ridge=0.1)
+    change = solved(rows, wanted, 0.1).change
     power = sum(float(value) ** 2 for value in rows.flatten()) / 5
     gradient = torch.zeros(6, 3, dtype=torch.float64)
     for row, goal in zip(rows[0], wanted, strict=True):
@@ -54,25 +60,54 @@ def test_it_is_the_least_squares_of_a_loop_in_float64():
 
 @given(seed=st.integers(0, 50), ridge=st.floats(1e-6, 10))
 def test_the_error_never_grows_and_is_the_one_that_a_pass_would_measure(seed, ridge):
-    rows, wanted = drawn(2, 30, 4, seed=seed), drawn(30, 6, seed=seed + 1)
-    sums = summed(rows, wanted)
+    rows, wanted, answered = (drawn(*s, seed=seed + i) for i, s in enumerate(SHAPES))
     for constant in (True, False):
-        change = sums.solve(ridge, constant=constant)
-        after = wanted - torch.cat(
-            [F.pad(u, (0, 1), value=1.0) @ c for u, c in zip(rows, change, strict=True)], 1
-        )
-        torch.testing.assert_close(sums.squares_after(change).flatten(), after.square().sum(0))
-        assert float(sums.squares_after(change).sum()) <= float(sums.squares.sum())
-        assert constant or not change[:, -1].any()
+        found = solve(in_parts(rows, wanted, answered), ridge, constant=constant)
+        whole = Rows(seen=rows, answered=answered, wanted=wanted)
+        off = whole.changed(found.change) - wanted
+        assert found.after == pytest.approx(float(off.square().sum()))
+        assert found.before == pytest.approx(float((answered - wanted).square().sum()))
+        assert found.after <= found.before
+        assert constant or not found.change[:, -1].any()
+
+
+SHAPES = ((2, 30, 4), (30, 6), (30, 6))
+
+
+@given(seed=st.integers(0, 50))
+def test_behind_a_relu_the_one_sided_error_falls_from_round_to_round(seed):
+    rows, wanted, answered = (drawn(*s, seed=seed + i) for i, s in enumerate(SHAPES))
+    parts = in_parts(rows, wanted, answered)
+    errors = [solve(parts, 1e-9, rounds=rounds).after for rounds in (1, 2, 4, 8)]
+    assert errors[0] <= solve(parts, 1e-9, rounds=1).before
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_behind_a_relu_the_gradient_of_the_one_sided_error_vanishes():
+    rows, wanted = drawn(1, 40, 3), drawn(40, 2, seed=1)
+    change = solved(rows, wanted, 1e-9, rounds=400).change[0]
+    gradient = torch.zeros(4, 2, dtype=torch.float64)
+    for row, goal in zip(rows[0], wanted, strict=True):
+        wide = torch.cat((row, torch.ones(1, dtype=torch.float64)))
+        for output in range(2):
+            z, t = float(wide @ change[:, output]), float(goal[output])
+            gradient[:, output] += wide * (z - t if t > 0 else max(z, 0.0))
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-5, rtol=0)
+
+
+def test_behind_a_relu_nothing_is_wrong_where_both_are_below_zero():
+    parts = in_parts(ONE, torch.tensor([[2.0], [-5.0]]), torch.tensor([[2.0], [-1.0]]))
+    found = solve(parts, 1e-3, rounds=3)
+    assert not found.change.any()
+    assert found.after == found.before == 0
 
 
 def test_a_residual_of_zero_changes_nothing():
-    change = summed(drawn(1, 20, 3), torch.zeros(20, 2).double()).solve(1e-3)
-    assert not change.any()
+    assert not solved(drawn(1, 20, 3), torch.zeros(20, 2).double(), 1e-3).change.any()
 
 
 def test_a_group_that_sees_nothing_but_zeros_changes_its_constant():
-    change = summed(torch.zeros(1, 10, 2), torch.ones(10, 1)).solve(1e-3)
+    change = solved(torch.zeros(1, 10, 2), torch.ones(10, 1), 1e-3).change
     assert change.flatten().tolist() == [0.0, 0.0, 1.0]
 
 
@@ -87,10 +122,10 @@ def test_a_group_that_sees_nothing_but_zeros_changes_its_constant():
 )
 def test_rows_are_what_a_layer_sees(layer):
     layer.double()
-    given_ = drawn(3, 5, 4) if isinstance(layer, nn.Linear) else drawn(3, 4, 7, 8)
-    answer = layer(given_)
+    shown = drawn(3, 5, 4) if isinstance(layer, nn.Linear) else drawn(3, 4, 7, 8)
+    answer = layer(shown)
     places = draw_places(tuple(answer.shape), 10, tiny.rng())
-    rows = input_rows(layer, given_, places)
+    rows = input_rows(layer, shown, places)
     groups = len(rows)
     weights = layer.weight.reshape(groups, layer.weight.shape[0] // groups, -1)
     seen = torch.cat([u @ w.T for u, w in zip(rows, weights, strict=True)], 1) + layer.bias
@@ -98,9 +133,9 @@ def test_rows_are_what_a_layer_sees(layer):
 
 
 def test_places_are_drawn_once_each_and_all_where_there_are_no_more():
-    drawn_ = torch.stack(draw_places((2, 5, 3, 3), 12, tiny.rng()))
-    assert drawn_.shape == (3, 12)
-    assert len(drawn_.unique(dim=1).T) == 12
+    places = torch.stack(draw_places((2, 5, 3, 3), 12, tiny.rng()))
+    assert places.shape == (3, 12)
+    assert len(places.unique(dim=1).T) == 12
     assert len(draw_places((2, 5, 3, 3), 99, tiny.rng())[0]) == 18
 
 
@@ -109,18 +144,18 @@ def test_a_changed_map_answers_what_was_solved_and_normalises_its_rows(groups):
     network = nn.Sequential(nn.Conv2d(2, 4, 3, groups=groups), nn.BatchNorm2d(4)).double().eval()
     nn.init.uniform_(network[1].running_var, 0.5, 2, generator=tiny.rng())
     nn.init.normal_(network[1].running_mean, generator=tiny.rng())
-    images, linear = drawn(3, 2, 6, 6), LinearMap(layer="0", norm="1")
+    images = drawn(3, 2, 6, 6)
     answer = network(images)
     places = draw_places(tuple(answer.shape), 99, tiny.rng())
-    rows = input_rows(network[0], images, places)
-    sums = summed(rows, drawn(48, 4, seed=3))
-    change = sums.solve(1e-3)
-    change_map_(network, linear, change, sums)
-    added = torch.cat(
-        [F.pad(u, (0, 1), value=1.0) @ c for u, c in zip(rows, change, strict=True)], 1
+    rows = Rows(
+        seen=input_rows(network[0], images, places),
+        answered=rows_at(answer, places),
+        wanted=drawn(48, 4, seed=3),
     )
+    found = solve([rows], 1e-3)
+    change_map_(network, LinearMap(layer="0", norm="1"), found)
     after = network(images)
-    torch.testing.assert_close(rows_at(after, places), rows_at(answer, places) + added)
+    torch.testing.assert_close(rows_at(after, places), rows.changed(found.change))
     inner = network[0](images)
     torch.testing.assert_close(network[1].running_mean, inner.mean((0, 2, 3)))
     torch.testing.assert_close(network[1].running_var, inner.var((0, 2, 3), correction=0))

@@ -15,7 +15,7 @@ Differs from the papers: segments are solved before their activation and around 
 are there, on images that need not be real.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,27 +23,14 @@ from torch import Tensor, nn
 
 from understudy.cards import Card
 from understudy.checks import positive
-from understudy.compress.least_squares import (
-    NormalEquations,
-    change_map_,
-    draw_places,
-    has_constant,
-    input_rows,
-)
+from understudy.compress.inherit_plan import LOGITS, InheritancePlan
+from understudy.compress.pruning import importances
+from understudy.compress.solving import EXACT, Repair, Solver
 from understudy.nets.blocks import Counterparts, find_counterparts
+from understudy.nets.channels import Channels, UntraceableError, trace_channels
+from understudy.nets.kept_channels import KeptChannels, copy_kept_, keep_channels
 from understudy.nets.network import Network, freeze
-from understudy.nets.readouts import (
-    LinearMap,
-    Places,
-    Readout,
-    block_readout,
-    linear_maps,
-    own_readout,
-    read_map,
-    read_rows,
-)
-from understudy.nets.stages import find_stages
-from understudy.protocols import Batch
+from understudy.protocols import Batch, image_batch
 from understudy.seeding import child
 
 CARD = Card(
@@ -54,11 +41,8 @@ CARD = Card(
 
 # Images that go through a network at once.
 _SLICE = 128
-# Squared errors below this share of what varies are float32's.
-_EXACT = 1e-9
-# What the teacher answers is kept up to here; beyond, it is asked again.
-_KEPT_BYTES = 2**29
-_LOGITS = "logits"
+# Images that the importance of channels is judged on.
+_JUDGED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +51,8 @@ class Initialized:
 
     Args:
         how: in one line.
-        errors: squared error of each stage's end before its activation, and of the logits, as a
-            share of how much the teacher's vary; after repair, on the images it was made on.
+        errors: squared error of each stage's end and of the logits, as a share of how much the
+            teacher's vary; after repair, on the images it was made on.
         notes: what could not be inherited, and why.
     """
 
@@ -84,19 +68,20 @@ class Inherit:
     Args:
         num_images: that it is repaired on, of those given.
         ridge: penalty on change, as a share of the mean square of what a layer sees.
-        places: of a map that an image gives at most.
+        rows: of a layer's inputs for each of its unknowns, at places of the images drawn at random.
+        rounds: of solving where a ReLU follows, behind which what is below zero is all one.
         repair: False leaves what was taken over as it is.
     """
 
     num_images: int = 1024
     ridge: float = 1e-3
-    places: int = 64
+    rows: int = 16
+    rounds: int = 3
     repair: bool = True
 
     def __post_init__(self) -> None:
-        positive("num_images", self.num_images)
-        positive("ridge", self.ridge)
-        positive("places", self.places)
+        for name in ("num_images", "ridge", "rows", "rounds"):
+            positive(name, getattr(self, name))
 
     def __call__(
         self, student: nn.Module, teacher: nn.Module, batches: Sequence[Batch], rng: torch.Generator
@@ -146,53 +131,54 @@ def _is_initial(norm: nn.modules.batchnorm._BatchNorm) -> bool:
 
 
 def share_in_common(student: nn.Module, teacher: nn.Module) -> float:
-    """Return the share of the student's parameters that could be copied from the teacher."""
+    """Return the share of the student's parameters that it could begin with of the teacher's.
+
+    Layers of other widths count as well; kernels of another size do not.
+    """
     found = find_counterparts(student, teacher)
     whole = common = 0
     for name, module in student.named_modules():
         held = {}
         if name in found.modules:
-            held = dict(teacher.get_submodule(found.modules[name]).named_parameters(recurse=False))
+            held = _tensors(teacher.get_submodule(found.modules[name]))
         for key, values in module.named_parameters(recurse=False):
             whole += values.numel()
-            common += values.numel() if key in held and held[key].shape == values.shape else 0
+            common += values.numel() if key in held and _akin(values, held[key]) else 0
     return common / max(whole, 1)
 
 
+def _akin(one: Tensor, other: Tensor) -> bool:
+    return one.dim() == other.dim() and one.shape[2:] == other.shape[2:]
+
+
 @torch.no_grad()
-def copy_weights_(student: nn.Module, teacher: nn.Module, found: Counterparts) -> set[str]:
-    """Give the student what its counterparts hold in its shapes; return the names of that."""
+def copy_weights_(
+    student: nn.Module, teacher: nn.Module, found: Counterparts, kept: KeptChannels | None = None
+) -> set[str]:
+    """Give the student what its counterparts hold; return the names of what was written.
+
+    Args:
+        kept: which channels, where the student is narrower; without, all or nothing of a tensor.
+    """
     copied = set()
     for ours, theirs in found.modules.items():
-        held = dict(_tensors(teacher.get_submodule(theirs)))
-        for name, values in _tensors(student.get_submodule(ours)):
-            if name in held and held[name].shape == values.shape:
+        one, other = student.get_submodule(ours), teacher.get_submodule(theirs)
+        held = {**_tensors(other)}
+        alike = {n: v for n, v in _tensors(one).items() if n in held and held[n].shape == v.shape}
+        if kept is not None and ours in kept.layers and len(alike) < len(_tensors(one)):
+            names = copy_kept_(one, other, *kept.layers[ours])
+        else:
+            for name, values in alike.items():
                 values.copy_(held[name])
-                copied.add(f"{ours}.{name}" if ours else name)
+            names = tuple(alike)
+        copied |= {f"{ours}.{name}" if ours else name for name in names}
     return copied
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield what a module itself holds."""
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Repair:
-    """A linear map of the student, and what it must answer.
-
-    Args:
-        ends: name of the stage that it ends; empty for none.
-    """
-
-    student: Readout
-    teacher: Readout
-    ends: str = ""
-
-
-# What the teacher answers at one place of the network, slice by slice, and from where.
-_Wanted = list[tuple[Tensor, Places]]
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what a module itself holds, by name."""
+    held: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+    return held | dict(module.named_buffers(recurse=False))
 
 
 class _Inheritance:
@@ -213,134 +199,154 @@ class _Inheritance:
     def run(self) -> Initialized:
         student, teacher = self.student.body, self.teacher.body
         found = find_counterparts(student, teacher)
-        copied = copy_weights_(student, teacher, found)
-        parameters = dict(student.named_parameters())
-        if not copied & parameters.keys():
+        plan = InheritancePlan(
+            student,
+            teacher,
+            self.student.shown(self.slices[0]),
+            self.teacher.shown(self.slices[0]),
+        )
+        classifier = self._classifier(plan)
+        if plan.last is not None and not classifier:
+            # What one class is told by is not what another begins with.
+            found.modules.pop(plan.last.layer, None)
+        kept = self._keep_channels(found)
+        copied = copy_weights_(student, teacher, found, kept)
+        missing = [name for name, _ in student.named_parameters() if name not in copied]
+        if not missing and kept is None and self._answers_alike():
+            return Initialized(how="the teacher's own weights", errors={LOGITS: 0.0})
+        if not self.settings.repair:
+            how = f"{_depth(found)}, {_width(kept)}, not repaired"
+            return Initialized(how=how, errors={}, notes=tuple(self.notes))
+        estimate_statistics_(self.student, _new_norms(student, copied), self.slices)
+        inherited = {x.layer for x in plan.maps if f"{x.layer}.weight" in copied}
+        planned = plan.counterparts(found, kept) if inherited else {}
+        stages = {layer: x for layer, x in plan.stages().items() if layer not in inherited}
+        if not (inherited or stages or classifier):
             raise ValueError(
-                f"{type(student).__name__} has no layer in common with its teacher, "
+                f"{type(student).__name__} has nothing in common with its teacher, "
                 f"{type(teacher).__name__}; use --from-scratch"
             )
-        missing = [name for name in parameters if name not in copied]
+        planned |= classifier
+        errors = self._solve(plan, planned, stages)
+        told = [f"{_depth(found)}, {_width(kept)}"] if inherited else ["no layer of the teacher's"]
+        images = sum(len(part) for part in self.slices)
         if missing:
             self.notes.append(_listed(f"{len(missing)} parameters begin anew", missing))
-        images = sum(len(part) for part in self.slices)
-        if not missing and self._answers_alike():
-            return Initialized(how="the teacher's own weights", errors={_LOGITS: 0.0})
-        if not self.settings.repair:
-            return Initialized(
-                how=f"{_depth(found)}, not repaired", errors={}, notes=tuple(self.notes)
-            )
-        errors = self._solve(self._repairs(found))
-        how = f"{_depth(found)}, repaired by least squares on {images} images"
+        how = f"{', '.join(told)}, repaired by least squares on {images} images"
         return Initialized(how=how, errors=errors, notes=tuple(self.notes))
+
+    def _solve(
+        self, plan: InheritancePlan, planned: dict[str, Repair], stages: dict[str, Repair]
+    ) -> dict[str, float]:
+        """Repair what is planned, and ends of stages as well where the logits gain by it."""
+        if not stages:
+            return self._solver().solve(plan.in_order(planned))
+        start = _snapshot(self.student)
+        without = self._solver().solve(plan.in_order(planned))
+        ended = _snapshot(self.student)
+        _restore_(self.student, start)
+        errors = self._solver().solve(plan.in_order(stages | planned))
+        if errors.get(LOGITS, 0.0) <= without.get(LOGITS, 0.0):
+            count = len(stages)
+            self.notes.append(f"{count} ends of stages answer as the teacher's do")
+            return errors
+        _restore_(self.student, ended)
+        self.notes.append("ends of stages stay as they began: the logits lose by their repair")
+        return without
+
+    def _solver(self) -> Solver:
+        return Solver(
+            self.student,
+            self.teacher,
+            self.slices,
+            rows=self.settings.rows,
+            ridge=self.settings.ridge,
+            rounds=self.settings.rounds,
+            rng=self.rng,
+        )
+
+    def _classifier(self, plan: InheritancePlan) -> dict[str, Repair]:
+        """Return the repair of the classifier, by its layer."""
+        one, other = self.student.contract, self.teacher.contract
+        if one.classes != other.classes or one.names != other.names:
+            self.notes.append("the classifier begins anew: its classes are not the teacher's")
+            return {}
+        repair = plan.classifier()
+        if repair is None:
+            self.notes.append("the logits come from no linear layer that could be solved")
+            return {}
+        return {repair.student.map.layer: repair}
+
+    def _keep_channels(self, found: Counterparts) -> KeptChannels | None:
+        """Return which channels the student keeps; None where it has all of its counterparts'."""
+        student, teacher = self.student.body, self.teacher.body
+        pairs = (
+            (_tensors(student.get_submodule(ours)), _tensors(teacher.get_submodule(theirs)))
+            for ours, theirs in found.modules.items()
+        )
+        if all(
+            mine[name].shape == taught[name].shape
+            for mine, taught in pairs
+            for name in mine.keys() & taught.keys()
+        ):
+            return None
+        try:
+            mine, taught = trace_channels(self.student), trace_channels(self.teacher)
+        except UntraceableError as error:
+            self.notes.append(f"layers of other widths begin anew: {error}")
+            return None
+        return keep_channels(mine, taught, found, self._importance(taught))
+
+    def _importance(self, channels: Channels) -> dict[int, float]:
+        """Return how much the teacher's answers hang on each of its channels."""
+        images = torch.cat(list(self.slices))[:_JUDGED]
+        batches = [image_batch(part) for part in torch.split(images, _SLICE)]
+        rng = child(self.rng, "importance")
+        scores = importances(self.teacher, channels, batches, "fisher", rng)
+        return dict(zip(channels.prunable, scores.tolist(), strict=True))
 
     @torch.no_grad()
     def _answers_alike(self) -> bool:
         ours, theirs = self.student(self.slices[0]), self.teacher(self.slices[0])
         if ours.shape != theirs.shape:
             return False
-        return float((ours - theirs).square().sum()) <= _EXACT * float(theirs.square().sum())
-
-    def _repairs(self, found: Counterparts) -> list[_Repair]:
-        """Return what to solve, in the order of the student's calls."""
-        example = self.slices[0][:2]
-        ours, theirs = _shown(self.student, example), _shown(self.teacher, example)
-        student, teacher = self.student.body, self.teacher.body
-        mine, taught = linear_maps(student, ours), linear_maps(teacher, theirs)
-        at_ends = {}
-        for block, end in found.ends.items():
-            one = block_readout(student, ours, block, mine)
-            other = block_readout(teacher, theirs, end, taught)
-            if one is not None and other is not None and len(one.scale) == len(other.scale):
-                at_ends[one.map.layer] = _Repair(
-                    student=one, teacher=other, ends=_stage_ended(found, block)
-                )
-        by_layer = {linear.layer: linear for linear in taught}
-        classifier = self._classifier(found, ours, theirs)
-        repairs = []
-        for linear in mine:
-            partner = by_layer.get(found.modules.get(linear.layer, ""))
-            if linear.layer in at_ends:
-                repairs.append(at_ends[linear.layer])
-            elif partner is not None and (linear.layer == classifier or not _is_last(linear, mine)):
-                one, other = own_readout(student, linear), own_readout(teacher, partner)
-                if len(one.scale) == len(other.scale):
-                    ends = _LOGITS if linear.layer == classifier else ""
-                    repairs.append(_Repair(student=one, teacher=other, ends=ends))
-        return repairs
-
-    def _classifier(self, found: Counterparts, ours: Tensor, theirs: Tensor) -> str | None:
-        mine = find_stages(self.student.body, ours).classifier
-        taught = find_stages(self.teacher.body, theirs).classifier
-        one, other = self.student.contract, self.teacher.contract
-        if one.classes != other.classes or one.names != other.names:
-            self.notes.append("the classifier begins anew: its classes are not the teacher's")
-            return None
-        return mine if mine is not None and found.modules.get(mine) == taught else None
-
-    def _solve(self, repairs: Sequence[_Repair]) -> dict[str, float]:
-        errors = {}
-        for group in self._groups(repairs):
-            wanted = self._ask_teacher(repairs, group)
-            for i in group:
-                error = self._repair(repairs[i], wanted.pop(i))
-                if repairs[i].ends:
-                    errors[repairs[i].ends] = error
-        return errors
-
-    def _groups(self, repairs: Sequence[_Repair]) -> Iterator[list[int]]:
-        """Yield numbers of repairs whose wanted answers fit in memory together."""
-        rows = self.settings.places * sum(len(part) for part in self.slices)
-        group: list[int] = []
-        size = 0
-        for i, repair in enumerate(repairs):
-            needs = 4 * rows * len(repair.teacher.scale)
-            if group and size + needs > _KEPT_BYTES:
-                yield group
-                group, size = [], 0
-            group.append(i)
-            size += needs
-        if group:
-            yield group
-
-    def _ask_teacher(self, repairs: Sequence[_Repair], group: Sequence[int]) -> dict[int, _Wanted]:
-        wanted: dict[int, _Wanted] = {i: [] for i in group}
-        for number, images in enumerate(self.slices):
-
-            def choose(place: int, shape: tuple[int, ...], number: int = number) -> Places:
-                rng = child(self.rng, "places", group[place], number)
-                return draw_places(shape, self.settings.places * shape[0], rng)
-
-            readouts = [repairs[i].teacher for i in group]
-            read = read_rows(self.teacher.body, _shown(self.teacher, images), readouts, choose)
-            for i, rows in zip(group, read, strict=True):
-                wanted[i].append(rows)
-        return wanted
-
-    def _repair(self, repair: _Repair, wanted: _Wanted) -> float:
-        """Solve one linear map; return the squared error that remains, as a share of variance."""
-        body, linear = self.student.body, repair.student.map
-        layer = body.get_submodule(linear.layer)
-        sums: NormalEquations | None = None
-        for images, (rows, places) in zip(self.slices, wanted, strict=True):
-            given, answer = read_map(body, _shown(self.student, images), repair.student)
-            seen = input_rows(layer, given, places)
-            if sums is None:
-                sums = NormalEquations.empty(len(seen), seen.shape[2], rows.shape[1] // len(seen))
-            sums.add(seen, rows - repair.student.rows(answer, places))
-        assert sums is not None
-        varies = _variation(torch.cat([rows for rows, _ in wanted]))
-        before = float(sums.squares.sum())
-        if before <= _EXACT * varies:
-            return before / varies
-        change = sums.solve(self.settings.ridge, constant=has_constant(body, linear))
-        change_map_(body, linear, change, sums)
-        return float(sums.squares_after(change).sum()) / varies
+        return float((ours - theirs).square().sum()) <= EXACT * float(theirs.square().sum())
 
 
-def _shown(network: Network, images: Tensor) -> Tensor:
-    """Return what a network shows its architecture."""
-    return network._in_order((images - network.mean) / network.std)
+@torch.no_grad()
+def estimate_statistics_(network: Network, norms: Sequence[str], slices: Sequence[Tensor]) -> None:
+    """Give BatchNorms of a network in eval mode the mean statistics of slices of images."""
+    chosen = [network.body.get_submodule(name) for name in norms]
+    for norm in chosen:
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for images in slices if chosen else ():
+        network(images)
+    for norm in chosen:
+        norm.eval()
+
+
+def _new_norms(network: nn.Module, copied: set[str]) -> list[str]:
+    """Return the BatchNorms whose statistics are not the teacher's."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.running_mean is not None
+        and f"{name}.running_mean" not in copied
+    ]
+
+
+def _snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+@torch.no_grad()
+def _restore_(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, value in network.state_dict().items():
+        value.copy_(state[name])
 
 
 def _at_rest(network: Network) -> Network:
@@ -353,31 +359,23 @@ def _at_rest(network: Network) -> Network:
     return frozen
 
 
-def _variation(rows: Tensor) -> float:
-    """Return the sum of squared distances of rows from their mean."""
-    wide = rows.double()
-    return max(float((wide - wide.mean(0)).square().sum()), torch.finfo(torch.float64).tiny)
-
-
-def _is_last(linear: LinearMap, maps: Sequence[LinearMap]) -> bool:
-    return linear.layer == maps[-1].layer
-
-
-def _stage_ended(found: Counterparts, block: str) -> str:
-    """Return the run that a block is the last of; empty for none."""
-    container = block.rpartition(".")[0]
-    last = [other for other in found.ends if other.rpartition(".")[0] == container][-1]
-    return container if block == last else ""
-
-
 def _depth(found: Counterparts) -> str:
     """Return how many blocks are kept, in words."""
     runs = list(dict.fromkeys(found.runs.values()))
-    if not runs or all(few == many for few, many in runs):
+    if all(few == many for few, many in runs):
         return "blocks all"
     if len(runs) == 1:
         return f"blocks {runs[0][0]} of {runs[0][1]} in each stage"
     return "blocks " + ", ".join(f"{few} of {many}" for few, many in found.runs.values())
+
+
+def _width(kept: KeptChannels | None) -> str:
+    """Return which share of the channels is kept, in words."""
+    if kept is None:
+        return "channels all"
+    of = [places[1] for places in kept.layers.values()]
+    theirs = sum(len(kept.teacher[name][1]) for name in kept.layers if name in kept.teacher)
+    return f"channels {sum(int((p >= 0).sum()) for p in of) / max(1, theirs):.0%}"
 
 
 def _listed(what: str, names: Sequence[str], most: int = 3) -> str:

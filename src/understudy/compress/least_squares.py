@@ -7,16 +7,26 @@ its answer), the change (D, e) of weights and constant that a residual r is expl
 
 over all rows: one system of d + 1 equations for each group of the layer, in float64. At D = 0
 nothing is changed, so that the sum of squares never grows, and a residual of zero changes nothing.
+
+Behind a ReLU an answer z below zero is as good as any other below zero. Where the wanted answer t
+is not positive only max(z, 0) counts, as in Zhang, Zou, He, Sun (arXiv:1505.06798, section 3.2):
+
+    sum over t > 0 of (z - t)^2  +  sum over t <= 0 of max(z, 0)^2
+
+is convex in the change. Each round wants min(z, 0) of the z at hand where t <= 0 and solves again;
+that quadratic lies above the sum and touches it, so that the sum never grows.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from understudy.nets.readouts import LinearMap, Places, width_of
+from understudy.nets.linear_maps import LinearMap, width_of
+from understudy.nets.readouts import Places
 
 
 def input_rows(layer: nn.Module, given: Tensor, places: Places) -> Tensor:
@@ -48,89 +58,126 @@ def draw_places(shape: tuple[int, ...], count: int, rng: torch.Generator) -> Pla
     return tuple(torch.unravel_index(drawn, grid))
 
 
-@dataclass
-class NormalEquations:
-    """Sums over rows, slice by slice: memory does not grow with the rows.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """What a map sees at some places, what it answers there, and what it should.
 
     Args:
-        gram: of features and a constant 1, for each group.
-        cross: of those with the residuals.
-        squares: sum of squared residuals of each output.
+        seen: by group of the layer.
     """
 
-    gram: Float64[Tensor, "groups features features"]
-    cross: Float64[Tensor, "groups features outputs"]
-    squares: Float64[Tensor, "groups outputs"]
-
-    @classmethod
-    def empty(cls, groups: int, features: int, outputs: int) -> "NormalEquations":
-        """Return sums over nothing."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(groups, *shape, dtype=torch.float64)
-
-        return cls(
-            gram=zeros(features + 1, features + 1),
-            cross=zeros(features + 1, outputs),
-            squares=zeros(outputs),
-        )
-
-    def add(self, rows: Tensor, residuals: Tensor) -> None:
-        """Add rows (groups x rows x features) and their residuals (rows x all outputs)."""
-        groups = len(rows)
-        wide = F.pad(rows, (0, 1), value=1.0)
-        parts = residuals.reshape(len(residuals), groups, -1).movedim(1, 0)
-        self.gram += (wide.mT @ wide).double().cpu()
-        self.cross += (wide.mT @ parts).double().cpu()
-        self.squares += parts.double().square().sum(1).cpu()
+    seen: Float[Tensor, "groups rows features"]
+    answered: Float[Tensor, "rows outputs"]
+    wanted: Float[Tensor, "rows outputs"]
 
     @property
-    def count(self) -> float:
-        """How many rows there were."""
-        return float(self.gram[0, -1, -1])
+    def wide(self) -> Float[Tensor, "groups rows unknowns"]:
+        """What it sees, and a constant 1."""
+        return F.pad(self.seen, (0, 1), value=1.0)
 
-    def solve(
-        self, ridge: float, *, constant: bool = True
-    ) -> Float64[Tensor, "groups features outputs"]:
-        """Return the change of weights, with that of the constant as its last row.
-
-        Args:
-            constant: whether there is one to change; 0 otherwise.
-        """
-        power = self.gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1, keepdim=True)
-        system = self.gram.clone()
-        # A group that sees nothing but zeros changes nothing but its constant.
-        system.diagonal(dim1=1, dim2=2)[:, :-1] += torch.where(power > 0, ridge * power, 1.0)
-        if constant:
-            change: Tensor = torch.linalg.solve(system, self.cross)
-            return change
-        change = torch.linalg.solve(system[:, :-1, :-1], self.cross[:, :-1])
-        return F.pad(change, (0, 0, 0, 1))
-
-    def squares_after(self, change: Tensor) -> Float64[Tensor, "groups outputs"]:
-        """Return the sum of squared residuals of each output once the map is changed."""
-        explained = 2 * (change * self.cross).sum(1) - (change * (self.gram @ change)).sum(1)
-        return (self.squares - explained).clamp(min=0)
-
-    def moments(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of what weights (groups x features x outputs) make of rows."""
-        mean = self.gram[:, :-1, -1] / self.count
-        second = self.gram[:, :-1, :-1] / self.count
-        spread = second - mean[:, :, None] * mean[:, None, :]
-        answer = (weights * mean[:, :, None]).sum(1)
-        return answer, (weights * (spread @ weights)).sum(1).clamp(min=0)
+    def changed(self, change: Tensor) -> Float[Tensor, "rows outputs"]:
+        """Return what the map answers once it is changed."""
+        return self.answered + (self.wide @ change.to(self.seen)).movedim(0, 1).flatten(1)
 
 
-def has_constant(network: nn.Module, linear: LinearMap) -> bool:
-    """Whether a linear map has a constant: a bias, or that of its BatchNorm."""
-    return linear.norm is not None or network.get_submodule(linear.layer).bias is not None
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """A change of a map, with that of the constant as its last row, and what it is worth.
+
+    Args:
+        before: squared error that counts, without the change.
+        after: the same with it.
+        varies: sum of squared distances of what is wanted from its mean.
+        mean: of what the map's layer is to answer before its BatchNorm, by feature it sees.
+        spread: covariance of the features.
+    """
+
+    change: Float64[Tensor, "groups unknowns outputs"]
+    before: float
+    after: float
+    varies: float
+    mean: Float64[Tensor, "groups features"]
+    spread: Float64[Tensor, "groups features features"]
 
 
 @torch.no_grad()
-def change_map_(
-    network: nn.Module, linear: LinearMap, change: Tensor, rows: NormalEquations
-) -> None:
-    """Add a change to a linear map; its BatchNorm gets the statistics of these rows.
+def solve(
+    parts: Sequence[Rows], ridge: float, *, constant: bool = True, rounds: int = 0
+) -> Solution:
+    """Return the change of a map that brings its answers nearest those wanted.
+
+    Args:
+        parts: rows, slice by slice.
+        ridge: as a share of the mean square of what the map sees.
+        constant: whether there is one to change; 0 otherwise.
+        rounds: of the sum for a map behind a ReLU; 0 for a map that is not.
+    """
+    gram = _summed(parts, lambda part: part.wide)
+    count, features = gram[0, -1, -1], gram.shape[1] - 1
+    power = gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1, keepdim=True)
+    system = gram.clone()
+    # A group that sees nothing but zeros changes nothing but its constant.
+    system.diagonal(dim1=1, dim2=2)[:, :-1] += torch.where(power > 0, ridge * power, 1.0)
+    known = features + int(constant)
+    factors = torch.linalg.lu_factor(system[:, :known, :known])
+    change = gram.new_zeros(len(gram), features + 1, parts[0].wanted.shape[1] // len(gram))
+    before = _error(parts, change, rectified=rounds > 0)
+    for _ in range(max(1, rounds)):
+        now = change
+
+        def residual(part: Rows, now: Tensor = now) -> Tensor:
+            wanted = part.wanted
+            if rounds:
+                wanted = torch.where(wanted > 0, wanted, part.changed(now).clamp(max=0))
+            return _by_group(wanted - part.answered, len(gram))
+
+        cross = _summed(parts, residual)
+        solved = torch.linalg.lu_solve(*factors, cross[:, :known])
+        change = F.pad(solved, (0, 0, 0, features + 1 - known))
+    mean = gram[:, :-1, -1] / count
+    return Solution(
+        change=change,
+        before=before,
+        after=_error(parts, change, rectified=rounds > 0),
+        varies=_variation(torch.cat([part.wanted for part in parts]), rectified=rounds > 0),
+        mean=mean,
+        spread=gram[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :],
+    )
+
+
+def _summed(parts: Sequence[Rows], right: Callable[[Rows], Tensor]) -> Tensor:
+    """Return the products with what a map sees, summed slice by slice in float64."""
+    total: Tensor | None = None
+    for part in parts:
+        product = (part.wide.mT @ right(part)).double()
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _by_group(values: Tensor, groups: int) -> Tensor:
+    return values.reshape(len(values), groups, -1).movedim(1, 0)
+
+
+def _error(parts: Sequence[Rows], change: Tensor, *, rectified: bool) -> float:
+    total = 0.0
+    for part in parts:
+        off = part.changed(change) - part.wanted
+        if rectified:
+            off = torch.where(part.wanted > 0, off, part.changed(change).clamp(min=0))
+        total += float(off.double().square().sum())
+    return total
+
+
+def _variation(wanted: Tensor, *, rectified: bool) -> float:
+    """Return the sum of squared distances from the mean, of what passes where a ReLU follows."""
+    wide = wanted.double().clamp(min=0) if rectified else wanted.double()
+    return max(float((wide - wide.mean(0)).square().sum()), torch.finfo(torch.float64).tiny)
+
+
+@torch.no_grad()
+def change_map_(network: nn.Module, linear: LinearMap, solution: Solution) -> None:
+    """Add a change to a linear map; its BatchNorm gets the statistics of the rows it was solved on.
 
     With A' = gamma / sigma A + D the layer's weights, mu' and sigma'^2 mean and variance of A' u:
     gamma' = sigma', beta' = mu' + constant, so that the map answers A' u + constant and a layer
@@ -139,7 +186,7 @@ def change_map_(
     layer = network.get_submodule(linear.layer)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     weights, constant = _folded(network, linear)
-    groups = len(change)
+    change = solution.change.to(weights)
     outputs = width_of(layer)
     delta = change[:, :-1].mT.reshape(outputs, -1).reshape(weights.shape)
     weights, constant = weights + delta, constant + change[:, -1].reshape(outputs)
@@ -150,12 +197,14 @@ def change_map_(
         return
     norm = network.get_submodule(linear.norm)
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    grouped = weights.reshape(groups, outputs // groups, -1).mT
-    mean, variance = (x.reshape(outputs) for x in rows.moments(grouped))
-    if layer.bias is not None:
-        layer.bias.zero_()
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    grouped = weights.reshape(len(change), outputs // len(change), -1).mT
+    mean = (grouped * solution.mean.to(weights)[:, :, None]).sum(1).reshape(outputs)
+    spread = solution.spread.to(weights) @ grouped
+    variance = (grouped * spread).sum(1).clamp(min=0).reshape(outputs)
+    if layer.bias is not None:
+        layer.bias.zero_()
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     norm.weight.copy_((variance + norm.eps).sqrt())
@@ -166,19 +215,14 @@ def _folded(network: nn.Module, linear: LinearMap) -> tuple[Tensor, Tensor]:
     """Return weights and constant of a layer with its BatchNorm in one, in float64."""
     layer = network.get_submodule(linear.layer)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
-    weights = layer.weight.double().cpu()
-    constant = weights.new_zeros(len(weights)) if layer.bias is None else layer.bias.double().cpu()
+    weights = layer.weight.double()
+    constant = weights.new_zeros(len(weights)) if layer.bias is None else layer.bias.double()
     if linear.norm is None:
         return weights, constant
     norm = network.get_submodule(linear.norm)
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    mean, variance = norm.running_mean.double().cpu(), norm.running_var.double().cpu()
-    gain = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        gain = gain * norm.weight.double().cpu()
-    constant = (constant - mean) * gain
-    if norm.bias is not None:
-        constant = constant + norm.bias.double().cpu()
+    gain = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    constant = (constant - norm.running_mean.double()) * gain + norm.bias.double()
     return weights * gain.reshape(-1, *[1] * (weights.dim() - 1)), constant

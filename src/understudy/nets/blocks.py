@@ -1,18 +1,25 @@
 """Blocks: the runs of alike siblings in a network, and which ones of two networks are counterparts.
 
-A run is the longest sequence of neighbours in one container that are of one class and have layers
-with weights inside. Of a run of m blocks and one of n <= m, the n blocks stand for n segments of
-the m, as even as whole blocks allow: block i is the counterpart of the first of its segment, and
-its answer stands for the answer of the last. All other modules are counterparts by name.
+A block is a module with layers with weights inside, or, in a plain sequence of layers, one layer
+with weights and what follows it up to the next. A run is the longest sequence of neighbours in one
+container that are of one kind; a pooling ends it. Of a run of m blocks and one of n <= m, the n
+blocks stand for n segments of the m, as even as whole blocks allow: block i is the counterpart of
+the first of its segment, and its answer stands for the answer of the last. All other modules are
+counterparts by name.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 from torch import nn
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
+_LAYERS = (nn.Conv2d, nn.Linear)
+_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+# A block by the names of its modules in their container, the one it is called by first.
+Block = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +32,15 @@ class Counterparts:
         runs: how many blocks of how many, by container of the student.
     """
 
-    modules: dict[str, str]
-    ends: dict[str, str]
-    runs: dict[str, tuple[int, int]]
+    modules: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def ended_by(self, block: str) -> str:
+        """Return the container whose last block this is; empty for none."""
+        container = block.rpartition(".")[0]
+        siblings = [other for other in self.ends if other.rpartition(".")[0] == container]
+        return container if siblings and block == siblings[-1] else ""
 
 
 def segments(many: int, few: int) -> tuple[tuple[int, int], ...]:
@@ -40,18 +53,45 @@ def segments(many: int, few: int) -> tuple[tuple[int, int], ...]:
 
 def find_counterparts(student: nn.Module, teacher: nn.Module) -> Counterparts:
     """Return which modules of two architectures stand for each other."""
-    found = Counterparts(modules={}, ends={}, runs={})
+    found = Counterparts()
     _compare(student, teacher, "", "", found)
     return found
 
 
-def find_runs(container: nn.Module) -> tuple[tuple[str, ...], ...]:
+def find_runs(container: nn.Module) -> tuple[tuple[Block, ...], ...]:
     """Return the runs of blocks among a container's children, by their names."""
     if not isinstance(container, _CONTAINERS):
         return ()
-    children = container.named_children()
-    kinds = groupby(children, key=lambda item: type(item[1]) if _is_block(item[1]) else None)
-    return tuple(tuple(name for name, _ in members) for kind, members in kinds if kind is not None)
+    runs = groupby(_blocks(container), key=lambda item: item[0])
+    return tuple(tuple(block for _, block in members) for kind, members in runs if kind is not None)
+
+
+def enclosing_block(network: nn.Module, path: str) -> str:
+    """Return the outermost module that is a block and that a module is or lies in; or nothing."""
+    parts = path.split(".")
+    for end in range(2, len(parts) + 1):
+        parent, name = ".".join(parts[: end - 1]), ".".join(parts[:end])
+        container, inner = network.get_submodule(parent), network.get_submodule(name)
+        if isinstance(container, _CONTAINERS) and _is_block(inner):
+            return name
+    return ""
+
+
+def _blocks(container: nn.Module) -> Iterator[tuple[object, Block]]:
+    """Yield the blocks of a container with their kinds; what ends a run is of the kind None."""
+    plain: list[str] = []
+    for name, module in container.named_children():
+        begins = isinstance(module, _LAYERS)
+        ends = _is_block(module) or isinstance(module, _POOLINGS)
+        if plain and (begins or ends):
+            yield nn.Module, tuple(plain)
+            plain = []
+        if begins or (plain and not ends):
+            plain.append(name)
+        elif ends:
+            yield (type(module) if _is_block(module) else None), (name,)
+    if plain:
+        yield nn.Module, tuple(plain)
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -68,24 +108,31 @@ def _compare(
     runs, taught = find_runs(student), find_runs(teacher)
     if len(runs) == len(taught):
         for few, many in zip(runs, taught, strict=True):
-            for name in few:
-                partners.pop(name, None)
-            if len(few) <= len(many):
-                found.runs[ours] = (len(few), len(many))
-                for name, (start, end) in zip(few, segments(len(many), len(few)), strict=True):
-                    partners[name] = many[start]
-                    found.ends[_path(ours, name)] = _path(theirs, many[end])
+            _divide(few, many, ours, theirs, partners, found)
     for name, partner in partners.items():
         one, other = student.get_submodule(name), inside[partner]
         _compare(one, other, _path(ours, name), _path(theirs, partner), found)
 
 
+def _divide(
+    few: tuple[Block, ...],
+    many: tuple[Block, ...],
+    ours: str,
+    theirs: str,
+    partners: dict[str, str],
+    found: Counterparts,
+) -> None:
+    """Note the counterparts of the blocks of a run."""
+    for block in few:
+        for name in block:
+            partners.pop(name, None)
+    if len(few) > len(many):
+        return
+    found.runs[ours] = (len(few), len(many))
+    for block, (start, end) in zip(few, segments(len(many), len(few)), strict=True):
+        partners.update(zip(block, many[start], strict=False))
+        found.ends[_path(ours, block[0])] = _path(theirs, many[end][0])
+
+
 def _path(parent: str, name: str) -> str:
     return f"{parent}.{name}" if parent else name
-
-
-def ancestors(path: str) -> Iterator[str]:
-    """Yield the paths of what a module lies in, innermost first."""
-    while "." in path:
-        path = path.rpartition(".")[0]
-        yield path

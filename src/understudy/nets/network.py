@@ -49,9 +49,11 @@ class Network(nn.Module, Generic[Contract]):
             self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
 
     def forward(self, inputs: Input) -> Any:
-        if isinstance(inputs, Tensor):
-            return self.body(self._in_order((inputs - self.mean) / self.std))
-        return self.body(inputs)
+        return self.body(self.shown(inputs) if isinstance(inputs, Tensor) else inputs)
+
+    def shown(self, images: Tensor) -> Tensor:
+        """Return what the architecture is shown of images in [0, 1]."""
+        return self._in_order((images - self.mean) / self.std)
 
     def _in_order(self, images: Tensor) -> Tensor:
         """Return the images in the order in memory that the architecture takes."""

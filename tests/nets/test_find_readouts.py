@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,13 +7,9 @@ from torch import nn
 
 from tests import tiny
 from understudy.nets.builtin import build
-from understudy.nets.readouts import (
-    block_readout,
-    linear_maps,
-    own_readout,
-    read_map,
-    read_rows,
-)
+from understudy.nets.find_readouts import end_readout, own_readout
+from understudy.nets.linear_maps import linear_maps
+from understudy.nets.readouts import read_map, read_rows
 
 
 def built(name: str) -> nn.Module:
@@ -71,7 +69,7 @@ def test_a_layer_called_twice_is_no_map():
 )
 def test_a_block_ends_with_its_last_map(name, block, layer, hidden):
     network = built(name)
-    found = block_readout(network, IMAGES, block, linear_maps(network, IMAGES))
+    found = end_readout(network, IMAGES, block, linear_maps(network, IMAGES))
     assert found.map.layer == layer
     assert (found.shift > 0) == hidden
     torch.testing.assert_close(found.channels, torch.arange(len(found.channels)))
@@ -80,7 +78,7 @@ def test_a_block_ends_with_its_last_map(name, block, layer, hidden):
 
 def test_shuffled_channels_are_found_where_they_went():
     network = built("shufflenetv2")
-    found = block_readout(network, IMAGES, "layer1.2", linear_maps(network, IMAGES))
+    found = end_readout(network, IMAGES, "layer1.2", linear_maps(network, IMAGES))
     assert found.map.layer == "layer1.2.conv3"
     torch.testing.assert_close(found.channels, 2 * torch.arange(58) + 1)
 
@@ -91,7 +89,7 @@ def test_behind_a_functional_relu_negative_values_are_read():
         network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Sequential(Functional(), Functional()))
     network.eval()
     maps = linear_maps(network, IMAGES)
-    found = block_readout(network, IMAGES, "1.0", maps)
+    found = end_readout(network, IMAGES, "1.0", maps)
     assert found.map.layer == "1.0.conv2"  # and not the shortcut, which is called last
     expected = network[1][0].before(network[0](IMAGES))
     assert (expected < 0).any()
@@ -100,7 +98,7 @@ def test_behind_a_functional_relu_negative_values_are_read():
         network, IMAGES, [found, own_readout(network, maps[-1])], lambda i, shape: everywhere
     )
     torch.testing.assert_close(rows, expected.movedim(1, -1).flatten(0, 2), atol=1e-4, rtol=0)
-    given, answer = read_map(network, IMAGES, found)
+    given, answer = read_map(network, partial(network, IMAGES), found)
     torch.testing.assert_close(found.rows(answer, everywhere), rows, atol=1e-5, rtol=0)
     assert given.shape == (2, 4, 8, 8)
     # What goes on behind a readout has seen no shift.
@@ -119,12 +117,12 @@ def test_a_gate_behind_the_last_map_hides_it():
             return answer * self.gate(answer).sigmoid()
 
     network = nn.Sequential(Gated())
-    assert block_readout(network, IMAGES, "0", linear_maps(network, IMAGES)) is None
+    assert end_readout(network, IMAGES, "0", linear_maps(network, IMAGES)) is None
 
 
 def test_no_hook_stays_behind():
     network = built("resnet8")
     maps = linear_maps(network, IMAGES)
-    found = block_readout(network, IMAGES, "layer1.0", maps)
-    read_map(network, IMAGES, found)
+    found = end_readout(network, IMAGES, "layer1.0", maps)
+    read_map(network, partial(network, IMAGES), found)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
