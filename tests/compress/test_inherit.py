@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from understudy.compress.inherit import Inherit
+from understudy.compress.inherit import Inherit, share_in_common
 from understudy.nets.blocks import find_counterparts
 from understudy.nets.builtin import build
 from understudy.nets.network import Network
@@ -172,3 +172,9 @@ def test_without_images_nothing_is_repaired():
 def test_settings_are_positive(name):
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
         Inherit(**{name: 0})
+
+
+def test_what_two_networks_share_counts_layers_of_other_widths():
+    narrow, wide = (build(name, classes=3, channels=1) for name in ("resnet8-0.5", "resnet14"))
+    assert share_in_common(narrow, wide) == 1.0
+    assert share_in_common(narrow, build("vgg8", classes=3, channels=1)) < 0.2
