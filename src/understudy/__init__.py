@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from understudy.verbs.quantize import quantize
     from understudy.verbs.report import report
     from understudy.verbs.score import score
+    from understudy.verbs.shrink import shrink
     from understudy.verbs.synthesize import synthesize
     from understudy.verbs.train import train
     from understudy.verbs.train_generator import train_generator
@@ -49,6 +50,7 @@ _HOMES = {
             "quantize",
             "report",
             "score",
+            "shrink",
             "synthesize",
             "train",
             "train_generator",
@@ -74,6 +76,7 @@ __all__ = [
     "quantize",
     "report",
     "score",
+    "shrink",
     "synthesize",
     "train",
     "train_generator",

@@ -33,7 +33,7 @@ CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
 _PART = ".part"
 MAKE_ROOM = "make room, then go on with --resume"
 # What a run that was killed before its recipe was written leaves behind.
-_BEFORE_RECIPE = {CHECKPOINT, LOG, RECIPE + _PART}
+_BEFORE_RECIPE = {CHECKPOINT, LOG}
 
 
 class RunFolderError(ValueError):
@@ -62,10 +62,12 @@ class RunFolder:
     """The folder of one run, and of one process at a time, until it is closed.
 
     Args:
+        record: the file that is written first, and by which the folder is known.
         held: the open folder that keeps other processes out, once there is one.
     """
 
     path: Path
+    record: str = RECIPE
     held: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def close(self) -> None:
@@ -113,19 +115,19 @@ class RunFolder:
                 f"{self.path} exists; go on with --resume, replace it with --overwrite, "
                 "or choose another --out"
             )
-        if RECIPE not in present and not present <= _BEFORE_RECIPE:
+        if self.record not in present and not present <= _BEFORE_RECIPE | {self.record + _PART}:
             raise RunFolderError(
                 f"{self.path} is not a run; refusing to write into it: choose another --out"
             )
         self._hold()
-        return resume and RECIPE in present
+        return resume and self.record in present
 
     def begin(self, *, overwrite: bool) -> None:
         """Make the folder, without what an earlier run left where that is to be overwritten."""
         try:
             if overwrite and self.path.exists():
-                # The recipe last: as long as something is left, it is known to be a run.
-                for item in sorted(self.path.iterdir(), key=lambda item: item.name == RECIPE):
+                # The record last: as long as something is left, it is known to be a run.
+                for item in sorted(self.path.iterdir(), key=lambda item: item.name == self.record):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
             (self.path / CHECKPOINT).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -11,7 +11,7 @@ from understudy.nets.builtin import build
 
 VERBS = (
     *("distill", "train", "synthesize", "evaluate", "export", "inspect", "score", "report"),
-    *("methods", "doctor", "demo", "audit", "audit transfer"),
+    *("shrink", "methods", "doctor", "demo", "audit", "audit transfer"),
 )
 NORMALISATIONS = ("stated", "imagenet", "cifar10", "unit", "bytes")
 HEAVY = ("torch", "numpy", "sklearn", "matplotlib", "jinja2", "onnx", "PIL")
@@ -82,6 +82,9 @@ def test_without_a_verb_the_help_is_shown_and_it_is_bad_usage():
         ("distill --out a --recipe absent.toml", "'absent.toml' does not exist"),
         ("synthesize leafs --count 3 --out a", "did you mean 'leaves'?"),
         ("export --model a --out b --format onx", "did you mean 'onnx'?"),
+        ("shrink --out a --teacher b --budget 60s", "Missing option '--target'."),
+        ("shrink --out a --target 3 --teacher b --budget 60s", "as 0.3, 2MB or 5ms; got '3'"),
+        ("shrink --out a --target 0.3 --teacher b --budget 20s", "at least 30s, got 20s"),
         ("audit transfr", "Did you mean 'transfer'?"),
     ],
 )

@@ -6,8 +6,9 @@ import typer
 
 from understudy.checks import one_of
 from understudy.cli import options as o
-from understudy.cli.console import results
+from understudy.cli.console import print_json, progression, results
 from understudy.cli.running import TEACH, Option, carry_out, needed, sharing
+from understudy.compress.shrinking_plan import check_budget, parse_target
 
 _CHANGE = "The change"
 _DEFAULTS = o.REFERENCE["compress"]
@@ -56,6 +57,22 @@ def _clip(text: str) -> str:
     return o.known("clip", "clips", text)
 
 
+def _target(text: str) -> str:
+    try:
+        return parse_target(text).text
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _whole_budget(text: str) -> float:
+    seconds = o.seconds(text)
+    try:
+        check_budget(seconds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return seconds
+
+
 def _end_bits(text: str) -> int:
     if text == "same":
         return 0
@@ -66,8 +83,102 @@ def _end_bits(text: str) -> int:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
-    for verb in (prune, quantize, continual):
+    for verb in (shrink, prune, quantize, continual):
         app.command()(verb)
+
+
+def shrink(
+    teacher: Annotated[str, typer.Option(help="REF of the teacher.", metavar="REF")],
+    target: Annotated[
+        Any,
+        typer.Option(
+            parser=_target,
+            metavar="SIZE",
+            help="At most: 0.3 (of the teacher's bytes), 2MB, or 5ms an image.",
+        ),
+    ],
+    budget: Annotated[
+        Any,
+        typer.Option(parser=_whole_budget, metavar="TIME", help="For all of it: 90s, 20m, 1.5h."),
+    ],
+    out: o.Out,
+    student: Annotated[
+        str | None,
+        typer.Option(help="REF of a student that is tried as well.", metavar="REF"),
+    ] = None,
+    transfer: o.Transfer = None,
+    eval: o.Eval = None,
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    skip_bad: o.SkipBad = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images a step (default 128, or 32 for slow networks).",
+            rich_help_panel="The training",
+        ),
+    ] = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    allow_code: o.AllowCode = [],  # noqa: B006  # typer reads it, nothing writes it
+    json: o.Json = False,
+) -> None:
+    """Make several smaller networks, compare them, and recommend one."""
+    from understudy.verbs.shrink import shrink as work
+
+    with progression() as shown:
+        summary = work(
+            teacher,
+            target=target,
+            budget=budget,
+            out=out,
+            student=student,
+            transfer=transfer,
+            eval=eval,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            skip_bad=skip_bad,
+            batch_size=batch_size,
+            seed=seed or 0,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            allow_code=allow_code,
+            say=shown.say,
+            watch=shown.watch,
+        )
+    if json:
+        print_json(summary)
+        return
+    for row in (summary["teacher"], *summary["rows"]):
+        results.print(_line(row, summary), markup=False)
+    for item in (*summary["failed"], *summary["left_out"]):
+        results.print(f"without {item['name']}: {item['why']}", markup=False)
+    results.print(summary["recommendation"]["reason"], markup=False)
+    results.print(f"file       {out / summary['recommendation']['path']}", markup=False)
+    results.print(f"report     {out / 'report.html'}", markup=False)
+
+
+def _line(row: dict[str, Any], summary: dict[str, Any]) -> str:
+    form = "int8" if row["form"] == "int8-onnx" else "float32"
+    agreed = " ".join(f"{share:6.1%}" for share in row["agreement"].values())
+    scored = "" if row["accuracy"] is None else f"  accuracy {row['accuracy']:.1%}"
+    chosen = "  <-" if row["path"] == summary["recommendation"]["path"] else ""
+    return (
+        f"{row['candidate']:20}{form:8}{row['bytes']:>12,} bytes "
+        f"{row['parameters']:>11,} parameters {row['macs'] / 1e6:8.1f} MMACs "
+        f"{row['latency_ms']:8.3f} ms  agreement {agreed}{scored}{chosen}"
+    )
 
 
 @sharing(RECOVER)

@@ -69,7 +69,7 @@ def render(record: RunRecord, limits: Limits) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["unbroken"] = _unbroken
+    environment.filters["unbroken"] = unbroken
     template = environment.get_template("report.html")
     # What a labelled training set says is measured; what a transfer set says is a proxy.
     stream_tag: Tag = "measured" if _is_supervised(record) else "proxy"
@@ -246,6 +246,6 @@ def _papers(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _unbroken(text: str) -> str:
+def unbroken(text: str) -> str:
     """Return the text with its figures tied to their units, so that no line ends between them."""
     return re.sub(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]|ms|s|h|min|points)(?!\w))", "\u00a0", text)

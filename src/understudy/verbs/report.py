@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from understudy.reports.page import write_report
+from understudy.reports.shrinking import is_shrink, write_shrinking_report
 
 
 def report(run: str | Path) -> Path:
     """Write `report.html` into the folder of a run, whole or not at all, and return its path."""
-    return write_report(Path(run))
+    folder = Path(run)
+    return write_shrinking_report(folder) if is_shrink(folder) else write_report(folder)
