@@ -116,6 +116,7 @@ def test_a_gate_behind_the_last_map_hides_it():
             answer = self.conv(x)
             return answer * self.gate(answer).sigmoid()
 
+    torch.manual_seed(0)
     network = nn.Sequential(Gated())
     assert end_readout(network, IMAGES, "0", linear_maps(network, IMAGES)) is None
 
