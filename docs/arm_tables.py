@@ -10,6 +10,7 @@ from cells import (
     PLUS_MINUS,
     Result,
     accuracy,
+    asked_for,
     interval,
     length,
     percent,
@@ -58,7 +59,7 @@ def arms(result: Result) -> str:
 
 def _came_to(result: Result, at: str, arm: str) -> str:
     """Return what the runs of an arm came to, least to most, marked where that is far off."""
-    asked, unit = float(at.split(" ")[0].replace(",", "")), at.rpartition(" ")[2]
+    asked, unit = asked_for(at)
     found = [
         row["seconds"] if unit == "seconds" else row["teacher_forwards"] + row["teacher_backwards"]
         for row in result.get("rows", ())
@@ -368,6 +369,8 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "digits": _digits,
     "objectives_digits": _objectives,
     "objectives_cifar10": _objectives,
+    "knowledge_adjustment": _objectives,
+    "systems_cifar10": _objectives,
     "autoaugment_kd": _repaired,
     "translation": _translation,
     "translation_large": _translation,

@@ -55,6 +55,12 @@ def length(at: str) -> str:
     return re.sub(r"\d{5,}", lambda found: f"{int(found[0]):,}", at)
 
 
+def asked_for(at: str) -> tuple[float, str]:
+    """Return how long runs were to be, and in what unit: of "real images, 60 seconds", the end."""
+    *_, amount, unit = at.split(" ")
+    return float(amount.replace(",", "")), unit
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

@@ -15,6 +15,7 @@ from cells import (
     RESULTS,
     Result,
     accuracy,
+    asked_for,
     by_host,
     interval,
     length,
@@ -67,7 +68,7 @@ def _taken(result: Result, at: str, shown: Sequence[str]) -> str:
     """Return in brackets what runs at equal time took, where one of them was far from it."""
     if not at.endswith("seconds"):
         return ""
-    asked = float(at.split(" ")[0])
+    asked, _ = asked_for(at)
     found = [
         row["seconds"] for row in result["rows"] if row.get("at") == at and row["arm"] in shown
     ]
