@@ -61,6 +61,19 @@ def asked_for(at: str) -> tuple[float, str]:
     return float(amount.replace(",", "")), unit
 
 
+def taken(result: Result, at: str, shown: Sequence[str]) -> str:
+    """Return in brackets what runs at equal time took, where one of them was far from it."""
+    if not at.endswith("seconds"):
+        return ""
+    asked, _ = asked_for(at)
+    found = [
+        row["seconds"] for row in result["rows"] if row.get("at") == at and row["arm"] in shown
+    ]
+    if all(abs(one / asked - 1) <= NEAR for one in found):
+        return ""
+    return f" ({min(found):.0f} to {max(found):.0f} taken)"
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

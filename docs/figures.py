@@ -7,6 +7,7 @@ Parts of pages are marked (see marked.py):
     figures: cifar10: full, noise   of a distillation benchmark, these arms only
     figures: all        every results file with its question
     figures: summary    the short table of the README
+    figures: systems    the published systems, their claims and our figures
 """
 
 import json
@@ -18,18 +19,21 @@ import marked
 import part_tables
 from cells import RESULTS, Result, by_host, table
 from short_table import summary
+from system_table import systems
 
 SCRIPTS = marked.ROOT / "benchmarks"
 _TABLES = {**arm_tables.TABLES, **part_tables.TABLES}
 
 
 def figures(argument: str) -> str:
-    """Return the table of one results file, of "all" of them, or the "summary" of the README."""
+    """Return the table of one results file, of "all", the "summary", or the "systems"."""
     name, _, chosen = argument.partition(": ")
     if name == "all":
         return "\n\n".join(_section(path.stem) for path in sorted(RESULTS.glob("*.json")))
     if name == "summary":
         return summary()
+    if name == "systems":
+        return systems()
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"Not measured yet; `benchmarks/{_script(name)}` prints these figures."

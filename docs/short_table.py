@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cells import (
-    NEAR,
     RESULTS,
     Result,
     accuracy,
-    asked_for,
     by_host,
     interval,
     length,
@@ -23,6 +21,7 @@ from cells import (
     points,
     ranked,
     spread,
+    taken,
 )
 
 Row = tuple[str, str, str]
@@ -50,9 +49,9 @@ def _told_cifar10(result: Result) -> list[Row]:
         rivals = ("bare shaders", "real", "noise + attack", "noise", "leaves")
         pair = result["setting"]["pair"]
         known = [*_teacher(pair.split(" ")[0]), *_held_against(arms, "full", rivals)]
-        taken = _taken(result, at, ("full", *rivals))
+        took = taken(result, at, ("full", *rivals))
         what = (
-            f"CIFAR-10, {pair}, {at}{taken}: accuracy of a student taught by shader images, with "
+            f"CIFAR-10, {pair}, {at}{took}: accuracy of a student taught by shader images, with "
             "every part of the recipe, %"
         )
         told.append((what, accuracy(arms["full"]), "; ".join(known)))
@@ -62,19 +61,6 @@ def _told_cifar10(result: Result) -> list[Row]:
 def _measured(arms: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     """Return whether there is an arm, of two seeds or more."""
     return name in arms and arms[name]["seeds"] > 1
-
-
-def _taken(result: Result, at: str, shown: Sequence[str]) -> str:
-    """Return in brackets what runs at equal time took, where one of them was far from it."""
-    if not at.endswith("seconds"):
-        return ""
-    asked, _ = asked_for(at)
-    found = [
-        row["seconds"] for row in result["rows"] if row.get("at") == at and row["arm"] in shown
-    ]
-    if all(abs(one / asked - 1) <= NEAR for one in found):
-        return ""
-    return f" ({min(found):.0f} to {max(found):.0f} taken)"
 
 
 def _teacher(network: str) -> list[str]:
@@ -136,9 +122,9 @@ def _arm(
         arms = {row["arm"]: row for row in result["summary"] if at in (None, row.get("at"))}
         if not _measured(arms, ours):
             return []
-        taken = "" if at is None else _taken(result, at, (ours, *rivals))
+        took = "" if at is None else taken(result, at, (ours, *rivals))
         known = _held_against(arms, ours, rivals)
-        return [(what.replace(f"{at}:", f"{at}{taken}:"), accuracy(arms[ours]), "; ".join(known))]
+        return [(what.replace(f"{at}:", f"{at}{took}:"), accuracy(arms[ours]), "; ".join(known))]
 
     return told
 
