@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 
 def row(arm, seed, accuracy):
@@ -134,3 +135,17 @@ def test_in_the_same_time_another_host_comes_to_other_rows(benchmark_script, tmp
     table.add({**row("one", 0, 0.5), "at": "60 steps", "host": "another"}, ("arm",))
     assert not methods.is_there(table, "one", 0, methods.Length(60.0, "seconds"))
     assert methods.is_there(table, "one", 0, methods.Length(60.0, "steps"))
+
+
+def test_a_fifth_of_the_labels_is_wrong_and_the_others_are_not(benchmark_script):
+    script = benchmark_script("knowledge_adjustment")
+    labels = torch.arange(1000) % 10
+    answers = torch.nn.functional.one_hot(labels, 10).float()
+    known = script.Lessons(torch.zeros(1000, 1), labels, answers)
+    told = [known.with_wrong_labels(0.2, seed=seed) for seed in (0, 0, 1)]
+    assert known.mistaken == 0
+    assert [one.mistaken for one in told] == [pytest.approx(0.2)] * 3
+    assert torch.equal(told[0].labels, told[1].labels)
+    assert not torch.equal(told[0].labels, told[2].labels)
+    assert known.labels is labels
+    assert torch.equal(labels, torch.arange(1000) % 10)

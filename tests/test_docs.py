@@ -146,6 +146,32 @@ def test_each_kind_of_host_has_a_table_of_its_own(script, tmp_path, monkeypatch)
     assert "60 seconds (60 to 70 taken)" in figures.figures("summary")
 
 
+def test_a_system_is_held_against_its_control_by_paired_gains(script, tmp_path, monkeypatch):
+    systems = script("system_table")
+    accuracies = {"ours": (0.5, 0.6, 0.7), "worse": (0.4, 0.51, 0.6), "level": (0.3, 0.6, 0.9)}
+    rows = [
+        {"arm": arm, "seed": seed, "accuracy": accuracy}
+        for arm, found in accuracies.items()
+        for seed, accuracy in enumerate(found)
+    ]
+    # The same of another kind of host, by which nothing is judged.
+    rows.append({"arm": "worse", "seed": 0, "accuracy": 0.9, "host": "a cpu"})
+    (tmp_path / "made.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(systems, "RESULTS", tmp_path)
+    known = [
+        systems.Comparison(on="digits", file="made", arm="ours", control=control)
+        for control in ("worse", "level", "missing")
+    ]
+    system = systems.System(page="made", claim="more", comparisons=known)
+    monkeypatch.setattr(systems, "SYSTEMS", (system,))
+    _, _, unmeasured, better, level = systems.systems().splitlines()
+    assert unmeasured.endswith("| not measured on a real network | — | unmeasured |")
+    assert better.endswith(
+        "| 60.0 % (digits, 3 seeds) | worse 50.3: +9.67 (+8.23 to +11.10) | better |"
+    )
+    assert level.endswith("| level |")
+
+
 def test_every_marked_part_is_known_to_a_script(script):
     known = {*script("generate_reference").MAKERS, *script("figures").MAKERS}
     for page in PAGES:
