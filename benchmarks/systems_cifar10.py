@@ -1,11 +1,13 @@
-"""Do the objectives on layers do on CIFAR-10 what they do in their papers, at equal time?
+"""Do published systems on real images do on CIFAR-10 what their papers say, at equal time?
 
 The public ResNet-20 (81.0 % on the JPEG test split) teaches a ResNet-8 from scratch in a given time
 of one processor thread, everything included, on real images, shifted and mirrored:
 
-    labelled     similarity preserving and attention transfer beside labels, at their published
-                 weights, against labels alone, each other, plain soft targets, and themselves with
-                 a teacher that was never trained
+    labelled     similarity preserving, attention transfer and knowledge representing beside
+                 labels, at their weights, against labels alone, plain soft targets, and themselves
+                 with a teacher that was never trained
+    AutoAugment  labels under the published policies, alone and with the teacher's likeliest
+                 classes beside them
     unlabelled   activation boundaries for a tenth of the steps and soft targets (T = 3) for the
                  rest, the paper's order in the paper's regime of short training, against soft
                  targets all along, and against FitNets' hints in place of the boundaries
@@ -41,8 +43,10 @@ from understudy.objectives.activation_boundaries import ActivationBoundaries
 from understudy.objectives.attention_transfer import AttentionTransfer
 from understudy.objectives.fit_nets import FitNets
 from understudy.objectives.hard_labels import HardLabels
+from understudy.objectives.knowledge_representing import KnowledgeRepresenting
 from understudy.objectives.similarity_preserving import SimilarityPreserving
 from understudy.objectives.soft_targets import SoftTargets
+from understudy.objectives.truncated_targets import TruncatedTargets
 from understudy.objectives.weighted import AnyObjective, Weighted
 from understudy.protocols import Source
 from understudy.recipe import Stage
@@ -58,6 +62,7 @@ GAUGED = 40
 # What a tenth of the steps goes to in a run of two stages.
 INITIALISED = 0.1
 LABELLED, UNLABELLED = "labelled images", "unlabelled images"
+AUGMENTED = "labelled images under AutoAugment"
 NEVER = "a teacher never trained"
 
 
@@ -77,19 +82,26 @@ def beside_labels(objective: AnyObjective) -> AnyObjective:
 
 def arms() -> dict[str, Arm]:
     """Return every arm by name."""
-    similarity, attention = (
-        beside_labels(SimilarityPreserving()),
-        beside_labels(AttentionTransfer()),
-    )
+    on_layers = {
+        "similarity preserving": SimilarityPreserving(),
+        "attention transfer": AttentionTransfer(),
+        "knowledge representing": KnowledgeRepresenting(),
+    }
+    likeliest = Weighted(terms=((1.0, HardLabels()), (0.5, TruncatedTargets())))
     plain = Weighted(terms=((0.9, SoftTargets(temperature=4.0)), (0.1, HardLabels())))
     soft = SoftTargets(temperature=3.0)
     return {
         "labels alone": Arm(at=LABELLED, objective=HardLabels()),
         "soft targets and labels": Arm(at=LABELLED, objective=plain),
-        "similarity preserving": Arm(at=LABELLED, objective=similarity),
-        "attention transfer": Arm(at=LABELLED, objective=attention),
-        f"similarity preserving, {NEVER}": Arm(at=LABELLED, objective=similarity, trained=False),
-        f"attention transfer, {NEVER}": Arm(at=LABELLED, objective=attention, trained=False),
+        **{
+            name if trained else f"{name}, {NEVER}": Arm(
+                at=LABELLED, objective=beside_labels(objective), trained=trained
+            )
+            for name, objective in on_layers.items()
+            for trained in (True, False)
+        },
+        "labels alone, augmented": Arm(at=AUGMENTED, objective=HardLabels()),
+        "likeliest classes and labels": Arm(at=AUGMENTED, objective=likeliest),
         "soft targets": Arm(at=UNLABELLED, objective=soft),
         "activation boundaries, then soft targets": Arm(
             at=UNLABELLED, objective=soft, first=ActivationBoundaries()
@@ -107,6 +119,10 @@ HELD_AGAINST = (
     ("attention transfer", "labels alone"),
     ("attention transfer", f"attention transfer, {NEVER}"),
     ("attention transfer", "soft targets and labels"),
+    ("knowledge representing", "labels alone"),
+    ("knowledge representing", f"knowledge representing, {NEVER}"),
+    ("likeliest classes and labels", "labels alone, augmented"),
+    ("likeliest classes and labels", "labels alone"),
     ("activation boundaries, then soft targets", "soft targets"),
     ("activation boundaries, then soft targets", "hints, then soft targets"),
 )
@@ -123,9 +139,11 @@ class Pair:
         self.test: Dataset = open_data(cifar10_folder(), contract, split="test", labels=True)
         self._images = decoded(contract)
 
-    def shown(self, labelled: bool) -> Source:
-        images = Surrogate(data=self._images, labels=labelled, held_out=0.0)
-        return augmented(images, "mild", self.trained.contract)
+    def shown(self, at: str) -> Source:
+        """Return the real images as they are shown at a place of the table."""
+        images = Surrogate(data=self._images, labels=at != UNLABELLED, held_out=0.0)
+        augmentation = "autoaugment" if at == AUGMENTED else "mild"
+        return augmented(images, augmentation, self.trained.contract)
 
 
 def stages_of(arm: Arm, source: Source, steps: int) -> list[Stage]:
@@ -154,7 +172,7 @@ def run(name: str, arm: Arm, pair: Pair, seed: int, *, steps: int) -> dict[str, 
     rng = from_seed(child_seed(seed, "student"))
     student = load(NetworkRef(ref=STUDENT), like=teacher.contract, rng=rng)
     done, curve = 0, list[dict[str, float]]()
-    for stage in stages_of(arm, pair.shown(arm.at == LABELLED), steps):
+    for stage in stages_of(arm, pair.shown(arm.at), steps):
 
         def look(line: dict[str, Any], done: int = done) -> None:
             passes = BATCH * (done + line["step"])
