@@ -56,19 +56,19 @@ def quick(monkeypatch):
         exporting, "verify", lambda *_, **__: Comparison(max_difference=0.0, agreement=1.0)
     )
     monkeypatch.setattr(candidates, "inverts", lambda network: False)
-    for verb in ("prune", "distill"):
-        monkeypatch.setattr(candidates, verb, of_two_steps(getattr(candidates, verb)))
+    monkeypatch.setattr(candidates, "distill", of_two_steps(candidates.distill))
 
 
 def plan_of_known_costs(known, target, budget, costs, **told):
-    costs = Costs(spent=0.0, answer=costs.answer, step=costs.step, export=0.1)
+    costs = Costs(spent=0.0, answer=costs.answer, image=0.05, step=costs.step, export=0.1)
     return plan_candidates(known, target, budget, costs, **told | {"milliseconds": 1.0})
 
 
 def of_two_steps(verb):
     def made(*named, budget, **options):
         assert budget > 0
-        options |= {"batch_size": 8, "set": {"pool_size": "16", "num_programs": "4"}}
+        options["set"] = dict(options.get("set", {})) | {"pool_size": "16", "num_programs": "4"}
+        options["batch_size"] = 8
         return verb(*named, steps=2, **options)
 
     return made

@@ -26,6 +26,8 @@ BOTH = 0.5
 LEAST_BUDGET = 30.0
 # Steps below which a candidate would learn nothing; the first twenty are timed and thrown away.
 FEWEST_STEPS = 80
+# Of the time, what goes into images, and how many there are.
+_IMAGE_SHARE, _FEWEST_IMAGES, _MOST_IMAGES = 0.3, 256, 20_000
 # A student that begins with other blocks than its teacher's has more to learn.
 _WEIGHTS: Mapping[Kind, float] = {"pruned": 1.0, "shallower": 1.5, "named": 1.5, "both": 1.0}
 # Seconds to trace and open; passes of the teacher to judge filters and to repair layers, and those
@@ -124,12 +126,14 @@ class Costs:
     Args:
         spent: since the start.
         answer: that the teacher takes to answer one image.
+        image: to make an image of the teacher's statistics.
         step: of a training step, were the student as large as its teacher.
         export: to export, check and measure a network.
     """
 
     spent: float
     answer: float
+    image: float
     step: float
     export: float
 
@@ -140,8 +144,8 @@ class Plan:
 
     Args:
         reserved: seconds for the comparison at the end.
-        images: that are made first, and seconds for them; importance, repair and int8 go by them.
-        image_seconds: as told above.
+        images: that are made first, for all candidates.
+        image_seconds: that those take.
     """
 
     target: Target
@@ -188,7 +192,7 @@ def plan_candidates(
             f"measuring the teacher took {costs.spent:.0f}s; raise --budget"
         )
     images = _image_count(costs, left) if inverts else 0
-    image_seconds = images * _per_image(costs)
+    image_seconds = images * costs.image
     learning = _in_order_of_hope(
         [item for item in known if item.kind != "int8"], target, whole, milliseconds
     )
@@ -366,12 +370,7 @@ def _after_their_beginnings(kept: list[Candidate]) -> list[Candidate]:
     ]
 
 
-def _per_image(costs: Costs) -> float:
-    """Return the seconds to make one image: 15 steps, each three times an answer."""
-    return 45 * costs.answer
-
-
 def _image_count(costs: Costs, left: float) -> int:
-    """Return how many images to make in a tenth of the time; none where a batch does not fit."""
-    count = 64 * math.floor(0.1 * left / _per_image(costs) / 64)
-    return min(512, max(0, count))
+    """Return how many images to make; none where they would be too few to learn from."""
+    count = math.floor(_IMAGE_SHARE * left / costs.image)
+    return 0 if count < _FEWEST_IMAGES else min(_MOST_IMAGES, count)

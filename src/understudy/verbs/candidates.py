@@ -1,6 +1,9 @@
-"""How each candidate of `shrink` is made: by the verbs that are there, each as a run of its own."""
+"""How each candidate of `shrink` is made: pruned, repaired, taught, by the verbs that are there.
 
-import copy
+What learns is a run of `distill` by its default recipe. All candidates are shown the same images,
+which are made once: shared out among them, the time would give each a few hundred.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,25 +14,35 @@ from torch import nn
 from understudy.checks import positive
 from understudy.compress.pruning import Pruning
 from understudy.compress.shrinking_plan import Candidate, Plan, shallower_siblings
-from understudy.data.student_file import StudentDescription, read_student
-from understudy.loading import load
+from understudy.data.student_file import DESCRIPTION, read_student
+from understudy.loading import load, rebuilds, save
 from understudy.nets.batchnorm_statistics import batchnorm_layers
 from understudy.nets.network import Network, count_parameters
-from understudy.nets.plans import rebuild
 from understudy.nets.references import NetworkRef
 from understudy.protocols import Source
-from understudy.seeding import from_seed
+from understudy.seeding import child_seed, from_seed
 from understudy.sources.surrogate import Surrogate
+from understudy.spine import transform
 from understudy.verbs.comparing import SHADERS
 from understudy.verbs.distill import distill
 from understudy.verbs.naming import open_network
-from understudy.verbs.prune import prune
 from understudy.verbs.synthesize import synthesize
 
 CANDIDATES = "candidates"
 _IMAGES = "images"
-# A run of minutes shows few images often; filling the recipe's own pool would take all of them.
-_POOL = "4096"
+# By which filters are judged and layers repaired.
+_JUDGED_BY = 512
+# Below this many pixels a side the default recipe makes no images of the teacher's statistics.
+_TINY = 16
+# A pruned network begins near its teacher, as one does that inherits: the loop of `auto` for those.
+_NEAR: Mapping[str, str] = {
+    "optimizer": "adamw",
+    "learning_rate": "0.003",
+    "betas": "[0.9, 0.99]",
+    "weight_decay": "0.0",
+    "warmup": "0.04",
+    "gradient_clip": "5.0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class Bench:
         teacher: as a verb takes it.
         network: the same, opened.
         root: the folder of the whole.
-        transfer: what is shown, in place of what the verbs would draw.
+        transfer: what is shown, in place of what would be made.
         options: that every verb takes: seed, device, allow_code, say, watch.
     """
 
@@ -59,53 +72,67 @@ class Bench:
         return self.root / CANDIDATES / name
 
 
-def make(candidate: Candidate, seconds: float, images: Source, bench: Bench) -> Network:
+def make(candidate: Candidate, seconds: float, images: Source | None, bench: Bench) -> Network:
     """Return the network of a candidate, made within about that many seconds, or gone on with.
 
     Args:
-        images: by which filters are judged, and layers repaired.
+        images: that it is shown; None for what the default recipe draws.
     """
-    folder = bench.folder(candidate.name)
-    taught: dict[str, Any] = {
-        "transfer": bench.transfer,
-        "budget": seconds,
-        "batch_size": bench.batch_size,
-        "audit": False,
-        "set": {"pool_size": _POOL},
-        "resume": True,
-        **bench.options,
-    }
     if candidate.kind == "int8":
         return bench.network
+    begins: str | NetworkRef | Network | None = candidate.student
     if candidate.share is not None:
-        begins = bench.teacher
-        if candidate.begins is not None:
-            begins = NetworkRef(ref=str(bench.folder(candidate.begins)))
-        prune(begins, candidate.share, out=folder, images=images, **taught)
-    else:
-        distill(bench.teacher, candidate.student, out=folder, **taught)
-    return _opened(folder, bench)
+        begins = _pruned(candidate, candidate.share, images or SHADERS, bench)
+    folder, pruned = bench.folder(candidate.name), candidate.share is not None
+    distill(
+        bench.teacher,
+        begins,
+        out=folder,
+        transfer=images,
+        from_scratch=pruned,  # which keeps the weights that it comes with
+        budget=seconds,
+        batch_size=bench.batch_size,
+        audit=False,
+        resume=True,
+        **dict(bench.options) | ({"set": _NEAR} if pruned else {}),
+    )
+    if isinstance(begins, Network):  # no name makes its architecture again
+        begins.body.load_state_dict(read_student(folder)[0])
+        return begins
+    return open_network(str(folder), allow_code=bench.options["allow_code"])
 
 
-def _opened(folder: Path, bench: Bench) -> Network:
-    """Return the network of a run; one made in Python is put in shape from its teacher again."""
-    state, description = read_student(folder)
-    if description.architecture:
-        return open_network(str(folder), allow_code=bench.options["allow_code"])
-    assert isinstance(description, StudentDescription)  # as its teacher's
-    body = copy.deepcopy(bench.network.body)
-    before = len(bench.network.plan)
-    rebuild(body, description.plan[before:])
-    body.load_state_dict(state)
-    return Network(body, bench.network.contract, bench.network.reference, description.plan)
+def _pruned(
+    candidate: Candidate, share: float, images: Source, bench: Bench
+) -> NetworkRef | Network:
+    """Return a network without a share of its filters, repaired; saved where a name rebuilds it."""
+    network, folder = bench.network, bench.root / "checkpoint" / candidate.name
+    if candidate.begins is not None:
+        allowed = bench.options["allow_code"]
+        network = open_network(str(bench.folder(candidate.begins)), allow_code=allowed)
+    kept = rebuilds(network.reference)
+    if not (kept and (folder / DESCRIPTION).exists()):
+        made = transform(
+            network,
+            network,
+            Pruning(share=share, repair=True),
+            images,
+            contract=network.contract,
+            num_images=_JUDGED_BY,
+            rng=from_seed(child_seed(bench.options["seed"], "pruning", candidate.name)),
+        )
+        assert isinstance(made, Network)
+        if not kept:
+            return made.requires_grad_()
+        folder.mkdir(parents=True, exist_ok=True)
+        save(made, folder)
+    return NetworkRef(ref=str(folder))
 
 
-def images_of(plan: Plan, bench: Bench) -> Source:
-    """Return images that the teacher's own statistics were used for, made once; or shaders."""
-    if bench.transfer is not None:
+def images_of(plan: Plan, bench: Bench) -> Source | None:
+    """Return the images that all candidates are shown, made once; None where none are made."""
+    if bench.transfer is not None or not plan.images:
         return bench.transfer
-    if not plan.images:
-        return SHADERS
     folder = bench.root / "checkpoint" / _IMAGES
     synthesize(
         "short-inversion",
@@ -115,12 +142,12 @@ def images_of(plan: Plan, bench: Bench) -> Source:
         resume=True,
         **bench.options,
     )
-    return Surrogate(data=str(folder), held_out=0.0)
+    return Surrogate(data=str(folder))
 
 
 def inverts(network: Network) -> bool:
-    """Return whether images can be made of a network's own statistics."""
-    return bool(batchnorm_layers(network))
+    """Return whether images are worth making of a network's own statistics."""
+    return bool(batchnorm_layers(network)) and min(network.contract.size) >= _TINY
 
 
 def smaller_siblings(network: Network) -> dict[str, float]:

@@ -31,7 +31,7 @@ from understudy.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
 from understudy.verbs import candidates as making
 from understudy.verbs import comparing
 from understudy.verbs.candidates import Bench
-from understudy.verbs.comparing import Measurer
+from understudy.verbs.comparing import SHADERS, Measurer
 from understudy.verbs.naming import network_named, open_network, permitted, source_named
 
 RECORD, MEASURED, TEACHER = "shrink.json", "measured.json", "teacher"
@@ -44,6 +44,9 @@ _FEWEST, _MOST, _ASKED_SHARE = 64, 1024, 0.02
 # torch they are.
 _LABELLED_SHARE, _FILES, _FASTER = 0.15, 16, 3.0
 
+# Fifteen steps of a search, each three answers, in steps of a training, each six of them.
+_IMAGE_STEPS = 7.5
+
 Part = TypeVar("Part")
 
 
@@ -55,6 +58,7 @@ class Scale:
         asked: images of each transfer set.
         labelled: images with labels, None without any.
         answer: seconds that the teacher takes for an image.
+        image: seconds to make an image of its statistics.
         step: seconds of a training step.
     """
 
@@ -62,6 +66,7 @@ class Scale:
     labelled: int | None
     batch_size: int
     answer: float
+    image: float
     step: float
 
 
@@ -217,6 +222,7 @@ def _scale(network: Network, budget: float, labelled: Dataset | None, device: st
         labelled=None if labelled is None else min(len(labelled), max(_FEWEST, fitting)),
         batch_size=batch_size,
         answer=answer,
+        image=_IMAGE_STEPS * step,
         step=batch_size * step,
     )
 
@@ -232,7 +238,7 @@ def _plan(
 ) -> tuple[Plan, Row]:
     """Return the plan, and the row of the teacher, which is exported and measured for it."""
     network, began = bench.network, clock()
-    rows = measurer.rows(network, TEACHER, bench.root / TEACHER, ("onnx",), comparing.SHADERS)
+    rows = measurer.rows(network, TEACHER, bench.root / TEACHER, ("onnx",), SHADERS)
     (row,) = measurer.timed(rows)
     exported = clock() - began
     whole = count_parameters(network)
@@ -249,7 +255,13 @@ def _plan(
         named = student, count_parameters(opened) / whole
     known = planning.known_candidates(siblings, prunes=not why, student=named)
     # Two forms are made of a candidate, each checked in a process of its own.
-    costs = Costs(spent=clock(), answer=scale.answer, step=scale.step, export=2 * exported)
+    costs = Costs(
+        spent=clock(),
+        answer=scale.answer,
+        image=scale.image,
+        step=scale.step,
+        export=2 * exported,
+    )
     plan = planning.plan_candidates(
         known,
         target,
@@ -277,7 +289,6 @@ def _make_all(plan: Plan, bench: Bench, measurer: Measurer, clock: _Clock) -> _M
     ahead = [candidate for candidate in plan.candidates if candidate.name not in done]
     images = making.images_of(plan, bench) if ahead else None
     for candidate in ahead:
-        assert images is not None
         seconds = planning.seconds_for(plan, candidate.name, done, clock())
         say(f"{candidate.name}: {seconds:.0f} s")
         began = clock()
@@ -301,7 +312,7 @@ def _make_all(plan: Plan, bench: Bench, measurer: Measurer, clock: _Clock) -> _M
 def _make(
     candidate: Candidate,
     seconds: float,
-    images: Source,
+    images: Source | None,
     plan: Plan,
     bench: Bench,
     measurer: Measurer,
@@ -312,7 +323,9 @@ def _make(
         raise ValueError(f"of the budget {seconds:.0f}s are left for it, too few to learn anything")
     network = making.make(candidate, learning, images, bench)
     forms = ("int8-onnx",) if candidate.kind == "int8" else FORMS
-    return measurer.rows(network, candidate.name, bench.folder(candidate.name), forms, images)
+    return measurer.rows(
+        network, candidate.name, bench.folder(candidate.name), forms, images or SHADERS
+    )
 
 
 def _summarize(
