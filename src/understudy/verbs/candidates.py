@@ -35,7 +35,7 @@ _JUDGED_BY = 512
 # Below this many pixels a side the default recipe makes no images of the teacher's statistics.
 _TINY = 16
 # A pruned network begins near its teacher, as one does that inherits: the loop of `auto` for those.
-_NEAR: Mapping[str, str] = {
+NEAR: Mapping[str, str] = {
     "optimizer": "adamw",
     "learning_rate": "0.003",
     "betas": "[0.9, 0.99]",
@@ -94,7 +94,7 @@ def make(candidate: Candidate, seconds: float, images: Source | None, bench: Ben
         batch_size=bench.batch_size,
         audit=False,
         resume=True,
-        **dict(bench.options) | ({"set": _NEAR} if pruned else {}),
+        **dict(bench.options) | ({"set": NEAR} if pruned else {}),
     )
     if isinstance(begins, Network):  # no name makes its architecture again
         begins.body.load_state_dict(read_student(folder)[0])
