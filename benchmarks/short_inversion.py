@@ -2,11 +2,12 @@
 
 One batch of images is made from one public network on CIFAR-10 and judged by the other, which had
 no part in it: ResNet-56 inverted and ResNet-20 asked, and the other way round. Arms: short
-inversion of 5, 15 and 30 iterations, from noise, without mixing, with more cross-entropy, and in
-bfloat16; DeepInversion of 25 to 2000 iterations from noise; matched shader images with labels
-assigned to them as short inversion does, noise, and real images as the bound. DeepInversion's
-statistics weigh 1, for the reason that is told in inversion.py. Passes are of each image through
-the network inverted, forward and backward apart; seconds are the processor's, of one thread.
+inversion of 5, 15 and 30 iterations, from noise, without mixing, with more cross-entropy, by labels
+alone, and in bfloat16; DeepInversion of 25 to 2000 iterations from noise; matched shader images
+with labels assigned to them as short inversion does, noise, and real images as the bound.
+DeepInversion's statistics weigh 1, for the reason that is told in inversion.py. Passes are of each
+image through the network inverted, forward and backward apart; seconds are the processor's, of one
+thread.
 
     UNDERSTUDY_DATA=... python benchmarks/short_inversion.py --seeds 0 1 2 [--arms ...]
     UNDERSTUDY_DATA=... python benchmarks/short_inversion.py --cost
@@ -66,6 +67,7 @@ ARMS: dict[str, Source | None] = {
     "short inversion in bfloat16": ShortInversion(precision="bfloat16"),
     "short inversion without mixing": ShortInversion(mixing=0.0),
     "short inversion, cross-entropy 0.3": ShortInversion(cross_entropy=0.3),
+    "short inversion by labels alone": ShortInversion(features=0.0),
     "short inversion from noise": ShortInversion(source=Noise()),
     "DeepInversion, 2000 iterations": deep(2000),
     "DeepInversion, 300 iterations": deep(300),

@@ -1,7 +1,8 @@
 """Tables of what parts do, by results file: exports, images, speed, resuming and scores."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cells import PLUS_MINUS, Result, percent, points, ranked, spread, table
 
@@ -109,6 +110,45 @@ def _inversion(result: Result) -> str:
         *("feature distance", "divergence", "passes of images"),
     )
     return f"{told}\n\n{table(heads, rows)}"
+
+
+def _short_inversion(result: Result) -> str:
+    """Return images by pair and arm, and what an iteration costs."""
+    heads = (
+        *("inverted -> asked", "images", "by the other network", "by their own"),
+        *("feature distance", "passes of an image", "its CPU milliseconds"),
+    )
+    rows = []
+    for arm in result["arms"]:
+        if not arm["seeds"]:
+            rows.append([arm["pair"], arm["arm"], "not run", *["—"] * 4])
+            continue
+        shares = (
+            spread(arm[figure], arm[f"{figure}_sd"], arm["seeds"])
+            for figure in ("judge_accuracy", "own_accuracy")
+        )
+        price = f"{arm['passes']:,.0f}", f"{1000 * arm['seconds_per_image']:,.0f}"
+        rows.append([arm["pair"], arm["arm"], *shares, f"{arm['feature_distance']:.0f}", *price])
+    told = (
+        "Share of the images that are called by their intended classes, in %, by the network that "
+        "had no part in them and by the one that was inverted; distance from that one's BatchNorm "
+        f"statistics. One batch of {result['setting']['count']} images a seed; passes forward and "
+        "backward apart; seconds of one thread, beside other work."
+    )
+    return f"{told}\n\n{table(heads, rows)}" + _iteration_cost(result["cost"])
+
+
+def _iteration_cost(cost: Sequence[Mapping[str, Any]]) -> str:
+    """Return what an iteration costs, in multiples of an answer in float32; nothing if unknown."""
+    if not cost:
+        return ""
+    told = (
+        "What a batch of 128 costs, in multiples of the network's answer to it in float32, each "
+        "the least of several in one process:"
+    )
+    kinds = [key for key in cost[0] if isinstance(cost[0][key], float)]
+    rows = [[kind, *(f"{row[kind]:.2f}" for row in cost)] for kind in kinds]
+    return f"\n\n{told}\n\n" + table(("", *(row["network"] for row in cost)), rows)
 
 
 def _augmentation(result: Result) -> str:
@@ -299,6 +339,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
     "inversion_cifar10": _inversion,
+    "short_inversion": _short_inversion,
     "augmentation": _augmentation,
     "shaders": _shaders,
     "loop": _loop,

@@ -7,8 +7,7 @@ same draw and matched anew to the contract's mean and deviation (`sources.matche
 Each start is given a label that it leans to already: labels in equal numbers a class are assigned
 so that the teacher's log-probabilities of them sum to the most. The image is
     x = clip(u + sum_k enlarge(p_k), 0, 1)
-where the p_k, zero at first, have 1/8, 1/4, 1/2 and the whole of the side and are enlarged
-bilinearly. Adam moves all their values alike, so large shapes move as readily as single pixels.
+where the p_k, zero at first, have 1/8, 1/4, 1/2 and the whole of the side (`sources.pyramid`).
 With x' the images rolled and mirrored at random, the loss is
     a_f mean_l mean_c KL(N(stored) || N(x')) + a_ce CE(T(x'), y) - a_adv mean_b min(KL(T || S), 2)
 l being the BatchNorm layers and c their channels (`nets.batchnorm_statistics`), T and S softmaxes
@@ -17,13 +16,15 @@ at a temperature, in nats. The last term is there where a student is.
 A batch matches the statistics as a whole, and alone: there is no history, so that a draw is a
 function of (seed, step, student), beside the state of the inner source.
 
+A teacher without BatchNorm has stored nothing; there labels alone pull, and a warning says so.
+
 The images' statistics and the competing student are those of DeepInversion, the divergence of
 Gaussians that of Haroush et al. (arXiv:1912.01274). Differs from both: the starts, their labels,
 the pyramid, and with them 15 iterations for 2000.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -39,16 +40,18 @@ from understudy.nets.batchnorm_statistics import (
     MomentsRecorder,
     Stored,
     batchnorm_kl,
+    batchnorm_layers,
 )
 from understudy.nets.borrowed import borrowed
 from understudy.nets.folding import fold_batchnorm, fold_with_statistics
 from understudy.nets.taps import Precision, Taps, architecture
 from understudy.objectives.soft_targets import soft_target_loss
-from understudy.protocols import Batch, SearchPath, Site, Source, Stream, image_batch
+from understudy.protocols import Batch, InputContract, SearchPath, Site, Source, Stream, image_batch
 from understudy.seeding import child, child_seed
-from understudy.sources.image_search import Images, moved
+from understudy.sources.image_search import Images
 from understudy.sources.inversion import labels_in_turn, required
 from understudy.sources.matched import Matched, match
+from understudy.sources.pyramid import PyramidDescent
 from understudy.sources.shaders import Shaders
 
 CARD = Card(
@@ -59,19 +62,11 @@ CARD = Card(
     needs=("logits", "batchnorm", "gradients"),
 )
 
-# By how much the levels of the pyramid are smaller than the image.
-_FACTORS = (8, 4, 2, 1)
 # In nats: less likely, a class is out of reach anyway, and an image without hope of any class must
 # not decide where all others go.
 _LEAST_LOG_PROBABILITY = -15.0
 # In nats: an image on which the two differ by that much is hard enough.
 _MOST_DISAGREEMENT = 2.0
-_BETAS = (0.5, 0.99)
-_WARMUP = 2
-# Of the rate, at the end of its cosine.
-_LAST_RATE = 0.1
-# Sides of an image for the pixels by which it is rolled at most: 2 of 32.
-_SIDES_PER_PIXEL = 16
 
 
 def assigned_labels(
@@ -87,35 +82,6 @@ def assigned_labels(
     solve = optimize.linear_sum_assignment  # type: ignore[attr-defined]  # scipy's stub
     _, order = solve(gains.numpy(), maximize=True)
     return labels[torch.from_numpy(order)]
-
-
-def pyramid_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Return heights and widths of the levels, from the coarsest to that of the image."""
-    height, width = size
-    return tuple((max(1, height // part), max(1, width // part)) for part in _FACTORS)
-
-
-def enlargement(pixels: int, to: int) -> Float[Tensor, "to pixels"]:
-    """Return the matrix that enlarges a row of pixels bilinearly.
-
-    Two such products take a third of the time of `F.interpolate` on a processor, and their
-    gradients are the same at every call on a GPU as well.
-    """
-    rows = torch.eye(pixels)[None, None]
-    return F.interpolate(rows, (to, pixels), mode="bilinear", align_corners=False)[0, 0]
-
-
-def raised(
-    start: Images, levels: Sequence[Tensor], enlargements: Sequence[tuple[Tensor, Tensor]]
-) -> Images:
-    """Return the start with all levels of a pyramid added, clipped to [0, 1].
-
-    Args:
-        enlargements: of rows and of columns, for each level but the last, which needs none.
-    """
-    for level, (rows, columns) in zip(levels, enlargements, strict=False):
-        start = start + rows @ level @ columns.T
-    return (start + levels[-1]).clamp(0, 1)
 
 
 def disagreement(
@@ -141,7 +107,7 @@ class ShortInversion:
         source: whose images it begins with; their labels are not looked at.
         iterations: of Adam on each batch.
         learning_rate: the largest, after two iterations; it falls to a tenth by a cosine.
-        features: weight of the divergence from the teacher's BatchNorm statistics.
+        features: weight of the divergence from the teacher's BatchNorm statistics, if it has any.
         cross_entropy: weight of calling the images by their labels.
         adversarial: weight of teacher and student disagreeing, where there is a student.
         temperature: at which the two are compared.
@@ -176,12 +142,6 @@ class ShortInversion:
     def optimises(self) -> Literal["images"]:
         return "images"
 
-    def rate_at(self, iteration: int, iterations: int) -> float:
-        """Return the learning rate of one iteration, counted from 0."""
-        warm = min(1.0, (iteration + 1) / _WARMUP)
-        cosine = 0.5 * (1 + math.cos(math.pi * iteration / iterations))
-        return self.learning_rate * warm * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
-
     def open(
         self, site: Site, teacher: nn.Module | None, rng: torch.Generator
     ) -> "ShortInversionStream":
@@ -205,11 +165,16 @@ class ShortInversionStream:
         self._mean = torch.tensor(site.contract.mean, device=site.device)
         self._std = torch.tensor(site.contract.std, device=site.device)
         self._stored: Mapping[str, Stored] = {}
-        if settings.features:
-            folded, self._stored = fold_with_statistics(teacher, site.contract)
+        if batchnorm_layers(teacher):
+            teacher, self._stored = fold_with_statistics(teacher, site.contract)
         else:
-            folded = fold_batchnorm(teacher, site.contract).network
-        self._teacher = Taps(folded, (), settings.precision)
+            warnings.warn(
+                "the teacher has no BatchNorm statistics to hold images to: labels alone pull at "
+                "them, away from how they began",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._teacher = Taps(teacher, (), settings.precision)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         return self.draw_followed(step, student, (), 0)[0]
@@ -225,8 +190,9 @@ class ShortInversionStream:
         iterations = 1 if site.draft else self._settings.iterations
         looked_at = {round(share * iterations) for share in shares}
         path: dict[int, Images] = {}
-        with _Loss(self._settings, self._teacher, self._stored, student, site, rng) as loss:
-            descent = _Descent(self._settings, start, iterations, child(rng, "moves"))
+        with self._loss(student, rng) as loss:
+            rate = self._settings.learning_rate
+            descent = PyramidDescent(start, iterations, rate, child(rng, "moves"))
             for i in range(iterations):
                 if i in looked_at:
                     path[i] = descent.images().detach()[:num_images]
@@ -270,9 +236,14 @@ class ShortInversionStream:
         both = torch.lerp(images, images[other], share)
         return match(both, self._mean, self._std, numbers[0], numbers[1].exp())
 
+    def _loss(self, student: nn.Module | None, rng: torch.Generator) -> "_Loss":
+        seed = child_seed(rng.initial_seed(), "student")
+        contract = self._site.contract
+        return _Loss(self._settings, self._teacher, self._stored, student, seed, contract)
+
     @torch.no_grad()
     def _assigned(self, images: Images, step: int) -> Int64[Tensor, " batch"]:
-        """Return a label for each image: of the next ones in turn, that which it leans to."""
+        """Return a label for each image, of the next ones in turn that which it leans to."""
         site, count = self._site, len(images)
         classes = site.contract.classes
         logits = self._teacher.trace(images).output
@@ -288,49 +259,6 @@ class ShortInversionStream:
         return assigned_labels(likely, dealt).to(site.device)
 
 
-class _Descent:
-    """A batch on its way: a start, and the pyramid added to it."""
-
-    def __init__(
-        self, settings: ShortInversion, start: Images, iterations: int, rng: torch.Generator
-    ) -> None:
-        self._settings, self._start, self._iterations = settings, start, iterations
-        count, channels, height, width = start.shape
-        sizes, device = pyramid_sizes((height, width)), start.device
-        self._levels = [
-            torch.zeros((count, channels, *size), device=device, requires_grad=True)
-            for size in sizes
-        ]
-        self._enlargements = [
-            (enlargement(rows, height).to(device), enlargement(columns, width).to(device))
-            for rows, columns in sizes[:-1]
-        ]
-        rate = settings.learning_rate
-        self._adam = torch.optim.Adam(self._levels, rate, betas=_BETAS, fused=True)
-        jitter = min(height, width) // _SIDES_PER_PIXEL
-        shifts = torch.randint(-jitter, jitter + 1, (iterations, 2), generator=rng)
-        self._shifts: list[tuple[int, int]] = [(row, column) for row, column in shifts.tolist()]
-        # Grey images are more often characters or scans, which a mirror makes into something else.
-        flip = 0.5 if channels == 3 else 0.0
-        self._mirrored = (torch.rand(iterations, generator=rng) < flip).tolist()
-
-    def images(self) -> Images:
-        """Return the images as they are."""
-        return raised(self._start, self._levels, self._enlargements)
-
-    def step(self, iteration: int, loss: Callable[[Images], Tensor]) -> None:
-        """Take one step on the loss of the images, moved."""
-        rate = self._settings.rate_at(iteration, self._iterations)
-        self._adam.param_groups[0]["lr"] = rate
-        with torch.enable_grad():
-            mirrored = self._mirrored[iteration]
-            seen = moved(self.images(), self._shifts[iteration], mirrored=mirrored)
-            gradients = torch.autograd.grad(loss(seen), self._levels)
-        for level, gradient in zip(self._levels, gradients, strict=True):
-            level.grad = gradient
-        self._adam.step()
-
-
 class _Loss:
     """The loss of a batch, and what the networks said of it last.
 
@@ -343,22 +271,23 @@ class _Loss:
         teacher: Taps,
         stored: Mapping[str, Stored],
         student: nn.Module | None,
-        site: Site,
-        rng: torch.Generator,
+        seed: int,
+        contract: InputContract,
     ) -> None:
-        self._settings, self._teacher, self._stored = settings, teacher, stored
+        self._settings, self._teacher = settings, teacher
+        self._stored = stored if settings.features else {}
         self._student = student if settings.adversarial else None
-        self._site, self._rng, self._open = site, rng, ExitStack()
+        self._seed, self._contract = seed, contract
+        self._open = ExitStack()
         self.facts: dict[str, Tensor] = {}
 
     def __enter__(self) -> "_Loss":
-        recorder = MomentsRecorder(architecture(self._teacher.network), self._stored)
-        self._recorder = self._open.enter_context(recorder)
+        body, enter = architecture(self._teacher.network), self._open.enter_context
+        self._moments = enter(MomentsRecorder(body, self._stored))
         self._opponent: Taps | None = None
         if self._student is not None:
-            seed = child_seed(self._rng.initial_seed(), "student")
-            lent = self._open.enter_context(borrowed(self._student, seed, evaluate=True))
-            folded = fold_batchnorm(lent, self._site.contract).network
+            lent = enter(borrowed(self._student, self._seed, evaluate=True))
+            folded = fold_batchnorm(lent, self._contract).network
             self._opponent = Taps(folded, (), self._settings.precision)
         return self
 
@@ -371,7 +300,7 @@ class _Loss:
         loss = settings.cross_entropy * F.cross_entropy(logits, labels)
         facts = {"recognised": (logits.argmax(-1) == labels).float().mean()}
         if self._stored:
-            facts["feature_divergence"] = batchnorm_kl(self._recorder.read(), self._stored)
+            facts["feature_divergence"] = batchnorm_kl(self._moments.read(), self._stored)
             loss = loss + settings.features * facts["feature_divergence"]
         if self._opponent is not None:
             answers = self._answers(images, logits.shape)
