@@ -15,6 +15,8 @@ from understudy.protocols import InputContract, image_batch
 CONTRACT = dataclasses.replace(tiny.CONTRACT, size=(8, 8))
 BATCHES = [image_batch(torch.rand(16, 1, 8, 8, generator=tiny.rng(i))) for i in range(4)]
 SETTINGS = Inherit(num_images=64)
+REPAIRED = "repaired by least squares on 64 images"
+OTHER = dataclasses.replace(CONTRACT, classes=5)
 
 
 def network(name: str, seed: int = 0, contract: InputContract = CONTRACT) -> Network:
@@ -143,7 +145,7 @@ def test_what_the_teacher_answers_is_asked_in_parts_where_memory_is_short(monkey
 
 def test_other_classes_leave_the_classifier_new():
     teacher = taught("resnet20")
-    student = network("resnet8", 1, dataclasses.replace(CONTRACT, classes=5))
+    student = network("resnet8", 1, OTHER)
     was = student.body.linear.weight.clone()
     done = SETTINGS(student, teacher, BATCHES, tiny.rng())
     assert torch.equal(student.body.linear.weight, was)
@@ -178,3 +180,84 @@ def test_what_two_networks_share_counts_layers_of_other_widths():
     narrow, wide = (build(name, classes=3, channels=1) for name in ("resnet8-0.5", "resnet14"))
     assert share_in_common(narrow, wide) == 1.0
     assert share_in_common(narrow, build("vgg8", classes=3, channels=1)) < 0.2
+
+
+def test_a_teacher_whose_other_channels_are_dead_is_reproduced_by_a_narrower_student():
+    teacher = taught("convnet-6")
+    alive = ([0, 3], [1, 2, 7, 9], [0, 4, 5, 6, 11, 13, 17, 20])
+    for stage, channels in enumerate(alive):
+        norm = teacher.body.get_submodule(f"bn{stage + 1}")
+        dead = torch.ones(norm.num_features, dtype=torch.bool)
+        dead[list(channels)] = False
+        with torch.no_grad():
+            norm.weight[dead], norm.bias[dead] = 0.0, -1.0
+    student = network("convnet-2", seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    torch.testing.assert_close(answers(student), answers(teacher), atol=1e-4, rtol=1e-4)
+    assert done.errors["logits"] < 1e-9
+    assert done.how.startswith("blocks all, channels 33%, repaired")
+
+
+def test_a_wider_student_answers_as_its_teacher():
+    teacher, student = taught("convnet-2"), network("convnet-3", seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    torch.testing.assert_close(answers(student), answers(teacher), atol=1e-5, rtol=1e-5)
+    assert done.errors["logits"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "how"),
+    [
+        ("resnet8-0.5", "resnet20", "blocks 1 of 3 in each stage, channels 5"),
+        ("vgg8", "vgg11", "blocks 1 of 1, 1 of 1, 1 of 2, 1 of 2, 1 of 2, channels all"),
+        ("wrn10-1", "wrn16-1", "blocks 1 of 2 in each stage, channels all"),
+        ("mobilenetv2-0.5", "mobilenetv2", "blocks all, channels "),
+    ],
+)
+def test_students_of_a_family_are_repaired(name, of, how):
+    teacher, student = taught(of), network(name, seed=1)
+    dropped = network(name, seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    left_out = dataclasses.replace(SETTINGS, repair=False)(dropped, teacher, BATCHES, tiny.rng())
+    wanted = answers(teacher)
+    error, before = ((answers(x) - wanted).square().sum() for x in (student, dropped))
+    assert error < before
+    assert done.how.startswith(how)
+    assert left_out.how == done.how.replace(
+        "repaired by least squares on 64 images", "not repaired"
+    )
+    assert not left_out.errors
+
+
+@pytest.mark.parametrize(("name", "of"), [("convnet-6", "resnet8"), ("resnet8", "mobilenetv2-0.5")])
+def test_a_student_of_another_family_is_solved_from_random_features(name, of):
+    teacher, student = taught(of), network(name, seed=1)
+    done = SETTINGS(student, teacher, BATCHES, tiny.rng())
+    assert done.how == f"no layer of the teacher's, {REPAIRED}"
+    wanted = answers(teacher)
+    error = (answers(student) - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+    assert error < 1
+    assert done.errors["logits"] == pytest.approx(float(error), rel=1e-3)
+    assert any("of stages" in note for note in done.notes)
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+def test_a_network_without_maps_inherits_from_its_wider_sister():
+    def perceptron(width: int, seed: int) -> Network:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = (nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+            return Network(nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 3)), CONTRACT)
+
+    student = perceptron(8, 1)
+    done = SETTINGS(student, perceptron(16, 0), BATCHES, tiny.rng())
+    assert done.errors["logits"] < 1
+    assert done.how.startswith("blocks all, channels 5")
+
+
+def test_with_nothing_in_common_and_other_classes_it_is_refused():
+    student = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), OTHER)
+    with pytest.raises(
+        ValueError, match=r"nothing in common with its teacher, ConvNet; use --from"
+    ):
+        SETTINGS(student, taught("convnet-2"), BATCHES, tiny.rng())

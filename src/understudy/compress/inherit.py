@@ -1,13 +1,19 @@
 """Inheritance: a student begins with its teacher's weights, and least squares repairs the rest.
 
-Of each run of blocks the student keeps the first of every segment (`nets.blocks`). What a kept
-block answers must then stand for what the whole segment answered: its last linear map is changed
-so that on the student's own inputs u, over places of the maps of some images,
+Of each run of blocks the student keeps the first of every segment (`nets.blocks`), of each layer
+the channels that the teacher's answers hang on most (`nets.kept_channels`). What a kept block
+answers must then stand for what the whole segment answered, what a narrower layer answers for what
+the wide one did. So the student's linear maps are solved one after another, in the order of the
+calls (`compress.solving`): each map is changed so that on the student's own inputs u, at places of
+the maps of some images,
 
     sum |z_student(u) - z_teacher|^2 + ridge tr(U'U) / d |change|^2
 
-is least, z the answers before the activation. Blocks are repaired in the order of the calls, each
-on what the repaired ones before it answer; then the classifier, on the teacher's logits.
+is least, z the answers before the activation; where that is a ReLU, only what passes it counts
+(`compress.least_squares`). Last comes the classifier, on the teacher's logits.
+
+A student of another family has no layer to inherit. The ends of its stages and its classifier are
+solved behind what is random before them (`compress.inherit_plan`), as far as the logits gain by it.
 
 Sources: reconstructing a layer's answer by least squares from fewer channels, He, Zhang, Sun
 (arXiv:1707.06168); beginning as the teacher with layers left out, Sanh et al. (arXiv:1910.01108).
@@ -52,7 +58,8 @@ class Initialized:
     Args:
         how: in one line.
         errors: squared error of each stage's end and of the logits, as a share of how much the
-            teacher's vary; after repair, on the images it was made on.
+            teacher's vary; after repair, on the images it was made on. Behind a ReLU, of what
+            passes it.
         notes: what could not be inherited, and why.
     """
 

@@ -159,6 +159,8 @@ class Solver:
         """Yield, by slice, a call that leads through the readout of a repair."""
         body = self._student.body
         name = enclosing_block(body, repair.student.module)
+        if not repair.student.map.layer.startswith(f"{name}."):
+            name = ""
         if name and name != self._near[0]:
             self._near = (name, self._calls(name))
         block = body.get_submodule(name)
