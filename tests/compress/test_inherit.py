@@ -30,8 +30,8 @@ def taught(name: str, seed: int = 0) -> Network:
     """Return a network whose BatchNorm statistics are those of some images."""
     made = network(name, seed).train()
     with torch.no_grad():
-        for _ in range(20):
-            made(BATCHES[0].images)
+        for step in range(20):
+            made(BATCHES[step % len(BATCHES)].images)
     return made.eval()
 
 
@@ -195,7 +195,7 @@ def test_a_teacher_whose_other_channels_are_dead_is_reproduced_by_a_narrower_stu
     done = SETTINGS(student, teacher, BATCHES, tiny.rng())
     torch.testing.assert_close(answers(student), answers(teacher), atol=1e-4, rtol=1e-4)
     assert done.errors["logits"] < 1e-9
-    assert done.how.startswith("blocks all, channels 33%, repaired")
+    assert done.how.startswith("blocks all, channels 36%, repaired")
 
 
 def test_a_wider_student_answers_as_its_teacher():
@@ -229,7 +229,7 @@ def test_students_of_a_family_are_repaired(name, of, how):
     assert not left_out.errors
 
 
-@pytest.mark.parametrize(("name", "of"), [("convnet-6", "resnet8"), ("resnet8", "mobilenetv2-0.5")])
+@pytest.mark.parametrize(("name", "of"), [("vgg8", "resnet8"), ("mobilenetv2-0.5", "resnet8")])
 def test_a_student_of_another_family_is_solved_from_random_features(name, of):
     teacher, student = taught(of), network(name, seed=1)
     done = SETTINGS(student, teacher, BATCHES, tiny.rng())
@@ -238,7 +238,7 @@ def test_a_student_of_another_family_is_solved_from_random_features(name, of):
     error = (answers(student) - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
     assert error < 1
     assert done.errors["logits"] == pytest.approx(float(error), rel=1e-3)
-    assert any("of stages" in note for note in done.notes)
+    assert any("stages" in note for note in done.notes)
     assert all(torch.isfinite(value).all() for value in student.state_dict().values())
 
 

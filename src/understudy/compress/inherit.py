@@ -34,7 +34,12 @@ from understudy.compress.pruning import importances
 from understudy.compress.solving import EXACT, Repair, Solver
 from understudy.nets.blocks import Counterparts, find_counterparts
 from understudy.nets.channels import Channels, UntraceableError, trace_channels
-from understudy.nets.kept_channels import KeptChannels, copy_kept_, keep_channels
+from understudy.nets.kept_channels import (
+    KeptChannels,
+    copy_kept_,
+    keep_channels,
+    squared_weights,
+)
 from understudy.nets.network import Network, freeze
 from understudy.protocols import Batch, image_batch
 from understudy.seeding import child
@@ -47,6 +52,8 @@ CARD = Card(
 
 # Images that go through a network at once.
 _SLICE = 128
+# Answers that vary by no more than this share of their size are float32's rounding.
+_CONSTANT = 1e-6
 # Images that the importance of channels is judged on.
 _JUDGED = 256
 
@@ -123,7 +130,8 @@ def check_trained(teacher: nn.Module, images: Tensor) -> None:
         )
     with torch.no_grad():
         answers = teacher(images).float()
-    if len(images) > 1 and not float(answers.std(0).max()) > 0:
+    varies, size = float(answers.std(0).max()), float(answers.abs().max())
+    if len(images) > 1 and not varies > _CONSTANT * size:
         raise ValueError(
             "the teacher answers every image alike, so that there is nothing to inherit; give its "
             "weights, or use --from-scratch"
@@ -221,11 +229,11 @@ class _Inheritance:
         missing = [name for name, _ in student.named_parameters() if name not in copied]
         if not missing and kept is None and self._answers_alike():
             return Initialized(how="the teacher's own weights", errors={LOGITS: 0.0})
+        inherited = {x.layer for x in plan.maps if f"{x.layer}.weight" in copied}
         if not self.settings.repair:
-            how = f"{_depth(found)}, {_width(kept)}, not repaired"
+            how = f"{_taken(found, kept, len(inherited), len(plan.maps))}, not repaired"
             return Initialized(how=how, errors={}, notes=tuple(self.notes))
         estimate_statistics_(self.student, _new_norms(student, copied), self.slices)
-        inherited = {x.layer for x in plan.maps if f"{x.layer}.weight" in copied}
         planned = plan.counterparts(found, kept) if inherited else {}
         stages = {layer: x for layer, x in plan.stages().items() if layer not in inherited}
         if not (inherited or stages or classifier):
@@ -233,13 +241,15 @@ class _Inheritance:
                 f"{type(student).__name__} has nothing in common with its teacher, "
                 f"{type(teacher).__name__}; use --from-scratch"
             )
+        if not (inherited or stages):
+            self.notes.append("no two stages have maps of one size: the classifier alone is solved")
         planned |= classifier
         errors = self._solve(plan, planned, stages)
-        told = [f"{_depth(found)}, {_width(kept)}"] if inherited else ["no layer of the teacher's"]
         images = sum(len(part) for part in self.slices)
         if missing:
             self.notes.append(_listed(f"{len(missing)} parameters begin anew", missing))
-        how = f"{', '.join(told)}, repaired by least squares on {images} images"
+        took = _taken(found, kept, len(inherited), len(plan.maps))
+        how = f"{took}, repaired by least squares on {images} images"
         return Initialized(how=how, errors=errors, notes=tuple(self.notes))
 
     def _solve(
@@ -305,12 +315,18 @@ class _Inheritance:
         return keep_channels(mine, taught, found, self._importance(taught))
 
     def _importance(self, channels: Channels) -> dict[int, float]:
-        """Return how much the teacher's answers hang on each of its channels."""
+        """Return how much the teacher's answers depend on each of its channels.
+
+        Of those that no filter writes it is judged by the weights that read them.
+        """
         images = torch.cat(list(self.slices))[:_JUDGED]
         batches = [image_batch(part) for part in torch.split(images, _SLICE)]
         rng = child(self.rng, "importance")
+        known = squared_weights(self.teacher.body, channels)
+        if not channels.prunable:
+            return known
         scores = importances(self.teacher, channels, batches, "fisher", rng)
-        return dict(zip(channels.prunable, scores.tolist(), strict=True))
+        return known | dict(zip(channels.prunable, scores.tolist(), strict=True))
 
     @torch.no_grad()
     def _answers_alike(self) -> bool:
@@ -364,6 +380,14 @@ def _at_rest(network: Network) -> Network:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
     return frozen
+
+
+def _taken(found: Counterparts, kept: KeptChannels | None, some: int, many: int) -> str:
+    """Return what of the teacher a student has, in words."""
+    if not some:
+        return "no layer of the teacher's"
+    layers = "" if some == many else f"{some} of {many} layers, "
+    return f"{layers}{_depth(found)}, {_width(kept)}"
 
 
 def _depth(found: Counterparts) -> str:

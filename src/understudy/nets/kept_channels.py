@@ -69,6 +69,19 @@ def keep_channels(
     return KeptChannels(layers=layers, labels=labels, outputs=outputs, teacher=teacher.layers)
 
 
+@torch.no_grad()
+def squared_weights(network: nn.Module, channels: Channels) -> dict[int, float]:
+    """Return the sum of the squared weights that read each label."""
+    found: dict[int, float] = {}
+    for name, (inputs, _) in channels.layers.items():
+        weight = getattr(network.get_submodule(name), "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and weight.shape[1] == len(inputs):
+            squares = weight.transpose(0, 1).flatten(1).square().sum(1)
+            for label, square in zip(inputs.tolist(), squares.tolist(), strict=True):
+                found[label] = found.get(label, 0.0) + square
+    return found
+
+
 def _assign(
     ours: list[int],
     theirs: list[int],
