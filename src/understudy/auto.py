@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from understudy.answer_ring import Ring
-from understudy.compress.inherit import Inherit, check_trained, share_in_common
+from understudy.compress.inherit import Inherit, share_in_common
 from understudy.fit import FitSettings
 from understudy.method import Facts, Given, normalises_layers
 from understudy.nets.batchnorm_statistics import batchnorm_layers
 from understudy.nets.network import Network, freeze
 from understudy.nets.stages import find_stages
 from understudy.nets.taps import device_of, fast_precision
+from understudy.nets.trained import check_trained
 from understudy.objectives.soft_targets import SoftTargets
 from understudy.objectives.stage_outputs import StageOutputs
 from understudy.objectives.weighted import AnyObjective, Weighted

@@ -29,9 +29,12 @@ def network(name: str, seed: int = 0, contract: InputContract = CONTRACT) -> Net
 def taught(name: str, seed: int = 0) -> Network:
     """Return a network whose BatchNorm statistics are those of some images."""
     made = network(name, seed).train()
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
     with torch.no_grad():
-        for step in range(20):
-            made(BATCHES[step % len(BATCHES)].images)
+        for batch in BATCHES:
+            made(batch.images)
     return made.eval()
 
 

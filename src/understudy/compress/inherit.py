@@ -41,6 +41,7 @@ from understudy.nets.kept_channels import (
     squared_weights,
 )
 from understudy.nets.network import Network, freeze
+from understudy.nets.trained import check_trained
 from understudy.protocols import Batch, image_batch
 from understudy.seeding import child
 
@@ -52,8 +53,6 @@ CARD = Card(
 
 # Images that go through a network at once.
 _SLICE = 128
-# Answers that vary by no more than this share of their size are float32's rounding.
-_CONSTANT = 1e-6
 # Images that the importance of channels is judged on.
 _JUDGED = 256
 
@@ -118,31 +117,6 @@ class Inherit:
         mine, taught = _at_rest(student), _at_rest(teacher)
         check_trained(taught, slices[0])
         return _Inheritance(self, mine, taught, slices, rng).run()
-
-
-def check_trained(teacher: nn.Module, images: Tensor) -> None:
-    """Raise unless a network looks as if it had learned something."""
-    norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if norms and all(map(_is_initial, norms)):
-        raise ValueError(
-            "the teacher is untrained: its BatchNorm statistics are those of a new network; give "
-            "its weights, or use --from-scratch"
-        )
-    with torch.no_grad():
-        answers = teacher(images).float()
-    varies, size = float(answers.std(0).max()), float(answers.abs().max())
-    if len(images) > 1 and not varies > _CONSTANT * size:
-        raise ValueError(
-            "the teacher answers every image alike, so that there is nothing to inherit; give its "
-            "weights, or use --from-scratch"
-        )
-
-
-def _is_initial(norm: nn.modules.batchnorm._BatchNorm) -> bool:
-    mean, variance, seen = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if mean is None or variance is None:
-        return True
-    return not (mean.any() or (variance != 1).any() or (seen is not None and bool(seen)))
 
 
 def share_in_common(student: nn.Module, teacher: nn.Module) -> float:
