@@ -11,7 +11,7 @@ READY_DOCS := $(VENV)/.ready-docs
 
 # One thread: on networks this small, several wait for each other more than they help.
 demo: $(READY)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/understudy demo --out demo --overwrite
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/doublure demo --out demo --overwrite
 	@echo "open demo/report.html"
 
 test: $(READY_TEST)
@@ -36,15 +36,15 @@ pages: $(READY)
 
 # Two of them show what the demo made.
 pictures: $(READY)
-	test -d demo || $(BIN)/understudy demo --out demo
+	test -d demo || $(BIN)/doublure demo --out demo
 	for script in $(filter-out docs/pictures/drawing.py docs/pictures/toy_sentences.py,$(wildcard docs/pictures/*.py)); do \
 		$(BIN)/python $$script || exit 1; done
 
 # torch first: a range would take the newest build there is.
 $(READY): pyproject.toml
-	@$(PYTHON) -c "import sys; sys.exit('understudy needs Python >= 3.11') if sys.version_info < (3, 11) else 0"
+	@$(PYTHON) -c "import sys; sys.exit('doublure needs Python >= 3.11') if sys.version_info < (3, 11) else 0"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing $(TORCH) and what understudy needs into $(VENV); this takes a minute or so"
+	@echo "installing $(TORCH) and what doublure needs into $(VENV); this takes a minute or so"
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@

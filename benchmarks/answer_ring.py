@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
+from doublure.answer_ring import Ring
+from doublure.fit import FitSettings, fit
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.stage_outputs import StageOutputs
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import Batch, Criterion, Site, image_batch
+from doublure.seeding import from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
+from doublure.spine import Answered, open_distillation, site_of
 from experiments import RESULTS, versions
-from understudy.answer_ring import Ring
-from understudy.fit import FitSettings, fit
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.stage_outputs import StageOutputs
-from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, Criterion, Site, image_batch
-from understudy.seeding import from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
-from understudy.spine import Answered, open_distillation, site_of
 
 SOFT = SoftTargets(temperature=20.0)
 OBJECTIVES: dict[str, AnyObjective] = {

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.optional import reason_absent, require
-from understudy.seeding import from_seed
-from understudy.sources.augmentation import EVERY_OPERATION, PUBLISHED, Augmentation, augment
-from understudy.sources.leaves import dead_leaves
+from doublure.optional import reason_absent, require
+from doublure.seeding import from_seed
+from doublure.sources.augmentation import EVERY_OPERATION, PUBLISHED, Augmentation, augment
+from doublure.sources.leaves import dead_leaves
 
 RESULT = Path(__file__).parent / "results" / "augmentation.json"
 BATCH, SIZE, SEEDS = 256, 32, range(21)

@@ -22,25 +22,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import open_data
+from doublure.fit import FitSettings
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import Batch, InputContract, Site, Source, Stream
+from doublure.recipe import Stage
+from doublure.seeding import child, child_seed, from_seed
+from doublure.sources.augmentation import Augmented
+from doublure.sources.augmenting import augmented
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage
+from doublure.tasks.classification import Classification
+from doublure.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
+from doublure.verbs.train import train
 from experiments import Table, clock, of_one_host, print_table
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import open_data
-from understudy.fit import FitSettings
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.truncated_targets import TruncatedTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, InputContract, Site, Source, Stream
-from understudy.recipe import Stage
-from understudy.seeding import child, child_seed, from_seed
-from understudy.sources.augmentation import Augmented
-from understudy.sources.augmenting import augmented
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage
-from understudy.tasks.classification import Classification
-from understudy.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
-from understudy.verbs.train import train
 
 STEPS, DRAWS = 300, 4000
 STRENGTHS = ("0", "2", "4", "6", "8", "10", "autoaugment")
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS)
     parser.add_argument("--name", default="autoaugment_kd", help="of the results file")
     parser.add_argument(
-        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "understudy-objectives"
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "doublure-objectives"
     )
     given = parser.parse_args()
     torch.set_num_threads(1)

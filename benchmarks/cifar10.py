@@ -5,24 +5,24 @@ with --pair, the public ResNet-56 (83.2 %) and a ResNet-20, in a table of their 
 equal steps and at equal time of the one thread that each has, within 3 %; the arms that carry the
 claim over three seeds, the others once, marked by their count.
 
-    UNDERSTUDY_DATA=... python benchmarks/cifar10.py --at steps --seeds 0 1 2 --arms full noise ...
+    DOUBLURE_DATA=... python benchmarks/cifar10.py --at steps --seeds 0 1 2 --arms full noise ...
 """
 
 import argparse
 
 import torch
 
+from doublure.data.datasets import open_data
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.recipes import PARTS
+from doublure.sources.leaves import Leaves
+from doublure.sources.noise import Noise
+from doublure.sources.surrogate import Surrogate
 from experiments import Arm, Setting, Table, print_table, summarize
 from methods import Gauge, Length, fill
 from real_data import cifar10_folder, data_folder
-from understudy.data.datasets import open_data
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.recipes import PARTS
-from understudy.sources.leaves import Leaves
-from understudy.sources.noise import Noise
-from understudy.sources.surrogate import Surrogate
 
 STEPS, SECONDS = 1500, 300.0
 PAIRS = {"resnet20 -> resnet8": "cifar10", "resnet56 -> resnet20": "cifar10_resnet56"}

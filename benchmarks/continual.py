@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import Part, open_data
+from doublure.data.digits import DigitsSplit, digits
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.verbs.continual import continual
+from doublure.verbs.train import train
 from experiments import Table, print_table, summarize
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import Part, open_data
-from understudy.data.digits import DigitsSplit, digits
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.verbs.continual import continual
-from understudy.verbs.train import train
 
 ORACLE = "old images without labels"
 NET, STEPS, BATCH = "builtin/convnet-16", 600, 64

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from doublure.verbs.demo import BATCH, STEPS, STUDENT, TEACHER, TEACHER_STEPS, run_arms
 from experiments import Table, interval, of_one_host, print_table, summarize
-from understudy.verbs.demo import BATCH, STEPS, STUDENT, TEACHER, TEACHER_STEPS, run_arms
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 They were trained on the lossless images, where they score 91.7 % and 93.4 %; the JPEG coding costs
 them about ten points. Loading, normalisation and decoding must all be right to meet the figures.
 
-    UNDERSTUDY_DATA=... python benchmarks/evaluate_cifar10.py
+    DOUBLURE_DATA=... python benchmarks/evaluate_cifar10.py
 """
 
 import json
@@ -11,12 +11,12 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import open_data
+from doublure.loading import load
+from doublure.nets.network import count_parameters
+from doublure.nets.references import NetworkRef
 from real_data import cifar10_folder, data_folder
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import open_data
-from understudy.loading import load
-from understudy.nets.network import count_parameters
-from understudy.nets.references import NetworkRef
 
 RESULT = Path(__file__).parent / "results" / "evaluate_cifar10.json"
 CHECKPOINTS = {

@@ -30,19 +30,19 @@ from typing import Any
 import torch
 from scipy import stats
 
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import Dataset
-from understudy.held_out import answer_held_out
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.protocols import Source
-from understudy.recipe import Recipe, Stage, replace_keys, to_toml
-from understudy.recipes import published
-from understudy.seeding import child_seed, from_seed
-from understudy.stage_opening import open_stage
-from understudy.tasks.classification import Classification
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import Dataset
+from doublure.held_out import answer_held_out
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.protocols import Source
+from doublure.recipe import Recipe, Stage, replace_keys, to_toml
+from doublure.recipes import published
+from doublure.seeding import child_seed, from_seed
+from doublure.stage_opening import open_stage
+from doublure.tasks.classification import Classification
 
 RESULTS = Path(__file__).parent / "results"
 # What a row from before hosts were recorded counts as.
@@ -350,7 +350,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     """Return what the figures were made with."""
-    packages = {package: version(package) for package in ("torch", "numpy", "understudy")}
+    packages = {package: version(package) for package in ("torch", "numpy", "doublure")}
     threads = str(torch.get_num_threads())
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.machine()
     return {"python": platform.python_version(), **packages, "threads": threads, "device": device}

@@ -1,6 +1,6 @@
 """The experiments that wait for a CUDA device: run in order within a time limit, resumed at will.
 
-    UNDERSTUDY_DATA=... python benchmarks/gpu.py --minutes 9 [--data FOLDER] [--work FOLDER]
+    DOUBLURE_DATA=... python benchmarks/gpu.py --minutes 9 [--data FOLDER] [--work FOLDER]
     python benchmarks/gpu.py --list
     python benchmarks/gpu.py --rehearse
 
@@ -42,15 +42,15 @@ import numpy as np
 import torch
 
 import gpu_translators
+from doublure import distill, train
+from doublure.objectives.dist import Dist
+from doublure.objectives.dkd import Dkd
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.logit_standardisation import LogitStandardisation
+from doublure.objectives.review_kd import ReviewKd
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
 from real_data import cifar10_folder, data_folder
-from understudy import distill, train
-from understudy.objectives.dist import Dist
-from understudy.objectives.dkd import Dkd
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.logit_standardisation import LogitStandardisation
-from understudy.objectives.review_kd import ReviewKd
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
 from waiting import Bench, Entry, Made, go_on
 
 QUESTION = "What do the shader recipe, its parts and its rivals reach at full schedule?"

@@ -5,7 +5,7 @@ takes over what it can of its teacher; then nothing more ("left out"), or each o
 on shader images at the contract's brightness, on noise, or on real training images. "Other family"
 stands for pairs with no layer in common, where only ends of stages and the classifier are solved.
 
-    UNDERSTUDY_DATA=... python benchmarks/inherit.py --task cifar10 --pairs "resnet20 -> resnet8"
+    DOUBLURE_DATA=... python benchmarks/inherit.py --task cifar10 --pairs "resnet20 -> resnet8"
 """
 
 import argparse
@@ -18,21 +18,21 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
+from doublure.audits.evaluation import evaluate
+from doublure.compress.inherit import Inherit
+from doublure.data.datasets import Dataset, Part, open_data
+from doublure.loading import load
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.references import NetworkRef
+from doublure.protocols import Batch, Site, Source
+from doublure.seeding import child, child_seed, from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
+from doublure.verbs.train import train
 from experiments import Table, print_table, summarize
 from real_data import cifar10_folder
-from understudy.audits.evaluation import evaluate
-from understudy.compress.inherit import Inherit
-from understudy.data.datasets import Dataset, Part, open_data
-from understudy.loading import load
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.references import NetworkRef
-from understudy.protocols import Batch, Site, Source
-from understudy.seeding import child, child_seed, from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
-from understudy.verbs.train import train
 
 PAIRS = {
     "cifar10": ("resnet20 -> resnet8", "resnet56 -> resnet20", "resnet20 -> resnet20-0.5"),

@@ -8,8 +8,8 @@ its operations stand there, not fused. Size and speed: also untrained networks, 
 no faster or slower for it. Times are ratios of medians, both sides interleaved in one process on
 one thread.
 
-    UNDERSTUDY_DATA=... python benchmarks/int8.py
-    UNDERSTUDY_DATA=... python benchmarks/int8.py --speeds    # anew, in the rows that are there
+    DOUBLURE_DATA=... python benchmarks/int8.py
+    DOUBLURE_DATA=... python benchmarks/int8.py --speeds    # anew, in the rows that are there
 """
 
 import argparse
@@ -29,25 +29,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from real_data import cifar10_folder, data_folder
-from understudy.data.datasets import Dataset, batches, open_data
-from understudy.exports import int8_onnx
-from understudy.exports.int8_onnx import Int8, export_int8_onnx
-from understudy.exports.measure import Answer, Timing, time_forms
-from understudy.exports.onnx import (
+from doublure.data.datasets import Dataset, batches, open_data
+from doublure.exports import int8_onnx
+from doublure.exports.int8_onnx import Int8, export_int8_onnx
+from doublure.exports.measure import Answer, Timing, time_forms
+from doublure.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
     export_onnx,
     open_session,
 )
-from understudy.loading import load
-from understudy.nets.builtin import build
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract, Site, Source
-from understudy.seeding import from_seed
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
+from doublure.loading import load
+from doublure.nets.builtin import build
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Site, Source
+from doublure.seeding import from_seed
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from real_data import cifar10_folder, data_folder
 
 RESULT = Path(__file__).parent / "results" / "int8.json"
 SEEDS = (0, 1, 2)

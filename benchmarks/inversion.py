@@ -8,7 +8,7 @@ the least of the published weights: at 10, a few hundred iterations leave images
 which was inverted does not itself call by their labels. `feature_distance` is that of DeepInversion
 at that network, of the images as bytes.
 
-    UNDERSTUDY_DATA=... python benchmarks/inversion.py --seeds 0 1 2 [--iterations 300] [--arms ...]
+    DOUBLURE_DATA=... python benchmarks/inversion.py --seeds 0 1 2 [--iterations 300] [--arms ...]
 """
 
 import argparse
@@ -21,25 +21,25 @@ from typing import Any
 
 import torch
 
-from experiments import RESULTS, versions
-from real_data import cifar10_folder, data_folder
-from understudy.data.datasets import open_data
-from understudy.loading import load
-from understudy.nets.batchnorm_statistics import (
+from doublure.data.datasets import open_data
+from doublure.loading import load
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     feature_statistics_loss,
     stored_statistics,
 )
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.pipeline import device_named
-from understudy.protocols import Batch, Site, Source
-from understudy.seeding import child, from_seed
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.knowledge_within import COMBINED, BatchNormStatistics, Inceptionism
-from understudy.sources.noise import Noise
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.pipeline import device_named
+from doublure.protocols import Batch, Site, Source
+from doublure.seeding import child, from_seed
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.knowledge_within import COMBINED, BatchNormStatistics, Inceptionism
+from doublure.sources.noise import Noise
+from experiments import RESULTS, versions
+from real_data import cifar10_folder, data_folder
 
 CHECKPOINTS = {"resnet56": "resnet56-4bfd9763.th", "resnet20": "resnet20-12fca82f.th"}
 NAME = "inversion_cifar10"

@@ -18,7 +18,7 @@ once, before all runs. Arms of a seed share initial weights, wrong labels and th
 the test images judge the last step, and apart from the others those on which the teacher errs.
 Differences are paired by seed and image, with a bootstrap over both.
 
-    UNDERSTUDY_DATA=... python benchmarks/knowledge_adjustment.py --seeds 0 1 2
+    DOUBLURE_DATA=... python benchmarks/knowledge_adjustment.py --seeds 0 1 2
 """
 
 import argparse
@@ -32,23 +32,23 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
+from doublure.data.datasets import Dataset, batches, open_data
+from doublure.fit import FitSettings
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment, mistaken
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import Batch, Site, Trace, image_batch
+from doublure.seeding import child, child_seed, from_seed
+from doublure.spine import distill, site_of
+from doublure.verbs.demo import BATCH
 from experiments import Table, by_host, clock, print_table, summarize
 from objectives_cifar10 import decoded
 from objectives_digits import LABELS, PLAIN, called, correct, difference
 from real_data import cifar10_folder, scratch_folder
-from understudy.data.datasets import Dataset, batches, open_data
-from understudy.fit import FitSettings
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment, mistaken
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Batch, Site, Trace, image_batch
-from understudy.seeding import child, child_seed, from_seed
-from understudy.spine import distill, site_of
-from understudy.verbs.demo import BATCH
 
 TEACHER, STUDENT, STEPS, TEMPERATURE = "resnet20", "builtin/resnet8", 600, 4.0
 CLEAN, WRONG, WRONG_SHARE = "labels as they are", "a fifth of the labels wrong", 0.2

@@ -12,7 +12,7 @@ images, in the last features of this benchmark's own teacher: of the kind of FID
 comparable with FID.
 
     python benchmarks/lcw.py --seeds 0 1 2
-    UNDERSTUDY_DATA=... python benchmarks/lcw.py --data cifar10 --steps 2000 --generator-steps 4000
+    DOUBLURE_DATA=... python benchmarks/lcw.py --data cifar10 --steps 2000 --generator-steps 4000
 """
 
 import argparse
@@ -27,22 +27,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from doublure.audits.generated_images import frechet_distance
+from doublure.data.datasets import batches, open_data
+from doublure.loading import load
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.protocols import Site, Source
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.lcw import Lcw
+from doublure.sources.surrogate import Surrogate
+from doublure.verbs.demo import BATCH, STUDENT, TEACHER, TEACHER_STEPS
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train import train
+from doublure.verbs.train_generator import train_generator
 from experiments import Arm, Setting, Table, of_one_host, print_table, run_arm, summarize
 from real_data import cifar10_folder, data_folder
-from understudy.audits.generated_images import frechet_distance
-from understudy.data.datasets import batches, open_data
-from understudy.loading import load
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.protocols import Site, Source
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.lcw import Lcw
-from understudy.sources.surrogate import Surrogate
-from understudy.verbs.demo import BATCH, STUDENT, TEACHER, TEACHER_STEPS
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train import train
-from understudy.verbs.train_generator import train_generator
 
 Codes = Literal["generated", "normal", "gaussian", "interpolated"]
 KINDS: tuple[Codes, ...] = get_args(Codes)

@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.fit import FitSettings
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Batch, InputContract, Site, image_batch
+from doublure.seeding import from_seed
+from doublure.spine import distill, site_of
 from experiments import RESULTS, versions
-from understudy.fit import FitSettings
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Batch, InputContract, Site, image_batch
-from understudy.seeding import from_seed
-from understudy.spine import distill, site_of
 
 CONTRACT = InputContract(
     size=(32, 32), channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=10

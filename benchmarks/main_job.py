@@ -11,7 +11,7 @@ choices. Settings were chosen by looking at the second half only.
 Each run also writes to results/label_free.jsonl what can be measured without labels, beside the
 accuracy: agreement and confidence on several sets of images.
 
-    UNDERSTUDY_DATA=... python benchmarks/main_job.py --seconds 720 --seeds 0 --arms auto bound
+    DOUBLURE_DATA=... python benchmarks/main_job.py --seconds 720 --seeds 0 --arms auto bound
 """
 
 import argparse
@@ -25,28 +25,28 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
+from doublure.audits.evaluation import evaluate
+from doublure.auto import PARTS, facts_of
+from doublure.data.datasets import Dataset, Part, open_data
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.planning import within_budget
+from doublure.processes import team
+from doublure.protocols import Site, Source
+from doublure.recipe import Recipe, replace_keys
+from doublure.recipes import METHODS
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage, stage_rng
 from experiments import RESULTS, Table, clock, interval, pair, provenance
 from methods import NEAR
 from real_data import cifar10_folder
-from understudy.audits.evaluation import evaluate
-from understudy.auto import PARTS, facts_of
-from understudy.data.datasets import Dataset, Part, open_data
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.planning import within_budget
-from understudy.processes import team
-from understudy.protocols import Site, Source
-from understudy.recipe import Recipe, replace_keys
-from understudy.recipes import METHODS
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import ShortInversion
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage, stage_rng
 
 PAIRS = {
     "resnet20 -> resnet8": "main_job",

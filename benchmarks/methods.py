@@ -11,6 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from doublure import catalogue
+from doublure.data.datasets import Dataset
+from doublure.fit import FitSettings
+from doublure.nets.network import Network
+from doublure.objectives.logit_l1 import LogitL1
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Source
+from doublure.recipe import Stage, replace_fields
+from doublure.sources.augmentation import Augmentation, Augmented
+from doublure.sources.noise import Noise
 from experiments import (
     Arm,
     Setting,
@@ -24,16 +34,6 @@ from experiments import (
     run_arm,
     summarize,
 )
-from understudy import catalogue
-from understudy.data.datasets import Dataset
-from understudy.fit import FitSettings
-from understudy.nets.network import Network
-from understudy.objectives.logit_l1 import LogitL1
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Source
-from understudy.recipe import Stage, replace_fields
-from understudy.sources.augmentation import Augmentation, Augmented
-from understudy.sources.noise import Noise
 
 # Steps of the student; less is no training.
 _FEWEST = 50

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from doublure import catalogue
+from doublure.fit import FitSettings, fit
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Batch, InputContract, image_batch
+from doublure.seeding import from_seed
+from doublure.spine import open_distillation, site_of
+from doublure.verbs.naming import UNNAMED
 from experiments import RESULTS, versions
-from understudy import catalogue
-from understudy.fit import FitSettings, fit
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Batch, InputContract, image_batch
-from understudy.seeding import from_seed
-from understudy.spine import open_distillation, site_of
-from understudy.verbs.naming import UNNAMED
 
 PLAIN = "soft-targets"
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=10)

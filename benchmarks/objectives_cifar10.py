@@ -7,8 +7,8 @@ split); the students are a ResNet-8, and a MobileNetV2 of half width, whose laye
 of a seed share initial weights and the order of the images; the test images judge the last step.
 Differences are paired by seed and image, with a bootstrap over both.
 
-    UNDERSTUDY_DATA=... python benchmarks/objectives_cifar10.py --seeds 0 1 2
-    UNDERSTUDY_DATA=... python benchmarks/objectives_cifar10.py --steps 600 --seeds 0
+    DOUBLURE_DATA=... python benchmarks/objectives_cifar10.py --seeds 0 1 2
+    DOUBLURE_DATA=... python benchmarks/objectives_cifar10.py --steps 600 --seeds 0
 """
 
 import argparse
@@ -22,6 +22,15 @@ import numpy as np
 import torch
 
 from cifar10 import public_teacher
+from doublure.data.datasets import Dataset, batches, open_data
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Source
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.augmenting import augmented
+from doublure.sources.surrogate import Surrogate
+from doublure.verbs.demo import BATCH
 from experiments import Table, by_host, print_table, summarize
 from objectives_digits import (
     LABELS,
@@ -35,15 +44,6 @@ from objectives_digits import (
     train_student,
 )
 from real_data import cifar10_folder, scratch_folder
-from understudy.data.datasets import Dataset, batches, open_data
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract, Source
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.augmenting import augmented
-from understudy.sources.surrogate import Surrogate
-from understudy.verbs.demo import BATCH
 
 STEPS = 1500
 TEACHER = "resnet20"

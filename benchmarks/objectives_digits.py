@@ -40,34 +40,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from doublure import catalogue
+from doublure.data.datasets import Dataset, batches, open_data
+from doublure.fit import FitSettings
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.divergence import PUBLISHED as DIVERGENCES
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.knowledge_adjustment import PUBLISHED as ADJUSTMENTS
+from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import Source
+from doublure.recipe import Stage
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
+from doublure.spine import open_distillation, site_of
+from doublure.stage_opening import open_stage
+from doublure.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
+from doublure.verbs.naming import UNNAMED
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train import train
 from experiments import Table, by_host, clock, print_table, provenance
-from understudy import catalogue
-from understudy.data.datasets import Dataset, batches, open_data
-from understudy.fit import FitSettings
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.divergence import PUBLISHED as DIVERGENCES
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.knowledge_adjustment import PUBLISHED as ADJUSTMENTS
-from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.truncated_targets import TruncatedTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Source
-from understudy.recipe import Stage
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
-from understudy.spine import open_distillation, site_of
-from understudy.stage_opening import open_stage
-from understudy.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
-from understudy.verbs.naming import UNNAMED
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train import train
 
 # Small and short: of larger students and longer runs all arms are right on nearly every digit.
 STUDENT, STEPS, NUM_SHADERS = "builtin/convnet-4", 100, 4096
@@ -418,7 +418,7 @@ def main() -> None:
     parser.add_argument("--student", default=STUDENT)
     parser.add_argument("--name", default="objectives_digits", help="of the results file")
     parser.add_argument(
-        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "understudy-objectives"
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "doublure-objectives"
     )
     told = parser.parse_args()
     given = Given(

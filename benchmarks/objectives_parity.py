@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.objectives.attention_transfer import attention_loss
-from understudy.objectives.correlation_congruence import congruence_loss
-from understudy.objectives.crd import contrastive_loss
-from understudy.objectives.dist import dist_losses
-from understudy.objectives.logit_standardisation import standardised
-from understudy.objectives.pkt import pkt_loss
-from understudy.objectives.review_kd import hierarchical_context_loss
-from understudy.objectives.rkd import angle_loss, distance_loss
-from understudy.objectives.soft_targets import soft_target_loss
-from understudy.objectives.vid import information_loss
+from doublure.objectives.attention_transfer import attention_loss
+from doublure.objectives.correlation_congruence import congruence_loss
+from doublure.objectives.crd import contrastive_loss
+from doublure.objectives.dist import dist_losses
+from doublure.objectives.logit_standardisation import standardised
+from doublure.objectives.pkt import pkt_loss
+from doublure.objectives.review_kd import hierarchical_context_loss
+from doublure.objectives.rkd import angle_loss, distance_loss
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.objectives.vid import information_loss
 
 RESULT = Path(__file__).parent / "results" / "objectives_parity.json"
 TOLERANCE = 1e-5

@@ -4,7 +4,7 @@ The recipe's own pool (matched shaders, balanced by the public CIFAR-10 ResNet-2
 filled to the end, alone and on one thread; the steps of the recipe, ResNet-20 -> ResNet-8, are
 timed with a pool that is full. The share is filling / (filling + 10 000 steps), in processor time.
 
-    UNDERSTUDY_DATA=... python benchmarks/pool_cost.py
+    DOUBLURE_DATA=... python benchmarks/pool_cost.py
 """
 
 import argparse
@@ -17,17 +17,17 @@ from typing import Any
 import torch
 
 from cifar10 import BATCH, public_teacher
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.network import freeze
+from doublure.nets.references import NetworkRef
+from doublure.protocols import Source, WrappingSource
+from doublure.recipes import shader_kd
+from doublure.seeding import from_seed
+from doublure.sources.balanced import Balanced
+from doublure.spine import site_of
+from doublure.stage_opening import open_stage
 from experiments import RESULTS, versions
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.network import freeze
-from understudy.nets.references import NetworkRef
-from understudy.protocols import Source, WrappingSource
-from understudy.recipes import shader_kd
-from understudy.seeding import from_seed
-from understudy.sources.balanced import Balanced
-from understudy.spine import site_of
-from understudy.stage_opening import open_stage
 
 STEPS, TIMED = 10_000, 60
 # Two rounds of attacks, of which there is one in 16 steps.

@@ -6,7 +6,7 @@ recovers on (none, noise, shaders, inversion where it is there, real ones), all 
 by chance, as a control, recovering on real images and on shaders. Speed is a ratio to the unpruned
 network, both timed in turn in one process.
 
-    UNDERSTUDY_DATA=... python benchmarks/pruning.py --task cifar10 --seeds 0 1 2 --steps 600
+    DOUBLURE_DATA=... python benchmarks/pruning.py --task cifar10 --seeds 0 1 2 --steps 600
 """
 
 import argparse
@@ -17,29 +17,29 @@ from typing import Any
 
 import torch
 
+from doublure import catalogue
+from doublure.audits.evaluation import evaluate
+from doublure.changes import changed
+from doublure.compress.pruning import Importance, Pruning
+from doublure.data.datasets import Dataset, Part, open_data
+from doublure.exports.measure import Timing, count_flops, time_forms
+from doublure.held_out import answer_held_out
+from doublure.loading import load
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Source
+from doublure.recipe import Change
+from doublure.recipes import smaller
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage
+from doublure.tasks.classification import Classification
+from doublure.verbs.naming import source_named
+from doublure.verbs.train import train
 from experiments import Table, clock, print_table, summarize
 from real_data import cifar10_folder, data_folder
-from understudy import catalogue
-from understudy.audits.evaluation import evaluate
-from understudy.changes import changed
-from understudy.compress.pruning import Importance, Pruning
-from understudy.data.datasets import Dataset, Part, open_data
-from understudy.exports.measure import Timing, count_flops, time_forms
-from understudy.held_out import answer_held_out
-from understudy.loading import load
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract, Source
-from understudy.recipe import Change
-from understudy.recipes import smaller
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage
-from understudy.tasks.classification import Classification
-from understudy.verbs.naming import source_named
-from understudy.verbs.train import train
 
 SHARES = (0.2, 0.35, 0.5)
 BATCH = {"cifar10": 128, "digits": 64}

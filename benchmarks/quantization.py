@@ -9,8 +9,8 @@ named below, fewer for the larger network.
 With --tune the network is then taught, W4A4, with rounded weights and on its calibration images,
 BatchNorm frozen and moving: rows of a table of their own name.
 
-    UNDERSTUDY_DATA=... python benchmarks/quantization.py --seeds 0 1 2 --nets resnet20
-    UNDERSTUDY_DATA=... python benchmarks/quantization.py --tune --nets resnet20 \\
+    DOUBLURE_DATA=... python benchmarks/quantization.py --seeds 0 1 2 --nets resnet20
+    DOUBLURE_DATA=... python benchmarks/quantization.py --tune --nets resnet20 \\
         --name quantization_tuned
 """
 
@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
+from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.data.datasets import Dataset, Part, batches, open_data
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.surrogate import Surrogate
+from doublure.spine import transform
+from doublure.verbs.quantize import quantize
+from doublure.verbs.synthesize import synthesize
 from experiments import Table, clock, print_table, summarize
 from real_data import cifar10_folder, data_folder, scratch_folder
-from understudy.compress.post_training_quantization import PostTrainingQuantization
-from understudy.data.datasets import Dataset, Part, batches, open_data
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.surrogate import Surrogate
-from understudy.spine import transform
-from understudy.verbs.quantize import quantize
-from understudy.verbs.synthesize import synthesize
 
 BITS = {"W8A8": (8, 8), "W6A6": (6, 6), "W4A8": (4, 8), "W4A4": (4, 4)}
 IMAGES = 256

@@ -1,6 +1,6 @@
-"""Where the benchmarks find real data: the folder that UNDERSTUDY_DATA names, unpacked once.
+"""Where the benchmarks find real data: the folder that DOUBLURE_DATA names, unpacked once.
 
-Archives are unpacked below UNDERSTUDY_SCRATCH, or the system's folder for temporary files, and
+Archives are unpacked below DOUBLURE_SCRATCH, or the system's folder for temporary files, and
 found there by the next benchmark.
 """
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 def data_folder() -> Path:
     """Return the folder of real data."""
-    folder = os.environ.get("UNDERSTUDY_DATA")
+    folder = os.environ.get("DOUBLURE_DATA")
     if not folder:
-        raise SystemExit("set UNDERSTUDY_DATA to the folder of real data")
+        raise SystemExit("set DOUBLURE_DATA to the folder of real data")
     return Path(folder)
 
 
 def scratch_folder() -> Path:
     """Return the folder that archives are unpacked in."""
-    return Path(os.environ.get("UNDERSTUDY_SCRATCH") or tempfile.gettempdir())
+    return Path(os.environ.get("DOUBLURE_SCRATCH") or tempfile.gettempdir())
 
 
 def cifar10_folder() -> Path:

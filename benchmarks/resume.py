@@ -3,7 +3,7 @@
 A student of digits' size learns from dead leaves that are balanced, augmented, mixed and attacked:
 every part whose state a checkpoint has to hold. The process is killed (SIGKILL) at random moments
 of its life, from the import of torch to the report, started again with `resume` and killed again;
-in the end `understudy distill --resume` finishes it.
+in the end `doublure distill --resume` finishes it.
 
     python benchmarks/resume.py
 """
@@ -32,11 +32,11 @@ def learn(teacher: Path, out: Path, steps: int = STEPS, *, resume: bool = False)
     """Distil with everything a checkpoint has to hold, and save ten times a second."""
     import torch
 
-    from understudy.sources.augmentation import Augmented
-    from understudy.sources.balanced import Balanced
-    from understudy.sources.leaves import Leaves
-    from understudy.sources.mixing import Mixed
-    from understudy.verbs.distill import distill
+    from doublure.sources.augmentation import Augmented
+    from doublure.sources.balanced import Balanced
+    from doublure.sources.leaves import Leaves
+    from doublure.sources.mixing import Mixed
+    from doublure.verbs.distill import distill
 
     torch.set_num_threads(1)
     pool = Balanced(source=Leaves(), pool_size=400, chunk=32, attacks_per_chunk=8)
@@ -62,7 +62,7 @@ def learn(teacher: Path, out: Path, steps: int = STEPS, *, resume: bool = False)
 
 def teach(out: Path) -> None:
     """Train the network that teaches."""
-    from understudy.verbs.train import train
+    from doublure.verbs.train import train
 
     train("builtin/convnet-6", "builtin/digits", out=out, steps=60, batch_size=64)
 
@@ -76,7 +76,7 @@ def start(teacher: Path, out: Path, steps: int = STEPS) -> subprocess.Popen[byte
 def finish(out: Path) -> None:
     """Let the command finish a run."""
     words = ["distill", "--recipe", str(out / "recipe.toml"), "--out", str(out), "--resume"]
-    command = [sys.executable, "-c", "from understudy.cli.main import run; run()", *words]
+    command = [sys.executable, "-c", "from doublure.cli.main import run; run()", *words]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 

@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.data.digits import digits
-from understudy.nets.taps import fast_precision
-from understudy.optional import reason_absent
-from understudy.verbs.continual import continual
-from understudy.verbs.distill import distill
-from understudy.verbs.prune import prune
-from understudy.verbs.quantize import quantize
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train import train
-from understudy.verbs.train_generator import train_generator
+from doublure.data.digits import digits
+from doublure.nets.taps import fast_precision
+from doublure.optional import reason_absent
+from doublure.verbs.continual import continual
+from doublure.verbs.distill import distill
+from doublure.verbs.prune import prune
+from doublure.verbs.quantize import quantize
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train import train
+from doublure.verbs.train_generator import train_generator
 
 # A record and no result: it says nothing of methods, and pages do not show it.
 RECORD = Path(__file__).with_suffix(".json")

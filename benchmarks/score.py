@@ -12,9 +12,9 @@ written for each set as it finishes; started again, the script goes on.
     castings  CIFAR-10 as JPEG, each image in a warm or a cold light, each class twice: 20 classes;
               the teacher is trained here; road scenes are among the sets
 
-    UNDERSTUDY_DATA=... python benchmarks/score.py --task digits
-    UNDERSTUDY_DATA=... python benchmarks/score.py --task cifar10
-    UNDERSTUDY_DATA=... python benchmarks/score.py --task castings
+    DOUBLURE_DATA=... python benchmarks/score.py --task digits
+    DOUBLURE_DATA=... python benchmarks/score.py --task cifar10
+    DOUBLURE_DATA=... python benchmarks/score.py --task castings
     python benchmarks/score_fit.py
 """
 
@@ -33,34 +33,34 @@ import numpy as np
 import torch
 from PIL import Image
 
+from doublure.audits.evaluation import evaluate
+from doublure.audits.transfer_set import COUNT, TransferSetScorer
+from doublure.data.datasets import Dataset, open_data
+from doublure.fit import FitSettings, fit
+from doublure.loading import load
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Precision
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import open_criterion
+from doublure.protocols import InputContract, Site, Source
+from doublure.recipes import fast_precision
+from doublure.seeding import child, child_seed, from_seed
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.augmentation import PUBLISHED, Augmented
+from doublure.sources.balanced import Balanced
+from doublure.sources.flat import Flat
+from doublure.sources.leaves import Leaves
+from doublure.sources.matched import Matched
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.sources.shader_families import FIGURES
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
+from doublure.spine import distill, site_of
 from real_data import cifar10_folder, data_folder, scratch_folder, unpacked
-from understudy.audits.evaluation import evaluate
-from understudy.audits.transfer_set import COUNT, TransferSetScorer
-from understudy.data.datasets import Dataset, open_data
-from understudy.fit import FitSettings, fit
-from understudy.loading import load
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Precision
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import open_criterion
-from understudy.protocols import InputContract, Site, Source
-from understudy.recipes import fast_precision
-from understudy.seeding import child, child_seed, from_seed
-from understudy.sources.adversarial import Adversarial
-from understudy.sources.augmentation import PUBLISHED, Augmented
-from understudy.sources.balanced import Balanced
-from understudy.sources.flat import Flat
-from understudy.sources.leaves import Leaves
-from understudy.sources.matched import Matched
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.sources.shader_families import FIGURES
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
-from understudy.spine import distill, site_of
 
 RESULTS = Path(__file__).parent / "results"
 DIGITS = InputContract(size=(8, 8), channels=1, mean=(0.3053,), std=(0.3763,), classes=10)

@@ -20,7 +20,7 @@ their difference; else the single figure is.
 
 An accuracy is predicted by the shipped figure, fitted on the other tasks, beside a constant, the
 mean of those tasks. The constants that the package carries are then fitted on all tasks; the error
-that they carry is the largest that any task was missed by, and `understudy.audits.calibration`
+that they carry is the largest that any task was missed by, and `doublure.audits.calibration`
 predicts nothing unless it is small.
 
     python benchmarks/score_fit.py
@@ -36,17 +36,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from understudy.audits.calibration import (
+from doublure.audits.calibration import (
     WIDEST,
     Calibration,
     Transform,
     error_of,
     fit_calibration,
 )
-from understudy.audits.ranking import goodness
+from doublure.audits.ranking import goodness
 
 RESULTS = Path(__file__).parent / "results"
-CONSTANTS = Path(__file__).parents[1] / "src" / "understudy" / "audits" / "calibration.json"
+CONSTANTS = Path(__file__).parents[1] / "src" / "doublure" / "audits" / "calibration.json"
 TASKS = ("digits", "cifar10", "castings")
 # The set that says what the teacher's own images give in as many steps.
 OWN = "own |"

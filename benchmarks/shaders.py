@@ -4,7 +4,7 @@ Agreement: 500 images of each family at 32 x 32, 20 programs of 25 images. Speed
 families in the papers' number of programs, against reading JPEG files of the same size from disk
 (out of the system's file cache), decoded by Pillow into one float tensor. Seconds are processor
 seconds of this process on one torch thread; Mesa's renderer adds threads of its own, which count.
-Coverage: the classes a CIFAR-10 ResNet-20 sees in 2,000 images, where UNDERSTUDY_DATA is set.
+Coverage: the classes a CIFAR-10 ResNet-20 sees in 2,000 images, where DOUBLURE_DATA is set.
 
     python benchmarks/shaders.py [agreement] [speed] [coverage]
 """
@@ -29,16 +29,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract, Site, Source
-from understudy.seeding import from_seed
-from understudy.sources.leaves import Leaves
-from understudy.sources.noise import Noise
-from understudy.sources.shader_families import FAMILIES, draw_program
-from understudy.sources.shader_gl import GlPainter
-from understudy.sources.shader_torch import TorchPainter
-from understudy.sources.shaders import Shaders, ShaderStream
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Site, Source
+from doublure.seeding import from_seed
+from doublure.sources.leaves import Leaves
+from doublure.sources.noise import Noise
+from doublure.sources.shader_families import FAMILIES, draw_program
+from doublure.sources.shader_gl import GlPainter
+from doublure.sources.shader_torch import TorchPainter
+from doublure.sources.shaders import Shaders, ShaderStream
 
 RESULT = Path(__file__).parent / "results" / "shaders.json"
 CPU = torch.device("cpu")
@@ -171,9 +171,9 @@ def rates(makers: dict[str, Callable[[], int]]) -> dict[str, Any]:
 
 def coverage() -> dict[str, Any] | str:
     """Return how evenly a CIFAR-10 network's answers to 2,000 images lie over its classes."""
-    folder = os.environ.get("UNDERSTUDY_DATA")
+    folder = os.environ.get("DOUBLURE_DATA")
     if not folder:
-        return "not measured: UNDERSTUDY_DATA is not set"
+        return "not measured: DOUBLURE_DATA is not set"
     teacher = load(
         NetworkRef(
             ref="builtin/resnet20",

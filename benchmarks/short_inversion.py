@@ -9,8 +9,8 @@ DeepInversion's statistics weigh 1, for the reason that is told in inversion.py.
 image through the network inverted, forward and backward apart; seconds are the processor's, of one
 thread.
 
-    UNDERSTUDY_DATA=... python benchmarks/short_inversion.py --seeds 0 1 2 [--arms ...]
-    UNDERSTUDY_DATA=... python benchmarks/short_inversion.py --cost
+    DOUBLURE_DATA=... python benchmarks/short_inversion.py --seeds 0 1 2 [--arms ...]
+    DOUBLURE_DATA=... python benchmarks/short_inversion.py --cost
 
 With --cost, what one iteration takes in multiples of the network's answer to the same batch, with
 BatchNorm folded and not, in both precisions, each the least of several, all in one process.
@@ -26,20 +26,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from doublure.nets.batchnorm_statistics import MomentsRecorder, batchnorm_kl, stored_statistics
+from doublure.nets.folding import fold_with_statistics
+from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.network import Network
+from doublure.nets.taps import Taps
+from doublure.protocols import Batch, Site, Source, image_batch
+from doublure.seeding import child, from_seed
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.inversion import labels_in_turn
+from doublure.sources.noise import Noise
+from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
 from experiments import RESULTS, versions
 from inversion import distances, public, real_batch, recognised
-from understudy.nets.batchnorm_statistics import MomentsRecorder, batchnorm_kl, stored_statistics
-from understudy.nets.folding import fold_with_statistics
-from understudy.nets.memory_order import lay_channels_last
-from understudy.nets.network import Network
-from understudy.nets.taps import Taps
-from understudy.protocols import Batch, Site, Source, image_batch
-from understudy.seeding import child, from_seed
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.inversion import labels_in_turn
-from understudy.sources.noise import Noise
-from understudy.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
 
 NAME = "short_inversion"
 # Inverted, and asked what it recognises.

@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.data.digits import digits
+from doublure.nets.convnet import ConvNet
+from doublure.nets.network import Network, freeze
+from doublure.nets.vit import VisionTransformer
+from doublure.protocols import InputContract, Site
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.inversion import labels_in_turn
+from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
 from experiments import Table, print_table, summarize
-from understudy.data.digits import digits
-from understudy.nets.convnet import ConvNet
-from understudy.nets.network import Network, freeze
-from understudy.nets.vit import VisionTransformer
-from understudy.protocols import InputContract, Site
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.inversion import labels_in_turn
-from understudy.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
 
 NAME = "short_inversion_digits"
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.3,), std=(0.38,), classes=10)

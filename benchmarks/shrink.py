@@ -15,7 +15,7 @@ reports; no choice was made by it.
                         down to the parameters of our pruned networks
     onnxruntime         its own static quantization with its defaults, on our calibration images
 
-    UNDERSTUDY_DATA=... python benchmarks/shrink.py --budget 1200 --seeds 0 --work FOLDER
+    DOUBLURE_DATA=... python benchmarks/shrink.py --budget 1200 --seeds 0 --work FOLDER
 """
 
 import argparse
@@ -32,33 +32,33 @@ import torch
 from torch import Tensor
 
 from cifar10 import public_teacher
+from doublure.auto import facts_of
+from doublure.changes import changed
+from doublure.compress.pruning import Pruning
+from doublure.data.datasets import Dataset, batches
+from doublure.exports.description import INPUT
+from doublure.exports.exporting import FILES, export_network
+from doublure.exports.measure import Timing, count_flops
+from doublure.exports.onnx import open_session
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.references import NetworkRef
+from doublure.planning import within_budget
+from doublure.processes import team
+from doublure.protocols import Source
+from doublure.recipe import Change, Recipe, replace_keys
+from doublure.recipes import METHODS, smaller
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage, stage_rng
+from doublure.verbs import candidates, comparing
+from doublure.verbs.quantize import quantize
+from doublure.verbs.shrink import shrink
 from experiments import Table, clock
 from main_job import halves
-from understudy.auto import facts_of
-from understudy.changes import changed
-from understudy.compress.pruning import Pruning
-from understudy.data.datasets import Dataset, batches
-from understudy.exports.description import INPUT
-from understudy.exports.exporting import FILES, export_network
-from understudy.exports.measure import Timing, count_flops
-from understudy.exports.onnx import open_session
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.references import NetworkRef
-from understudy.planning import within_budget
-from understudy.processes import team
-from understudy.protocols import Source
-from understudy.recipe import Change, Recipe, replace_keys
-from understudy.recipes import METHODS, smaller
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage, stage_rng
-from understudy.verbs import candidates, comparing
-from understudy.verbs.quantize import quantize
-from understudy.verbs.shrink import shrink
 
 TEACHER = "resnet56"
 TARGET = "0.3"

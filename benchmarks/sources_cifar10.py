@@ -21,8 +21,8 @@ its steps cost and never by a score on real images:
                  behind 2 first batches of inversion, 20 of the generator (its published warm-up);
                  shown shifted and mirrored
 
-    UNDERSTUDY_DATA=... python benchmarks/sources_cifar10.py --seconds 600 --seeds 0
-    UNDERSTUDY_DATA=... python benchmarks/sources_cifar10.py --at passes --seeds 0
+    DOUBLURE_DATA=... python benchmarks/sources_cifar10.py --seconds 600 --seeds 0
+    DOUBLURE_DATA=... python benchmarks/sources_cifar10.py --at passes --seeds 0
 """
 
 import argparse
@@ -30,16 +30,16 @@ import argparse
 import torch
 
 from cifar10 import POOL, public_teacher
+from doublure.data.datasets import open_data
+from doublure.protocols import InputContract
+from doublure.recipes import PARTS
+from doublure.sources.augmentation import Augmented
+from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.noise import Noise
+from doublure.sources.surrogate import Surrogate
 from experiments import Arm, Setting, Table
 from methods import Gauge, Length, Scale, close, fill, method_arms
 from real_data import cifar10_folder
-from understudy.data.datasets import open_data
-from understudy.protocols import InputContract
-from understudy.recipes import PARTS
-from understudy.sources.augmentation import Augmented
-from understudy.sources.augmenting import shifted_and_mirrored
-from understudy.sources.noise import Noise
-from understudy.sources.surrogate import Surrogate
 
 SECONDS, PASSES, BATCH = 1200.0, 300_000, 128
 WIDTH = 32

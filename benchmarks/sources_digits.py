@@ -26,20 +26,20 @@ from typing import Any
 
 import torch
 
+from doublure.data.datasets import Dataset, open_data
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract
+from doublure.recipe import replace_fields
+from doublure.sources.noise import Noise
+from doublure.sources.surrogate import Surrogate
+from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train import train
+from doublure.verbs.train_generator import train_generator
 from experiments import Arm, Setting, Table
 from methods import Gauge, Length, Scale, close, fill, is_there, method_arms, source
-from understudy.data.datasets import Dataset, open_data
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract
-from understudy.recipe import replace_fields
-from understudy.sources.noise import Noise
-from understudy.sources.surrogate import Surrogate
-from understudy.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train import train
-from understudy.verbs.train_generator import train_generator
 
 PASSES, SECONDS = 750_000, 45.0
 # Of the student, in the first runs, which tell what steps cost.

@@ -21,16 +21,16 @@ from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "startup.json"
 TARGET, ROUNDS = 0.5, 15
-UNDERSTUDY = [sys.executable, "-c", "from understudy.cli.main import run; run()"]
+DOUBLURE = [sys.executable, "-c", "from doublure.cli.main import run; run()"]
 CALLS = {
     "the bare interpreter": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],
-    "understudy --version": [*UNDERSTUDY, "--version"],
-    "understudy --help": [*UNDERSTUDY, "--help"],
-    "understudy distill --help": [*UNDERSTUDY, "distill", "--help"],
-    "understudy synthesize --help": [*UNDERSTUDY, "synthesize", "--help"],
-    "understudy distil (refused)": [*UNDERSTUDY, "distil"],
-    "import understudy": [sys.executable, "-c", "import understudy"],
+    "doublure --version": [*DOUBLURE, "--version"],
+    "doublure --help": [*DOUBLURE, "--help"],
+    "doublure distill --help": [*DOUBLURE, "distill", "--help"],
+    "doublure synthesize --help": [*DOUBLURE, "synthesize", "--help"],
+    "doublure distil (refused)": [*DOUBLURE, "distil"],
+    "import doublure": [sys.executable, "-c", "import doublure"],
 }
 
 

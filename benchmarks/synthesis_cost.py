@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from doublure.protocols import Batch, Site, Source, Stream
+from doublure.recipe import replace_fields
 from experiments import (
     Arm,
     Passes,
@@ -39,8 +41,6 @@ from experiments import (
     summarize,
 )
 from sources_digits import BATCH, STEPS, STUDENT, TEACHER, arms, teacher_of
-from understudy.protocols import Batch, Site, Source, Stream
-from understudy.recipe import replace_fields
 
 WARM_UP = 20  # as in `FastMeta`
 ITERATIONS = (25, 50, 100, 250, 500, 1000, 2000)

@@ -17,7 +17,7 @@ again where it came to more than 3 % more or less. Arms of a seed share initial 
 order of the images; the test images judge the last step. Differences are paired by seed and image,
 with a bootstrap over both.
 
-    UNDERSTUDY_DATA=... python benchmarks/systems_cifar10.py --seeds 0 1 2
+    DOUBLURE_DATA=... python benchmarks/systems_cifar10.py --seeds 0 1 2
 """
 
 import argparse
@@ -29,32 +29,32 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
+from doublure.data.datasets import Dataset, open_data
+from doublure.fit import FitSettings
+from doublure.loading import load
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.attention_transfer import AttentionTransfer
+from doublure.objectives.fit_nets import FitNets
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.knowledge_representing import KnowledgeRepresenting
+from doublure.objectives.similarity_preserving import SimilarityPreserving
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import Source
+from doublure.recipe import Stage
+from doublure.seeding import child_seed, from_seed
+from doublure.sources.augmenting import augmented
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage
+from doublure.verbs.demo import BATCH
 from experiments import Table, by_host, clock, print_table, provenance, summarize
 from methods import Gauge, Length, run_as_long
 from objectives_cifar10 import UNTRAINED, decoded
 from objectives_digits import correct, difference, judged
 from real_data import cifar10_folder
-from understudy.data.datasets import Dataset, open_data
-from understudy.fit import FitSettings
-from understudy.loading import load
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.attention_transfer import AttentionTransfer
-from understudy.objectives.fit_nets import FitNets
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.knowledge_representing import KnowledgeRepresenting
-from understudy.objectives.similarity_preserving import SimilarityPreserving
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.truncated_targets import TruncatedTargets
-from understudy.objectives.weighted import AnyObjective, Weighted
-from understudy.protocols import Source
-from understudy.recipe import Stage
-from understudy.seeding import child_seed, from_seed
-from understudy.sources.augmenting import augmented
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage
-from understudy.verbs.demo import BATCH
 
 STUDENT, SECONDS = "builtin/resnet8", 180.0
 # Steps of the first runs, which tell what steps cost.

@@ -1,6 +1,6 @@
 """How much BLEU does a small translator gain from its teacher, and from which of its sentences?
 
-Captions of Multi30k, German into English, from `$UNDERSTUDY_DATA/multi30k-en-de.tar.xz`. The
+Captions of Multi30k, German into English, from `$DOUBLURE_DATA/multi30k-en-de.tar.xz`. The
 teacher learns from the corpus. Students of a seed start from equal weights. First arms of equal
 steps from random weights: the corpus alone, forward divergence behind it, the teacher's sentences.
 Then arms of equal steps that go on from the forward student at a third of the rate: forward
@@ -28,13 +28,13 @@ from typing import Any
 
 import torch
 
+from doublure.data.parallel_text import open_text
+from doublure.seeding import from_seed
+from doublure.tasks.translation import bleu_counts, bleu_of, paired_bootstrap
+from doublure.verbs.distill import distill
+from doublure.verbs.evaluate import evaluate
+from doublure.verbs.train import train
 from experiments import RESULTS, Table
-from understudy.data.parallel_text import open_text
-from understudy.seeding import from_seed
-from understudy.tasks.translation import bleu_counts, bleu_of, paired_bootstrap
-from understudy.verbs.distill import distill
-from understudy.verbs.evaluate import evaluate
-from understudy.verbs.train import train
 
 TEST = "test_2016_flickr"
 DRAWS = 1000
@@ -155,7 +155,7 @@ class Bench:
         """The folder of the corpus."""
         folder = self.work / "text"
         if not folder.exists():
-            archive = Path(os.environ["UNDERSTUDY_DATA"]) / "multi30k-en-de.tar.xz"
+            archive = Path(os.environ["DOUBLURE_DATA"]) / "multi30k-en-de.tar.xz"
             with tarfile.open(archive) as packed:
                 packed.extractall(folder.with_suffix(".part"), filter="data")
             folder.with_suffix(".part").rename(folder)
@@ -212,8 +212,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    if "UNDERSTUDY_DATA" not in os.environ:
-        parser.exit(0, "UNDERSTUDY_DATA is not set: nothing to measure\n")
+    if "DOUBLURE_DATA" not in os.environ:
+        parser.exit(0, "DOUBLURE_DATA is not set: nothing to measure\n")
     return given
 
 

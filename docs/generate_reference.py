@@ -4,8 +4,8 @@
 
 Parts of pages are marked (see marked.py):
     verb: distill                       usage and options of a verb, without importing torch
-    api: understudy.verbs.distill       public functions and classes of a module, read off its text
-    api: understudy.protocols:Site,Batch  the same, those named
+    api: doublure.verbs.distill       public functions and classes of a module, read off its text
+    api: doublure.protocols:Site,Batch  the same, those named
     card: shaders                       paper and needs of a method
     reported: shaders                   the paper's own figures
     settings: shaders                   its settings, or those of a class by its full name
@@ -35,7 +35,7 @@ def verb(name: str) -> str:
     command = _command(name)
     arguments = [part for part in command.params if part.param_type_name == "argument"]
     options = [part for part in command.params if part.param_type_name == "option"]
-    usage = " ".join(["understudy", name, *(part.metavar for part in arguments), "[OPTIONS]"])
+    usage = " ".join(["doublure", name, *(part.metavar for part in arguments), "[OPTIONS]"])
     lines = [str(command.help), "", "```text", usage, "```", ""]
     panels: dict[str, list[Any]] = {}
     for part in (*arguments, *options):
@@ -73,7 +73,7 @@ def card(name: str) -> str:
     lines += [
         f"**Needs.** {', '.join(entry.card.needs)}  ",
         f"**Room.** `{entry.room}`  ",
-        f"**Reached by.** `understudy {entry.verb}`",
+        f"**Reached by.** `doublure {entry.verb}`",
     ]
     return "\n".join(lines)
 
@@ -148,7 +148,7 @@ _MEANINGS = {
 
 def methods(_: str) -> str:
     """Return the catalogue as one table for each family."""
-    catalogue = importlib.import_module("understudy.catalogue")
+    catalogue = importlib.import_module("doublure.catalogue")
     families = {
         "Whole recipes": catalogue.RECIPES,
         "Sources: what is it shown?": catalogue.SOURCES,
@@ -173,7 +173,7 @@ def methods(_: str) -> str:
 
 def needed(_: str) -> str:
     """Return, for each thing a method may need, the methods that need it."""
-    catalogue = importlib.import_module("understudy.catalogue")
+    catalogue = importlib.import_module("doublure.catalogue")
     asking: dict[str, list[str]] = {}
     for entry in catalogue.METHODS:
         for need in entry.card.needs:
@@ -214,7 +214,7 @@ def verbs() -> list[str]:
 def _application() -> Any:
     from typer.main import get_command
 
-    return get_command(importlib.import_module("understudy.cli.main").app)
+    return get_command(importlib.import_module("doublure.cli.main").app)
 
 
 def _verbs(group: Any, before: str) -> Iterator[str]:
@@ -250,8 +250,8 @@ def _option(part: Any) -> str:
 
 def _home(module: str, name: str) -> str:
     """Return where a name is best imported from: the package itself, if it offers it."""
-    offered = importlib.import_module("understudy")._HOMES.get(name)
-    return "understudy" if module == f"understudy.{offered}" else module
+    offered = importlib.import_module("doublure")._HOMES.get(name)
+    return "doublure" if module == f"doublure.{offered}" else module
 
 
 def _public(module: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
@@ -378,7 +378,7 @@ def _default(field: Any) -> str:
 
 
 def _entry(name: str) -> Any:
-    catalogue = importlib.import_module("understudy.catalogue")
+    catalogue = importlib.import_module("doublure.catalogue")
     for entry in catalogue.METHODS:
         if entry.name == name:
             return entry

@@ -4,7 +4,7 @@ import contextlib
 import io
 from dataclasses import dataclass
 
-from understudy.cli import main
+from doublure.cli import main
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Told:
 
 
 def command(*words: object) -> Told:
-    """Run `understudy` with these words."""
+    """Run `doublure` with these words."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main.status([str(word) for word in words])

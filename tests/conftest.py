@@ -26,7 +26,7 @@ def benchmark_script(monkeypatch) -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data, or a skip that says why."""
-    folder = os.environ.get("UNDERSTUDY_DATA")
+    folder = os.environ.get("DOUBLURE_DATA")
     if not folder:
-        pytest.skip("UNDERSTUDY_DATA is not set: no real data at hand")
+        pytest.skip("DOUBLURE_DATA is not set: no real data at hand")
     return Path(folder)

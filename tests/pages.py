@@ -82,9 +82,9 @@ def name_of(page: Path) -> str:
 
 def furnish(folder: Path) -> None:
     """Put into a folder what the pages take for granted: a teacher, weights, images, names."""
+    from doublure.nets import builtin
+    from doublure.verbs.train import train
     from tests.text import ABSENT, write_text
-    from understudy.nets import builtin
-    from understudy.verbs.train import train
 
     train("builtin/convnet-4", "builtin/digits", out=folder / "teacher", steps=60, batch_size=64)
     torch.manual_seed(0)
@@ -106,8 +106,8 @@ def furnish(folder: Path) -> None:
 
 def be_brief() -> None:
     """Let runs of this process be judged on few images; called once, before anything runs."""
-    from understudy import held_out, image_summary
-    from understudy.audits import transfer_reference
+    from doublure import held_out, image_summary
+    from doublure.audits import transfer_reference
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -138,12 +138,12 @@ def run_page(page: Path, folder: Path, *, opengl: bool) -> None:
 
 
 def _run_commands(block: Block, page: Path) -> None:
-    from understudy.cli.main import status
+    from doublure.cli.main import status
 
     for command, shown in commands(block.body):
         where = f"{name_of(page)}, line {block.line}: $ {command}"
         words = shlex.split(command)
-        if words[0] != "understudy":
+        if words[0] != "doublure":
             raise PageError(f"{where} cannot be run here; say <!-- not run: why -->")
         told = io.StringIO()
         with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.answer_ring import Ring, RingPlan, RingStream, to_bytes, to_images
+from doublure.nets.network import freeze
+from doublure.nets.taps import Taps
+from doublure.objectives.pairing import Layers
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.stage_outputs import StageOutputs
+from doublure.objectives.weighted import Weighted
+from doublure.protocols import Batch, Site
+from doublure.spine import Answered, distill, open_distillation
 from tests import tiny
-from understudy.answer_ring import Ring, RingPlan, RingStream, to_bytes, to_images
-from understudy.nets.network import freeze
-from understudy.nets.taps import Taps
-from understudy.objectives.pairing import Layers
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.stage_outputs import StageOutputs
-from understudy.objectives.weighted import Weighted
-from understudy.protocols import Batch, Site
-from understudy.spine import Answered, distill, open_distillation
 
 # A view of 8 x 8 grey pixels, 3 logits of 4 bytes, and of the stage after the pool 16 halves.
 BYTES_PER_VIEW = 64 + 12 + 2 * 16

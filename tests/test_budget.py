@@ -1,6 +1,6 @@
 import pytest
 
-from understudy.budget import Lap, Timing, steps_within
+from doublure.budget import Lap, Timing, steps_within
 
 
 def test_what_was_spent_and_what_fills_the_pool_is_taken_off_first():

@@ -3,13 +3,13 @@ import json
 import pytest
 import typer
 
+from doublure import catalogue
+from doublure.cli.main import app
+from doublure.objectives.fit_nets import FitNets
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.srrl import Srrl
+from doublure.objectives.weighted import Weighted
 from tests.command import command
-from understudy import catalogue
-from understudy.cli.main import app
-from understudy.objectives.fit_nets import FitNets
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.srrl import Srrl
-from understudy.objectives.weighted import Weighted
 
 
 def test_every_name_is_given_once():

@@ -15,45 +15,44 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import tiny
-from understudy import catalogue
-from understudy.data.generator_file import generator_files
-from understudy.fit import FitSettings
-from understudy.nets.boundary import BoundaryAttack
-from understudy.nets.convnet import ConvNet
-from understudy.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
-from understudy.nets.generators import GeneratorPlan
-from understudy.nets.network import freeze
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.attention_transfer import AttentionTransfer
-from understudy.objectives.continual import Continual
-from understudy.objectives.correlation_congruence import CorrelationCongruence
-from understudy.objectives.crd import Crd
-from understudy.objectives.dist import Dist
-from understudy.objectives.divergence import Divergence
-from understudy.objectives.dkd import Dkd
-from understudy.objectives.fit_nets import FitNets
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.knowledge_adjustment import KnowledgeAdjustment
-from understudy.objectives.knowledge_representing import KnowledgeRepresenting
-from understudy.objectives.logit_l1 import LogitL1
-from understudy.objectives.logit_standardisation import LogitStandardisation
-from understudy.objectives.mlld import Mlld
-from understudy.objectives.nst import Nst
-from understudy.objectives.pkt import Pkt
-from understudy.objectives.review_kd import ReviewKd
-from understudy.objectives.rkd import Rkd
-from understudy.objectives.similarity_preserving import SimilarityPreserving
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.srrl import Srrl
-from understudy.objectives.stage_outputs import StageOutputs
-from understudy.objectives.truncated_targets import TruncatedTargets
-from understudy.objectives.vid import Vid
-from understudy.objectives.weighted import Weighted, open_criterion
-from understudy.objectives.wsld import Wsld
-from understudy.protocols import (
+from doublure import catalogue
+from doublure.data.generator_file import generator_files
+from doublure.fit import FitSettings
+from doublure.nets.boundary import BoundaryAttack
+from doublure.nets.convnet import ConvNet
+from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
+from doublure.nets.generators import GeneratorPlan
+from doublure.nets.network import freeze
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.attention_transfer import AttentionTransfer
+from doublure.objectives.continual import Continual
+from doublure.objectives.correlation_congruence import CorrelationCongruence
+from doublure.objectives.crd import Crd
+from doublure.objectives.dist import Dist
+from doublure.objectives.divergence import Divergence
+from doublure.objectives.dkd import Dkd
+from doublure.objectives.fit_nets import FitNets
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment
+from doublure.objectives.knowledge_representing import KnowledgeRepresenting
+from doublure.objectives.logit_l1 import LogitL1
+from doublure.objectives.logit_standardisation import LogitStandardisation
+from doublure.objectives.mlld import Mlld
+from doublure.objectives.nst import Nst
+from doublure.objectives.pkt import Pkt
+from doublure.objectives.review_kd import ReviewKd
+from doublure.objectives.rkd import Rkd
+from doublure.objectives.similarity_preserving import SimilarityPreserving
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.srrl import Srrl
+from doublure.objectives.stage_outputs import StageOutputs
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.objectives.vid import Vid
+from doublure.objectives.weighted import Weighted, open_criterion
+from doublure.objectives.wsld import Wsld
+from doublure.protocols import (
     Batch,
     Criterion,
     InputContract,
@@ -63,33 +62,34 @@ from understudy.protocols import (
     Trace,
     image_batch,
 )
-from understudy.recipe import Recipe, Stage, from_toml, to_toml
-from understudy.sources.adversarial import Adversarial
-from understudy.sources.augmentation import Augmented
-from understudy.sources.autoaugment import AutoAugmented
-from understudy.sources.balanced import Balanced
-from understudy.sources.collapse import CollapseCheck
-from understudy.sources.combined import Combined
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.dfad import Dfad
-from understudy.sources.fast_meta import FastMeta
-from understudy.sources.few import Few
-from understudy.sources.flat import Flat
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.knowledge_within import BatchNormStatistics, Inceptionism
-from understudy.sources.lcw import Lcw
-from understudy.sources.leaves import Leaves
-from understudy.sources.matched import Matched
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.sources.rdskd import Rdskd
-from understudy.sources.rehearsed import Rehearsed
-from understudy.sources.replay import Replay
-from understudy.sources.shader_files import ShaderFiles
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import ShortInversion
-from understudy.sources.surrogate import Surrogate
-from understudy.verbs.doctor import doctor
+from doublure.recipe import Recipe, Stage, from_toml, to_toml
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.augmentation import Augmented
+from doublure.sources.autoaugment import AutoAugmented
+from doublure.sources.balanced import Balanced
+from doublure.sources.collapse import CollapseCheck
+from doublure.sources.combined import Combined
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.dfad import Dfad
+from doublure.sources.fast_meta import FastMeta
+from doublure.sources.few import Few
+from doublure.sources.flat import Flat
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.knowledge_within import BatchNormStatistics, Inceptionism
+from doublure.sources.lcw import Lcw
+from doublure.sources.leaves import Leaves
+from doublure.sources.matched import Matched
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.sources.rdskd import Rdskd
+from doublure.sources.rehearsed import Rehearsed
+from doublure.sources.replay import Replay
+from doublure.sources.shader_files import ShaderFiles
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
+from doublure.sources.surrogate import Surrogate
+from doublure.verbs.doctor import doctor
+from tests import tiny
 
 SHADER = "void main() { gl_FragColor = vec4(fract(sin(gl_FragCoord.xyx + time)), 1.0); }"
 ATTACK = BoundaryAttack(num_steps=4)
@@ -204,7 +204,7 @@ def table(tmp_path_factory) -> dict[str, Source]:
 @pytest.fixture(params=SOURCES)
 def source(request, table) -> Source:
     if request.param == "shader-files" and not opengl():
-        pytest.skip("this machine offers no OpenGL; see `understudy doctor`")
+        pytest.skip("this machine offers no OpenGL; see `doublure doctor`")
     return table[request.param]
 
 

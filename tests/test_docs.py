@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from doublure import catalogue
+from doublure.optional import reason_absent
+from doublure.verbs.doctor import doctor
 from tests import pages
 from tests.pages import DOCS, PAGES, ROOT, PageError, blocks, check_shown, name_of
 from tests.text import ABSENT
-from understudy import catalogue
-from understudy.optional import reason_absent
-from understudy.verbs.doctor import doctor
 
 MOST_BYTES = 60_000
 LANGUAGES = ("python", "console", "text", "toml")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.fit import FitSettings, NonFiniteLossError, fit, learning_rate_at
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.weighted import Stateless
+from doublure.protocols import Batch, Trace
+from doublure.seeding import reseed
 from tests import tiny
-from understudy.fit import FitSettings, NonFiniteLossError, fit, learning_rate_at
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.weighted import Stateless
-from understudy.protocols import Batch, Trace
-from understudy.seeding import reseed
 
 
 def train(seed: int = 0, *, keeper=None, journal=None, loss=None, **changes):

@@ -7,23 +7,23 @@ import pytest
 import torch
 from PIL import Image
 
+from doublure import generating
+from doublure.data.digits import digits
+from doublure.fit import fit
+from doublure.generating import CodeStream, GeneratorRecipe, encode, lcw, open_images
+from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
+from doublure.nets.network import freeze
+from doublure.objectives.cramer_wold import LatentMatching, cramer_wold_distance
+from doublure.objectives.weighted import Stateless
+from doublure.pipeline import Conduct
+from doublure.recipe import RecipeError, from_toml_as, read_as, to_toml
+from doublure.run_folder import RunFolderError, read_journal
+from doublure.sources.lcw import load_generator
+from doublure.verbs.distill import distill
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train_generator import train_generator
 from tests.command import command
 from tests.tiny import rng, settings
-from understudy import generating
-from understudy.data.digits import digits
-from understudy.fit import fit
-from understudy.generating import CodeStream, GeneratorRecipe, encode, lcw, open_images
-from understudy.nets.cramer_wold import CramerWoldPlan, latent_generator
-from understudy.nets.network import freeze
-from understudy.objectives.cramer_wold import LatentMatching, cramer_wold_distance
-from understudy.objectives.weighted import Stateless
-from understudy.pipeline import Conduct
-from understudy.recipe import RecipeError, from_toml_as, read_as, to_toml
-from understudy.run_folder import RunFolderError, read_journal
-from understudy.sources.lcw import load_generator
-from understudy.verbs.distill import distill
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train_generator import train_generator
 
 PLAN = CramerWoldPlan(latent=4, noise=3, width=16, hidden=16)
 FILES = {

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from doublure.run_folder import RunFolderError
+from doublure.verbs.distill import distill
+from doublure.verbs.synthesize import synthesize
+from doublure.verbs.train import train
 from tests.command import command
-from understudy.run_folder import RunFolderError
-from understudy.verbs.distill import distill
-from understudy.verbs.synthesize import synthesize
-from understudy.verbs.train import train
 
 SAID = ("--size", "8", "--mean", "0.4", "--std", "0.3")
 STUDENT = ("--student", "builtin/convnet-3", "--steps", "4", "--batch-size", "8")
@@ -151,8 +151,8 @@ def test_a_student_in_python_must_take_the_channels_of_its_teacher(tmp_path, tea
 
 
 def test_a_teacher_in_python_with_a_nan_is_refused_before_training(tmp_path):
+    from doublure.nets.network import Network
     from tests import tiny
-    from understudy.nets.network import Network
 
     teacher = Network(tiny.network(0), tiny.CONTRACT)
     teacher.body[1].running_var[2] = torch.nan
@@ -268,7 +268,7 @@ def test_tensorboard_that_is_not_installed_is_said_before_an_earlier_run_is_touc
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     told = distilled(teacher, run, "--overwrite", "--tensorboard")
     assert told.status == 1
-    assert told.reason.endswith("pip install 'understudy[track]'")
+    assert told.reason.endswith("pip install tensorboard")
     assert contents(run) == before
 
 

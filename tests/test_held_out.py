@@ -1,17 +1,17 @@
 import numpy as np
 import torch
 
+from doublure.fit import FitSettings
+from doublure.held_out import answer_held_out, answer_shown
+from doublure.nets.network import Network
+from doublure.objectives.logit_l1 import LogitL1
+from doublure.protocols import Trace, image_batch
+from doublure.recipe import Stage
+from doublure.sources.augmentation import Augmented
+from doublure.sources.dfad import Dfad
+from doublure.sources.noise import Noise
+from doublure.sources.surrogate import Surrogate
 from tests import tiny
-from understudy.fit import FitSettings
-from understudy.held_out import answer_held_out, answer_shown
-from understudy.nets.network import Network
-from understudy.objectives.logit_l1 import LogitL1
-from understudy.protocols import Trace, image_batch
-from understudy.recipe import Stage
-from understudy.sources.augmentation import Augmented
-from understudy.sources.dfad import Dfad
-from understudy.sources.noise import Noise
-from understudy.sources.surrogate import Surrogate
 
 
 def network(seed: int) -> Network:

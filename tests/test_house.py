@@ -11,12 +11,12 @@ from types import ModuleType
 
 import pytest
 
-from understudy import catalogue
-from understudy.optional import reason_absent
-from understudy.verbs.reference import path, reference
+from doublure import catalogue
+from doublure.optional import reason_absent
+from doublure.verbs.reference import path, reference
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "understudy"
+SOURCE = ROOT / "src" / "doublure"
 FILES = sorted(SOURCE.rglob("*.py"))
 METHOD_PAGES = ROOT / "docs" / "methods"
 EXTRAS = {"torchvision", "timm", "torchmetrics", "lightning"}
@@ -46,7 +46,7 @@ def test_every_file_is_on_a_floor():
     floors = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     rooms = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES}
     rooms -= {"__init__", "__main__"}  # the doors
-    assert [room for room in sorted(rooms) if f"understudy.{room}" not in floors] == []
+    assert [room for room in sorted(rooms) if f"doublure.{room}" not in floors] == []
 
 
 def test_rooms_are_two_levels_deep():
@@ -103,12 +103,12 @@ def test_every_method_lives_where_the_catalogue_says():
         file = SOURCE / f"{entry.room}.py"
         assert file.exists(), entry
         if entry.settings is not None:
-            assert entry.settings.__module__ == f"understudy.{entry.room.replace('/', '.')}"
+            assert entry.settings.__module__ == f"doublure.{entry.room.replace('/', '.')}"
 
 
 def test_the_reference_of_the_command_line_is_true():
     assert json.loads(path().read_text(encoding="utf-8")) == reference(), (
-        "run python -m understudy.verbs.reference"
+        "run python -m doublure.verbs.reference"
     )
 
 

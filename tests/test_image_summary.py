@@ -2,18 +2,18 @@ import functools
 
 import numpy as np
 
+from doublure import image_summary
+from doublure.held_out import answer_held_out
+from doublure.nets.generators import GeneratorPlan
+from doublure.nets.network import Network
+from doublure.recipes import PARTS
+from doublure.sources.collapse import CollapseCheck
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.dfad import Dfad
+from doublure.sources.image_search import ImageSearch
+from doublure.spine import Answered
+from doublure.verbs.distill import distill
 from tests import tiny
-from understudy import image_summary
-from understudy.held_out import answer_held_out
-from understudy.nets.generators import GeneratorPlan
-from understudy.nets.network import Network
-from understudy.recipes import PARTS
-from understudy.sources.collapse import CollapseCheck
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.dfad import Dfad
-from understudy.sources.image_search import ImageSearch
-from understudy.spine import Answered
-from understudy.verbs.distill import distill
 
 
 def network(seed: int) -> Network:

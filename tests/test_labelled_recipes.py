@@ -1,20 +1,20 @@
 import pytest
 
+from doublure.labelled_recipes import supervised
+from doublure.method import Given
+from doublure.nets.references import NetworkRef
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.recipe import from_toml, to_toml
+from doublure.recipes import published
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.augmentation import Augmented
+from doublure.sources.augmenting import AUGMENTERS, augmented
+from doublure.sources.autoaugment import AutoAugmented
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.verbs.distill import distill
 from tests import tiny
-from understudy.labelled_recipes import supervised
-from understudy.method import Given
-from understudy.nets.references import NetworkRef
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.truncated_targets import TruncatedTargets
-from understudy.recipe import from_toml, to_toml
-from understudy.recipes import published
-from understudy.sources.adversarial import Adversarial
-from understudy.sources.augmentation import Augmented
-from understudy.sources.augmenting import AUGMENTERS, augmented
-from understudy.sources.autoaugment import AutoAugmented
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.verbs.distill import distill
 
 NET = NetworkRef(ref="builtin/convnet-4")
 

@@ -9,15 +9,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from understudy import optional
-from understudy.data.checkpoints import CheckpointError
-from understudy.data.student_file import describe_student, write_student
-from understudy.loading import load, read_names, resolve, save
-from understudy.nets import builtin
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
+from doublure import optional
+from doublure.data.checkpoints import CheckpointError
+from doublure.data.student_file import describe_student, write_student
+from doublure.loading import load, read_names, resolve, save
+from doublure.nets import builtin
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
 
 TEACHER = InputContract(
     size=(16, 24),

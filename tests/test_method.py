@@ -2,17 +2,17 @@ import dataclasses
 
 import pytest
 
+from doublure.fit import FitSettings
+from doublure.method import Given, Method, suited
+from doublure.nets.builtin import build
+from doublure.nets.references import NetworkRef
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import MARKS, TextContract
+from doublure.recipe import Recipe, Stage
+from doublure.sources.flat import Flat
+from doublure.sources.noise import Noise
 from tests import tiny
-from understudy.fit import FitSettings
-from understudy.method import Given, Method, suited
-from understudy.nets.builtin import build
-from understudy.nets.references import NetworkRef
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import MARKS, TextContract
-from understudy.recipe import Recipe, Stage
-from understudy.sources.flat import Flat
-from understudy.sources.noise import Noise
 
 TEACHER, STUDENT = NetworkRef(ref="teacher"), NetworkRef(ref="student")
 TEXT = TextContract(languages=("de", "en"), source=MARKS, target=MARKS)

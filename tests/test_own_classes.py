@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 import torch
 
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.crd import Crd
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.similarity_preserving import SimilarityPreserving
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import Weighted
+from doublure.own_classes import check_own_classes
+from doublure.recipe import from_toml, to_toml
+from doublure.recipe import read as read_recipe
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.balanced import Balanced
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.verbs.distill import distill
 from tests import taught, tiny
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.crd import Crd
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.similarity_preserving import SimilarityPreserving
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted
-from understudy.own_classes import check_own_classes
-from understudy.recipe import from_toml, to_toml
-from understudy.recipe import read as read_recipe
-from understudy.sources.adversarial import Adversarial
-from understudy.sources.balanced import Balanced
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.verbs.distill import distill
 
 TEACHER = NetworkRef(
     ref="builtin/convnet-4", size=(8, 8), channels=1, classes=3, mean=(0.5,), std=(0.25,)

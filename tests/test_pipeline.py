@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.nets.references import NetworkRef
-from understudy.recipe import RecipeError
-from understudy.run_folder import RunFolderError
-from understudy.verbs.distill import distill
-from understudy.verbs.train import train
+from doublure.nets.references import NetworkRef
+from doublure.recipe import RecipeError
+from doublure.run_folder import RunFolderError
+from doublure.verbs.distill import distill
+from doublure.verbs.train import train
 
 TEACHER = NetworkRef(
     ref="builtin/convnet-4", size=(8, 8), channels=1, classes=3, mean=(0.5,), std=(0.25,)

@@ -2,21 +2,21 @@ from dataclasses import replace
 
 import pytest
 
-from understudy.answer_ring import Ring
-from understudy.budget import Timing
-from understudy.compress.inherit import Inherit
-from understudy.fit import FitSettings
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.planning import Costs, plan_stage
-from understudy.recipe import Stage
-from understudy.sources.augmentation import Augmented
-from understudy.sources.balanced import Balanced
-from understudy.sources.combined import Combined
-from understudy.sources.matched import Matched
-from understudy.sources.noise import Noise
-from understudy.sources.replay import Replay
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import ShortInversion
+from doublure.answer_ring import Ring
+from doublure.budget import Timing
+from doublure.compress.inherit import Inherit
+from doublure.fit import FitSettings
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.planning import Costs, plan_stage
+from doublure.recipe import Stage
+from doublure.sources.augmentation import Augmented
+from doublure.sources.balanced import Balanced
+from doublure.sources.combined import Combined
+from doublure.sources.matched import Matched
+from doublure.sources.noise import Noise
+from doublure.sources.replay import Replay
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
 
 SEARCH = ShortInversion(source=Matched(source=Shaders()))
 POOL = Replay(source=SEARCH, share=0.5, until=0.8)

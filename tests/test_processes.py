@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from doublure.processes import Team, team
+from doublure.run_folder import read_journal
+from doublure.verbs.train import train
 from tests.command import command
-from understudy.processes import Team, team
-from understudy.run_folder import read_journal
-from understudy.verbs.train import train
 
 NETWORK = """
 from torch.nn import Conv2d, Flatten, Linear, ReLU, Sequential
@@ -50,7 +50,7 @@ def launch(*words: object) -> subprocess.Popen[str]:
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "understudy", *map(str, words)],
+        [sys.executable, *launcher, "-m", "doublure", *map(str, words)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 import torch
 
-from understudy.protocols import Batch, image_batch
+from doublure.protocols import Batch, image_batch
 
 
 def test_views_that_are_one_are_changed_once_and_stay_one():

@@ -4,23 +4,23 @@ import sys
 
 import pytest
 
-import understudy
+import doublure
 
 
-@pytest.mark.parametrize("name", understudy.__all__)
+@pytest.mark.parametrize("name", doublure.__all__)
 def test_a_public_name_stays_what_it_is_after_everything_is_imported(name):
-    first = getattr(understudy, name)
-    importlib.import_module("understudy.cli.main")
-    importlib.import_module("understudy.pipeline")
-    assert getattr(understudy, name) is first
+    first = getattr(doublure, name)
+    importlib.import_module("doublure.cli.main")
+    importlib.import_module("doublure.pipeline")
+    assert getattr(doublure, name) is first
     assert callable(first)
 
 
 def test_the_import_alone_costs_no_torch():
-    code = "import sys, understudy; sys.exit('torch' in sys.modules)"
+    code = "import sys, doublure; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_another_name_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'distil'"):
-        _ = understudy.distil
+        _ = doublure.distil

@@ -2,24 +2,24 @@ import dataclasses
 
 import pytest
 
-from understudy import recipe as recipe_file
-from understudy.fit import FitSettings
-from understudy.labelled_recipes import supervised
-from understudy.method import Given
-from understudy.nets.references import NetworkRef
-from understudy.objectives.attention_transfer import AttentionTransfer
-from understudy.objectives.fit_nets import FitNets
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted
-from understudy.protocols import InputContract
-from understudy.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
-from understudy.recipes import METHODS, published
-from understudy.sources.augmentation import Augmented
-from understudy.sources.fast_meta import FastMeta
-from understudy.sources.noise import Noise
-from understudy.sources.replay import Replay
-from understudy.sources.surrogate import Surrogate
+from doublure import recipe as recipe_file
+from doublure.fit import FitSettings
+from doublure.labelled_recipes import supervised
+from doublure.method import Given
+from doublure.nets.references import NetworkRef
+from doublure.objectives.attention_transfer import AttentionTransfer
+from doublure.objectives.fit_nets import FitNets
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import Weighted
+from doublure.protocols import InputContract
+from doublure.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
+from doublure.recipes import METHODS, published
+from doublure.sources.augmentation import Augmented
+from doublure.sources.fast_meta import FastMeta
+from doublure.sources.noise import Noise
+from doublure.sources.replay import Replay
+from doublure.sources.surrogate import Surrogate
 
 TEACHER, STUDENT = NetworkRef(ref="builtin/resnet20", classes=10), NetworkRef(ref="builtin/resnet8")
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)

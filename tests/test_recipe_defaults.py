@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from understudy import catalogue
-from understudy.labelled_recipes import supervised
-from understudy.method import Given
-from understudy.nets.references import NetworkRef
-from understudy.protocols import MARKS, InputContract, TextContract
-from understudy.recipe import Change, Recipe, to_table
-from understudy.recipes import METHODS, published, smaller
-from understudy.sources.sentences import Sentences
-from understudy.sources.surrogate import Surrogate
-from understudy.text_recipes import supervised_translation
+from doublure import catalogue
+from doublure.labelled_recipes import supervised
+from doublure.method import Given
+from doublure.nets.references import NetworkRef
+from doublure.protocols import MARKS, InputContract, TextContract
+from doublure.recipe import Change, Recipe, to_table
+from doublure.recipes import METHODS, published, smaller
+from doublure.sources.sentences import Sentences
+from doublure.sources.surrogate import Surrogate
+from doublure.text_recipes import supervised_translation
 
 NETWORK = NetworkRef(ref="builtin/resnet8")
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)

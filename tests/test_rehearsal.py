@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.nets.network import Network
+from doublure.rehearsal import check_pair, rehearse, weights_digest
 from tests import tiny
-from understudy.nets.network import Network
-from understudy.rehearsal import check_pair, rehearse, weights_digest
 
 
 def network(**contract) -> Network:

@@ -72,7 +72,7 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_the_run_goes_on(resume, 
     words = (*words, "--steps", "100000", "--set", "log_every=1")
     # Who runs the suite in the background has its interrupts ignored, and children inherit that.
     heeding = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
-    code = heeding + "from understudy.cli.main import run; run()"
+    code = heeding + "from doublure.cli.main import run; run()"
     script = [sys.executable, "-c", code, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

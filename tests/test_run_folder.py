@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from understudy.run_folder import (
+from doublure.run_folder import (
     FolderKeeper,
     Journal,
     RunFolder,

@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.fit import fit
+from doublure.method import Given
+from doublure.nets.builtin import build
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.objectives.soft_targets import SoftTargets, soft_target_loss
+from doublure.protocols import Batch, InputContract, Stream
+from doublure.recipe import replace_keys
+from doublure.recipes import published
+from doublure.seeding import from_seed
+from doublure.spine import Answered, distill, open_distillation, site_of
 from tests import tiny
-from understudy.fit import fit
-from understudy.method import Given
-from understudy.nets.builtin import build
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.objectives.soft_targets import SoftTargets, soft_target_loss
-from understudy.protocols import Batch, InputContract, Stream
-from understudy.recipe import replace_keys
-from understudy.recipes import published
-from understudy.seeding import from_seed
-from understudy.spine import Answered, distill, open_distillation, site_of
 
 
 def run(teacher, student, **changes):

@@ -1,9 +1,9 @@
 import dataclasses
 
+from doublure import summary
+from doublure.fit import Outcome
+from doublure.nets.network import Network
 from tests import tiny
-from understudy import summary
-from understudy.fit import Outcome
-from understudy.nets.network import Network
 
 
 def network(seed: int) -> Network:

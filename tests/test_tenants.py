@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import Weighted
+from doublure.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
+from doublure.seeding import child, child_seed
+from doublure.spine import distill
 from tests import tiny
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted
-from understudy.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
-from understudy.seeding import child, child_seed
-from understudy.spine import distill
 
 
 @dataclass(frozen=True, kw_only=True)

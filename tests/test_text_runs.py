@@ -7,17 +7,17 @@ import sys
 import pytest
 import torch
 
+from doublure.data.parallel_text import source_tokens
+from doublure.loading import load, save
+from doublure.nets.decoding import translate
+from doublure.optional import MissingExtraError
+from doublure.protocols import END, TextContract
+from doublure.recipe import RecipeError
+from doublure.verbs.distill import distill
+from doublure.verbs.evaluate import evaluate
+from doublure.verbs.train import train
 from tests import text
 from tests.command import command
-from understudy.data.parallel_text import source_tokens
-from understudy.loading import load, save
-from understudy.nets.decoding import translate
-from understudy.optional import MissingExtraError
-from understudy.protocols import END, TextContract
-from understudy.recipe import RecipeError
-from understudy.verbs.distill import distill
-from understudy.verbs.evaluate import evaluate
-from understudy.verbs.train import train
 
 STUDENT = "builtin/translator-1-8"
 QUICK = {"steps": 6, "batch_size": 8, "precision": "float32", "device": "cpu"}
@@ -92,7 +92,7 @@ def test_a_finished_run_loads_and_translates_without_the_libraries(finished, mon
     student = load(str(finished[0])).eval()
     tokens = translate(student, torch.tensor([[4, 5, END]]), 8)
     assert isinstance(student.contract.text(tokens[0].tolist()), str)
-    with pytest.raises(MissingExtraError, match="understudy"):
+    with pytest.raises(MissingExtraError, match="pip install tokenizers"):
         source_tokens(["Eins."], student.contract)
 
 
@@ -102,10 +102,10 @@ def test_what_needs_a_library_that_is_absent_is_refused_in_one_line(
     told = ("train", "--net", STUDENT, "--data", f"{folder}:de-en", "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "tokenizers", None)
-        assert "pip install 'understudy[text]'" in refused(*told)
+        assert "pip install tokenizers sacrebleu" in refused(*told)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sacrebleu", None)
-        assert "pip install 'understudy[text]'" in refused(*told, "--eval", folder)
+        assert "pip install tokenizers sacrebleu" in refused(*told, "--eval", folder)
     assert not (tmp_path / "out").exists()
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.data.parallel_text import contract_of, open_text
-from understudy.nets.builtin import build_translator
-from understudy.nets.network import Network
-from understudy.optional import reason_absent
-from understudy.protocols import Site, TextContract
+from doublure.data.parallel_text import contract_of, open_text
+from doublure.nets.builtin import build_translator
+from doublure.nets.network import Network
+from doublure.optional import reason_absent
+from doublure.protocols import Site, TextContract
 
 WORDS = {
     "eins": "one",

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.fit import FitSettings
-from understudy.protocols import Batch, InputContract, Site, image_batch
-from understudy.seeding import child, from_seed
+from doublure.fit import FitSettings
+from doublure.protocols import Batch, InputContract, Site, image_batch
+from doublure.seeding import child, from_seed
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
 

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from drawing import INK, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
 
-from understudy.fit import FitSettings, fit
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.objectives.activation_boundaries import (
+from doublure.fit import FitSettings, fit
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
     balanced_agreement,
     boundary_loss,
 )
-from understudy.seeding import child, from_seed
-from understudy.sources.surrogate import Surrogate
-from understudy.spine import open_distillation
+from doublure.seeding import child, from_seed
+from doublure.sources.surrogate import Surrogate
+from doublure.spine import open_distillation
 
 STEPS, EVERY = 200, 20
 

@@ -6,17 +6,17 @@ from typing import Any
 
 from drawing import STUDENT, TEACHER, digits_teacher, picture
 
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import open_data
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.recipe import Stage
-from understudy.recipes import activation_boundary
-from understudy.seeding import child, from_seed
-from understudy.sources.surrogate import Surrogate
-from understudy.stage_opening import open_stage
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import open_data
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.recipe import Stage
+from doublure.recipes import activation_boundary
+from doublure.seeding import child, from_seed
+from doublure.sources.surrogate import Surrogate
+from doublure.stage_opening import open_stage
 
 STEPS, EVERY = 300, 15
 STUDENT_REF = NetworkRef(ref="builtin/convnet-6")

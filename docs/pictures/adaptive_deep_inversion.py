@@ -3,8 +3,8 @@
 import torch
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.deep_inversion import jensen_shannon, settings_for
+from doublure.seeding import from_seed
+from doublure.sources.deep_inversion import jensen_shannon, settings_for
 
 COLUMNS, BATCH = 10, 100
 

@@ -3,9 +3,9 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, digits_teacher, picture, site, tile
 
-from understudy.nets.boundary import BoundaryAttack
-from understudy.seeding import from_seed
-from understudy.sources.surrogate import Surrogate
+from doublure.nets.boundary import BoundaryAttack
+from doublure.seeding import from_seed
+from doublure.sources.surrogate import Surrogate
 
 FROM, TO = 8, 3
 

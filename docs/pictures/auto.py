@@ -2,12 +2,12 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from understudy.auto import auto
-from understudy.method import Given
-from understudy.seeding import from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import ShortInversion
+from doublure.auto import auto
+from doublure.method import Given
+from doublure.seeding import from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
 
 COLUMNS, BATCH = 8, 64
 

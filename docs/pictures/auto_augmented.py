@@ -2,9 +2,9 @@
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.autoaugment import CIFAR10, apply_policy
-from understudy.sources.shaders import Shaders
+from doublure.seeding import from_seed
+from doublure.sources.autoaugment import CIFAR10, apply_policy
+from doublure.sources.shaders import Shaders
 
 COLUMNS = 7
 

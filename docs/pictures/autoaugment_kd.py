@@ -3,9 +3,9 @@
 import torch
 from drawing import STUDENT, digits_teacher, picture, site
 
-from understudy.seeding import from_seed
-from understudy.sources.augmenting import AUGMENTERS
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.augmenting import AUGMENTERS
+from doublure.sources.surrogate import Surrogate
 
 STEPS, BATCH = 10, 128
 

@@ -3,9 +3,9 @@
 import torch
 from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, shares, site
 
-from understudy.seeding import from_seed
-from understudy.sources.balanced import Balanced
-from understudy.sources.shaders import Shaders
+from doublure.seeding import from_seed
+from doublure.sources.balanced import Balanced
+from doublure.sources.shaders import Shaders
 
 POOL, BATCH, STEPS = 1000, 256, 12
 

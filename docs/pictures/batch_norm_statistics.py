@@ -4,12 +4,12 @@ import dataclasses
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.knowledge_within import (
+from doublure.seeding import from_seed
+from doublure.sources.knowledge_within import (
     COMBINED,
     batch_norm_statistics_for,
 )
-from understudy.sources.noise import Noise
+from doublure.sources.noise import Noise
 
 COLUMNS, BATCH = 10, 100
 

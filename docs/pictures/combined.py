@@ -2,10 +2,10 @@
 
 from drawing import COLOUR, FAINT, STUDENT, TEACHER, picture, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.combined import Combined, divide
-from understudy.sources.leaves import Leaves
-from understudy.sources.shaders import Shaders
+from doublure.seeding import from_seed
+from doublure.sources.combined import Combined, divide
+from doublure.sources.leaves import Leaves
+from doublure.sources.shaders import Shaders
 
 SHARES = (0.75, 0.25)
 IMAGES = 8

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy
 from drawing import FAINT, STUDENT, TEACHER, THIRD, digits_teacher, picture
 
-from understudy import continual
-from understudy.data.digits import digits
+from doublure import continual
+from doublure.data.digits import digits
 
 COLOURS = {"new_classes": STUDENT, "lwf": TEACHER, "rehearsal": THIRD}
 

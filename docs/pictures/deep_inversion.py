@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.data.digits import digits
-from understudy.seeding import from_seed
-from understudy.sources.deep_inversion import settings_for
+from doublure.data.digits import digits
+from doublure.seeding import from_seed
+from doublure.sources.deep_inversion import settings_for
 
 COLUMNS, BATCH = 10, 100
 

@@ -3,7 +3,7 @@
 import torch
 from drawing import digits_pair, matrix, picture
 
-from understudy.objectives.dist import correlation
+from doublure.objectives.dist import correlation
 
 TEMPERATURE = 4.0
 

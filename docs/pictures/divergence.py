@@ -6,7 +6,7 @@ import torch
 from drawing import STUDENT, TEACHER, THIRD, picture
 from torch import Tensor
 
-from understudy.objectives.divergence import Form, divergence_loss
+from doublure.objectives.divergence import Form, divergence_loss
 
 GRID = torch.linspace(-6, 6, 241)
 FORMS: dict[Form, str] = {"forward": STUDENT, "reverse": THIRD}

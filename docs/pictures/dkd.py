@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, STUDENT, THIRD, digits_pair, picture
 
-from understudy.objectives.dkd import decoupled_losses
+from doublure.objectives.dkd import decoupled_losses
 
 TEMPERATURE = 4.0
 

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from understudy.data.digits import digits
-from understudy.loading import load
-from understudy.nets.network import Network, freeze
-from understudy.nets.taps import Taps
-from understudy.objectives.weighted import AnyObjective, open_criterion
-from understudy.protocols import Batch, Criterion, InputContract, Site, Split, Trace
-from understudy.seeding import from_seed
-from understudy.verbs.train import train
+from doublure.data.digits import digits
+from doublure.loading import load
+from doublure.nets.network import Network, freeze
+from doublure.nets.taps import Taps
+from doublure.objectives.weighted import AnyObjective, open_criterion
+from doublure.protocols import Batch, Criterion, InputContract, Site, Split, Trace
+from doublure.seeding import from_seed
+from doublure.verbs.train import train
 
 HERE = Path(__file__).resolve().parent
 WIDTH = 520

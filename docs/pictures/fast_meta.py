@@ -2,9 +2,9 @@
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.nets.generators import GeneratorPlan
-from understudy.seeding import from_seed
-from understudy.sources.fast_meta import FastMeta
+from doublure.nets.generators import GeneratorPlan
+from doublure.seeding import from_seed
+from doublure.sources.fast_meta import FastMeta
 
 COLUMNS, BATCH = 10, 64
 SHOWN = (1, 10, 60)

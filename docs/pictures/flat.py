@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.flat import Flat
+from doublure.seeding import from_seed
+from doublure.sources.flat import Flat
 
 COLUMNS = 8
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.surrogate import Surrogate
 
 SMOOTHING, CLASSES = 0.1, 10
 

@@ -2,9 +2,9 @@
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.knowledge_within import inceptionism_for
-from understudy.sources.noise import Noise
+from doublure.seeding import from_seed
+from doublure.sources.knowledge_within import inceptionism_for
+from doublure.sources.noise import Noise
 
 COLUMNS, BATCH = 10, 100
 

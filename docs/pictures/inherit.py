@@ -4,15 +4,15 @@ import torch
 from drawing import FAINT, STUDENT, TEACHER, picture, residual_digits_teacher, site
 from torch import Tensor, nn
 
-from understudy.compress.inherit import Inherit, copy_weights_
-from understudy.loading import load
-from understudy.nets.blocks import find_counterparts
-from understudy.nets.network import Network, freeze
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.seeding import from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
+from doublure.compress.inherit import Inherit, copy_weights_
+from doublure.loading import load
+from doublure.nets.blocks import find_counterparts
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.seeding import from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
 
 STAGES = ("layer1", "layer2", "layer3", "linear")
 

@@ -4,7 +4,7 @@ import torch
 from drawing import STUDENT, TEACHER, THIRD, digits_teacher, picture, site, tile
 from torch import Tensor
 
-from understudy.objectives.knowledge_adjustment import (
+from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     cosine_hardness,
     mistaken,
@@ -12,9 +12,9 @@ from understudy.objectives.knowledge_adjustment import (
     shift_logits,
     smoothed,
 )
-from understudy.seeding import from_seed
-from understudy.sources.augmentation import Augmentation, Augmented
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.augmentation import Augmentation, Augmented
+from doublure.sources.surrogate import Surrogate
 
 OBJECTIVE = KnowledgeAdjustment()
 

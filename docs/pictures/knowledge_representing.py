@@ -3,14 +3,14 @@
 import torch
 from drawing import STUDENT, TEACHER, digits_teacher, picture
 
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.objectives.knowledge_representing import (
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.objectives.knowledge_representing import (
     KnowledgeRepresenting,
     soft_histogram,
     stage_weights,
 )
-from understudy.seeding import from_seed
+from doublure.seeding import from_seed
 
 BINS = KnowledgeRepresenting().num_bins
 

@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 import torch
 from drawing import label, picture, plain, tile
 
-from understudy.data.digits import digits
-from understudy.seeding import from_seed
-from understudy.sources.lcw import draw_codes, load_generator
-from understudy.verbs.train_generator import train_generator
+from doublure.data.digits import digits
+from doublure.seeding import from_seed
+from doublure.sources.lcw import draw_codes, load_generator
+from doublure.verbs.train_generator import train_generator
 
 COLUMNS, STEPS = 14, 1000
 ROWS = {

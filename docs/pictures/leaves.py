@@ -2,8 +2,8 @@
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.leaves import Leaves
+from doublure.seeding import from_seed
+from doublure.sources.leaves import Leaves
 
 COLUMNS, ROWS = 8, 2
 

@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, digits_pair, picture
 
-from understudy.objectives.logit_standardisation import standardised
+from doublure.objectives.logit_standardisation import standardised
 
 
 def main() -> None:

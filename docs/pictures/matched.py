@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.matched import Matched
-from understudy.sources.shaders import Shaders
+from doublure.seeding import from_seed
+from doublure.sources.matched import Matched
+from doublure.sources.shaders import Shaders
 
 COLUMNS = 7
 DARK = replace(COLOUR, mean=(0.2, 0.2, 0.2), std=(0.15, 0.15, 0.15))

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, INK, STUDENT, THIRD, digits_teacher, picture, plain, shares, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.noise import Noise
+from doublure.seeding import from_seed
+from doublure.sources.noise import Noise
 
 COUNT, SHOWN = 4096, 5
 

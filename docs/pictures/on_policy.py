@@ -4,8 +4,8 @@ import torch
 from drawing import INK, STUDENT, TEACHER, picture
 from toy_sentences import CONTRACT, SOURCE, probabilities, sentences, spelled, translator
 
-from understudy.nets.decoding import translate
-from understudy.seeding import from_seed
+from doublure.nets.decoding import translate
+from doublure.seeding import from_seed
 
 SAMPLES, SHOWN = 2000, 12
 

@@ -2,14 +2,14 @@
 
 from drawing import FAINT, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
 
-from understudy.compress.post_training_quantization import (
+from doublure.compress.post_training_quantization import (
     affine,
     histograms_of,
     mse_range,
     ranges_seen,
 )
-from understudy.seeding import from_seed
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.surrogate import Surrogate
 
 BITS = 4
 

@@ -2,11 +2,11 @@
 
 from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, site
 
-from understudy.compress.pruning import importances, least_important
-from understudy.nets.channels import trace_channels
-from understudy.seeding import child, from_seed
-from understudy.sources.noise import Noise
-from understudy.spine import Answered
+from doublure.compress.pruning import importances, least_important
+from doublure.nets.channels import trace_channels
+from doublure.seeding import child, from_seed
+from doublure.sources.noise import Noise
+from doublure.spine import Answered
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from understudy.nets.generators import GeneratorPlan
-from understudy.seeding import from_seed
-from understudy.sources.collapse import CollapseCheck
-from understudy.sources.rdskd import Rdskd
+from doublure.nets.generators import GeneratorPlan
+from doublure.seeding import from_seed
+from doublure.sources.collapse import CollapseCheck
+from doublure.sources.rdskd import Rdskd
 
 COLUMNS, STEPS, BATCH = 10, 150, 64
 

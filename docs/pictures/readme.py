@@ -1,6 +1,6 @@
-"""What the student of `understudy demo` was shown, and what it reads in digits it never saw.
+"""What the student of `doublure demo` was shown, and what it reads in digits it never saw.
 
-understudy demo
+doublure demo
 python docs/pictures/readme.py [demo]
 """
 
@@ -11,9 +11,9 @@ import numpy
 import torch
 from drawing import INK, THIRD, picture, tile
 
-from understudy.data.datasets import open_data
-from understudy.loading import load
-from understudy.nets.network import freeze
+from doublure.data.datasets import open_data
+from doublure.loading import load
+from doublure.nets.network import freeze
 
 COLUMNS, ROWS = 6, 3
 WRONG = "#d2552f"

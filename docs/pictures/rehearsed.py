@@ -2,10 +2,10 @@
 
 from drawing import digits_teacher, picture, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.noise import Noise
-from understudy.sources.rehearsed import Rehearsed
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.noise import Noise
+from doublure.sources.rehearsed import Rehearsed
+from doublure.sources.surrogate import Surrogate
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, picture, site
 
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
-from understudy.sources.noise import Noise
-from understudy.sources.replay import Replay
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
+from doublure.sources.noise import Noise
+from doublure.sources.replay import Replay
 
 SMALL = InputContract(size=(2, 2), channels=1, mean=(0.5,), std=(0.25,), classes=2)
 STEPS, BATCH = 500, 64

@@ -1,6 +1,6 @@
-"""The head of the report that `understudy demo` writes, as a browser shows it.
+"""The head of the report that `doublure demo` writes, as a browser shows it.
 
-    understudy demo
+    doublure demo
     python docs/pictures/report.py [demo]
 
 It needs chromium.

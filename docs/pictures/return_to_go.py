@@ -6,10 +6,10 @@ import torch
 from drawing import STUDENT, TEACHER, picture
 from torch import Tensor
 
-from understudy.objectives.divergence import Divergence
-from understudy.objectives.return_to_go import ReturnToGo
-from understudy.protocols import OWN_SENTENCES, Batch, Trace
-from understudy.seeding import from_seed
+from doublure.objectives.divergence import Divergence
+from doublure.objectives.return_to_go import ReturnToGo
+from doublure.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.seeding import from_seed
 
 CLASSES, LENGTH, EACH, BATCHES = 3, 3, 8, 3000
 SENTENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))

@@ -5,8 +5,8 @@ from tempfile import TemporaryDirectory
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.shader_files import ShaderFiles
+from doublure.seeding import from_seed
+from doublure.sources.shader_files import ShaderFiles
 
 COLUMNS = 7
 FILES = {

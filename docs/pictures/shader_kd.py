@@ -2,11 +2,11 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from understudy.method import Given
-from understudy.protocols import Source
-from understudy.recipes import shader_kd
-from understudy.seeding import from_seed
-from understudy.sources.shaders import Shaders
+from doublure.method import Given
+from doublure.protocols import Source
+from doublure.recipes import shader_kd
+from doublure.seeding import from_seed
+from doublure.sources.shaders import Shaders
 
 COLUMNS, BATCH = 8, 32
 NAMES = {

@@ -2,9 +2,9 @@
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.shader_families import ABSTRACT
-from understudy.sources.shaders import Shaders
+from doublure.seeding import from_seed
+from doublure.sources.shader_families import ABSTRACT
+from doublure.sources.shaders import Shaders
 
 COLUMNS, ROWS = 8, 4
 

@@ -2,8 +2,8 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.short_inversion import ShortInversion
+from doublure.seeding import from_seed
+from doublure.sources.short_inversion import ShortInversion
 
 COLUMNS, BATCH, STEPS = 10, 100, (0, 3, 15)
 

@@ -3,13 +3,13 @@
 import torch
 from drawing import digits_teacher, picture, site
 
-from understudy.loading import load
-from understudy.nets.references import NetworkRef
-from understudy.nets.stages import find_stages
-from understudy.nets.taps import Taps
-from understudy.objectives.similarity_preserving import similarities
-from understudy.seeding import from_seed
-from understudy.sources.surrogate import Surrogate
+from doublure.loading import load
+from doublure.nets.references import NetworkRef
+from doublure.nets.stages import find_stages
+from doublure.nets.taps import Taps
+from doublure.objectives.similarity_preserving import similarities
+from doublure.seeding import from_seed
+from doublure.sources.surrogate import Surrogate
 
 COUNT = 50
 

@@ -3,8 +3,8 @@
 import torch
 from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
 
-from understudy.seeding import from_seed
-from understudy.sources.surrogate import Surrogate
+from doublure.seeding import from_seed
+from doublure.sources.surrogate import Surrogate
 
 TEMPERATURES = (1.0, 4.0, 20.0)
 

@@ -3,11 +3,11 @@
 import torch
 from drawing import FAINT, INK, STUDENT, digits_teacher, picture, plain, shares, site, tile
 
-from understudy.protocols import Source
-from understudy.seeding import from_seed
-from understudy.sources.leaves import Leaves
-from understudy.sources.noise import Noise
-from understudy.sources.surrogate import Surrogate
+from doublure.protocols import Source
+from doublure.seeding import from_seed
+from doublure.sources.leaves import Leaves
+from doublure.sources.noise import Noise
+from doublure.sources.surrogate import Surrogate
 
 COUNT, SHOWN = 1024, 4
 

@@ -3,11 +3,11 @@
 import torch
 from drawing import FAINT, TEACHER, digits_in_colour, label, picture, plain, site, tile
 
-from understudy.method import Given
-from understudy.protocols import Source
-from understudy.recipes import surrogate_kd
-from understudy.seeding import from_seed
-from understudy.sources.leaves import Leaves
+from doublure.method import Given
+from doublure.protocols import Source
+from doublure.recipes import surrogate_kd
+from doublure.seeding import from_seed
+from doublure.sources.leaves import Leaves
 
 COLUMNS = 7
 NAMES = {"Leaves": "as it is", "Augmented": "augmented", "Mixed": "mixed"}

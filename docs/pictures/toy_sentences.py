@@ -5,10 +5,10 @@ import itertools
 import torch
 from torch import Tensor
 
-from understudy.nets.builtin import build_translator
-from understudy.nets.decoding import prefix_of
-from understudy.nets.network import Network, freeze
-from understudy.protocols import BEGIN, END, MARKS, PAD, TextContract
+from doublure.nets.builtin import build_translator
+from doublure.nets.decoding import prefix_of
+from doublure.nets.network import Network, freeze
+from doublure.protocols import BEGIN, END, MARKS, PAD, TextContract
 
 LETTERS = ("a", "b")
 LONGEST = 4

@@ -3,10 +3,10 @@
 import torch
 from drawing import FAINT, TEACHER, digits_teacher, picture, site, tile
 
-from understudy.objectives.truncated_targets import TruncatedTargets, likeliest
-from understudy.seeding import from_seed
-from understudy.sources.augmentation import Augmentation, augment
-from understudy.sources.surrogate import Surrogate
+from doublure.objectives.truncated_targets import TruncatedTargets, likeliest
+from doublure.seeding import from_seed
+from doublure.sources.augmentation import Augmentation, augment
+from doublure.sources.surrogate import Surrogate
 
 KEPT = TruncatedTargets().num_kept
 

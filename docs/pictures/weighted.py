@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 
 from drawing import FAINT, STUDENT, THIRD, digits_teacher, picture
 
-from understudy import distill
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted
+from doublure import distill
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import Weighted
 
 OBJECTIVE = Weighted(terms=((0.9, SoftTargets(temperature=4.0)), (0.1, HardLabels(of="teacher"))))
 COLOURS = {"soft_targets": STUDENT, "hard_labels": THIRD}

@@ -2,8 +2,8 @@
 
 from drawing import INK, digits_teacher, picture
 
-from understudy.compress.widening import Widening
-from understudy.seeding import from_seed
+from doublure.compress.widening import Widening
+from doublure.seeding import from_seed
 
 
 def main() -> None:

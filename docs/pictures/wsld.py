@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from drawing import FAINT, digits_pair, picture
 
-from understudy.objectives.wsld import soft_label_weights
+from doublure.objectives.wsld import soft_label_weights
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import CONTRACT
-from understudy.audits.calibration import (
+from doublure.audits.calibration import (
     WIDEST,
     Calibration,
     NotCalibrated,
@@ -16,9 +15,10 @@ from understudy.audits.calibration import (
     error_of,
     fit_calibration,
 )
-from understudy.audits.ranking import RANKED_BY
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
+from doublure.audits.ranking import RANKED_BY
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
+from tests.tiny import CONTRACT
 
 COUNT = 256
 RANGE = {"classes": (3, 3), "side": (8, 32), "count": COUNT, "tasks": ("made up",)}

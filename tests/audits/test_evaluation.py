@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.audits.evaluation import evaluate
-from understudy.data.arrays import array_images
-from understudy.data.datasets import open_data
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
+from doublure.audits.evaluation import evaluate
+from doublure.data.arrays import array_images
+from doublure.data.datasets import open_data
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=10)
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from tests.tiny import rng
-from understudy.audits.generated_images import (
+from doublure.audits.generated_images import (
     code_distances,
     frechet_distance,
     image_distances,
     nearest_distances,
     nearness,
 )
+from tests.tiny import rng
 
 
 def draw(seed: int, count: int = 400, width: int = 5) -> torch.Tensor:

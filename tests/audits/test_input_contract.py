@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.audits.input_contract import inspect_network, not_finite
+from doublure.audits.normalisation import CANDIDATES, Normalisation
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
 from tests.audits.photographs import photographs
-from understudy.audits.input_contract import inspect_network, not_finite
-from understudy.audits.normalisation import CANDIDATES, Normalisation
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
 
 
 def contract(name="imagenet", channels=3, classes=10):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.audits.normalisation import (
+from doublure.audits.normalisation import (
     CANDIDATES,
     FirstLayer,
     Normalisation,

@@ -1,7 +1,7 @@
 import pytest
 
-from understudy.audits.ranking import goodness, places, standing
-from understudy.audits.transfer_tally import Estimate
+from doublure.audits.ranking import goodness, places, standing
+from doublure.audits.transfer_tally import Estimate
 
 
 def near(value, reach=0.1):

@@ -1,12 +1,12 @@
 import torch
 
+from doublure.audits.search_path import follow_search
+from doublure.seeding import from_seed
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.knowledge_within import BatchNormStatistics
+from doublure.sources.noise import Noise
 from tests import taught
-from understudy.audits.search_path import follow_search
-from understudy.seeding import from_seed
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.knowledge_within import BatchNormStatistics
-from understudy.sources.noise import Noise
 
 SEARCH = ImageSearch(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
 

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
+from doublure.audits.calibration import NotCalibrated, Prediction
+from doublure.audits.transfer_card import Limits, TransferSetCard, judge, ranked_text
+from doublure.audits.transfer_tally import Estimate, StreamDiagnostics
+from doublure.findings import Finding
 from tests.tiny import CONTRACT
-from understudy.audits.calibration import NotCalibrated, Prediction
-from understudy.audits.transfer_card import Limits, TransferSetCard, judge, ranked_text
-from understudy.audits.transfer_tally import Estimate, StreamDiagnostics
-from understudy.findings import Finding
 
 GOOD = {
     "class_entropy": 0.97,

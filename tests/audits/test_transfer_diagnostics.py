@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.audits.transfer_diagnostics import (
+from doublure.audits.transfer_diagnostics import (
     answer_entropy,
     bn_distance,
     class_entropy,
@@ -21,7 +21,7 @@ from understudy.audits.transfer_diagnostics import (
     pair_coverage,
     uncovered,
 )
-from understudy.seeding import from_seed
+from doublure.seeding import from_seed
 
 counts = st.lists(st.integers(0, 400), min_size=2, max_size=12).filter(sum)
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.audits import transfer_reference
+from doublure.audits.transfer_reference import cluster, reference_centres
+from doublure.nets.network import Network, freeze
+from doublure.seeding import from_seed
+from doublure.sources.shaders import Shaders
 from tests.tiny import CONTRACT
-from understudy.audits import transfer_reference
-from understudy.audits.transfer_reference import cluster, reference_centres
-from understudy.nets.network import Network, freeze
-from understudy.seeding import from_seed
-from understudy.sources.shaders import Shaders
 
 CPU = torch.device("cpu")
 

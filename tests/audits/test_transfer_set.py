@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.audits import transfer_reference
+from doublure.audits.calibration import NotCalibrated, fit_calibration
+from doublure.audits.transfer_set import TransferSetScorer, score_transfer_set
+from doublure.nets.network import Network
+from doublure.protocols import Batch
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.augmentation import Augmented
+from doublure.sources.balanced import Balanced
+from doublure.sources.flat import Flat
+from doublure.sources.leaves import Leaves
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
 from tests.tiny import CONTRACT, Grey, network
-from understudy.audits import transfer_reference
-from understudy.audits.calibration import NotCalibrated, fit_calibration
-from understudy.audits.transfer_set import TransferSetScorer, score_transfer_set
-from understudy.nets.network import Network
-from understudy.protocols import Batch
-from understudy.sources.adversarial import Adversarial
-from understudy.sources.augmentation import Augmented
-from understudy.sources.balanced import Balanced
-from understudy.sources.flat import Flat
-from understudy.sources.leaves import Leaves
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
 
 
 @pytest.fixture(scope="module", autouse=True)

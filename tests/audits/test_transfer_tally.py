@@ -5,21 +5,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import taught
-from tests.tiny import CONTRACT, network
-from understudy.audits.transfer_tally import (
+from doublure.audits.transfer_tally import (
     BatchNormTally,
     StreamTally,
     Watch,
     evenly_spaced,
 )
-from understudy.nets.batchnorm_statistics import (
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     stored_statistics,
 )
-from understudy.nets.network import Network, freeze
-from understudy.seeding import from_seed
+from doublure.nets.network import Network, freeze
+from doublure.seeding import from_seed
+from tests import taught
+from tests.tiny import CONTRACT, network
 
 IMAGES = torch.rand(150, 1, 8, 8, generator=from_seed(0))
 

@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 
-from understudy.cli import console
-from understudy.cli.console import Lines, Pace, waiting
+from doublure.cli import console
+from doublure.cli.console import Lines, Pace, waiting
 
 
 def line(step: int, seconds: float, **figures: float) -> dict:
@@ -58,7 +58,7 @@ def test_a_quick_verb_says_nothing_and_a_slow_one_now_and_then(monkeypatch):
 
 
 DRAW = """
-from understudy.cli.console import progression
+from doublure.cli.console import progression
 with progression() as shown:
     shown.say("teacher: [note]")
     for step in range(50, 10001, 50):
@@ -86,7 +86,7 @@ def test_on_a_terminal_the_bar_is_one_line_with_rate_and_time_left():
 
 WAIT = """
 import time
-from understudy.cli.console import waiting
+from doublure.cli.console import waiting
 with waiting(patience=0.2) as tell:
     tell("noise: [getting] ready")
     time.sleep(1.0)

@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
+from doublure.cli import main
+from doublure.nets.builtin import build
 from tests.command import command
-from understudy.cli import main
-from understudy.nets.builtin import build
 
 VERBS = (
     *("distill", "train", "synthesize", "evaluate", "export", "inspect", "score", "report"),
@@ -20,7 +20,7 @@ HEAVY = ("torch", "numpy", "sklearn", "matplotlib", "jinja2", "onnx", "PIL")
 def test_help_imports_nothing_heavy():
     script = (
         "import sys\n"
-        "from understudy.cli import main\n"
+        "from doublure.cli import main\n"
         f"for words in {[[], *(verb.split() for verb in VERBS)]!r}:\n"
         "    assert main.status([*words, '--help']) == 0\n"
         f"heavy = set({HEAVY!r}) & set(sys.modules)\n"
@@ -47,14 +47,14 @@ def test_audit_transfer_is_another_name_of_score():
 
 def test_the_version_is_the_packages():
     told = command("--version")
-    assert told.out.startswith("understudy ")
+    assert told.out.startswith("doublure ")
     assert (told.status, told.err) == (0, "")
 
 
 def test_without_a_verb_the_help_is_shown_and_it_is_bad_usage():
     told = command()
     assert told.status == 2
-    assert "Usage: understudy" in told.out
+    assert "Usage: doublure" in told.out
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_brackets_and_line_breaks_of_a_reason_survive_as_one_line(tmp_path):
 
 
 def test_a_failure_nobody_foresaw_says_how_to_see_more(monkeypatch):
-    from understudy.verbs import methods
+    from doublure.verbs import methods
 
     monkeypatch.setattr(methods, "methods", lambda: {}["absent"])
     told = command("methods")
@@ -116,7 +116,7 @@ def test_a_failure_nobody_foresaw_says_how_to_see_more(monkeypatch):
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch):
-    from understudy.verbs import methods
+    from doublure.verbs import methods
 
     def interrupt():
         raise KeyboardInterrupt
@@ -136,10 +136,10 @@ def test_warnings_of_this_library_are_told_in_words_and_those_of_others_are_not(
         warnings.warn_explicit("use another spelling", FutureWarning, "torch/somewhere.py", 1)
         return []
 
-    from understudy.verbs import methods
+    from doublure.verbs import methods
 
     monkeypatch.setattr(methods, "methods", warn)
-    monkeypatch.setattr(sys, "argv", ["understudy", "methods"])
+    monkeypatch.setattr(sys, "argv", ["doublure", "methods"])
     monkeypatch.setattr(sys, "warnoptions", [])
     with warnings.catch_warnings():
         warnings.simplefilter("default")

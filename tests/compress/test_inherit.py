@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.compress.inherit import Inherit, share_in_common
+from doublure.nets.blocks import find_counterparts
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.protocols import InputContract, image_batch
 from tests import tiny
-from understudy.compress.inherit import Inherit, share_in_common
-from understudy.nets.blocks import find_counterparts
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.protocols import InputContract, image_batch
 
 CONTRACT = dataclasses.replace(tiny.CONTRACT, size=(8, 8))
 BATCHES = [image_batch(torch.rand(16, 1, 8, 8, generator=tiny.rng(i))) for i in range(4)]
@@ -120,7 +120,7 @@ def test_the_last_map_of_a_block_is_better_than_least_squares_without_the_relu()
 
 
 def test_the_teacher_and_torchs_generator_stay_and_the_same_rng_writes_the_same(monkeypatch):
-    monkeypatch.setattr("understudy.compress.solving._FEWEST", 64)
+    monkeypatch.setattr("doublure.compress.solving._FEWEST", 64)
     teacher, student, again = taught("resnet20"), network("resnet8", 1), network("resnet8", 1)
     student.train()
     before, state = copy.deepcopy(teacher.state_dict()), torch.random.get_rng_state()
@@ -140,8 +140,8 @@ def test_the_teacher_and_torchs_generator_stay_and_the_same_rng_writes_the_same(
 def test_what_the_teacher_answers_is_asked_in_parts_where_memory_is_short(monkeypatch):
     teacher, student, other = taught("resnet20"), network("resnet8", 1), network("resnet8", 1)
     SETTINGS(student, teacher, BATCHES, tiny.rng())
-    monkeypatch.setattr("understudy.compress.solving._ASKED_BYTES", 1)
-    monkeypatch.setattr("understudy.compress.solving._SHOWN_BYTES", 1)
+    monkeypatch.setattr("doublure.compress.solving._ASKED_BYTES", 1)
+    monkeypatch.setattr("doublure.compress.solving._SHOWN_BYTES", 1)
     SETTINGS(other, teacher, BATCHES, tiny.rng())
     assert tiny.same_weights(student, other)
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from doublure.compress.latency import LayerLatency, latency_changes, read_latencies
+from doublure.compress.pruning import Pruning
+from doublure.nets.channels import trace_channels
+from doublure.seeding import from_seed
 from tests.compress.test_pruning import batches, made
-from understudy.compress.latency import LayerLatency, latency_changes, read_latencies
-from understudy.compress.pruning import Pruning
-from understudy.nets.channels import trace_channels
-from understudy.seeding import from_seed
 
 LAYER = LayerLatency((8, 16), (4, 8), ((1.0, 2.0), (3.0, 6.0)))
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests import tiny
-from understudy.compress.least_squares import (
+from doublure.compress.least_squares import (
     Rows,
     Solution,
     change_map_,
@@ -13,8 +12,9 @@ from understudy.compress.least_squares import (
     input_rows,
     solve,
 )
-from understudy.nets.linear_maps import LinearMap
-from understudy.nets.readouts import rows_at
+from doublure.nets.linear_maps import LinearMap
+from doublure.nets.readouts import rows_at
+from tests import tiny
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests import tiny
-from understudy.compress.post_training_quantization import (
+from doublure.compress.post_training_quantization import (
     Histogram,
     PostTrainingQuantization,
     affine,
@@ -16,18 +15,19 @@ from understudy.compress.post_training_quantization import (
     ranges_seen,
     squared_error,
 )
-from understudy.loading import load, save
-from understudy.nets import builtin
-from understudy.nets.network import Network
-from understudy.nets.quantized import (
+from doublure.loading import load, save
+from doublure.nets import builtin
+from doublure.nets.network import Network
+from doublure.nets.quantized import (
     fake_quantize,
     fake_quantize_weight,
     grids_of,
     quantize_,
     weight_scales,
 )
-from understudy.protocols import Batch, InputContract, image_batch
-from understudy.seeding import from_seed
+from doublure.protocols import Batch, InputContract, image_batch
+from doublure.seeding import from_seed
+from tests import tiny
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
 

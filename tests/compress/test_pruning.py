@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests import tiny
-from understudy.compress.pruning import (
+from doublure.compress.pruning import (
     Pruning,
     gate_gradients,
     importances,
@@ -14,13 +13,14 @@ from understudy.compress.pruning import (
     shared_gradients,
     taylor_importance,
 )
-from understudy.exports.measure import count_flops
-from understudy.loading import load, save
-from understudy.nets import builtin
-from understudy.nets.channels import trace_channels
-from understudy.nets.network import Network, count_parameters
-from understudy.protocols import Batch, InputContract, Trace, image_batch
-from understudy.seeding import from_seed
+from doublure.exports.measure import count_flops
+from doublure.loading import load, save
+from doublure.nets import builtin
+from doublure.nets.channels import trace_channels
+from doublure.nets.network import Network, count_parameters
+from doublure.protocols import Batch, InputContract, Trace, image_batch
+from doublure.seeding import from_seed
+from tests import tiny
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
 

@@ -5,16 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.compress.pruning import Pruning
+from doublure.compress.repair import least_squares, patches_at, repair
+from doublure.nets.channels import trace_channels
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.pruned import narrow_
+from doublure.protocols import image_batch
+from doublure.seeding import from_seed
 from tests import tiny
 from tests.compress.test_pruning import CONTRACT, made
 from tests.taught import accuracy, images_and_labels, teacher
-from understudy.compress.pruning import Pruning
-from understudy.compress.repair import least_squares, patches_at, repair
-from understudy.nets.channels import trace_channels
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.pruned import narrow_
-from understudy.protocols import image_batch
-from understudy.seeding import from_seed
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import pytest
 
-from understudy.compress.shrinking_choice import Row, front, recommend
-from understudy.compress.shrinking_plan import parse_target
+from doublure.compress.shrinking_choice import Row, front, recommend
+from doublure.compress.shrinking_plan import parse_target
 
 
 def row(name: str, size: int, quality: float, *, ms: float = 1.0, measured: bool = True) -> Row:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.compress.shrinking_plan import (
+from doublure.compress.shrinking_plan import (
     FEWEST_STEPS,
     Costs,
     Plan,
@@ -20,7 +20,7 @@ from understudy.compress.shrinking_plan import (
     seconds_for,
     shallower_siblings,
 )
-from understudy.nets import builtin
+from doublure.nets import builtin
 
 COSTS = Costs(spent=10.0, answer=1e-3, image=0.05, step=0.1, export=5.0)
 SIBLINGS = {"builtin/resnet20": 0.32, "builtin/resnet32": 0.55}
@@ -191,6 +191,6 @@ def test_names_are_those_of_folders():
 
 
 def test_planning_needs_no_torch():
-    code = "import sys, understudy.compress.shrinking_plan; print('torch' in sys.modules)"
+    code = "import sys, doublure.compress.shrinking_plan; print('torch' in sys.modules)"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout == "False\n"

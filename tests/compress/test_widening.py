@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from doublure.compress.widening import Widening
+from doublure.loading import load, save
+from doublure.nets.network import Network
 from tests import tiny
-from understudy.compress.widening import Widening
-from understudy.loading import load, save
-from understudy.nets.network import Network
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from understudy.data.checkpoints import CheckpointError, read_safetensors, read_weights
+from doublure.data.checkpoints import CheckpointError, read_safetensors, read_weights
 
 
 def some_state() -> dict[str, Tensor]:

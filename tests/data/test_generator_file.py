@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.data.checkpoints import CheckpointError
-from understudy.data.generator_file import (
+from doublure.data.checkpoints import CheckpointError
+from doublure.data.generator_file import (
     DESCRIPTION,
     WEIGHTS,
     generator_files,
     is_generator,
     read_generator,
 )
-from understudy.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
+from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
 
 PLAN = CramerWoldPlan(latent=3, noise=2, width=8, hidden=6)
 
@@ -56,7 +56,7 @@ def test_the_description_comes_last_so_that_where_it_stands_all_is_there():
 
 def test_a_folder_without_one_says_how_to_make_one(tmp_path):
     assert not is_generator(tmp_path)
-    with pytest.raises(CheckpointError, match="understudy train-generator lcw"):
+    with pytest.raises(CheckpointError, match="doublure train-generator lcw"):
         read(tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_weights_that_were_exchanged_are_noticed(folder):
     ("values", "told"),
     [
         ({"method": "gan"}, "a generator of 'gan', not of 'lcw'"),
-        ({"format_version": 2}, "has format_version 2, this understudy reads 1"),
+        ({"format_version": 2}, "has format_version 2, this doublure reads 1"),
         ({"code": "import os"}, "does not describe a generator"),
         ({"plan": asdict(PLAN) | {"latent": "many"}}, "latent: Input should be a valid integer"),
         ({"plan": asdict(PLAN) | {"latent": 0}}, "latent must be positive"),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.data.image_set import ImageSetError, ImageSetWriter, is_image_set, read_image_set
+from doublure.data.image_set import ImageSetError, ImageSetWriter, is_image_set, read_image_set
 
 COUNT, SHAPE = 20, (3, 4, 5)
 
@@ -77,7 +77,7 @@ def test_a_new_writer_goes_on_after_the_last_complete_shard(tmp_path):
 KILLED_EVERYWHERE = """
 import itertools, os, sys, torch
 from pathlib import Path
-from understudy.data.image_set import ImageSetWriter, is_image_set, read_image_set
+from doublure.data.image_set import ImageSetWriter, is_image_set, read_image_set
 
 left = None
 def die(event, args):

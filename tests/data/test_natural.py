@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from understudy.data.natural import natural_contract, natural_shape
-from understudy.verbs.synthesize import synthesize
+from doublure.data.natural import natural_contract, natural_shape
+from doublure.verbs.synthesize import synthesize
 
 
 def test_digits_are_what_they_are():

@@ -1,7 +1,6 @@
 import pytest
 
-from tests import text
-from understudy.data.parallel_text import (
+from doublure.data.parallel_text import (
     by_length,
     contract_of,
     names_text,
@@ -9,6 +8,7 @@ from understudy.data.parallel_text import (
     padded,
     target_tokens,
 )
+from tests import text
 
 
 @pytest.fixture

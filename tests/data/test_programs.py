@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.data.checkpoints import CheckpointError
-from understudy.data.programs import program_shapes, read_extra, read_program
+from doublure.data.checkpoints import CheckpointError
+from doublure.data.programs import program_shapes, read_extra, read_program
 
 GRAPH, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
 

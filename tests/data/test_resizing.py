@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from understudy.data.resizing import (
+from doublure.data.resizing import (
     GREY_TO_RGB,
     RGB_TO_GREY,
     check_fittable,
@@ -12,7 +12,7 @@ from understudy.data.resizing import (
     fit_pixels,
     image_to_pixels,
 )
-from understudy.protocols import InputContract
+from doublure.protocols import InputContract
 
 
 def contract(size=(8, 8), channels=3, **fields):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from understudy.data import student_file
-from understudy.data.checkpoints import CheckpointError
-from understudy.data.student_file import (
+from doublure.data import student_file
+from doublure.data.checkpoints import CheckpointError
+from doublure.data.student_file import (
     StudentDescription,
     describe_student,
     from_json,
@@ -19,7 +19,7 @@ from understudy.data.student_file import (
     to_json,
     write_student,
 )
-from understudy.protocols import InputContract
+from doublure.protocols import InputContract
 
 CONTRACT = InputContract(
     size=(24, 32),
@@ -131,7 +131,7 @@ def without(key: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(format_version=2), "format_version 2, this understudy reads 1"),
+        (changed(format_version=2), "format_version 2, this doublure reads 1"),
         (without("format_version"), "format_version None"),
         (without("sha256"), "lacks 'sha256'"),
         (without("mean"), "where: mean: Field required"),

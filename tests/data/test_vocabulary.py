@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.data.vocabulary import Speller, learn_pieces
+from doublure.optional import MissingExtraError
+from doublure.protocols import END, MARKS, SPACE, UNKNOWN
 from tests import text
-from understudy.data.vocabulary import Speller, learn_pieces
-from understudy.optional import MissingExtraError
-from understudy.protocols import END, MARKS, SPACE, UNKNOWN
 
 LINES = ("low low low low low", "lower lower", "newest newest newest newest newest newest", "wider")
 LETTERS = "deilnorstw"
@@ -52,7 +52,7 @@ def test_too_few_pieces_for_the_alphabet_are_refused():
 
 @text.needs_extra
 def test_the_same_sentences_give_the_same_pieces_in_any_process():
-    code = "import sys; from understudy.data.vocabulary import learn_pieces as learn;"
+    code = "import sys; from doublure.data.vocabulary import learn_pieces as learn;"
     code += f"sys.stdout.reconfigure(encoding='utf-8'); print(learn({LINES!r}, 40))"
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
@@ -113,7 +113,7 @@ def test_nothing_said_is_an_end():
 
 def test_without_the_library_the_way_to_add_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingExtraError, match=r"tokenizers .*; pip install 'understudy\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"tokenizers .*; pip install tokenizers sacrebleu"):
         learn_pieces(LINES, 30)
     with pytest.raises(MissingExtraError, match="tokenizers"):
         Speller(MARKS)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from doublure.exports.description import describe
+from doublure.exports.int8_onnx import Int8, export_int8_onnx
+from doublure.exports.onnx import write_onnx
+from doublure.exports.programs import trace_program
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
 from tests import tiny
-from understudy.exports.description import describe
-from understudy.exports.int8_onnx import Int8, export_int8_onnx
-from understudy.exports.onnx import write_onnx
-from understudy.exports.programs import trace_program
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
 
 CONTRACT = InputContract(
     size=(8, 8), channels=1, mean=(0.4,), std=(0.3,), classes=3, names=("null", "eins", "zwei")

@@ -2,8 +2,8 @@
 
 import json
 
-from understudy.exports.description import describe
-from understudy.nets.network import Network
+from doublure.exports.description import describe
+from doublure.nets.network import Network
 
 
 def test_every_value_is_json_and_says_the_contract(network: Network) -> None:

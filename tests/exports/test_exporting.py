@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.data.arrays import array_images
+from doublure.exports import exporting
+from doublure.exports.exporting import LIST, export_network, held_against
+from doublure.exports.measure import Exported, Pace, Timing
+from doublure.exports.verify import VerificationError
+from doublure.loading import load
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.protocols import image_batch
+from doublure.reports.record import read_run
+from doublure.run_folder import RunFolderError
+from doublure.seeding import from_seed
 from tests import tiny
 from tests.exports.conftest import CONTRACT, images
-from understudy.compress.post_training_quantization import PostTrainingQuantization
-from understudy.data.arrays import array_images
-from understudy.exports import exporting
-from understudy.exports.exporting import LIST, export_network, held_against
-from understudy.exports.measure import Exported, Pace, Timing
-from understudy.exports.verify import VerificationError
-from understudy.loading import load
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.protocols import image_batch
-from understudy.reports.record import read_run
-from understudy.run_folder import RunFolderError
-from understudy.seeding import from_seed
 
 SHORT = Timing(batch_size=4, rounds=3, seconds=0.1)
 
@@ -154,7 +154,7 @@ def test_a_file_that_fails_verification_leaves_the_earlier_one(
     def fail(*_: object, **__: object) -> None:
         raise VerificationError("student.onnx does not answer as the network does")
 
-    monkeypatch.setattr("understudy.exports.exporting.verify", fail)
+    monkeypatch.setattr("doublure.exports.exporting.verify", fail)
     with pytest.raises(VerificationError):
         export_network(network, tmp_path, ["onnx"], None, probe)
     assert names(tmp_path) == {"student.onnx", LIST}

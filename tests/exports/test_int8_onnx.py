@@ -10,24 +10,24 @@ import torch
 from onnx.numpy_helper import to_array
 from torch import Tensor, nn
 
-from tests.exports.conftest import CONTRACT, images
-from understudy.compress.post_training_quantization import PostTrainingQuantization
-from understudy.exports.exporting import export_network
-from understudy.exports.int8_onnx import Int8, export_int8_onnx
-from understudy.exports.measure import Timing
-from understudy.exports.onnx import (
+from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.exports.exporting import export_network
+from doublure.exports.int8_onnx import Int8, export_int8_onnx
+from doublure.exports.measure import Timing
+from doublure.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
     description_of,
     export_onnx,
     open_session,
 )
-from understudy.loading import load
-from understudy.nets.builtin import build
-from understudy.nets.network import Network
-from understudy.nets.vit import VisionTransformer
-from understudy.protocols import image_batch
-from understudy.seeding import from_seed
+from doublure.loading import load
+from doublure.nets.builtin import build
+from doublure.nets.network import Network
+from doublure.nets.vit import VisionTransformer
+from doublure.protocols import image_batch
+from doublure.seeding import from_seed
+from tests.exports.conftest import CONTRACT, images
 
 
 class OneToOne(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.exports.manifest import hash_input, run_manifest
+from doublure.exports.manifest import hash_input, run_manifest
 
 
 def manifest(*inputs: str) -> dict[str, object]:

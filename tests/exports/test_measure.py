@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.exports.conftest import CONTRACT, images
-from understudy.exports import measure
-from understudy.exports.measure import (
+from doublure.exports import measure
+from doublure.exports.measure import (
     Answer,
     Exported,
     Pace,
@@ -16,9 +15,10 @@ from understudy.exports.measure import (
     time_forms,
     time_pair,
 )
-from understudy.nets.memory_order import lay_channels_last
-from understudy.nets.network import Network
-from understudy.nets.quantized import Grid, quantize_
+from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.network import Network
+from doublure.nets.quantized import Grid, quantize_
+from tests.exports.conftest import CONTRACT, images
 
 
 def test_operations_by_hand() -> None:

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.exports.conftest import CONTRACT, images
-from understudy.exports import onnx as onnx_room
-from understudy.exports.description import describe
-from understudy.exports.onnx import (
+from doublure.exports import onnx as onnx_room
+from doublure.exports.description import describe
+from doublure.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,
     description_of,
     export_onnx,
     open_session,
 )
-from understudy.nets.memory_order import lay_channels_last
-from understudy.nets.network import Network, count_parameters
+from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.network import Network, count_parameters
+from tests.exports.conftest import CONTRACT, images
 
 
 class FirstThree(nn.Module):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.data.programs import read_program
+from doublure.exports.programs import DESCRIPTION, trace_program, write_program
+from doublure.nets.network import Network
 from tests import tiny
 from tests.exports.conftest import CONTRACT, images
-from understudy.data.programs import read_program
-from understudy.exports.programs import DESCRIPTION, trace_program, write_program
-from understudy.nets.network import Network
 
 
 class AsksForItsLength(nn.Module):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.exports import replay
-from understudy.exports.programs import trace_program, write_program
-from understudy.nets.network import Network
+from doublure.exports import replay
+from doublure.exports.programs import trace_program, write_program
+from doublure.nets.network import Network
 
 
 def test_an_onnx_file_is_answered_without_torch(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.exports import verify as verifying
+from doublure.exports.verify import VerificationError, answers_of, verify
+from doublure.nets.network import Network
 from tests import tiny
 from tests.exports.conftest import CONTRACT
-from understudy.exports import verify as verifying
-from understudy.exports.verify import VerificationError, answers_of, verify
-from understudy.nets.network import Network
 
 
 class Pairs(nn.Module):

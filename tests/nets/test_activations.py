@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.nets.activations import ActivationRecorder, find_activation, values_of
+from doublure.nets.activations import ActivationRecorder, find_activation, values_of
 
 
 def watched(function, x: Tensor) -> tuple[Tensor, ActivationRecorder]:

@@ -1,6 +1,6 @@
 import torch
 
-from understudy.nets.adapters import conv_adapter, linear_adapter, to_smaller
+from doublure.nets.adapters import conv_adapter, linear_adapter, to_smaller
 
 
 def rng(seed=0):

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests import tiny
-from understudy.nets.batchnorm_statistics import (
+from doublure.nets.batchnorm_statistics import (
     Moments,
     MomentsAverage,
     MomentsPool,
@@ -22,8 +21,9 @@ from understudy.nets.batchnorm_statistics import (
     normalising_layers,
     stored_statistics,
 )
-from understudy.nets.network import freeze
-from understudy.seeding import from_seed
+from doublure.nets.network import freeze
+from doublure.seeding import from_seed
+from tests import tiny
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from understudy.nets.blocks import enclosing_block, find_counterparts, find_runs, segments
-from understudy.nets.builtin import build
+from doublure.nets.blocks import enclosing_block, find_counterparts, find_runs, segments
+from doublure.nets.builtin import build
 
 
 def test_nine_blocks_become_three_of_three():

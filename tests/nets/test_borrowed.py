@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from doublure.nets.borrowed import borrowed
 from tests import tiny
-from understudy.nets.borrowed import borrowed
 
 
 def standing(network):

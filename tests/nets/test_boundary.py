@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.nets.boundary import (
+from doublure.nets.boundary import (
     BoundaryAttack,
     BoundaryImages,
     bold_driver,

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from understudy.nets.builtin import build, names
-from understudy.nets.network import count_parameters
+from doublure.nets.builtin import build, names
+from doublure.nets.network import count_parameters
 
 ONE_OF_EACH_FAMILY = (
     "resnet8",

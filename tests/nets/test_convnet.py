@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from understudy.nets.convnet import ConvNet
-from understudy.nets.network import count_parameters
+from doublure.nets.convnet import ConvNet
+from doublure.nets.network import count_parameters
 
 
 def test_the_count_by_hand():

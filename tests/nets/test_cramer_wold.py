@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import rng
-from understudy.nets.cramer_wold import (
+from doublure.nets.cramer_wold import (
     PUBLISHED,
     AutoEncoder,
     CramerWoldGenerator,
     CramerWoldPlan,
     latent_generator,
 )
+from tests.tiny import rng
 
 SMALL = CramerWoldPlan(latent=3, noise=2, width=16, hidden=12)
 COLOUR = CramerWoldPlan(

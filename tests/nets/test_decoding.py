@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
+from doublure.nets.decoding import beam_search, limits_of, prefix_of, translate
+from doublure.nets.network import Network
+from doublure.protocols import BEGIN, END, MARKS, PAD, TextContract
+from doublure.seeding import from_seed
 from tests import text
-from understudy.nets.decoding import beam_search, limits_of, prefix_of, translate
-from understudy.nets.network import Network
-from understudy.protocols import BEGIN, END, MARKS, PAD, TextContract
-from understudy.seeding import from_seed
 
 PIECES = (*MARKS, "a", "b")
 

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.nets.builtin import build
+from doublure.nets.find_readouts import end_readout, own_readout
+from doublure.nets.linear_maps import linear_maps
+from doublure.nets.readouts import read_map, read_rows
 from tests import tiny
-from understudy.nets.builtin import build
-from understudy.nets.find_readouts import end_readout, own_readout
-from understudy.nets.linear_maps import linear_maps
-from understudy.nets.readouts import read_map, read_rows
 
 
 def built(name: str) -> nn.Module:

@@ -5,20 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests import tiny
-from understudy.loading import load
-from understudy.nets.batchnorm_statistics import (
+from doublure.loading import load
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     batchnorm_layers,
     stored_statistics,
 )
-from understudy.nets.folding import affine_of, behind, fold_batchnorm
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.nets.taps import Taps
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
+from doublure.nets.folding import affine_of, behind, fold_batchnorm
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import Taps
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
+from tests import tiny
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.nets.generators import Generator, GeneratorPlan, initialise_
+from doublure.protocols import InputContract
 from tests import tiny
 from tests.tiny import CONTRACT, rng
-from understudy.nets.generators import Generator, GeneratorPlan, initialise_
-from understudy.protocols import InputContract
 
 COLOUR = InputContract(
     size=(32, 32), channels=3, mean=(0.5, 0.4, 0.6), std=(0.1, 0.2, 0.05), classes=10

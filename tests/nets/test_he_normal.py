@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from understudy.nets.he_normal import he_normal_
+from doublure.nets.he_normal import he_normal_
 
 
 def test_weights_have_the_variance_two_over_fan_out():

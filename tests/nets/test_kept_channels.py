@@ -1,12 +1,12 @@
 import torch
 from torch import nn
 
+from doublure.nets.blocks import find_counterparts
+from doublure.nets.builtin import build
+from doublure.nets.channels import Channels, trace_channels
+from doublure.nets.kept_channels import KeptChannels, copy_kept_, keep_channels
+from doublure.nets.network import Network
 from tests import tiny
-from understudy.nets.blocks import find_counterparts
-from understudy.nets.builtin import build
-from understudy.nets.channels import Channels, trace_channels
-from understudy.nets.kept_channels import KeptChannels, copy_kept_, keep_channels
-from understudy.nets.network import Network
 
 
 def traced(name: str) -> tuple[nn.Module, Channels]:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from understudy.nets.mobilenet_v2 import InvertedResidual, MobileNetV2
-from understudy.nets.network import count_parameters
+from doublure.nets.mobilenet_v2 import InvertedResidual, MobileNetV2
+from doublure.nets.network import count_parameters
 
 
 def mobilenet_v2(width=0.5, classes=10, channels=3):

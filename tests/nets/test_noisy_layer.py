@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.nets.noisy_layer import NoisyLayers, label_embeddings
 from tests import tiny
 from tests.tiny import rng
-from understudy.nets.noisy_layer import NoisyLayers, label_embeddings
 
 
 def test_embeddings_are_the_rows_of_the_last_linear_layer_of_as_many_classes():

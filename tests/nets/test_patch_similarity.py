@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.nets.patch_similarity import (
+from doublure.nets.patch_similarity import (
     BANDWIDTH,
     PatchRecorder,
     attention_layers,
@@ -13,8 +13,8 @@ from understudy.nets.patch_similarity import (
     required_attention,
     spread,
 )
-from understudy.nets.vit import VisionTransformer
-from understudy.seeding import from_seed
+from doublure.nets.vit import VisionTransformer
+from doublure.seeding import from_seed
 
 # The differential entropy of one Gaussian kernel.
 ONE_KERNEL = 0.5 * math.log(2 * math.pi * math.e * BANDWIDTH**2)

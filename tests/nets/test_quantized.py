@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from understudy.nets.quantized import Grid, grids_as_called, grids_of, quantize_
+from doublure.nets.quantized import Grid, grids_as_called, grids_of, quantize_
 
 
 class Backwards(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.nets.references import NetworkRef, parse
+from doublure.nets.references import NetworkRef, parse
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import torch
 
-from understudy.nets.network import count_parameters
-from understudy.nets.shufflenet_v2 import BasicUnit, ShuffleNetV2, shuffle_channels
+from doublure.nets.network import count_parameters
+from doublure.nets.shufflenet_v2 import BasicUnit, ShuffleNetV2, shuffle_channels
 
 
 def test_the_count_is_the_published_one():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.nets import builtin
-from understudy.nets.state_dicts import builtin_of, counted_in, load_state_
+from doublure.nets import builtin
+from doublure.nets.state_dicts import builtin_of, counted_in, load_state_
 
 
 def fit(network: nn.Module, state: dict[str, Tensor], classes: int = 10, channels: int = 3) -> None:

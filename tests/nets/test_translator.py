@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from understudy.nets.builtin import build_translator, is_translator
-from understudy.protocols import BEGIN
+from doublure.nets.builtin import build_translator, is_translator
+from doublure.protocols import BEGIN
 
 
 @pytest.fixture

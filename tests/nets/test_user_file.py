@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.nets.user_file import load_factory, make
+from doublure.nets.user_file import load_factory, make
 
 SOURCE = """
 from dataclasses import dataclass

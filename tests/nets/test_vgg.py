@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.nets.network import count_parameters
-from understudy.nets.vgg import VGG
+from doublure.nets.network import count_parameters
+from doublure.nets.vgg import VGG
 
 
 def vgg(depth=8, classes=10, channels=3, size=(32, 32)):

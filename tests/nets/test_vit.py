@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from understudy.nets.vit import VisionTransformer, patch_size
+from doublure.nets.vit import VisionTransformer, patch_size
 
 
 def transformer(dim=12, depth=2, heads=3, size=(32, 32)):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from understudy.nets.network import count_parameters
-from understudy.nets.wide_resnet import PreActivationBlock, WideResNet
+from doublure.nets.network import count_parameters
+from doublure.nets.wide_resnet import PreActivationBlock, WideResNet
 
 
 def wide_resnet(depth=16, widen=1, classes=10, channels=3):

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from understudy import optional
-from understudy.nets.references import parse
-from understudy.nets.zoo import architecture_of, build_from_hub, stated_by_hub
+from doublure import optional
+from doublure.nets.references import parse
+from doublure.nets.zoo import architecture_of, build_from_hub, stated_by_hub
 
 
 def needs(package: str) -> pytest.MarkDecorator:
@@ -84,7 +84,9 @@ def test_an_absent_package_says_how_to_add_it(ref, monkeypatch):
         return "ModuleNotFoundError: gone"
 
     monkeypatch.setattr(optional, "reason_absent", absent)
-    with pytest.raises(optional.MissingExtraError, match=r"pip install 'understudy\[zoo\]'"):
+    with pytest.raises(
+        optional.MissingExtraError, match=r"pip install timm torchvision huggingface-hub"
+    ):
         stated_by_hub(parse(ref))
 
 

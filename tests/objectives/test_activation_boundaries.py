@@ -5,20 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import tiny
-from understudy.nets.convnet import ConvNet
-from understudy.nets.network import freeze
-from understudy.nets.taps import Taps
-from understudy.objectives.activation_boundaries import (
+from doublure.nets.convnet import ConvNet
+from doublure.nets.network import freeze
+from doublure.nets.taps import Taps
+from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
     agreeing,
     balanced_agreement,
     boundary_loss,
 )
-from understudy.objectives.pairing import Layers
-from understudy.objectives.weighted import Weighted
-from understudy.protocols import image_batch
-from understudy.spine import distill
+from doublure.objectives.pairing import Layers
+from doublure.objectives.weighted import Weighted
+from doublure.protocols import image_batch
+from doublure.spine import distill
+from tests import tiny
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=tiny.rng())
 

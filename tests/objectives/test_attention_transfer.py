@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from tests.objectives.features import learns, numbers
-from understudy.objectives.attention_transfer import (
+from doublure.objectives.attention_transfer import (
     AttentionTransfer,
     attention_loss,
     attention_map,
 )
+from tests.objectives.features import learns, numbers
 
 STUDENT = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]]]], dtype=torch.float64)
 TEACHER = torch.tensor([[[[2.0, 0.0], [0.0, 1.0]]]], dtype=torch.float64)

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from tests.objectives.features import learns, numbers
-from understudy.objectives.correlation_congruence import (
+from doublure.objectives.correlation_congruence import (
     CorrelationCongruence,
     congruence_loss,
     taylor_kernel,
 )
+from tests.objectives.features import learns, numbers
 
 
 def test_of_high_order_it_is_the_gaussian_kernel():

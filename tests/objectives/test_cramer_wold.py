@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from tests.tiny import rng
-from understudy.objectives.cramer_wold import (
+from doublure.objectives.cramer_wold import (
     AutoEncoding,
     LatentMatching,
     approximate_kernel,
@@ -18,7 +17,8 @@ from understudy.objectives.cramer_wold import (
     sample_bandwidth,
     squared_distances,
 )
-from understudy.protocols import Batch, Trace, image_batch
+from doublure.protocols import Batch, Trace, image_batch
+from tests.tiny import rng
 
 # Published code gives the distance to the normal as 2 sqrt(pi) d2.
 CODE_UNITS = 2 * math.sqrt(math.pi)

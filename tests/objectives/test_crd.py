@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from doublure.objectives.crd import Banks, Crd, contrastive_loss, negative_counts
+from doublure.protocols import Trace
 from tests.objectives.features import BATCH, asked, built, opened
-from understudy.objectives.crd import Banks, Crd, contrastive_loss, negative_counts
-from understudy.protocols import Trace
 
 SMALL = Crd(num_negatives=16, dim=8)
 

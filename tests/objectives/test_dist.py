@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.objectives.dist import Dist, correlation, dist_losses
+from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
-from understudy.objectives.dist import Dist, correlation, dist_losses
-from understudy.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)

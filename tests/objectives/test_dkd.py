@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.objectives.dkd import Dkd, decoupled_losses
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.objectives.weighted import open_criterion
+from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
-from understudy.objectives.dkd import Dkd, decoupled_losses
-from understudy.objectives.soft_targets import soft_target_loss
-from understudy.objectives.weighted import open_criterion
-from understudy.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)

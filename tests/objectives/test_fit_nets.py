@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from doublure.objectives.fit_nets import FitNets, hint_loss
+from doublure.objectives.pairing import Layers
 from tests.objectives.features import asked, built, learns, numbers, opened
-from understudy.objectives.fit_nets import FitNets, hint_loss
-from understudy.objectives.pairing import Layers
 
 
 def test_it_is_the_mean_over_elements_of_each_sample():

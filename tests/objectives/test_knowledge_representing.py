@@ -3,10 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import tiny
-from understudy.nets.convnet import ConvNet
-from understudy.nets.network import freeze
-from understudy.objectives.knowledge_representing import (
+from doublure.nets.convnet import ConvNet
+from doublure.nets.network import freeze
+from doublure.objectives.knowledge_representing import (
     KnowledgeRepresenting,
     prior_loss,
     soft_histogram,
@@ -14,7 +13,8 @@ from understudy.objectives.knowledge_representing import (
     sparsified,
     stage_weights,
 )
-from understudy.protocols import Trace, image_batch
+from doublure.protocols import Trace, image_batch
+from tests import tiny
 
 IMAGES = torch.rand(2, 1, 8, 8, generator=tiny.rng())
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.protocols import Trace, image_batch
 from tests.tiny import rng
-from understudy.objectives.logit_l1 import LogitL1, logit_l1_loss
-from understudy.objectives.soft_targets import soft_target_loss
-from understudy.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.objectives.logit_standardisation import LogitStandardisation, standardised
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
-from understudy.objectives.logit_standardisation import LogitStandardisation, standardised
-from understudy.objectives.soft_targets import soft_target_loss
-from understudy.protocols import Trace, image_batch
 
 IMAGES = torch.zeros(4, 1, 1, 1)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from doublure.objectives.mlld import Mlld, batch_loss, class_loss
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
-from understudy.objectives.mlld import Mlld, batch_loss, class_loss
-from understudy.objectives.soft_targets import soft_target_loss
-from understudy.protocols import Trace, image_batch
 
 
 def test_it_agrees_with_loops_over_samples_and_classes():

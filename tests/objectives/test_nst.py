@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from doublure.objectives.nst import Nst, selectivity_loss
 from tests.objectives.features import learns, numbers
-from understudy.objectives.nst import Nst, selectivity_loss
 
 
 @pytest.mark.parametrize("channels", [(3, 4), (6, 7)])  # fewer and more than the four places

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from doublure import catalogue, image_summary
+from doublure.held_out import answer_held_out
 from tests.command import command
-from understudy import catalogue, image_summary
-from understudy.held_out import answer_held_out
 
 ALONE = [entry for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
 ON_LAYERS = [entry for entry in ALONE if "features" in entry.card.needs]

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from understudy.nets import builtin
-from understudy.nets.adapters import conv_adapter
-from understudy.nets.stages import Layer
-from understudy.nets.taps import Taps
-from understudy.objectives.pairing import (
+from doublure.nets import builtin
+from doublure.nets.adapters import conv_adapter
+from doublure.nets.stages import Layer
+from doublure.nets.taps import Taps
+from doublure.objectives.pairing import (
     FEATURES,
     INNER,
     LAST,
@@ -18,7 +18,7 @@ from understudy.objectives.pairing import (
     pair_layers,
     pair_stages,
 )
-from understudy.protocols import image_batch
+from doublure.protocols import image_batch
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 BATCH = image_batch(IMAGES)

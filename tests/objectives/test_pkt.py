@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from doublure.objectives.pkt import Pkt, neighbour_probabilities, pkt_loss
 from tests.objectives.features import learns, numbers
-from understudy.objectives.pkt import Pkt, neighbour_probabilities, pkt_loss
 
 
 def test_it_agrees_with_a_loop_over_pairs():

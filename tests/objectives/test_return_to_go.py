@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.objectives.divergence import Divergence, divergence_loss
-from understudy.objectives.hard_labels import HardLabels
-from understudy.objectives.return_to_go import (
+from doublure.objectives.divergence import Divergence, divergence_loss
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.return_to_go import (
     ReturnToGo,
     others_mean,
     returns_to_go,
     tokens_to_go,
 )
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.objectives.weighted import Weighted, open_criterion
-from understudy.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import Weighted, open_criterion
+from doublure.protocols import OWN_SENTENCES, Batch, Trace
 
 CLASSES, LENGTH = 3, 3
 BOTH = Weighted(terms=((1.0, Divergence()), (1.0, ReturnToGo(per_token=False))))

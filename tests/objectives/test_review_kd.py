@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from doublure.objectives.review_kd import Fusion, ReviewKd, hierarchical_context_loss
 from tests.objectives.features import asked, built, learns, numbers, opened
-from understudy.objectives.review_kd import Fusion, ReviewKd, hierarchical_context_loss
 
 
 def test_a_map_of_8_is_compared_at_four_scales():

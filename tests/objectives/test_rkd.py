@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.objectives.rkd import Rkd, angle_loss, distance_loss, relative_distances
 from tests.objectives.features import asked, built, numbers, opened
-from understudy.objectives.rkd import Rkd, angle_loss, distance_loss, relative_distances
 
 STUDENT = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[0.0, 0, 0], [3.0, 0, 0], [0, 4.0, 0]], dtype=torch.float64)

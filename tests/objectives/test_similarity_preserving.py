@@ -6,17 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import tiny
-from understudy.nets.convnet import ConvNet
-from understudy.nets.network import freeze
-from understudy.nets.taps import Taps
-from understudy.objectives.pairing import STAGES
-from understudy.objectives.similarity_preserving import (
+from doublure.nets.convnet import ConvNet
+from doublure.nets.network import freeze
+from doublure.nets.taps import Taps
+from doublure.objectives.pairing import STAGES
+from doublure.objectives.similarity_preserving import (
     SimilarityPreserving,
     similarities,
     similarity_preserving_loss,
 )
-from understudy.protocols import image_batch
+from doublure.protocols import image_batch
+from tests import tiny
 
 STUDENT = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.float64)
 TEACHER = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 2]], dtype=torch.float64)

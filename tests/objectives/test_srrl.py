@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.nets.network import freeze
+from doublure.objectives.srrl import Srrl, squared_difference
 from tests.objectives.features import BATCH, asked, built, learns, numbers, opened
-from understudy.nets.network import freeze
-from understudy.objectives.srrl import Srrl, squared_difference
 
 
 def test_it_is_the_mean_over_channels():

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from doublure.objectives.vid import Vid, information_loss
 from tests.objectives.features import built, learns, numbers, opened
-from understudy.objectives.vid import Vid, information_loss
 
 
 def test_it_is_the_gaussian_likelihood_less_a_constant():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.reports.page import write_report
-from understudy.reports.record import RunRecord, read_run
+from doublure.reports.page import write_report
+from doublure.reports.record import RunRecord, read_run
 
 Files = dict[str, Any]
 WriteRun = Callable[..., Path]
@@ -181,7 +181,7 @@ def arms() -> list[Files]:
     ]  # fmt: skip
 
 
-RECIPE = """# Made by understudy distill
+RECIPE = """# Made by doublure distill
 [teacher]
 reference = "builtin/resnet20"
 
@@ -195,7 +195,7 @@ batch_size = 256
 lr = 0.1
 """
 MANIFEST = {
-    "versions": {"understudy": "0.1.0", "torch": "2.13.0", "python": "3.11.9"},
+    "versions": {"doublure": "0.1.0", "torch": "2.13.0", "python": "3.11.9"},
     "threads": 2,
     "hashes": {"student.safetensors": "9f2b" * 16},
     "host": "x86_64, 2 cores",

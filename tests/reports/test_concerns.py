@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from understudy.reports.concerns import (
+from doublure.reports.concerns import (
     Limits,
     bad_findings,
     lost_classes,
     unseen_classes,
     weak_forms,
 )
-from understudy.reports.record import ClassScore, ExportedForm, SavedFinding, Summary
-from understudy.reports.shown_images import Samples
+from doublure.reports.record import ClassScore, ExportedForm, SavedFinding, Summary
+from doublure.reports.shown_images import Samples
 
 LIMITS = Limits()
 FLOAT = ExportedForm(form="torch", bytes=1000, latency_ms=2.0, accuracy=0.9, agreement=1.0)

@@ -1,14 +1,14 @@
 import numpy as np
 
-from understudy.reports.facts import (
+from doublure.reports.facts import (
     agreement_facts,
     class_facts,
     finding_rows,
     headline_facts,
     run_facts,
 )
-from understudy.reports.record import ExportedForm, RunRecord, Summary
-from understudy.reports.shown_images import Samples
+from doublure.reports.record import ExportedForm, RunRecord, Summary
+from doublure.reports.shown_images import Samples
 
 
 def test_four_figures_at_most_stand_under_the_verdict():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.reports import figures
+from doublure.reports import figures
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from doublure.reports import page
+from doublure.reports.concerns import Limits
+from doublure.reports.record import RunRecord
+from doublure.reports.verdict import judge
+from doublure.run_folder import RunFolderError
 from tests.reports.conftest import (
     RUNS,
     Files,
@@ -16,11 +21,6 @@ from tests.reports.conftest import (
     summary,
     whole_run,
 )
-from understudy.reports import page
-from understudy.reports.concerns import Limits
-from understudy.reports.record import RunRecord
-from understudy.reports.verdict import judge
-from understudy.run_folder import RunFolderError
 
 SECTIONS = [
     "verdict", "images", "classes", "curves", "agreement", "accuracy", "forms", "findings",

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from doublure.reports import pictures
+from doublure.reports.record import Arm, ClassScore, ExportedForm
 from tests.reports.conftest import metrics
-from understudy.reports import pictures
-from understudy.reports.record import Arm, ClassScore, ExportedForm
 
 
 def test_the_loss_comes_first_and_scores_before_its_terms():

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from doublure.reports.record import RunRecord, read_run
+from doublure.run_folder import RunFolderError
 from tests.reports.conftest import Files, WriteRun, samples, summary, whole_run
-from understudy.reports.record import RunRecord, read_run
-from understudy.run_folder import RunFolderError
 
 RecordOf = Callable[[Files], RunRecord]
 

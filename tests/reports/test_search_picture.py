@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from doublure.reports.search_picture import search_picture
+from doublure.reports.shown_images import SearchRecord
 from tests.reports.conftest import search_path
-from understudy.reports.search_picture import search_picture
-from understudy.reports.shown_images import SearchRecord
 
 
 def record(side: int, channels: int = 3, value: int | None = None) -> SearchRecord:

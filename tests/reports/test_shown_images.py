@@ -3,9 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from doublure.reports.record import RunRecord, read_run
+from doublure.run_folder import RunFolderError
 from tests.reports.conftest import Files, WriteRun, samples, search_path, whole_run
-from understudy.reports.record import RunRecord, read_run
-from understudy.run_folder import RunFolderError
 
 RecordOf = Callable[[Files], RunRecord]
 

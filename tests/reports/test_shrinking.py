@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from understudy.compress.shrinking_choice import Recommendation, Row
-from understudy.compress.shrinking_plan import LeftOut, parse_target
-from understudy.reports.shrinking import (
+from doublure.compress.shrinking_choice import Recommendation, Row
+from doublure.compress.shrinking_plan import LeftOut, parse_target
+from doublure.reports.shrinking import (
     Placed,
     ShrinkSummary,
     files_table,
@@ -13,7 +13,7 @@ from understudy.reports.shrinking import (
     render,
     write_shrinking_report,
 )
-from understudy.run_folder import RunFolderError
+from doublure.run_folder import RunFolderError
 
 
 def row(name: str, size: int, accuracy: float | None, form: str = "int8-onnx") -> Row:

@@ -3,7 +3,7 @@ import re
 import matplotlib
 from matplotlib.axes import Axes
 
-from understudy.reports.svg import INK, STUDENT, draw_svg, per_cent_axis
+from doublure.reports.svg import INK, STUDENT, draw_svg, per_cent_axis
 
 
 def plot(axes: Axes) -> None:

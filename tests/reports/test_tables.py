@@ -1,5 +1,5 @@
-from understudy.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
-from understudy.reports.tables import (
+from doublure.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
+from doublure.reports.tables import (
     Table,
     accuracy_table,
     arms_table,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.reports.concerns import Limits
-from understudy.reports.record import ClassScore, ExportedForm, RunRecord, SavedFinding, Summary
-from understudy.reports.shown_images import Samples
-from understudy.reports.verdict import Verdict, chance, judge
+from doublure.reports.concerns import Limits
+from doublure.reports.record import ClassScore, ExportedForm, RunRecord, SavedFinding, Summary
+from doublure.reports.shown_images import Samples
+from doublure.reports.verdict import Verdict, chance, judge
 
 LIMITS = Limits()
 GOOD = Summary(

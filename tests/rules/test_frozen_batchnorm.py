@@ -1,9 +1,9 @@
 import torch
 
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.rules.frozen_batchnorm import FrozenBatchNorm
+from doublure.spine import distill
 from tests import tiny
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.rules.frozen_batchnorm import FrozenBatchNorm
-from understudy.spine import distill
 
 
 def trained(*rules: FrozenBatchNorm) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from understudy.sources.shader_code import compile_torch
-from understudy.sources.shader_ir import Expr, number
-from understudy.sources.shader_program import Program
-from understudy.sources.shader_sketch import Range, Ranges
-from understudy.sources.shader_torch import TorchPainter
+from doublure.sources.shader_code import compile_torch
+from doublure.sources.shader_ir import Expr, number
+from doublure.sources.shader_program import Program
+from doublure.sources.shader_sketch import Range, Ranges
+from doublure.sources.shader_torch import TorchPainter
 
 CPU = torch.device("cpu")
 

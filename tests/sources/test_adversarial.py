@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from understudy.nets.boundary import BoundaryAttack
-from understudy.protocols import Batch, InputContract, Site, Source, State, Stream, image_batch
-from understudy.seeding import child, from_seed
-from understudy.sources.adversarial import Adversarial, AdversarialStream, other_classes
+from doublure.nets.boundary import BoundaryAttack
+from doublure.protocols import Batch, InputContract, Site, Source, State, Stream, image_batch
+from doublure.seeding import child, from_seed
+from doublure.sources.adversarial import Adversarial, AdversarialStream, other_classes
 
 CLASSES = 3
 

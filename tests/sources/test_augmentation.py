@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tiny import Grey, rng, site
-from understudy.protocols import Batch, Site, Source, Stream, Trace, image_batch
-from understudy.seeding import from_seed
-from understudy.sources.augmentation import (
+from doublure.protocols import Batch, Site, Source, Stream, Trace, image_batch
+from doublure.seeding import from_seed
+from doublure.sources.augmentation import (
     EVERY_OPERATION,
     PUBLISHED,
     RANDAUGMENT,
@@ -17,6 +16,7 @@ from understudy.sources.augmentation import (
     Augmented,
     augment,
 )
+from tests.tiny import Grey, rng, site
 
 # Nothing but what is named, so that one thing can be looked at.
 STILL = Augmentation(crop_area=(1.0, 1.0), flip=0.0, turn=0.0, num_operations=0)

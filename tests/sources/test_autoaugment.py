@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from understudy.sources import recolouring
-from understudy.sources.augmentation import EVERY_OPERATION
-from understudy.sources.autoaugment import CIFAR10, apply_policy, strength
+from doublure.sources import recolouring
+from doublure.sources.augmentation import EVERY_OPERATION
+from doublure.sources.autoaugment import CIFAR10, apply_policy, strength
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

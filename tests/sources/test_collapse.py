@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests import tiny
-from tests.tiny import rng, site
-from understudy.sources.collapse import (
+from doublure.sources.collapse import (
     CollapseCheck,
     CollapseError,
     CollapseWatch,
@@ -17,6 +15,8 @@ from understudy.sources.collapse import (
     duplicate_share,
     look_at,
 )
+from tests import tiny
+from tests.tiny import rng, site
 
 WELL = Look(entropy=0.9, doubt=0.1, duplicates=0.0, commonest=0.2, gap=0.5, kappa=0.4)
 

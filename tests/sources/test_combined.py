@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from doublure.held_out import answer_held_out
+from doublure.nets.network import Network
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Batch, Site, innermost, parts_of
+from doublure.recipe import Stage
+from doublure.sources.augmentation import Augmented
+from doublure.sources.combined import Combined, divide
+from doublure.sources.flat import Flat
+from doublure.sources.matched import Matched
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.sources.replay import Replay
+from doublure.sources.shaders import Shaders
+from doublure.sources.surrogate import Surrogate
 from tests import tiny
-from understudy.held_out import answer_held_out
-from understudy.nets.network import Network
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Batch, Site, innermost, parts_of
-from understudy.recipe import Stage
-from understudy.sources.augmentation import Augmented
-from understudy.sources.combined import Combined, divide
-from understudy.sources.flat import Flat
-from understudy.sources.matched import Matched
-from understudy.sources.mixing import Mixed
-from understudy.sources.noise import Noise
-from understudy.sources.replay import Replay
-from understudy.sources.shaders import Shaders
-from understudy.sources.surrogate import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from doublure.nets.network import freeze
+from doublure.sources.contrast import Contrast, contrastive_loss, local_views, spatial_means
 from tests import tiny
 from tests.tiny import rng
-from understudy.nets.network import freeze
-from understudy.sources.contrast import Contrast, contrastive_loss, local_views, spatial_means
 
 
 def test_two_images_by_hand():

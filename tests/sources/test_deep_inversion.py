@@ -6,23 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests import taught, tiny
-from understudy.audits.evaluation import evaluate
-from understudy.data.datasets import open_data
-from understudy.fit import FitSettings
-from understudy.loading import load
-from understudy.nets.batchnorm_statistics import (
+from doublure.audits.evaluation import evaluate
+from doublure.data.datasets import open_data
+from doublure.fit import FitSettings
+from doublure.loading import load
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     feature_statistics_loss,
     stored_statistics,
 )
-from understudy.nets.network import Network, freeze
-from understudy.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
-from understudy.nets.vit import VisionTransformer
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Batch, OptimisedSource, SearchingStream, Source
-from understudy.seeding import from_seed
-from understudy.sources.deep_inversion import (
+from doublure.nets.network import Network, freeze
+from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
+from doublure.nets.vit import VisionTransformer
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Batch, OptimisedSource, SearchingStream, Source
+from doublure.seeding import from_seed
+from doublure.sources.deep_inversion import (
     PUBLISHED,
     DeepInversion,
     InversionLoss,
@@ -33,13 +32,14 @@ from understudy.sources.deep_inversion import (
     total_variation,
     total_variation_l1,
 )
-from understudy.sources.image_search import ImageSearch, moved
-from understudy.sources.inversion import Seen, labels_in_turn
-from understudy.sources.knowledge_within import Inceptionism
-from understudy.sources.replay import Replay
-from understudy.spine import distill, site_of
-from understudy.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
-from understudy.verbs.train import train
+from doublure.sources.image_search import ImageSearch, moved
+from doublure.sources.inversion import Seen, labels_in_turn
+from doublure.sources.knowledge_within import Inceptionism
+from doublure.sources.replay import Replay
+from doublure.spine import distill, site_of
+from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
+from doublure.verbs.train import train
+from tests import taught, tiny
 
 RAMP = torch.arange(9.0).view(1, 1, 3, 3)
 ONE, OTHER = torch.tensor([[3, 1, 0.5], [2, 0, -1]]), torch.tensor([[1.0, 2, 3], [0.5, -1, 2]])

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.nets.generators import GeneratorPlan
+from doublure.nets.network import freeze
+from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
+from doublure.protocols import OptimisedSource, Source, Stream
+from doublure.sources.collapse import CollapseCheck, CollapseError
+from doublure.sources.dfad import PUBLISHED, Dfad, DfadStream, generator_loss
+from doublure.spine import distill
 from tests import tiny
 from tests.tiny import rng, site
-from understudy.nets.generators import GeneratorPlan
-from understudy.nets.network import freeze
-from understudy.objectives.logit_l1 import LogitL1, logit_l1_loss
-from understudy.protocols import OptimisedSource, Source, Stream
-from understudy.sources.collapse import CollapseCheck, CollapseError
-from understudy.sources.dfad import PUBLISHED, Dfad, DfadStream, generator_loss
-from understudy.spine import distill
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]])
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])

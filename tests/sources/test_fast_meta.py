@@ -6,25 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests import tiny
-from tests.tiny import rng, site
-from understudy.nets.batchnorm_statistics import (
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     feature_statistics_loss,
     stored_statistics,
 )
-from understudy.nets.generators import GeneratorPlan
-from understudy.nets.network import freeze
-from understudy.protocols import OptimisedSource
-from understudy.seeding import child
-from understudy.sources import fast_meta
-from understudy.sources.collapse import CollapseCheck, CollapseError
-from understudy.sources.fast_meta import (
+from doublure.nets.generators import GeneratorPlan
+from doublure.nets.network import freeze
+from doublure.protocols import OptimisedSource
+from doublure.seeding import child
+from doublure.sources import fast_meta
+from doublure.sources.collapse import CollapseCheck, CollapseError
+from doublure.sources.fast_meta import (
     PUBLISHED,
     FastMeta,
     FastMetaStream,
     masked_adversarial_loss,
 )
+from tests import tiny
+from tests.tiny import rng, site
 
 NEVER = CollapseCheck(every=0)
 

@@ -6,18 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.audits.evaluation import evaluate
+from doublure.held_out import answer_held_out
+from doublure.nets.network import Network
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import Stream
+from doublure.recipe import Stage
+from doublure.sources.combined import Combined
+from doublure.sources.few import Few, divide_by_class, shown_few
+from doublure.sources.replay import Replay
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
 from tests import tiny
-from understudy.audits.evaluation import evaluate
-from understudy.held_out import answer_held_out
-from understudy.nets.network import Network
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import Stream
-from understudy.recipe import Stage
-from understudy.sources.combined import Combined
-from understudy.sources.few import Few, divide_by_class, shown_few
-from understudy.sources.replay import Replay
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import ShortInversion
 
 
 def keys(count: int) -> list[bytes]:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.protocols import InputContract
+from doublure.sources.flat import Flat, linear_gradient
 from tests.tiny import rng, site
-from understudy.protocols import InputContract
-from understudy.sources.flat import Flat, linear_gradient
 
 COLOUR = InputContract(size=(6, 9), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=10)
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import tiny
-from understudy.seeding import from_seed
-from understudy.sources.image_pool import (
+from doublure.seeding import from_seed
+from doublure.sources.image_pool import (
     FilePool,
     ImagePool,
     MemoryPool,
@@ -16,6 +15,7 @@ from understudy.sources.image_pool import (
     to_bytes,
     to_images,
 )
+from tests import tiny
 
 
 def drawn(count: int, seed: int = 0) -> Tensor:

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
+from doublure.sources.image_search import Found, ImageSearch, Keep, moved
 from tests import tiny
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
-from understudy.sources.image_search import Found, ImageSearch, Keep, moved
 
 TARGET = torch.linspace(-0.8, 0.8, 64).view(1, 1, 8, 8)
 

@@ -6,18 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests import taught, tiny
-from understudy.nets.batchnorm_statistics import (
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     stored_statistics,
 )
-from understudy.nets.network import freeze
-from understudy.protocols import Batch, OptimisedSource, Source
-from understudy.seeding import from_seed
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.inversion import Seen
-from understudy.sources.knowledge_within import (
+from doublure.nets.network import freeze
+from doublure.protocols import Batch, OptimisedSource, Source
+from doublure.seeding import from_seed
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.inversion import Seen
+from doublure.sources.knowledge_within import (
     COMBINED,
     BatchNormStatistics,
     Inceptionism,
@@ -27,6 +26,7 @@ from understudy.sources.knowledge_within import (
     roughness,
     within_loss,
 )
+from tests import taught, tiny
 
 SEARCH = ImageSearch(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
 

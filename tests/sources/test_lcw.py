@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from doublure.data.checkpoints import CheckpointError
+from doublure.data.generator_file import generator_files
+from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
+from doublure.protocols import InputContract
+from doublure.sources.lcw import Lcw, draw_codes, fit_images, load_generator
+from doublure.verbs.naming import source_named
 from tests.tiny import rng, site
-from understudy.data.checkpoints import CheckpointError
-from understudy.data.generator_file import generator_files
-from understudy.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
-from understudy.protocols import InputContract
-from understudy.sources.lcw import Lcw, draw_codes, fit_images, load_generator
-from understudy.verbs.naming import source_named
 
 PLAN = CramerWoldPlan(latent=3, noise=2, width=8, hidden=6)
 
@@ -95,7 +95,7 @@ def test_colours_that_nobody_knows_are_refused(run):
 
 
 def test_without_a_generator_it_says_how_to_make_one():
-    with pytest.raises(ValueError, match="--set generator=RUN, made by `understudy train-gen"):
+    with pytest.raises(ValueError, match="--set generator=RUN, made by `doublure train-gen"):
         Lcw().open(site(), None, rng())
 
 

@@ -5,11 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.tiny import rng, site
-from understudy.protocols import InputContract
-from understudy.seeding import from_seed
-from understudy.sources import leaves
-from understudy.sources.leaves import (
+from doublure.protocols import InputContract
+from doublure.seeding import from_seed
+from doublure.sources import leaves
+from doublure.sources.leaves import (
     SHAPES,
     SMALLEST_RADIUS,
     Leaves,
@@ -19,6 +18,7 @@ from understudy.sources.leaves import (
     radius_at,
     radius_cdf,
 )
+from tests.tiny import rng, site
 
 TURN = 2 * math.pi
 

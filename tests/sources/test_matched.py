@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from doublure.sources.matched import Matched, match
+from doublure.sources.noise import Noise
 from tests import tiny
-from understudy.sources.matched import Matched, match
-from understudy.sources.noise import Noise
 
 
 def test_without_spread_an_image_has_the_mean_and_deviation_asked_for():

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from doublure.protocols import InputContract, Source
+from doublure.seeding import from_seed
+from doublure.sources.noise import Noise, gaussian_noise, uniform_noise
 from tests.tiny import rng, site
-from understudy.protocols import InputContract, Source
-from understudy.seeding import from_seed
-from understudy.sources.noise import Noise, gaussian_noise, uniform_noise
 
 COLOUR = InputContract(size=(16, 12), channels=3, mean=(0.5, 0.4, 0.6), std=(0.1,) * 3, classes=10)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from doublure.protocols import Stream
+from doublure.sources.procedural import ProceduralStream
 from tests.tiny import rng, site
-from understudy.protocols import Stream
-from understudy.sources.procedural import ProceduralStream
 
 
 def paint(num_images: int, numbers: torch.Generator) -> torch.Tensor:

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from understudy.seeding import from_seed
-from understudy.sources.pyramid import (
+from doublure.seeding import from_seed
+from doublure.sources.pyramid import (
     PyramidDescent,
     enlargement,
     level_sizes,

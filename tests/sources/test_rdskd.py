@@ -6,13 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests import tiny
-from tests.tiny import rng, site
-from understudy.nets.generators import GeneratorPlan
-from understudy.nets.network import freeze
-from understudy.protocols import OptimisedSource
-from understudy.sources.collapse import CollapseCheck, CollapseError
-from understudy.sources.rdskd import (
+from doublure.nets.generators import GeneratorPlan
+from doublure.nets.network import freeze
+from doublure.protocols import OptimisedSource
+from doublure.sources.collapse import CollapseCheck, CollapseError
+from doublure.sources.rdskd import (
     Rdskd,
     RdskdStream,
     authenticity_loss,
@@ -20,6 +18,8 @@ from understudy.sources.rdskd import (
     exponential_penalty,
     sample_diversity_loss,
 )
+from tests import tiny
+from tests.tiny import rng, site
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
 NEVER = CollapseCheck(every=0)

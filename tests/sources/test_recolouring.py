@@ -4,9 +4,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from understudy.seeding import from_seed
-from understudy.sources import recolouring
-from understudy.sources.recolouring import (
+from doublure.seeding import from_seed
+from doublure.sources import recolouring
+from doublure.sources.recolouring import (
     Recolouring,
     autocontrast,
     blur,

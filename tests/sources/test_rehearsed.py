@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from doublure.protocols import Stream
+from doublure.sources.noise import Noise
+from doublure.sources.rehearsed import Rehearsed
 from tests import tiny
-from understudy.protocols import Stream
-from understudy.sources.noise import Noise
-from understudy.sources.rehearsed import Rehearsed
 
 
 def opened(share: float = 0.5, **site: object) -> Stream:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.seeding import child
+from doublure.sources.replay import Replay, ReplayStream
 from tests import tiny
-from understudy.protocols import Batch, Site, Source, Stream, image_batch
-from understudy.seeding import child
-from understudy.sources.replay import Replay, ReplayStream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,17 @@ import copy
 import pytest
 import torch
 
+from doublure.nets.decoding import beam_search, prefix_of, translate
+from doublure.nets.network import freeze
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import OWN_SENTENCES, PAD
+from doublure.recipe import from_toml, to_toml
+from doublure.seeding import from_seed
+from doublure.sources.on_policy import OnPolicy
+from doublure.sources.sentences import Sentences, batches_of
+from doublure.sources.sequence_level import SequenceLevel
 from tests import text, tiny
 from tests.test_contracts import assert_same, saved, standing
-from understudy.nets.decoding import beam_search, prefix_of, translate
-from understudy.nets.network import freeze
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import OWN_SENTENCES, PAD
-from understudy.recipe import from_toml, to_toml
-from understudy.seeding import from_seed
-from understudy.sources.on_policy import OnPolicy
-from understudy.sources.sentences import Sentences, batches_of
-from understudy.sources.sequence_level import SequenceLevel
 
 pytestmark = text.needs_extra
 KINDS = ("sentences", "on-policy", "sequence-level")
@@ -179,7 +179,7 @@ def test_a_share_of_the_batches_is_the_students_own(table, contract):
 
 
 def batch_of_corpus(stream, batch):
-    from understudy.data.parallel_text import padded
+    from doublure.data.parallel_text import padded
 
     return padded([stream.inner._targets[place] for place in batch.index.tolist()])
 
@@ -214,7 +214,7 @@ def test_the_teachers_sentences_are_its_best_ones(table, contract):
 
 
 def test_a_sentence_is_translated_once(table, contract, monkeypatch):
-    from understudy.sources import sequence_level
+    from doublure.sources import sequence_level
 
     asked = []
 

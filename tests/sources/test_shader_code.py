@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.sources.shader_code import FUNCTIONS, compile_torch
+from doublure.sources.shader_ir import OPERATIONS, X, Y, apply, number
 from tests.sources.formulas import painted
-from understudy.sources.shader_code import FUNCTIONS, compile_torch
-from understudy.sources.shader_ir import OPERATIONS, X, Y, apply, number
 
 ARITHMETIC = [name for name, operation in OPERATIONS.items() if operation.fold]
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tests.sources.formulas import CPU
-from understudy.sources.shader_families import (
+from doublure.sources.shader_families import (
     ABSTRACT,
     FAMILIES,
     FIGURES,
@@ -13,8 +12,9 @@ from understudy.sources.shader_families import (
     draw_program,
     program_tape,
 )
-from understudy.sources.shader_torch import TorchPainter
-from understudy.sources.shaders import worth_showing
+from doublure.sources.shader_torch import TorchPainter
+from doublure.sources.shaders import worth_showing
+from tests.sources.formulas import CPU
 
 SEEDS = torch.arange(8)
 TIMES = torch.linspace(0.1, 10, 8, dtype=torch.float64)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from doublure import optional
+from doublure.sources import shader_gl
+from doublure.sources.shader_families import FAMILIES, draw_program
+from doublure.sources.shader_gl import GlPainter, OpenGLError, open_context
+from doublure.sources.shader_program import Instances
+from doublure.sources.shader_torch import TorchPainter
 from tests.sources.formulas import CPU
-from understudy import optional
-from understudy.sources import shader_gl
-from understudy.sources.shader_families import FAMILIES, draw_program
-from understudy.sources.shader_gl import GlPainter, OpenGLError, open_context
-from understudy.sources.shader_program import Instances
-from understudy.sources.shader_torch import TorchPainter
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from understudy.sources.shader_families import FAMILIES, program_tape
-from understudy.sources.shader_glsl import emit_glsl
-from understudy.sources.shader_ir import X, Y, number, parameter
+from doublure.sources.shader_families import FAMILIES, program_tape
+from doublure.sources.shader_glsl import emit_glsl
+from doublure.sources.shader_ir import X, Y, number, parameter
 
 
 @pytest.mark.parametrize("family", FAMILIES)

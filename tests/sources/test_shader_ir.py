@@ -2,9 +2,9 @@
 
 import pytest
 
-from understudy.sources.shader_code import FUNCTIONS
-from understudy.sources.shader_glsl import TEMPLATES
-from understudy.sources.shader_ir import OPERATIONS, X, Y, apply, lift, number, parameter
+from doublure.sources.shader_code import FUNCTIONS
+from doublure.sources.shader_glsl import TEMPLATES
+from doublure.sources.shader_ir import OPERATIONS, X, Y, apply, lift, number, parameter
 
 
 def ops(*outputs):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from doublure.sources import shader_math as m
+from doublure.sources.shader_ir import X, Y, lift
+from doublure.sources.shader_math import Point
 from tests.sources.formulas import painted
-from understudy.sources import shader_math as m
-from understudy.sources.shader_ir import X, Y, lift
-from understudy.sources.shader_math import Point
 
 HERE = Point(X, Y)
 SALT = lift(12345.0)

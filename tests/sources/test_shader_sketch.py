@@ -2,7 +2,7 @@
 
 import torch
 
-from understudy.sources.shader_sketch import Range, Ranges, Sketch, uniforms
+from doublure.sources.shader_sketch import Range, Ranges, Sketch, uniforms
 
 SEEDS = torch.tensor([3, 2**62 + 5, 3 + 2**32])
 NONE = torch.zeros(3, dtype=torch.int64)

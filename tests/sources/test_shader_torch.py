@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from doublure.sources import shader_torch
+from doublure.sources.shader_families import FAMILIES, draw_program
+from doublure.sources.shader_ir import X, Y, parameter
+from doublure.sources.shader_sketch import Range
+from doublure.sources.shader_torch import TorchPainter
 from tests.sources.formulas import CPU, program
-from understudy.sources import shader_torch
-from understudy.sources.shader_families import FAMILIES, draw_program
-from understudy.sources.shader_ir import X, Y, parameter
-from understudy.sources.shader_sketch import Range
-from understudy.sources.shader_torch import TorchPainter
 
 SEEDS = torch.arange(5)
 TIMES = torch.linspace(0.1, 9, 5, dtype=torch.float64)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.protocols import InputContract, Site, Source, Stream
-from understudy.seeding import from_seed
-from understudy.sources.shader_families import ABSTRACT, FAMILIES
-from understudy.sources.shader_program import Program
-from understudy.sources.shader_torch import TorchPainter
-from understudy.sources.shaders import CARD, Shaders, ShaderStream, worth_showing, worthy_instances
+from doublure.protocols import InputContract, Site, Source, Stream
+from doublure.seeding import from_seed
+from doublure.sources.shader_families import ABSTRACT, FAMILIES
+from doublure.sources.shader_program import Program
+from doublure.sources.shader_torch import TorchPainter
+from doublure.sources.shaders import CARD, Shaders, ShaderStream, worth_showing, worthy_instances
 
 CPU = torch.device("cpu")
 
@@ -178,7 +178,7 @@ def test_empty_images_are_drawn_anew_and_the_others_are_left():
 def test_a_program_that_shows_nothing_is_named(monkeypatch):
     program = opened()._program(0)
     monkeypatch.setattr(
-        "understudy.sources.shaders._probed",
+        "doublure.sources.shaders._probed",
         lambda instances, _: torch.zeros(instances.count, dtype=torch.bool),
     )
     seeds = torch.tensor([1])

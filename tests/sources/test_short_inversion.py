@@ -8,16 +8,15 @@ import torch
 from scipy.linalg import hadamard
 from torch import Tensor, nn
 
-from tests import tiny
-from understudy.nets.batchnorm_statistics import (
+from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     stored_statistics,
 )
-from understudy.nets.network import freeze
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.own_classes import check_own_classes
-from understudy.protocols import (
+from doublure.nets.network import freeze
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.own_classes import check_own_classes
+from doublure.protocols import (
     Batch,
     InputContract,
     OptimisedSource,
@@ -29,16 +28,17 @@ from understudy.protocols import (
     innermost,
     parts_of,
 )
-from understudy.seeding import child, from_seed
-from understudy.sources.augmentation import Augmented
-from understudy.sources.matched import Matched
-from understudy.sources.noise import Noise
-from understudy.sources.shaders import Shaders
-from understudy.sources.short_inversion import (
+from doublure.seeding import child, from_seed
+from doublure.sources.augmentation import Augmented
+from doublure.sources.matched import Matched
+from doublure.sources.noise import Noise
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import (
     ShortInversion,
     assigned_labels,
     disagreement,
 )
+from tests import tiny
 
 COLOUR = InputContract(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=3)
 # Leaves the starts as the inner source drew them, so that they can be drawn again.

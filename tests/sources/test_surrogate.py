@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.protocols import Stream
+from doublure.sources.surrogate import LEAST_HELD_OUT, Surrogate, hold_out
 from tests.tiny import rng, site
-from understudy.protocols import Stream
-from understudy.sources.surrogate import LEAST_HELD_OUT, Surrogate, hold_out
 
 NUM_IMAGES = 100
 

@@ -1,7 +1,7 @@
 import torch
 
+from doublure.sources.views import shift_and_flip
 from tests.tiny import rng
-from understudy.sources.views import shift_and_flip
 
 
 def test_images_are_moved_and_mirrored_one_by_one():

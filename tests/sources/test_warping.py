@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.seeding import from_seed
-from understudy.sources.warping import (
+from doublure.seeding import from_seed
+from doublure.sources.warping import (
     crop,
     flip,
     rotation,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.findings import Task
-from understudy.protocols import image_batch
-from understudy.tasks.classification import (
+from doublure.findings import Task
+from doublure.protocols import image_batch
+from doublure.tasks.classification import (
     Classification,
     calibration_error,
     confidence_bins,

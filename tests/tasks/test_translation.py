@@ -3,11 +3,10 @@ import sys
 import pytest
 import torch
 
-from tests.text import needs_extra
-from understudy.optional import MissingExtraError, require
-from understudy.protocols import Batch
-from understudy.seeding import from_seed
-from understudy.tasks.translation import (
+from doublure.optional import MissingExtraError, require
+from doublure.protocols import Batch
+from doublure.seeding import from_seed
+from doublure.tasks.translation import (
     Answer,
     Translation,
     bleu_counts,
@@ -15,6 +14,7 @@ from understudy.tasks.translation import (
     corpus_bleu,
     paired_bootstrap,
 )
+from tests.text import needs_extra
 
 
 @needs_extra
@@ -102,5 +102,5 @@ def test_without_the_library_it_is_said_before_a_sentence_is_translated(monkeypa
         yield
 
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(MissingExtraError, match=r"sacrebleu .*; pip install 'understudy\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"sacrebleu .*; pip install tokenizers sacrebleu"):
         Translation().score(pairs())

@@ -2,10 +2,10 @@
 
 import pytest
 
+from doublure.loading import load, save
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract
 from tests.command import command
-from understudy.loading import load, save
-from understudy.nets.references import NetworkRef
-from understudy.protocols import InputContract
 
 NET = """
 from torch import nn

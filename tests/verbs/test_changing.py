@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-import understudy
+import doublure
+from doublure import image_summary
+from doublure.findings import Finding
+from doublure.loading import load, save
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.quantized import grids_of
+from doublure.run_folder import SUMMARY
 from tests import tiny
 from tests.command import command
-from understudy import image_summary
-from understudy.findings import Finding
-from understudy.loading import load, save
-from understudy.nets.network import Network, count_parameters
-from understudy.nets.quantized import grids_of
-from understudy.run_folder import SUMMARY
 
 RUN = {"transfer": "noise", "batch_size": 8, "audit": False}
 SMALL = {"set": {"pool_size": "16"}}
@@ -33,9 +33,7 @@ def more(tmp_path_factory) -> str:
 
 
 def test_a_pruned_run_is_a_smaller_network_that_can_be_loaded(network, tmp_path):
-    summary = understudy.prune(
-        network, 0.4, out=tmp_path / "run", steps=2, rounds=2, **RUN, **ROUNDS
-    )
+    summary = doublure.prune(network, 0.4, out=tmp_path / "run", steps=2, rounds=2, **RUN, **ROUNDS)
     assert summary["student_parameters"] < 0.8 * summary["teacher_parameters"]
     assert summary["student_flops"] < summary["teacher_flops"]
     made = load(str(tmp_path / "run"))
@@ -50,7 +48,7 @@ def test_a_pruned_network_is_timed_against_what_it_was_and_is_the_same_without(
     found = Finding(name="score", verdict="ok", summary="Fine.", tag="proxy")
     monkeypatch.setattr(image_summary, "score_stage", lambda *_: found)
     timed, bare = (
-        understudy.prune(
+        doublure.prune(
             network, 0.4, out=tmp_path / name, steps=2, **{**RUN, "audit": audit}, **SMALL
         )
         for name, audit in (("timed", True), ("bare", False))
@@ -64,7 +62,7 @@ def test_a_pruned_network_is_timed_against_what_it_was_and_is_the_same_without(
 
 
 def test_a_quantized_run_needs_no_step(network, tmp_path):
-    summary = understudy.quantize(network, out=tmp_path / "run", weight_bits=4, **RUN, **SMALL)
+    summary = doublure.quantize(network, out=tmp_path / "run", weight_bits=4, **RUN, **SMALL)
     assert summary["steps"] == 0
     made = load(str(tmp_path / "run"))
     assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4, 8}
@@ -84,22 +82,18 @@ def test_the_ends_may_have_the_bits_of_the_other_layers(network, tmp_path):
 
 
 def test_learning_with_rounded_weights_leaves_the_statistics_byte_for_byte(network, tmp_path):
-    understudy.quantize(network, out=tmp_path / "run", steps=2, **RUN, **SMALL)
+    doublure.quantize(network, out=tmp_path / "run", steps=2, **RUN, **SMALL)
     before, after = network.body.state_dict(), load(str(tmp_path / "run")).body.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert "conv1.weight" in moved
     assert not any("running" in name for name in moved)
-    understudy.quantize(
-        network, out=tmp_path / "free", steps=2, train_batchnorm=True, **RUN, **SMALL
-    )
+    doublure.quantize(network, out=tmp_path / "free", steps=2, train_batchnorm=True, **RUN, **SMALL)
     free = load(str(tmp_path / "free")).body.state_dict()
     assert not torch.equal(before["bn1.running_mean"], free["bn1.running_mean"])
 
 
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(network, tmp_path):
-    whole = understudy.prune(
-        network, 0.4, out=tmp_path / "whole", steps=4, rounds=2, **RUN, **ROUNDS
-    )
+    whole = doublure.prune(network, 0.4, out=tmp_path / "whole", steps=4, rounds=2, **RUN, **ROUNDS)
 
     class StopError(Exception):
         pass
@@ -110,10 +104,10 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(network, tmp_path):
     logged = {f"stages.{i}.fit.log_every": "1" for i in range(2)}
     settings = {**RUN, "set": {**ROUNDS["set"], **logged}, "checkpoint_seconds": 0.0}
     with pytest.raises(StopError):
-        understudy.prune(
+        doublure.prune(
             network, 0.4, out=tmp_path / "cut", steps=4, rounds=2, watch=stop, **settings
         )
-    understudy.prune(network, 0.4, out=tmp_path / "cut", steps=4, rounds=2, resume=True, **settings)
+    doublure.prune(network, 0.4, out=tmp_path / "cut", steps=4, rounds=2, resume=True, **settings)
     files = [tmp_path / name / "student.safetensors" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert whole["steps"] == 4
@@ -124,7 +118,7 @@ def test_new_classes_are_scored_apart(network, more, tmp_path, version):
     settings = {name: value for name, value in RUN.items() if name not in ("audit", "transfer")}
     if version == "rehearsal":
         settings |= {"transfer": "noise", **SMALL}
-    summary = understudy.continual(
+    summary = doublure.continual(
         network, more, out=tmp_path / "run", version=version, eval=more, steps=2, **settings
     )
     assert summary["new_count"] == 60
@@ -145,7 +139,7 @@ def test_forgetting_is_what_the_old_network_knew_less_what_is_left(network, more
         old = drawn.integers(0, 256, (40, 8, 8), dtype=np.uint8)
         both = np.concatenate((given["x"], old)), np.concatenate((given["y"], np.arange(40) % 3))
     np.savez(tmp_path / "both.npz", x=both[0], y=both[1])
-    summary = understudy.continual(
+    summary = doublure.continual(
         network,
         more,
         out=tmp_path / "run",
@@ -165,17 +159,15 @@ def test_data_without_a_new_class_are_refused(network, tmp_path):
     path = tmp_path / "old.npz"
     np.savez(path, x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4) % 3)
     with pytest.raises(ValueError, match="adds no class to the 3 old ones"):
-        understudy.continual(network, str(path), out=tmp_path / "run")
+        doublure.continual(network, str(path), out=tmp_path / "run")
 
 
 def test_a_frozen_network_learns_all_the_same(network, tmp_path):
     frozen = load("builtin/convnet-6", like=tiny.CONTRACT).requires_grad_(False)
-    assert (
-        understudy.prune(frozen, 0.3, out=tmp_path / "run", steps=1, **RUN, **SMALL)["steps"] == 1
-    )
+    assert doublure.prune(frozen, 0.3, out=tmp_path / "run", steps=1, **RUN, **SMALL)["steps"] == 1
 
 
 def test_a_recipe_of_another_verb_is_refused(network, tmp_path):
-    understudy.quantize(network, out=tmp_path / "run", **RUN, **SMALL)
+    doublure.quantize(network, out=tmp_path / "run", **RUN, **SMALL)
     with pytest.raises(ValueError, match="the recipe is one of quantize; run it with"):
-        understudy.prune(recipe=tmp_path / "run" / "recipe.toml", out=tmp_path / "other")
+        doublure.prune(recipe=tmp_path / "run" / "recipe.toml", out=tmp_path / "other")

@@ -4,7 +4,7 @@ import moderngl
 import pytest
 import torch
 
-from understudy.verbs.doctor import doctor
+from doublure.verbs.doctor import doctor
 
 
 def offered(name: str) -> dict:
@@ -27,20 +27,20 @@ def test_packages_are_named_with_their_versions():
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"),
+    ("name", "packages"),
     [
-        ("timm", "zoo"),
-        ("torchvision", "zoo"),
-        ("torch.utils.tensorboard", "track"),
-        ("tokenizers", "text"),
-        ("sacrebleu", "text"),
+        ("timm", "timm torchvision huggingface-hub"),
+        ("torchvision", "timm torchvision huggingface-hub"),
+        ("torch.utils.tensorboard", "tensorboard"),
+        ("tokenizers", "tokenizers sacrebleu"),
+        ("sacrebleu", "tokenizers sacrebleu"),
     ],
 )
-def test_an_absent_extra_comes_with_the_command_that_adds_it(monkeypatch, name, extra):
+def test_an_absent_extra_comes_with_the_command_that_adds_it(monkeypatch, name, packages):
     monkeypatch.setitem(sys.modules, name, None)
     offer = offered(name)
     assert offer["there"] is False
-    assert offer["add"] == f"pip install 'understudy[{extra}]'"
+    assert offer["add"] == f"pip install {packages}"
 
 
 def test_a_machine_without_egl_is_told_why_and_what_to_install(monkeypatch):

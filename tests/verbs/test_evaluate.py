@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.audits import evaluation
-from understudy.data.datasets import open_data
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
-from understudy.verbs.evaluate import evaluate
+from doublure.audits import evaluation
+from doublure.data.datasets import open_data
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
+from doublure.verbs.evaluate import evaluate
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=10)
 

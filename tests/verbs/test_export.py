@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
+from doublure.verbs.export import export
 from tests import tiny
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
-from understudy.verbs.export import export
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
 

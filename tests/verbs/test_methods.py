@@ -1,7 +1,7 @@
 import re
 
-from understudy.catalogue import METHODS
-from understudy.verbs.methods import methods
+from doublure.catalogue import METHODS
+from doublure.verbs.methods import methods
 
 
 def test_every_method_of_the_catalogue_is_listed_once():

@@ -1,15 +1,15 @@
 import pytest
 
+from doublure.loading import load
+from doublure.method import Given
+from doublure.nets.references import NetworkRef
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.recipe import from_toml, to_toml
+from doublure.recipes import published
+from doublure.sources.noise import Noise
+from doublure.verbs.naming import as_network, with_options
 from tests import tiny
-from understudy.loading import load
-from understudy.method import Given
-from understudy.nets.references import NetworkRef
-from understudy.objectives.activation_boundaries import ActivationBoundaries
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.recipe import from_toml, to_toml
-from understudy.recipes import published
-from understudy.sources.noise import Noise
-from understudy.verbs.naming import as_network, with_options
 
 RECIPE = published(
     "activation-boundary",

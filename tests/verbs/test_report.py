@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from understudy.run_folder import RunFolderError
-from understudy.verbs.report import report
+from doublure.run_folder import RunFolderError
+from doublure.verbs.report import report
 
 
 def test_the_page_is_rebuilt_in_the_folder_of_the_run(tmp_path: Path):

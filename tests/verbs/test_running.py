@@ -2,10 +2,10 @@ import re
 
 import pytest
 
-from understudy.nets.references import NetworkRef
-from understudy.recipe import Recipe
-from understudy.verbs.prune import prune
-from understudy.verbs.train import train
+from doublure.nets.references import NetworkRef
+from doublure.recipe import Recipe
+from doublure.verbs.prune import prune
+from doublure.verbs.train import train
 
 
 def test_an_option_that_is_not_there_is_refused_with_the_nearest(tmp_path):
@@ -22,5 +22,5 @@ def test_training_from_scratch_takes_no_weights_but_those_to_start_from(tmp_path
 
 def test_a_recipe_is_run_by_its_own_verb(tmp_path):
     recipe = Recipe(verb="distill", student=NetworkRef(ref="builtin/convnet-4"), stages=())
-    with pytest.raises(ValueError, match="run it with `understudy distill`"):
+    with pytest.raises(ValueError, match="run it with `doublure distill`"):
         prune(out=tmp_path / "run", recipe=recipe)

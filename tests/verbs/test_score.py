@@ -4,25 +4,25 @@ from dataclasses import replace
 
 import pytest
 
+from doublure import recipe as recipe_file
+from doublure.audits import transfer_reference
+from doublure.audits.transfer_set import COUNT
+from doublure.cli import looking
+from doublure.method import Given
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import WrappingSource
+from doublure.recipes import published
+from doublure.sources.augmentation import Augmented
+from doublure.sources.deep_inversion import DeepInversion, settings_for
+from doublure.sources.flat import Flat
+from doublure.sources.leaves import Leaves
+from doublure.sources.mixing import Mixed
+from doublure.sources.shaders import Shaders
+from doublure.verbs.score import score
 from tests.command import command
 from tests.tiny import CONTRACT, Grey, network
-from understudy import recipe as recipe_file
-from understudy.audits import transfer_reference
-from understudy.audits.transfer_set import COUNT
-from understudy.cli import looking
-from understudy.method import Given
-from understudy.nets.network import Network
-from understudy.nets.references import NetworkRef
-from understudy.objectives.soft_targets import SoftTargets
-from understudy.protocols import WrappingSource
-from understudy.recipes import published
-from understudy.sources.augmentation import Augmented
-from understudy.sources.deep_inversion import DeepInversion, settings_for
-from understudy.sources.flat import Flat
-from understudy.sources.leaves import Leaves
-from understudy.sources.mixing import Mixed
-from understudy.sources.shaders import Shaders
-from understudy.verbs.score import score
 
 GREY = (0.5,) * 3
 REFERENCE = NetworkRef(ref="builtin/convnet-6", mean=GREY, std=GREY, size=(8, 8), classes=3)

@@ -5,24 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import understudy
+import doublure
+from doublure import held_out, image_summary
+from doublure.compress import shrinking_plan
+from doublure.compress.shrinking_choice import Row
+from doublure.compress.shrinking_plan import Costs, plan_candidates
+from doublure.data.image_set import read_image_set
+from doublure.exports import exporting
+from doublure.exports.exporting import FILES
+from doublure.exports.verify import Comparison
+from doublure.loading import load, save
+from doublure.nets.network import Network
+from doublure.run_folder import SUMMARY, RunFolderError
+from doublure.sources.flat import Flat
+from doublure.sources.noise import Noise
+from doublure.verbs import candidates, comparing
+from doublure.verbs.shrink import MEASURED, RECORD, shrink
 from tests import tiny
 from tests.command import command
-from understudy import held_out, image_summary
-from understudy.compress import shrinking_plan
-from understudy.compress.shrinking_choice import Row
-from understudy.compress.shrinking_plan import Costs, plan_candidates
-from understudy.data.image_set import read_image_set
-from understudy.exports import exporting
-from understudy.exports.exporting import FILES
-from understudy.exports.verify import Comparison
-from understudy.loading import load, save
-from understudy.nets.network import Network
-from understudy.run_folder import SUMMARY, RunFolderError
-from understudy.sources.flat import Flat
-from understudy.sources.noise import Noise
-from understudy.verbs import candidates, comparing
-from understudy.verbs.shrink import MEASURED, RECORD, shrink
 
 MADE = ("int8", "pruned-30", "pruned-50", "pruned-70", "resnet8-0.25", "resnet8-0.25-pruned-50")
 
@@ -45,7 +45,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(comparing, "seconds_an_answer", lambda network: 1e-3)
     monkeypatch.setattr(comparing, "seconds_a_step", lambda network, device: 1e-3)
     monkeypatch.setattr(shrinking_plan, "plan_candidates", plan_of_known_costs)
-    monkeypatch.setattr("understudy.verbs.shrink._MOST", 64)
+    monkeypatch.setattr("doublure.verbs.shrink._MOST", 64)
     monkeypatch.setattr(comparing, "SETS", {"noise": Noise(), "flat": Flat()})
     monkeypatch.setattr(comparing, "SHADERS", Noise())
     monkeypatch.setattr(candidates, "SHADERS", Noise())
@@ -134,7 +134,7 @@ def test_every_candidate_is_a_run_of_its_own_and_one_file_is_recommended(teacher
     assert any("pruned-50: " in line for line in lines)
     page = (out / "report.html").read_text()
     assert chosen["reason"].split(":")[0] in page
-    assert understudy.report(out).read_text() == page
+    assert doublure.report(out).read_text() == page
 
 
 def labelled(folder) -> str:

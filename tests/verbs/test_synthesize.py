@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.data.image_set import ImageSetError, read_image_set
+from doublure.nets.network import Network
+from doublure.protocols import InputContract
+from doublure.run_folder import RunFolderError
+from doublure.sources.deep_inversion import DeepInversion
+from doublure.sources.image_search import ImageSearch
+from doublure.sources.knowledge_within import BatchNormStatistics
+from doublure.sources.noise import Noise
+from doublure.verbs.synthesize import SEARCH_PICTURE, synthesize
 from tests import tiny
-from understudy.data.image_set import ImageSetError, read_image_set
-from understudy.nets.network import Network
-from understudy.protocols import InputContract
-from understudy.run_folder import RunFolderError
-from understudy.sources.deep_inversion import DeepInversion
-from understudy.sources.image_search import ImageSearch
-from understudy.sources.knowledge_within import BatchNormStatistics
-from understudy.sources.noise import Noise
-from understudy.verbs.synthesize import SEARCH_PICTURE, synthesize
 
-VERB = "understudy.verbs.synthesize"
+VERB = "doublure.verbs.synthesize"
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=3)
 GREY = Noise(mean=(0.5,), std=(0.25,))
 SMALL = {"count": 600, "size": 8, "channels": 1}

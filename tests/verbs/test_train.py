@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from doublure.recipe import read
 from tests.command import command
-from understudy.recipe import read
 
 
 def test_unreadable_images_are_named_and_left_out_where_that_is_asked_for(tmp_path):

@@ -1,0 +1,329 @@
+"""The report card of a transfer set: figures, verdict, standing, for a machine and for a reader.
+
+    fail   a class is uncovered, or the rarest class' share or the class entropy is too low
+    warn   pairs of classes are missing, the teacher's BatchNorm sees something else than it knows,
+           or the images looked at are few for so many classes
+    ok     otherwise
+
+The verdict is about the stream as the student is fed it. It rests on the figures alone: neither the
+standing among other sets nor a prediction takes part in it.
+"""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from doublure.audits.calibration import NotCalibrated, Prediction
+from doublure.audits.ranking import Standing, places, standing
+from doublure.audits.transfer_tally import Estimate, StreamDiagnostics
+from doublure.findings import Finding
+from doublure.protocols import InputContract
+
+Verdict = Literal["ok", "warn", "fail"]
+# Of its range, where a figure lies outside of it.
+Side = Literal["low", "high"]
+
+_NAME, _COLUMN, _LINE = 24, 18, 80
+# Of the figures that decide, for a reader who knows none of their names.
+_MEANINGS = {
+    "uncovered": ("Missing classes", "those that hardly an image shows"),
+    "class_entropy": ("Class balance", "how evenly the teacher names its classes; 1 is evenly"),
+    "min_class_share": ("Rarest class", "its images, as a share of an even number"),
+    "pair_coverage": ("Boundaries seen", "share of the pairs of classes that images lie between"),
+    "bn_distance": (
+        "Distance from the data",
+        "from what the teacher's BatchNorm layers remember of them",
+    ),
+    "near_boundary": ("Near a boundary", "share of images at which the teacher nearly wavers"),
+    "boundary_success": ("Attacks that succeed", "share that reach another class"),
+    "duplicates": ("Duplicates", "share of images that the teacher cannot tell apart"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where the verdict changes, and what is good.
+
+    Args:
+        class_entropy: less is "fail".
+        min_class_share: less is "fail".
+        uncovered: more is "fail".
+        pair_coverage: less is "warn".
+        bn_distance: more is "warn".
+        images_per_class: fewer are "warn": that a class is missing may be chance.
+        good: from where to where a figure is good.
+    """
+
+    class_entropy: float = 0.5
+    min_class_share: float = 0.05
+    uncovered: int = 0
+    pair_coverage: float = 0.5
+    bn_distance: float = 1.0
+    images_per_class: int = 20
+    good: Mapping[str, tuple[float | None, float | None]] = field(
+        default_factory=lambda: {
+            "class_entropy": (0.9, None),
+            "min_class_share": (0.3, None),
+            "uncovered": (None, 0),
+            "pair_coverage": (0.7, None),
+            "near_boundary": (0.1, 0.4),
+            "boundary_success": (0.95, None),
+            "feature_coverage": (0.7, None),
+            "duplicates": (None, 0.02),
+            "teacher_entropy_tau": (0.5, 0.99),
+        }
+    )
+
+
+def out_of_range(
+    raw: StreamDiagnostics, shown: StreamDiagnostics, limits: Limits
+) -> dict[str, tuple[float, Side]]:
+    """Return the figures outside of where they are good, and on which side they lie."""
+    found: dict[str, tuple[float, Side]] = {}
+    for name, (low, high) in limits.good.items():
+        # Attacked images are shown again on purpose; frames repeated by the source are not.
+        value = (raw if name == "duplicates" else shown).value(name)
+        if value is not None and low is not None and value < low:
+            found[name] = (value, "low")
+        elif value is not None and high is not None and value > high:
+            found[name] = (value, "high")
+    return found
+
+
+def judge(stream: StreamDiagnostics, limits: Limits) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict on a stream and the reasons that pull it down."""
+    classes = len(stream.histogram)
+    value = {name: estimate.value for name, estimate in stream.figures.items()}
+    failed, warned = [], []
+    if stream.count < limits.images_per_class * classes:
+        # Not an excuse: else one more class, an empty one, could turn "fail" into "warn".
+        warned.append(
+            f"{stream.count} images are too few to judge {classes} classes, and what is missing "
+            f"may be chance; {50 * classes} would do"
+        )
+    if value["uncovered"] > limits.uncovered:
+        failed.append(f"{value['uncovered']:.0f} of {classes} classes have hardly an image")
+    if value["min_class_share"] < limits.min_class_share:
+        failed.append(
+            f"min_class_share {value['min_class_share']:.3f} is below {limits.min_class_share:g}: "
+            "the student will not learn the rarest class"
+        )
+    if value["class_entropy"] < limits.class_entropy:
+        failed.append(
+            f"class_entropy {value['class_entropy']:.2f} is below {limits.class_entropy:g}: "
+            "few classes make up the set"
+        )
+    if value["pair_coverage"] < limits.pair_coverage:
+        warned.append(
+            f"pair_coverage {value['pair_coverage']:.2f} is below {limits.pair_coverage:g}: "
+            "boundaries between classes are missing"
+        )
+    if value.get("bn_distance", 0.0) > limits.bn_distance:
+        warned.append(
+            f"bn_distance {value['bn_distance']:.2f} is above {limits.bn_distance:g}: the "
+            "teacher's features are far from those it was trained on"
+        )
+    verdict: Verdict = "fail" if failed else "warn" if warned else "ok"
+    return verdict, (*failed, *warned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSetCard:
+    """What can be said of a transfer set before any training.
+
+    Args:
+        teacher: the REF of the teacher; "" for one made in Python.
+        temperature: of the soft targets that the figures named tau are about.
+        wrappers: what stands between the raw images and the student, innermost first.
+        raw: the source's own images.
+        fed: as the student is shown them; None where nothing stands between.
+        notes: what else a reader should know.
+    """
+
+    name: str
+    teacher: str
+    contract: InputContract
+    count: int
+    seed: int
+    temperature: float
+    wrappers: tuple[str, ...]
+    raw: StreamDiagnostics
+    fed: StreamDiagnostics | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    prediction: Prediction | NotCalibrated
+    limits: Limits
+
+    @property
+    def shown(self) -> StreamDiagnostics:
+        """The stream that the student is shown."""
+        return self.raw if self.fed is None else self.fed
+
+    @property
+    def standing(self) -> Standing:
+        """What the set is ranked by among others."""
+        return standing(self.shown.figures)
+
+    @property
+    def summary(self) -> str:
+        """The card in one sentence."""
+        return f"ranks by {self.standing}; {self._predicted}"
+
+    @property
+    def _predicted(self) -> str:
+        if isinstance(self.prediction, NotCalibrated):
+            return f"no accuracy is predicted: not calibrated here ({self.prediction.reason})"
+        return (
+            f"predicted {self.prediction.ratio:.2f} of the accuracy that the teacher's own images "
+            f"give (90 %: {self.prediction.low:.2f} to {self.prediction.high:.2f})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole card as plain values."""
+        predicted = isinstance(self.prediction, Prediction)
+        return {
+            "name": self.name,
+            "teacher": self.teacher,
+            "classes": self.contract.classes,
+            "size": list(self.contract.size),
+            "count": self.count,
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "out_of_range": self._sides(),
+            "ranked_by": asdict(self.standing),
+            "predicted": asdict(self.prediction) if predicted else None,
+            "not_calibrated": None if predicted else asdict(self.prediction)["reason"],
+            "wrappers": list(self.wrappers),
+            "raw": _stream_json(self.raw),
+            "fed": None if self.fed is None else _stream_json(self.fed),
+        }
+
+    def to_finding(self) -> Finding:
+        """Return the card as the report of a run takes it up."""
+        streams = {"raw": self.raw, "as fed": self.shown}
+        figures: dict[str, Any] = {
+            name: {key: estimate.value for key, estimate in stream.figures.items()}
+            for name, stream in streams.items()
+            if name == "as fed" or self.fed is not None
+        }
+        predicted = isinstance(self.prediction, Prediction)
+        if predicted:
+            figures["predicted"] = asdict(self.prediction)
+        return Finding(
+            name=f"transfer set {self.name}",
+            verdict=self.verdict,
+            summary="; ".join([*self.reasons, self.summary]),
+            tag="predicted" if predicted else "proxy",
+            figures=figures,
+            meanings={
+                name: (*words, (self._good(name).replace("<=", "≤") or "low") + self._mark(name))
+                for name, words in _MEANINGS.items()
+                if name in self.shown.figures
+            },
+        )
+
+    def text(self) -> str:
+        """Return the card for a reader, in lines of at most 80 characters."""
+        lines = [
+            f"{self.name}  {self.verdict.upper()}",
+            f"{self.count:,} images, seed {self.seed}; {self.contract.classes} classes"
+            + (f"; teacher {self.teacher}" if self.teacher else ""),
+            self.summary,
+            "",
+            _row("± half of 90 %", *(["raw", "as fed"] if self.fed else ["images"]), "good"),
+        ]
+        streams = [self.raw] if self.fed is None else [self.raw, self.fed]
+        names = dict.fromkeys(name for stream in streams for name in stream.figures)
+        for name in names:
+            cells = [_cell(stream.figures.get(name)) for stream in streams]
+            lines.append(_row(name, *cells, self._good(name) + self._mark(name)))
+        lines += [_row(name, *[_list(pick(s)) for s in streams]) for name, pick in _LISTS.items()]
+        if self.wrappers:
+            lines.append(f"as fed: {', then '.join(self.wrappers)}")
+        told = [f"{self.verdict}: {reason}" for reason in self.reasons]
+        told += [f"note: {note}" for note in self.notes]
+        told += [f"left out: {name}: {why}" for name, why in self.shown.missing.items()]
+        return "\n".join(part for line in [*lines, *told] for part in _wrapped(line))
+
+    def _sides(self) -> dict[str, Side]:
+        return {
+            name: side
+            for name, (_, side) in out_of_range(self.raw, self.shown, self.limits).items()
+        }
+
+    def _mark(self, name: str) -> str:
+        side = self._sides().get(name)
+        return "" if side is None else f"  too {side}"
+
+    def _good(self, name: str) -> str:
+        low, high = self.limits.good.get(name, (None, None))
+        if low is None or high is None:
+            sign = "" if low is high else "> " if high is None else "<= "
+            return sign + ("" if low is high else f"{low if high is None else high:g}")
+        return f"{low:g} to {high:g}"
+
+
+def ranked_text(cards: Sequence[TransferSetCard]) -> str:
+    """Return the order of several cards of one teacher, the best first, for a reader."""
+    standings = [card.standing for card in cards]
+    by = standings[0]
+    lines = [
+        f"ranked by {by.figure} as fed, {by.better} is better; sets that cannot be told apart "
+        "share a place"
+    ]
+    ordered = sorted(zip(places(standings), cards, strict=True), key=_order)
+    for place, card in ordered:
+        cell = _cell(card.shown.figures[by.figure])
+        lines.append(_row(f"{place}. {card.name}", cell, card.verdict))
+    return "\n".join(part for line in lines for part in _wrapped(line))
+
+
+def _order(placed: tuple[int, TransferSetCard]) -> tuple[int, float]:
+    place, card = placed
+    sign = 1 if card.standing.better == "lower" else -1
+    return place, sign * card.standing.value
+
+
+_LISTS: Mapping[str, Callable[[StreamDiagnostics], tuple[float, ...]]] = {
+    "pixel mean": lambda stream: stream.mean,
+    "pixel std": lambda stream: stream.std,
+    "confidence, 1st decile": lambda stream: stream.deciles[1:2],
+    "confidence, median": lambda stream: stream.deciles[5:6],
+    "confidence, 9th decile": lambda stream: stream.deciles[9:10],
+}
+
+
+def _stream_json(stream: StreamDiagnostics) -> dict[str, Any]:
+    return {
+        **asdict(stream),
+        "figures": {name: asdict(estimate) for name, estimate in stream.figures.items()},
+    }
+
+
+def _row(name: str, *cells: str) -> str:
+    return (f"{name:<{_NAME}}" + "".join(f"{cell:<{_COLUMN}}" for cell in cells)).rstrip()
+
+
+def _cell(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    if estimate.low == estimate.high:
+        return f"{estimate.value:.3g}"
+    # The longer half: at the ends of a scale the interval is cut short on one side.
+    reach = max(estimate.value - estimate.low, estimate.high - estimate.value)
+    return f"{estimate.value:.3g} ± {reach:.1g}"
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.2f}" for value in values[:4])
+
+
+def _wrapped(line: str) -> list[str]:
+    if len(line) <= _LINE:
+        return [line]
+    return textwrap.wrap(line, _LINE, subsequent_indent="  ")

@@ -1,0 +1,173 @@
+"""What a person sees while a verb works, and how its result leaves.
+
+Results go to standard output; progress, notes and errors go to standard error. Of several
+processes only the first one speaks, except for errors.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+import doublure
+
+# torchrun and accelerate number the processes they start.
+_RANK = os.environ.get("RANK", "0")
+_SPEAKS = _RANK == "0"
+# Lines are cut by the terminal, if there is one, and never by us: a path must survive a pipe.
+errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not _SPEAKS)
+results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
+
+# Seconds before a verb that is mostly quick says that it works.
+_PATIENCE = 2.0
+# Seconds between two lines where there is no terminal to draw a bar on.
+_BETWEEN_LINES = 10.0
+_OURS = Path(doublure.__file__).parent
+# Journal lines that tell the pace.
+_LINES = 20
+
+
+class Progression(Protocol):
+    """Shows how far a verb has come, and lines of words."""
+
+    def say(self, text: str) -> None: ...
+    def watch(self, steps: int, line: dict[str, Any]) -> None: ...
+
+
+class Pace:
+    """Says how far a run is, how fast, and how long it will yet take at the pace of late."""
+
+    def __init__(self) -> None:
+        self._seen = deque([(0, 0.0)], maxlen=_LINES)
+
+    def __call__(self, steps: int, line: dict[str, Any]) -> str:
+        """Return "done/steps, images a second, time left, loss" of a journal line."""
+        step, seconds = line["step"], line["seconds"]
+        if step <= self._seen[-1][0]:  # a new run
+            self._seen = deque([(0, 0.0)], maxlen=_LINES)
+        first_step, first_seconds = self._seen[0]
+        self._seen.append((step, seconds))
+        left = (seconds - first_seconds) / (step - first_step) * (steps - step)
+        parts = [f"{step}/{steps}", f"{line['images_per_second']:,.0f}/s", f"{_time(left)} left"]
+        if "loss" in line:
+            parts.append(f"loss {line['loss']:.3g}")
+        return "  ".join(parts)
+
+
+class Bar:
+    """A progression on a terminal: one bar, and words above it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._pace = Pace()
+        self._task: TaskID = progress.add_task("", total=None, pace="")
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
+
+    def watch(self, steps: int, line: dict[str, Any]) -> None:
+        told = self._pace(steps, line)
+        self._progress.update(self._task, total=steps, completed=line["step"], pace=told)
+
+
+class Lines:
+    """A progression in a file or a pipe: a plain line now and then."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        errors.print(text, markup=False)
+
+    def watch(self, steps: int, line: dict[str, Any]) -> None:
+        told = self._pace(steps, line)
+        now = time.monotonic()
+        if now - self._last >= _BETWEEN_LINES or line["step"] == steps:
+            self._last = now
+            errors.print(told, markup=False)
+
+
+@contextmanager
+def progression() -> Iterator[Progression]:
+    """Show progress on standard error while the block runs."""
+    if not errors.is_terminal:
+        yield Lines()
+        return
+    columns = (BarColumn(bar_width=16), TimeElapsedColumn(), TextColumn("{task.fields[pace]}"))
+    with Progress(*columns, console=errors) as progress:
+        yield Bar(progress)
+
+
+@contextmanager
+def waiting(patience: float = _PATIENCE) -> Iterator[Callable[[str], None]]:
+    """Show on standard error how far a block is, once it has run for so many seconds.
+
+    Yields what takes the words.
+    """
+    status = errors.status("")
+    due = time.monotonic() + patience
+
+    def tell_line(text: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _BETWEEN_LINES
+            errors.print(text, markup=False)
+
+    if not errors.is_terminal:
+        yield tell_line
+        return
+    # The words may come long before or long after: the clock runs beside the work.
+    alarm = threading.Timer(patience, status.start)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield lambda text: status.update(escape(text))
+    finally:
+        alarm.cancel()
+        alarm.join()
+        status.stop()
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON object to standard output."""
+    if _SPEAKS:
+        sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def hear(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Tell a warning of this library in its own words; those of others are for who writes code."""
+    if Path(filename).is_relative_to(_OURS):
+        errors.print(str(message), style="yellow", markup=False)
+
+
+def fail(reason: str) -> None:
+    """Write a one-line reason to standard error."""
+    mark = "error:" if _SPEAKS else f"error in process {_RANK}:"
+    line = Text.assemble((mark, "bold red"), " ", " ".join(reason.split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+
+
+def _time(seconds: float) -> str:
+    minutes, hours = round(seconds) // 60, round(seconds) // 3600
+    if hours:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{minutes}m{round(seconds) % 60:02}s" if minutes else f"{round(seconds)}s"

@@ -1,0 +1,236 @@
+"""The verbs that look and change nothing: parse, call, print."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from doublure.cli import options as o
+from doublure.cli.console import errors, fail, print_json, results, waiting
+
+# Of a normalisation: the deviation of the images it makes, and how likely that is.
+_JUDGED = ("implied_std", "relative_likelihood")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    for verb in (inspect, doctor, methods, evaluate, score):
+        app.command()(verb)
+    audit = typer.Typer(help="Look at a network or a transfer set, and change nothing.")
+    audit.callback()(_audit)
+    audit.command("transfer")(score)
+    app.add_typer(audit, name="audit")
+
+
+def _audit() -> None:
+    """Keeps `audit` a group while it has one command."""
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="REF", help="A network, or a run's folder.")],
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    allow_code: o.AllowCode = [],  # noqa: B006  # typer reads it, nothing writes it
+    json: o.Json = False,
+) -> None:
+    """What a checkpoint is, and whether its normalisation fits it."""
+    from dataclasses import asdict
+
+    from doublure.verbs.inspect import inspect as work
+
+    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
+    finding = work(model, **said, allow_code=allow_code, say=_note)
+    if json:
+        print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
+    else:
+        _print_figures(finding.figures)
+        _print_readings(finding.figures["normalisation"])
+    if finding.verdict == "fail":
+        fail(finding.summary)
+        raise typer.Exit(1)
+    if not json:
+        results.print(f"{finding.verdict}: {finding.summary}", markup=False)
+
+
+def doctor(json: o.Json = False) -> None:
+    """What this machine offers, and how to add what it does not."""
+    from doublure.verbs.doctor import doctor as work
+
+    offers = work()
+    if json:
+        print_json(offers)
+        return
+    for offer in offers:
+        mark = "[green]yes[/]" if offer["there"] else "[yellow]no [/]"
+        results.print(f"{mark} [bold]{offer['name']}[/]  ", end="")
+        results.print(offer["detail"], markup=False)
+        if offer["add"]:
+            results.print(f"    add it with: {offer['add']}", markup=False)
+
+
+def methods(json: o.Json = False) -> None:
+    """Every method: paper, room, needs, and the verb that reaches it."""
+    from doublure.verbs.methods import methods as work
+
+    entries = work()
+    if json:
+        print_json(entries)
+        return
+    for room, group in groupby(entries, lambda entry: _room(entry["room"])):
+        results.rule(f"[bold]{room}", align="left", style="dim")
+        for entry in group:
+            needs = ", ".join(entry["needs"])
+            results.print(f"[bold]{entry['name']}[/]  [dim]needs {needs}[/]")
+            if entry["paper"]:
+                results.print(f"  {entry['paper']}", markup=False)
+            results.print(f"  doublure {entry['verb']}", style="cyan", markup=False)
+
+
+def _room(place: str) -> str:
+    """Return the room of a method, in one word: recipes stand in several files."""
+    return place.partition("/")[0].rpartition("_")[2]
+
+
+def evaluate(
+    model: o.Model,
+    data: Annotated[str, typer.Option(metavar="DATA", help="Labelled images, or parallel text.")],
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = None,
+    skip_bad: o.SkipBad = False,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    json: o.Json = False,
+) -> None:
+    """How many labelled images a network gets right, or how well it translates, with counts."""
+    from doublure.audits.translation import TranslationEvaluation
+    from doublure.verbs.evaluate import evaluate as work
+
+    made = work(
+        model,
+        data,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        batch_size=batch_size or 256,
+        device=device or "auto",
+        skip_bad=skip_bad,
+        allow_code=allow_code,
+        say=_note,
+    )
+    if json:
+        print_json(made.to_json())
+        return
+    if isinstance(made, TranslationEvaluation):
+        for name, score in made.scores.items():
+            unit = "sentences" if name == "bleu" else "tokens"
+            told = f"{name:15}{score.value:8.4g}  on {score.count:,} {unit}  {score.signature}"
+            results.print(told.rstrip(), markup=False)
+        return
+    low, high = made.interval()
+    results.print(
+        f"accuracy [bold]{made.accuracy:.2%}[/]  {made.correct:,} of {made.count:,}"
+        f"  [dim]95 % interval {low:.1%} to {high:.1%}[/]"
+    )
+    table = Table("class", "accuracy", "count", box=None, header_style="dim")
+    for name, row in made.per_class.items():
+        table.add_row(name, f"{row.accuracy:.1%}", f"{row.count:,}")
+    results.print(table)
+
+
+def score(
+    teacher: o.Teacher = None,
+    transfer: Annotated[
+        list[str],
+        typer.Option(parser=o.source, metavar="SOURCE", help="A source; several are compared."),
+    ] = [],  # noqa: B006
+    weights: o.Weights = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="A recipe.toml that says how they are fed; what it shows is scored, too.",
+        ),
+    ] = None,
+    allow_code: o.AllowCode = [],  # noqa: B006
+    count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 1024,
+    seed: o.Seed = None,
+    json: o.Json = False,
+) -> None:
+    """How good a transfer set is for a teacher, before any training."""
+    missing = ["--teacher"] * (teacher is None) + ["--transfer"] * (not transfer)
+    if recipe is None and missing:
+        raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
+    from doublure.audits.ranking import places
+    from doublure.audits.transfer_card import ranked_text
+    from doublure.verbs.score import score as work
+
+    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
+    with waiting() as watch:
+        cards = work(
+            teacher,
+            transfer,
+            **said,
+            recipe=recipe,
+            count=count,
+            seed=seed or 0,
+            allow_code=allow_code,
+            say=_note,
+            watch=watch,
+        )
+    if json:
+        order = places([card.standing for card in cards])
+        told = zip(order, cards, strict=True)
+        print_json([card.to_json() | {"place": place} for place, card in told])
+        return
+    for card in cards:
+        results.print(card.text(), markup=False)
+        results.print()
+    if len(cards) > 1:
+        results.print(ranked_text(cards), markup=False)
+
+
+def _note(text: str) -> None:
+    errors.print(text, style="yellow", markup=False)
+
+
+def _print_figures(figures: Any) -> None:
+    for name, value in figures.items():
+        if value not in ({}, None) and name != "normalisation":
+            results.print(f"{name.replace('_', ' '):24}{_in_words(value)}", markup=False)
+
+
+def _print_readings(normalisation: Any) -> None:
+    """Show how likely the usual normalisations make the images that the first BatchNorm saw."""
+    if not normalisation["checkable"]:
+        return  # the summary says why
+    table = Table("read as", "images of mean", "std", "likelihood", box=None)
+    for reading in (normalisation["stated"], *normalisation["candidates"]):
+        mean = " ".join(f"{value:.3g}" for value in reading["implied_mean"])
+        deviation, likelihood = (f"{reading[key]:.2g}" for key in _JUDGED)
+        table.add_row(reading["name"], mean, deviation, likelihood)
+    results.print(table)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,91 @@
+"""The command `doublure`: its verbs, and what a failure looks like.
+
+Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 130: interrupted.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+import typer
+
+from doublure.cli import console, looking, making, shrinking, training
+
+INTERRUPTED = 130
+# typer re-exports one kind of bad usage only; all kinds derive from what that one derives from.
+_BadUsage = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+
+app = typer.Typer(
+    name="doublure",
+    help="From a trained network without its data to one that can be deployed.",
+    epilog="A failure is one line; with --debug it is told with all that led to it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (training, shrinking, looking, making):
+    group.register(app)
+
+
+def _tell_version(asked: bool) -> bool:
+    if asked:
+        from importlib import metadata
+
+        console.results.print(f"doublure {metadata.version('doublure')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def doublure(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            callback=_tell_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Holds what stands before a verb."""
+
+
+def run() -> None:
+    """Run the command line; a failure is one line on standard error."""
+    debug = "--debug" in sys.argv
+    if not (debug or sys.warnoptions):
+        warnings.showwarning = console.hear
+    sys.exit(status([word for word in sys.argv[1:] if word != "--debug"], debug=debug))
+
+
+def status(arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run the command with `arguments`, tell a failure, and return the exit status."""
+    if not arguments:
+        app(["--help"], prog_name="doublure", standalone_mode=False)
+        return 2
+    try:
+        code = app(arguments, prog_name="doublure", standalone_mode=False) or 0
+    except _BadUsage as error:
+        console.fail(error.format_message().removeprefix("Invalid value: "))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:  # the last stop: nothing above it could say more
+        if debug:
+            raise
+        console.fail(_reason(error))
+        return 1
+    if code == INTERRUPTED:
+        console.fail("interrupted; what was written is intact, and a run goes on with --resume")
+    return int(code)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    expected = (ValueError, RuntimeError, OSError, ArithmeticError)
+    if text and isinstance(error, expected):
+        return text
+    return f"{type(error).__name__}: {text} (run again with --debug to see where)"

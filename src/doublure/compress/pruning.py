@@ -1,0 +1,372 @@
+"""Filter pruning: whole channels go, those whose absence the loss would feel least.
+
+A gate g = 1 stands behind each channel (behind its BatchNorm, where it has one). The first-order
+change of the loss when gate s shuts is g_s dL/dg_s, the importance (Molchanov et al., eq. 8)
+
+    I_s = mean over samples of (g_s dL/dg_s)^2 .
+
+Channels that stand or fall together (`channels`) share one gate: their gradients are summed and
+divided by how many share. All layers are ranked as one; the least important groups go until the
+share of filters asked for is gone. The network is narrowed for good: fewer numbers, fewer products.
+
+Which L? Without data the natural one is KL(p_teacher || p_student), but at the unpruned network
+both are the same, its gradient is 0 for every sample, and so is every importance. "fisher" draws a
+label y' from the teacher's probabilities and takes -log q_y': the mean of its squared gradient is
+the Fisher information, twice the second-order importance of that KL. "labels" takes the
+cross-entropy with the labels of a set that has them, "kl" the KL itself, for later rounds.
+
+With a table of latencies the score is I_s + latency_weight I_lat(s) (`latency`): what costs time
+goes sooner. The table is asked once a round, of the network before it loses anything.
+
+With `repair`, what is left of a layer is solved to answer what the layer did (`compress.repair`).
+
+Differs from the paper: gradients are squared per sample, not per mini-batch, so that the batch
+size does not matter.
+"""
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import one_of, positive
+from doublure.compress.latency import latency_changes, read_latencies
+from doublure.compress.repair import repair
+from doublure.nets.channels import Channels, Gate, trace_channels
+from doublure.nets.network import Network
+from doublure.nets.pruned import narrow_, record_of
+from doublure.nets.quantized import is_quantized
+from doublure.nets.taps import device_of
+from doublure.objectives.hard_labels import hard_label_loss
+from doublure.objectives.soft_targets import soft_target_loss
+from doublure.protocols import Batch
+from doublure.seeding import child
+
+CARD = Card(
+    paper="Molchanov, Mallya, Tyree, Frosio, Kautz: Importance Estimation for Neural Network "
+    "Pruning, arXiv:1906.10771; without data: Yin et al.: Dreaming to Distill, arXiv:1912.08795",
+    needs=("logits", "weights"),
+    reported={
+        "ImageNet, ResNet-50": 76.1,
+        "20 % of its filters gone, not fine-tuned": 16.6,
+        "the same, fine-tuned on adaptive DeepInversion's images": 73.3,
+    },
+)
+
+Importance = Literal["taylor", "l1", "random"]
+Loss = Literal["fisher", "labels", "kl"]
+_TOLERANCE = 1e-4
+
+
+def taylor_importance(gradients: Float[Tensor, "samples gates"]) -> Float[Tensor, " gates"]:
+    """Return the mean squared first-order change of the loss, for gates at 1."""
+    return gradients.double().square().mean(0)
+
+
+def shared_gradients(
+    gradients: Float[Tensor, "samples gates"], groups: Int64[Tensor, " gates"], count: int
+) -> Float[Tensor, "samples {count}"]:
+    """Return the gradients summed over the gates of each group, divided by how many there are."""
+    summed = gradients.new_zeros(len(gradients), count).index_add(1, groups, gradients)
+    shares: Tensor = summed / groups.bincount(minlength=count).clamp(min=1)
+    return shares
+
+
+def fisher_loss(
+    logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+    rng: torch.Generator,
+) -> Float[Tensor, " batch"]:
+    """Return -log q_y' of each sample, y' drawn from the teacher's probabilities."""
+    chances = teacher_logits.detach().softmax(-1).cpu()
+    drawn = torch.multinomial(chances, 1, generator=rng)[:, 0]
+    return F.cross_entropy(logits, drawn.to(logits.device), reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Transform: the least important fifth of all filters goes.
+
+    Args:
+        share: of the filters of all convolutions whose filters can go.
+        importance: "taylor", or as controls "l1" (mean absolute weight) and "random".
+        loss: whose gradient "taylor" squares: "fisher", "labels" or "kl".
+        least: channels that every layer keeps.
+        latency: a table of latencies (JSON; see `compress.latency`), for scores that count time.
+        latency_weight: importance that a millisecond is worth; above 0 where there is a table.
+        repair: solve the layers that lost inputs by least squares, on the images shown.
+    """
+
+    share: float = 0.2
+    importance: Importance = "taylor"
+    loss: Loss = "fisher"
+    least: int = 1
+    latency: str | None = None
+    latency_weight: float = 0.0
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must lie in (0, 1), got {self.share}")
+        one_of("importance", self.importance, get_args(Importance))
+        one_of("loss", self.loss, get_args(Loss))
+        positive("least", self.least)
+        if self.latency_weight < 0 or (self.latency_weight > 0) != (self.latency is not None):
+            raise ValueError(
+                "latency and latency_weight go together: name a table and a weight above 0, got "
+                f"{self.latency} and {self.latency_weight:g}"
+            )
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator
+    ) -> Network:
+        """Return `model` without its least important filters, judged on the images of `batches`."""
+        if not isinstance(model, Network):
+            raise TypeError(f"pruning needs a Network, got {type(model).__name__}")
+        if is_quantized(model):
+            raise ValueError("the network is quantized; prune first, then quantize what is left")
+        shown = [*(batches or ())]
+        if self.repair and not shown:
+            raise ValueError("repair needs images; give some, or prune with repair=False")
+        channels = trace_channels(model)
+        scores = self._scores(model, channels, shown, rng)
+        if channels.holds:
+            warnings.warn(channels.holds, stacklevel=2)
+        if self.latency is not None:
+            table = read_latencies(Path(self.latency))
+            scores = scores.double() + self.latency_weight * latency_changes(table, channels)
+        removed = least_important(channels, scores, self.share, self.least)
+        made = copy.deepcopy(model)
+        kept = channels.without(removed)
+        narrow_(made.body, kept)
+        made.plan = (*model.plan, record_of(made.body, kept))
+        _check(model, made, [gate for label in removed for gate in channels.gates[label]])
+        if not self.repair:
+            return made
+        images = torch.cat([batch.images for batch in shown])
+        return repair(model, made, channels, kept, images, child(rng, "repair"))
+
+    def _scores(
+        self,
+        model: Network,
+        channels: Channels,
+        batches: Sequence[Batch],
+        rng: torch.Generator,
+    ) -> Tensor:
+        labels = channels.prunable
+        if not labels:
+            why = f" ({channels.holds})" if channels.holds else ""
+            raise ValueError(f"nothing to prune: no convolution writes channels that could go{why}")
+        if self.importance == "random":
+            return torch.rand(len(labels), generator=child(rng, "importance"))
+        if self.importance == "l1":
+            return mean_absolute_weights(model, channels)
+        scores = importances(model, channels, batches, self.loss, rng)
+        if not (scores > 0).any():
+            raise ValueError(
+                "every importance is 0: a KL has no gradient where the network still answers as "
+                "its teacher does; use loss='fisher'"
+            )
+        return scores
+
+
+def importances(
+    model: Network,
+    channels: Channels,
+    batches: Iterable[Batch],
+    loss: Loss,
+    rng: torch.Generator,
+) -> Float[Tensor, " labels"]:
+    """Return the Taylor importance of each prunable label, over all samples of `batches`."""
+    order = {label: i for i, label in enumerate(channels.prunable)}
+    gates = {label: _importance_gates(channels.gates[label]) for label in order}
+    flat = [(order[label], gate) for label, some in gates.items() for gate in some]
+    groups = torch.tensor([group for group, _ in flat])
+    summed, count = torch.zeros(len(order), dtype=torch.float64), 0
+    for step, batch in enumerate(batches):
+        gradients = gate_gradients(
+            model, [gate for _, gate in flat], batch, _loss_of(loss, child(rng, "labels", step))
+        )
+        shared = shared_gradients(gradients.cpu(), groups, len(order))
+        summed += taylor_importance(shared) * len(shared)
+        count += len(shared)
+    if count == 0:
+        raise ValueError("importance is measured on images, got none")
+    return summed / count
+
+
+def gate_gradients(
+    model: Network,
+    gates: Sequence[Gate],
+    batch: Batch,
+    loss: Callable[[Tensor, Batch], Tensor],
+) -> Float[Tensor, "samples gates"]:
+    """Return the gradient of each sample's loss in each gate, all of them open; in eval mode."""
+    images = batch.images
+    opened: dict[str, Tensor] = {}
+    for name in dict.fromkeys(gate.layer for gate in gates):
+        width = _width(model.body.get_submodule(name))
+        opened[name] = torch.ones(len(images), width, device=images.device, requires_grad=True)
+    with _gated(model, opened):
+        losses = loss(model(images).float(), batch)
+        found = torch.autograd.grad(losses.sum(), list(opened.values()), allow_unused=True)
+    by_name = dict(zip(opened, found, strict=True))
+    silent = torch.zeros(len(images), device=images.device)
+    columns = []
+    for gate in gates:
+        gradient = by_name[gate.layer]
+        columns.append(silent if gradient is None else gradient[:, gate.channel])
+    return torch.stack(columns, 1)
+
+
+def mean_absolute_weights(model: Network, channels: Channels) -> Float[Tensor, " labels"]:
+    """Return the mean absolute weight of the filters that write each prunable label."""
+    order = {label: i for i, label in enumerate(channels.prunable)}
+    sums, counts = torch.zeros(len(order)), torch.zeros(len(order))
+    for name, (_, outputs) in channels.layers.items():
+        layer = model.body.get_submodule(name)
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            means = layer.weight.detach().flatten(1).abs().mean(1).cpu()
+            for label, value in zip(outputs.tolist(), means, strict=True):
+                if label in order:
+                    sums[order[label]] += value
+                    counts[order[label]] += 1
+    return sums / counts
+
+
+def least_important(
+    channels: Channels, scores: Float[Tensor, " labels"], share: float, least: int
+) -> tuple[int, ...]:
+    """Return the labels that go, least important first, for a share of the filters.
+
+    A group that would take too many filters, or leave a layer with fewer than `least`, stays.
+
+    Raises:
+        ValueError: if not one group can go.
+    """
+    labels = channels.prunable
+    budget = round(share * sum(channels.filters[label] for label in labels))
+    left = {name: Counter(outputs.tolist()) for name, (_, outputs) in _layers(channels)}
+    width = {name: sum(held.values()) for name, held in left.items()}
+    removed: list[int] = []
+    for place in torch.argsort(scores, stable=True).tolist():
+        label = labels[place]
+        loses = {name: held[label] for name, held in left.items() if label in held}
+        if channels.filters[label] > budget:
+            continue
+        if any(width[name] - count < least for name, count in loses.items()):
+            continue
+        budget -= channels.filters[label]
+        for name, count in loses.items():
+            width[name] -= count
+        removed.append(label)
+    if not removed:
+        raise ValueError(
+            f"a share of {share:g} of the filters is less than one group of channels, or every "
+            f"layer is at its least of {least}; raise share"
+        )
+    return tuple(removed)
+
+
+def _layers(channels: Channels) -> list[tuple[str, tuple[Tensor, Tensor]]]:
+    """Return the layers whose width must not vanish: all but paddings."""
+    written = {gate.layer for gates in channels.gates.values() for gate in gates}
+    return [(name, pair) for name, pair in channels.layers.items() if name in written]
+
+
+def _importance_gates(gates: Sequence[Gate]) -> list[Gate]:
+    behind = [gate for gate in gates if gate.behind_batchnorm]
+    return behind or list(gates)
+
+
+def _loss_of(loss: Loss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
+    def of(logits: Tensor, batch: Batch) -> Tensor:
+        taught = logits.detach() if batch.teacher is None else batch.teacher.output
+        if loss == "fisher":
+            return fisher_loss(logits, taught, rng)
+        if loss == "kl":
+            return soft_target_loss(logits, taught, 1.0)
+        if batch.labels is None:
+            raise ValueError("loss='labels' needs a set with labels; use loss='fisher'")
+        return hard_label_loss(logits, batch.labels, 0.0)
+
+    return of
+
+
+class _gated:  # noqa: N801  # a context manager, read as a word
+    """Multiplies the outputs of layers by gates, with the network in eval mode."""
+
+    def __init__(self, network: Network, gates: Mapping[str, Tensor]) -> None:
+        self._network, self._gates = network, gates
+
+    def __enter__(self) -> None:
+        self._was = {module: module.training for module in self._network.modules()}
+        self._network.eval()
+
+        def shutting(gate: Tensor) -> Callable[..., Tensor]:
+            def shut(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+                return output * gate.view(*gate.shape, *[1] * (output.dim() - 2))
+
+            return shut
+
+        self._handles = [
+            self._network.body.get_submodule(name).register_forward_hook(shutting(gate))
+            for name, gate in self._gates.items()
+        ]
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module, was in self._was.items():
+            module.training = was
+
+
+def masked_answer(network: Network, gates: Sequence[Gate], images: Tensor) -> Tensor:
+    """Return what the network answers with these gates shut."""
+    shut: dict[str, Tensor] = {}
+    for gate in gates:
+        width = _width(network.body.get_submodule(gate.layer))
+        mask = shut.setdefault(gate.layer, torch.ones(1, width, device=images.device))
+        mask[0, gate.channel] = 0.0
+    with torch.no_grad(), _gated(network, shut):
+        answer: Tensor = network(images)
+    return answer
+
+
+def _check(model: Network, made: Network, gates: Sequence[Gate]) -> None:
+    """Raise unless the narrowed network answers as the masked one does."""
+    contract = model.contract
+    images = torch.rand(
+        2, contract.channels, *contract.size, generator=torch.Generator().manual_seed(0)
+    ).to(device_of(model))
+    expected = masked_answer(model, gates, images)
+    try:
+        answer = masked_answer(made, (), images)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot prune {type(model.body).__name__}: its forward counts on the number of its "
+            f"channels ({reason})"
+        ) from error
+    worst = float((answer - expected).abs().max())
+    if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise ValueError(
+            f"cannot prune {type(model.body).__name__}: without the channels it answers otherwise "
+            f"than with them shut (by {worst:.3g}); an activation makes something of nothing"
+        )
+
+
+def _width(layer: nn.Module) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return layer.out_channels
+    assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    return layer.num_features

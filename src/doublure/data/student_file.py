@@ -1,0 +1,245 @@
+"""A student on disk: its weights as student.safetensors, what they mean as student.json.
+
+The weights carry exactly the architecture's own keys, the description timm's names. student.json
+holds the digest of the weights it was written with: a pair that was torn apart is noticed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import safetensors.torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor
+
+from doublure.checks import one_of
+from doublure.data.checkpoints import CheckpointError, existing_file, read_safetensors
+from doublure.protocols import InputContract, TextContract
+
+WEIGHTS = "student.safetensors"
+DESCRIPTION = "student.json"
+_VERSION = 1
+_VERSION_KEY, _DIGEST_KEY = "format_version", "sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentDescription:
+    """What student.json says; the names are those of timm's `pretrained_cfg`.
+
+    Args:
+        architecture: the REF that builds the network, "" for one that was made in Python.
+        input_size: channels, height, width.
+        plan: records of what was done to the architecture (pruned, quantized, ensembled), in
+            order; it rebuilds the network without a pickle.
+    """
+
+    # Strict: a number in quotes is a mistake, not a number.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    architecture: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    num_classes: int
+    label_names: tuple[str, ...] | None = None
+    plan: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.contract  # which checks that the values agree
+
+    @property
+    def contract(self) -> InputContract:
+        """The same as an input contract."""
+        channels, height, width = self.input_size
+        return InputContract(
+            size=(height, width),
+            channels=channels,
+            mean=self.mean,
+            std=self.std,
+            classes=self.num_classes,
+            names=self.label_names,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDescription:
+    """What student.json says of a translator."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    architecture: str
+    languages: tuple[str, str]
+    source_pieces: tuple[str, ...]
+    target_pieces: tuple[str, ...]
+    longest: int
+
+    def __post_init__(self) -> None:
+        _ = self.contract  # which checks that the values agree
+
+    @property
+    def contract(self) -> TextContract:
+        """The same as a contract."""
+        return TextContract(
+            languages=self.languages,
+            source=self.source_pieces,
+            target=self.target_pieces,
+            longest=self.longest,
+        )
+
+
+Description = StudentDescription | TextDescription
+
+
+def describe_student(
+    contract: InputContract | TextContract, architecture: str, plan: tuple[dict[str, Any], ...] = ()
+) -> Description:
+    """Return the description of a network with this contract."""
+    if isinstance(contract, TextContract):
+        return TextDescription(
+            architecture=architecture,
+            languages=contract.languages,
+            source_pieces=contract.source,
+            target_pieces=contract.target,
+            longest=contract.longest,
+        )
+    return StudentDescription(
+        architecture=architecture,
+        mean=tuple(float(value) for value in contract.mean),
+        std=tuple(float(value) for value in contract.std),
+        input_size=(contract.channels, *contract.size),
+        interpolation=contract.interpolation,
+        crop_pct=contract.crop_pct,
+        num_classes=contract.classes,
+        label_names=contract.names,
+        plan=plan,
+    )
+
+
+def to_json(description: Description, digest: str) -> str:
+    """Return the text of student.json; equal content gives equal text."""
+    values = {**asdict(description), _VERSION_KEY: _VERSION, _DIGEST_KEY: digest}
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str, where: str) -> tuple[Description, str]:
+    """Return what the text of a student.json says, and the digest of its weights.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: it is no JSON, of another version, or has missing, unknown or wrong keys.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON ({error}); restore it") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} holds a {type(values).__name__}, not an object; restore it")
+    version = values.pop(_VERSION_KEY, None)
+    if version != _VERSION:
+        raise CheckpointError(
+            f"{where} has {_VERSION_KEY} {version!r}, this doublure reads {_VERSION}; "
+            "use the version that wrote it, or a newer one"
+        )
+    digest = values.pop(_DIGEST_KEY, None)
+    if not isinstance(digest, str):
+        raise CheckpointError(f"{where} lacks '{_DIGEST_KEY}'; it was not written by doublure")
+    kind: type[Description] = StudentDescription
+    if "source_pieces" in values:
+        kind = TextDescription
+    known = [field.name for field in fields(kind)]
+    try:
+        for key in values:
+            one_of("key", key, known)
+        description = TypeAdapter(kind).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{where}: {place or 'content'}: {first['msg']}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    return description, digest
+
+
+def write_student(
+    folder: str | Path, state: Mapping[str, Tensor], description: Description
+) -> None:
+    """Write both files, each as a whole; what stood there before stays intact if that fails.
+
+    Args:
+        state: the architecture's own state_dict, without any wrapper's prefix.
+    """
+    folder = Path(folder)
+    # Copies: the format refuses tied and strided tensors.
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    weights = safetensors.torch.save(plain, metadata={"format": "pt"})
+    text = to_json(description, hashlib.sha256(weights).hexdigest()).encode()
+    contents = {folder / WEIGHTS: weights, folder / DESCRIPTION: text}
+    parts = {path: path.with_name(path.name + ".part") for path in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, part in parts.items():
+            with part.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        # The description last: where it stands, the student is complete.
+        for path, part in parts.items():
+            part.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write a student to {folder}: {error.strerror}; what was there is intact"
+        ) from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def read_student(path: str | Path) -> tuple[dict[str, Tensor], Description]:
+    """Return the weights and the description of a student.
+
+    Args:
+        path: its student.json, or the folder that holds it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the two do not belong together.
+    """
+    path = find_student(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore it") from error
+    description, digest = from_json(text, str(path))
+    weights = existing_file(path.with_name(WEIGHTS))
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise CheckpointError(
+            f"{weights} is not what {path.name} was written with (sha256 {found[:12]}, expected "
+            f"{digest[:12]}); writing was cut short or a file was exchanged: resume the run"
+        )
+    return read_safetensors(weights), description
+
+
+def find_student(path: str | Path) -> Path:
+    """Return the student.json that a folder or file stands for, or say what is there instead."""
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(item.name for item in path.iterdir() if item.name[0] != ".")
+        if DESCRIPTION not in inside:
+            listed = ", ".join(inside[:8]) + (", ..." if len(inside) > 8 else "")
+            raise CheckpointError(
+                f"{path} holds no {DESCRIPTION}, only {listed or 'nothing'}; finish the run with "
+                "--resume, or name a file of weights with --weights"
+            )
+        path = path / DESCRIPTION
+    return existing_file(path)

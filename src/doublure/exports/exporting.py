@@ -1,0 +1,291 @@
+"""A network out of the door: every form asked for, checked in a fresh process, measured, listed.
+
+All forms are made in a folder of their own inside the target, and take their places only when all
+of them have been verified. Whatever fails on the way, a full disk included, leaves the files of
+an earlier export as they were.
+"""
+
+import functools
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from doublure.checks import one_of
+from doublure.data.datasets import Dataset, batches
+from doublure.data.student_file import read_student
+from doublure.exports.description import INPUT, describe
+from doublure.exports.int8_onnx import Int8, export_int8_onnx
+from doublure.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
+from doublure.exports.onnx import (
+    count_quantize_nodes,
+    count_weight_bytes,
+    open_session,
+    write_onnx,
+)
+from doublure.exports.programs import trace_program, write_program
+from doublure.exports.verify import answers_of, verify
+from doublure.loading import save
+from doublure.nets.network import Network, freeze
+from doublure.nets.quantized import float_twin, grids_as_called, is_quantized
+from doublure.run_folder import RunFolderError, write_json
+
+# In the order of the list that is written: the float forms first, to hold the others against.
+FILES = {
+    "onnx": "student.onnx",
+    "pt2": "student.pt2",
+    "safetensors": "student.safetensors",
+    "int8-onnx": "student.int8.onnx",
+}
+LIST = "exports.json"
+_PART = "exports.part"
+_LABELLED_BATCH = 250
+# What two timings of the same file may differ by.
+_GAIN = 1.05
+# What the int8 form of a network that rounds is held against: the rounding itself costs time.
+_PLAIN = "float32 ONNX without rounding"
+
+
+def export_network(
+    network: Network,
+    folder: Path,
+    formats: Sequence[str],
+    calibration: Iterable[Tensor] | None,
+    probe: Float[Tensor, "batch channels height width"],
+    *,
+    labelled: Dataset | None = None,
+    int8: Int8 | None = None,
+    timing: Timing | None = None,
+) -> list[Exported]:
+    """Write `network` into `folder` in every form of `formats`, verified, and list them there.
+
+    The first of the list is a float form. Where only int8-onnx is asked for that is the float32
+    ONNX file it was made from, which is not kept.
+
+    Args:
+        calibration: batches of images in [0, 1] for int8-onnx.
+        probe: images in [0, 1] on which every file must answer as the network does.
+        labelled: images on which every form's accuracy is measured.
+
+    Raises:
+        ValueError: a form is unknown, or the network cannot take it.
+        VerificationError: a file does not answer as the network does.
+        RunFolderError: the folder cannot be written.
+    """
+    asked = _checked(formats, calibration)
+    timing = timing or Timing()
+    expected = answers_of(network, probe)
+    with _part_folder(folder) as part:
+        forms = _write_forms(network, part, asked, calibration, int8 or Int8())
+        rows = _judge(forms, network, probe, expected, labelled, timing)
+        rows = [row if row.form in asked else _not_kept(row) for row in rows]
+        for form in forms:
+            if form.name in asked:
+                _move_in(form, folder)
+        write_json(folder / LIST, [row.to_json() for row in rows])
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """One form on disk, and how it answers in this process.
+
+    Args:
+        made_from: the file without rounding that an int8 one came from, where its network rounds.
+    """
+
+    name: str
+    path: Path
+    weight_bytes: int
+    answer: Answer
+    quantize_nodes: int | None = None
+    made_from: "_Form | None" = None
+
+
+def _checked(formats: Sequence[str], calibration: Iterable[Tensor] | None) -> tuple[str, ...]:
+    if not formats:
+        raise ValueError(f"no export format given; known: {', '.join(FILES)}")
+    asked = {one_of("export format", form, FILES) for form in formats}
+    if "int8-onnx" in asked and calibration is None:
+        raise ValueError("int8-onnx needs calibration images; give some, or export onnx")
+    return tuple(form for form in FILES if form in asked)
+
+
+@contextmanager
+def _part_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder inside `folder`, gone again afterwards."""
+    part = folder / _PART
+    try:
+        if part.exists():
+            shutil.rmtree(part)  # left by a killed export
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make {part}: {error.strerror}") from error
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part)
+
+
+def _write_forms(
+    network: Network,
+    part: Path,
+    asked: Sequence[str],
+    calibration: Iterable[Tensor] | None,
+    int8: Int8,
+) -> list[_Form]:
+    """Write every form asked for, and the float32 ONNX file that int8 is made from."""
+    forms = []
+    program = functools.cache(functools.partial(trace_program, network))
+    if {"onnx", "int8-onnx"} & set(asked):
+        write_onnx(program(), describe(network), part / FILES["onnx"])
+        forms.append(_onnx_form("onnx", part / FILES["onnx"]))
+    if "pt2" in asked:
+        write_program(program(), network, part / FILES["pt2"])
+        answer = _inferring(program().module())
+        forms.append(_torch_form("pt2", part / FILES["pt2"], network, answer))
+    if "safetensors" in asked:
+        own = part / "weights"  # it is several files, one of which may be a .pt2
+        own.mkdir()
+        save(network, own)
+        if not read_student(own)[1].architecture:  # nothing else could rebuild it
+            write_program(program(), network, own / FILES["pt2"])
+        weights = own / FILES["safetensors"]
+        forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
+    if "int8-onnx" in asked:
+        assert calibration is not None
+        path, plain = part / FILES["onnx"], None
+        blank = torch.zeros(1, network.contract.channels, *network.contract.size)
+        grids = grids_as_called(freeze(network).to("cpu", torch.float32), blank)
+        if grids:
+            path = part / "twin.onnx"
+            twin = Network(float_twin(network.body), network.contract, network.reference)
+            write_onnx(trace_program(twin), describe(network), path)
+            plain = _onnx_form("onnx", path)
+        export_int8_onnx(path, part / FILES["int8-onnx"], calibration, int8, grids)
+        int8_form = _onnx_form("int8-onnx", part / FILES["int8-onnx"])
+        forms.append(replace(int8_form, made_from=plain))
+    return forms
+
+
+def _code_of(network: Network) -> str:
+    """Return the file whose code made the network, where one did."""
+    kind, _, target = network.reference.partition(":")
+    return target.rpartition(":")[0] if kind == "file" else ""
+
+
+def _onnx_form(name: str, path: Path) -> _Form:
+    session = open_session(path, torch.get_num_threads())
+    model = onnx.load(path)
+    return _Form(
+        name=name,
+        path=path,
+        weight_bytes=count_weight_bytes(model),
+        answer=lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0]),
+        quantize_nodes=None if name == "onnx" else count_quantize_nodes(model),
+    )
+
+
+def _torch_form(name: str, path: Path, network: Network, answer: Answer) -> _Form:
+    tensors = network.body.state_dict().values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return _Form(name=name, path=path, weight_bytes=size, answer=answer)
+
+
+def _inferring(module: nn.Module) -> Answer:
+    def answer(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = module(images)
+        return logits
+
+    return answer
+
+
+def _judge(
+    forms: Sequence[_Form],
+    network: Network,
+    probe: Tensor,
+    expected: np.ndarray,
+    labelled: Dataset | None,
+    timing: Timing,
+) -> list[Exported]:
+    """Verify every form, then measure all of them side by side."""
+    code, rounds = _code_of(network), is_quantized(network)
+    compared = {
+        form.name: verify(form.name, form.path, probe, expected, code=code, rounds=rounds)
+        for form in forms
+    }
+    answers = {form.name: form.answer for form in forms}
+    plain = next((form.made_from for form in forms if form.made_from is not None), None)
+    if plain is not None:
+        answers[_PLAIN] = plain.answer
+    paces = time_forms(answers, probe, timing)
+    rows = [
+        Exported(
+            form=form.name,
+            path=form.path.name,
+            bytes=form.path.stat().st_size,
+            weight_bytes=form.weight_bytes,
+            **asdict(paces[form.name]),
+            max_difference=compared[form.name].max_difference,
+            agreement=compared[form.name].agreement,
+            quantize_nodes=form.quantize_nodes,
+            accuracy=None if labelled is None else _accuracy(form.answer, labelled),
+        )
+        for form in forms
+    ]
+    held, name = rows[0], "float32 ONNX"
+    if plain is not None:
+        size = plain.path.stat().st_size
+        held, name = replace(held, bytes=size, **asdict(paces[_PLAIN])), _PLAIN
+    return [rows[0], *(held_against(row, held, name) for row in rows[1:])]
+
+
+def _accuracy(answer: Answer, labelled: Dataset) -> float:
+    if labelled.labels is None:
+        raise ValueError("an accuracy needs labels, and these data have none")
+    correct = sum(
+        int((answer(images.float() / 255).argmax(1) == labelled.labels[place]).sum())
+        for images, place in batches(labelled, _LABELLED_BATCH)
+    )
+    return correct / len(labelled)
+
+
+def held_against(row: Exported, float32: Exported, name: str) -> Exported:
+    """Say of an int8 form what it gains over the float32 file it was made from, so named."""
+    if row.quantize_nodes is None:
+        return row
+    size = row.bytes / float32.bytes
+    alone = float32.latency_ms / row.latency_ms
+    together = row.images_per_second / float32.images_per_second
+    note = (
+        f"{size:.2f} of the bytes of {name}, {alone:.2f} times its speed on one image, "
+        f"{together:.2f} times in batches"
+    )
+    if size >= 1 or max(alone, together) < _GAIN:
+        note = f"no gain on this machine: {note}"
+    return replace(row, note=note)
+
+
+def _not_kept(row: Exported) -> Exported:
+    return replace(row, path=None, note="made on the way to int8-onnx, not kept")
+
+
+def _move_in(form: _Form, folder: Path) -> None:
+    """Put a form's files in their places, each as a whole."""
+    files = form.path.parent.iterdir() if form.name == "safetensors" else [form.path]
+    for file in sorted(files, reverse=True):  # student.json last: where it stands, all is there
+        try:
+            file.replace(folder / file.name)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {folder / file.name}: {error.strerror}; "
+                "what was there before is intact"
+            ) from error

@@ -1,0 +1,150 @@
+"""Does the file answer as the network does? Asked in a fresh process, at several batch sizes.
+
+A float file must agree with the network up to the order of its sums:
+max |file - network| <= 1e-4 max(1, max |network|).
+A network that rounds itself (fake quantization) turns a difference in the last digit into a whole
+step now and then, whoever computes it: root mean square (file - network) <= 0.05 std(network).
+An eight-bit file rounds, and its `agreement` tells how much that matters. It fails only where it
+is broken rather than rounded: root mean square (file - network) > 0.5 std(network).
+"""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from doublure.exports import replay
+from doublure.nets.batchnorm_statistics import by_batch
+from doublure.nets.network import Network, freeze
+from doublure.rehearsal import BY_BATCH
+
+FLOAT_TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 0.05
+INT8_TOLERANCE = 0.5
+
+
+class VerificationError(RuntimeError):
+    """An exported file does not open, or does not answer as the network it came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How close a file's answers are to its network's.
+
+    Args:
+        max_difference: largest absolute difference of two logits.
+        agreement: share of equal top-1 answers.
+    """
+
+    max_difference: float
+    agreement: float
+
+
+def answers_of(
+    network: Network, probe: Float[Tensor, "batch channels height width"]
+) -> Float[np.ndarray, "batch classes *places"]:
+    """Return the network's own answers in eval mode on the CPU.
+
+    Raises:
+        ValueError: if it answers with something else than finite logits, one row an image, or
+            an image by the others beside it.
+    """
+    if layer := by_batch(network.body):
+        raise ValueError(
+            f"the network {BY_BATCH.format(layer=layer)}; nothing was exported: let it keep them, "
+            "or distil it into an architecture that does"
+        )
+    with torch.inference_mode():
+        logits = freeze(network).to("cpu", torch.float32)(probe.detach().float().cpu())
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(probe):
+        told = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"export needs a network that answers (batch, classes, ...), got {told}")
+    bad = int((~logits.isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"the network itself answers {len(probe)} probe images with {bad} of "
+            f"{logits.numel()} logits not finite; nothing was exported: mend the network first"
+        )
+    answers: Float[np.ndarray, "batch classes *places"] = logits.numpy()
+    return answers
+
+
+def verify(
+    form: str,
+    path: Path,
+    probe: Float[Tensor, "batch channels height width"],
+    expected: Float[np.ndarray, "batch classes *places"],
+    *,
+    code: str = "",
+    rounds: bool = False,
+) -> Comparison:
+    """Reopen `path` in a fresh process and return how close it comes to `expected`.
+
+    Args:
+        code: the file whose code a student's own architecture stands in; it runs there.
+        rounds: the network itself rounds its activations.
+
+    Raises:
+        VerificationError: if it does not open, or is further off than its form allows.
+    """
+    images = probe.detach().float().cpu().numpy()
+    sizes = sorted({1, min(3, len(images)), len(images)})
+    worst = 0.0
+    for size, logits in _replay(form, path, images, sizes, code):
+        wanted = expected[: max(size, replay.FEWEST)]
+        if logits.shape != wanted.shape:
+            raise VerificationError(
+                f"{path.name} answers {len(wanted)} images in batches of {size} with shape "
+                f"{logits.shape}, the network with {wanted.shape}"
+            )
+        _check(form, path, size, logits, wanted, rounds=rounds)
+        worst = max(worst, float(np.abs(logits - wanted).max()))
+    # The last were all images, in one batch.
+    equal = float((logits.argmax(1) == expected.argmax(1)).mean())
+    return Comparison(max_difference=worst, agreement=equal)
+
+
+def _check(
+    form: str, path: Path, size: int, logits: np.ndarray, expected: np.ndarray, *, rounds: bool
+) -> None:
+    off = logits.astype(np.float64) - expected
+    if form == "int8-onnx" or rounds:
+        kind, far = "the root mean square difference", float(np.sqrt(np.square(off).mean()))
+        allowed = (ROUNDED_TOLERANCE if rounds else INT8_TOLERANCE) * float(expected.std())
+        way_out = "" if rounds else "; calibrate on images nearer to its task, or export onnx"
+    else:
+        kind, far = "the largest difference", float(np.abs(off).max())
+        allowed = FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        way_out = ""
+    if not far <= allowed:  # also where `far` is not a number
+        raise VerificationError(
+            f"{path.name} does not answer as the network does: at batch size {size} {kind} of the "
+            f"logits is {far:.3g}, allowed {allowed:.3g}{way_out}"
+        )
+
+
+def _replay(
+    form: str, path: Path, images: np.ndarray, sizes: list[int], code: str
+) -> list[tuple[int, np.ndarray]]:
+    """Return a fresh process's answers for each batch size, as `replay` gives them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        probe, answers = Path(scratch, "probe.npy"), Path(scratch, "answers.npz")
+        np.save(probe, images)
+        # -P: the program's own folder, with its onnx.py, must not come before the packages.
+        program = [sys.executable, "-P", replay.__file__]
+        arguments = [form, path, probe, answers, code, *sizes]
+        done = subprocess.run(
+            [*program, *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()
+            reason = said[-1] if said else f"exit status {done.returncode}"
+            raise VerificationError(f"{path.name} does not open in a fresh process: {reason}")
+        with np.load(answers, allow_pickle=False) as archive:
+            return list(zip(sizes, archive.values(), strict=True))

@@ -1,0 +1,39 @@
+"""What was done to an architecture, as records that do it again without a pickle.
+
+student.json holds the records in order. `rebuild` puts an architecture fresh from its name into
+the shape that its weights were saved in.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from doublure.checks import one_of
+from doublure.nets import pruned, quantized, widened
+
+Plan = tuple[dict[str, Any], ...]
+
+_REBUILD: dict[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {
+    pruned.KIND: pruned.rebuild_,
+    quantized.KIND: quantized.rebuild_,
+    widened.KIND: widened.rebuild_,
+}
+
+
+def rebuild(body: nn.Module, plan: Plan) -> nn.Module:
+    """Return `body` after all that a plan records was done to it.
+
+    Raises:
+        ValueError: a record is of no known kind, or does not fit the architecture.
+    """
+    for record in plan:
+        kind = one_of("kind of change", str(record.get("kind")), _REBUILD)
+        try:
+            _REBUILD[kind](body, record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"the record '{kind}' does not fit {type(body).__name__} ({error}); "
+                "doublure did not write it for this architecture"
+            ) from error
+    return body

@@ -1,0 +1,124 @@
+"""Taps: see named layers of any network without editing it, at a chosen precision.
+
+What a tap captures is cloned (differentiably): an in-place activation behind the tapped layer
+would otherwise overwrite it, a ReLU after a tapped BatchNorm being the usual case. Whatever the
+precision inside, a trace is float32, so that objectives need not care.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from doublure.checks import one_of
+from doublure.nets.network import Network
+from doublure.protocols import Trace
+
+Precision = Literal["float32", "bfloat16"]
+# Behind a layer's name: what goes into it, in place of what comes out.
+INPUT = ":input"
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def fast_precision(device: str) -> Precision:
+    """Return bfloat16 where the machine computes with it faster than with float32."""
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where the network's parameters live; the CPU for one that has none."""
+    parameter = next(network.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def architecture(network: nn.Module) -> nn.Module:
+    """Return the module whose paths name the layers: the body of a `Network`, or itself."""
+    return network.body if isinstance(network, Network) else network
+
+
+def layers_where(
+    network: nn.Module, predicate: Callable[[str, nn.Module], bool]
+) -> tuple[str, ...]:
+    """Return the names of the layers for which `predicate(name, layer)` holds, in their order."""
+    named = architecture(network).named_modules()
+    return tuple(name for name, layer in named if name and predicate(name, layer))
+
+
+class Taps:
+    """Traces a network's calls: its output and the outputs of the layers named.
+
+    Names are dotted module paths of the architecture (of `Network.body`, where it is one);
+    "NAME:input" is what goes into a layer, its first argument. Of a layer that is called several
+    times the last call counts. Use as a context manager or call `close`; no hook stays behind.
+
+    Raises:
+        ValueError: if a name is not a layer of the network.
+    """
+
+    def __init__(
+        self, network: nn.Module, names: Sequence[str] = (), precision: Precision = "float32"
+    ) -> None:
+        self.network = network
+        self._autocast = precision == "bfloat16"
+        self._device = device_of(network).type
+        layers = dict(architecture(network).named_modules())
+        self._names = tuple(names)
+        self._seen: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        for name in names:
+            one_of("layer to tap", name.removesuffix(INPUT), layers)
+        for name in dict.fromkeys(names):
+            self._handles.append(self._hooked(name, layers[name.removesuffix(INPUT)]))
+
+    def _hooked(self, name: str, layer: nn.Module) -> RemovableHandle:
+        def keep(value: Any) -> None:
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
+                raise TypeError(f"the tapped layer '{name}' answers with {kind}, not a tensor")
+            self._seen[name] = value.clone()
+
+        def before(module: nn.Module, inputs: Any) -> None:
+            keep(inputs[0] if inputs else None)
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            keep(output)
+
+        if name.endswith(INPUT):
+            return layer.register_forward_pre_hook(before)
+        return layer.register_forward_hook(after)
+
+    def trace(self, inputs: Any) -> Trace:
+        """Call the network once and return what it answered."""
+        self._seen.clear()
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast):
+            output = self.network(inputs)
+        for name in self._names:
+            if name not in self._seen:
+                raise ValueError(f"the tapped layer '{name}' was not called by the network")
+        taps = {name: _as_float32(value) for name, value in self._seen.items()}
+        return Trace(output=_as_float32(output), taps=taps)
+
+    def close(self) -> None:
+        """Remove every hook."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> "Taps":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _as_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in _HALVES else value
+    if isinstance(value, Mapping):
+        return {name: _as_float32(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_as_float32(item) for item in value]
+    return value

@@ -1,0 +1,145 @@
+"""A network made by a function in the user's own Python file.
+
+This runs the file. Whether it may is decided by whoever calls: only for a file that a person named.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doublure.checks import one_of
+from doublure.nets.network import other_precisions
+
+
+def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
+    """Run the file and return what it calls `name`.
+
+    Raises:
+        ValueError: no such file, or nothing callable of that name in it.
+    """
+    path = Path(path).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"no Python file {path}; the form is file:net.py:make_net")
+    # Dataclasses and pickles look a module up by its name, so it needs one of its own.
+    digest = hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()
+    spec = importlib.util.spec_from_file_location(f"doublure_file_{path.stem}_{digest}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _beside(path), _blamed(path):
+        spec.loader.exec_module(module)
+    made_here = {key: value for key, value in vars(module).items() if callable(value)}
+    one_of(f"function in {path.name}", name, [key for key in made_here if key[0] != "_"])
+    return _with_neighbours(made_here[name], path)
+
+
+def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
+    """Return the network a factory makes, told those of `wanted` that it has arguments for.
+
+    Weights in half or double precision are brought to float32, with a warning.
+
+    Args:
+        source: the REF, for messages.
+        wanted: classes, channels, size; None where nobody said.
+    """
+    arguments = inspect.signature(factory).parameters
+    given = {key: wanted[key] for key in arguments if wanted.get(key) is not None}
+    for key, argument in arguments.items():
+        variable = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+        if argument.default is argument.empty and not variable and key not in given:
+            reason = f"nothing states it: say --{key}" if key in wanted else "nobody can know it"
+            raise ValueError(f"{source} needs the argument '{key}', and {reason}")
+    network = factory(**given)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{source} returned a {type(network).__name__}, not a torch nn.Module")
+    if others := other_precisions(network):
+        warnings.warn(f"{source} holds {others}: taken as float32", stacklevel=2)
+        network.float()
+    return network
+
+
+def first_channels(network: nn.Module) -> int | None:
+    """Return how many channels the first convolution takes, None if there is no convolution."""
+    return next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+
+
+def count_classes(
+    network: nn.Module, source: str, classes: int | None, channels: int, size: tuple[int, int]
+) -> int:
+    """Return how many classes the network answers to one black image; it is left as it was.
+
+    Args:
+        source: the REF, for messages.
+        classes: how many are asked for, None where nobody said.
+    """
+    answer = _answer(network, source, channels, size)
+    if not isinstance(answer, Tensor) or answer.ndim < 2:
+        kind = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"{source} answers {kind}, not logits of shape (batch, classes)")
+    if classes not in (None, answer.shape[1]):
+        raise ValueError(
+            f"{source} answers {answer.shape[1]} classes, but {classes} are asked for; "
+            "let its function take the argument 'classes'"
+        )
+    return answer.shape[1]
+
+
+def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int]) -> Any:
+    training = {layer: layer.training for layer in network.modules()}
+    try:
+        with torch.no_grad():
+            return network.eval()(torch.zeros(1, channels, *size))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{source} does not take one float32 image of {channels} x {size[0]} x {size[1]} "
+            f"({reason}); say --size"
+        ) from error
+    finally:
+        for layer, mode in training.items():
+            layer.training = mode
+
+
+def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    """Let the factory import files beside its own, as it could when run as a script."""
+
+    def call(**arguments: Any) -> Any:
+        with _beside(path), _blamed(path):
+            return factory(**arguments)
+
+    call.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # as wraps() does
+    return call
+
+
+@contextlib.contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Say of what the user's own code raises that it was that code, and which line of it."""
+    try:
+        yield
+    except Exception as error:  # it may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError):
+            lines = [error.lineno]
+        where = f"line {lines[-1]} of {path}" if lines and lines[-1] else str(path)
+        raise ValueError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    sys.path.insert(0, str(path.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path.parent))

@@ -1,0 +1,76 @@
+"""FitNets: a layer of the student, through a regressor, like a layer of the teacher.
+
+L = w mean (r(f_s) - f_t)^2 over batch, channels and places; f_s, f_t the maps of a middle stage
+after its activation (the hint), r a 1 x 1 convolution with BatchNorm that is trained along. Mean
+over all elements, hence a weight in the hundreds. The larger map is averaged down to the smaller.
+Differs from the paper: the hint is matched beside the other terms from the first step on, as the
+public benchmarks do, and not in a stage of its own; r has 1 x 1 kernels and BatchNorm.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import positive
+from doublure.nets.adapters import conv_adapter
+from doublure.nets.taps import device_of
+from doublure.objectives.pairing import MIDDLE, Compared, Layers, pair_layers
+from doublure.protocols import Batch
+from doublure.seeding import child
+
+CARD = Card(
+    paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, "
+    "arXiv:1412.6550",
+    needs=("features",),
+    reported={
+        "CIFAR-100 accuracy, resnet56 -> resnet20, re-run by RepDistiller": 69.21,
+        "resnet20 alone, same source": 69.06,
+    },
+)
+
+
+def hint_loss(
+    regressed: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
+) -> Float[Tensor, " batch"]:
+    """Return the mean squared difference of each sample's features."""
+    return F.mse_loss(regressed, teacher, reduction="none").flatten(1).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNets:
+    """Objective: hints at a middle stage.
+
+    Args:
+        weight: of the mean over elements.
+        layers: which are compared; the middle stage by default.
+    """
+
+    weight: float = 100.0
+    layers: Layers = MIDDLE
+
+    def __post_init__(self) -> None:
+        positive("weight", self.weight)
+
+    def open(
+        self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
+    ) -> Compared:
+        pairing = pair_layers(self.layers, student, teacher, example)
+        regressors = [
+            conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "adapter", i))
+            for i, pair in enumerate(pairing.pairs)
+        ]
+        criterion = Compared(
+            pairing,
+            lambda pairs: {
+                "hints": self.weight * torch.stack([hint_loss(*p).mean() for p in pairs]).sum()
+            },
+            regressors,
+        )
+        return criterion.to(device_of(student))
+
+
+PUBLISHED = {"cifar100-benchmarks": FitNets()}

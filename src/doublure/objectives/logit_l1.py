@@ -1,0 +1,42 @@
+"""Logit L1: match the teacher's raw outputs, by the mean absolute difference.
+
+Outputs v (teacher), z (student) of n numbers a sample (classes, or classes x pixels):
+
+    L = (1/n) sum_i |v_i - z_i|
+
+The gradient is sign(z - v) / n: it does not shrink as the student comes closer, while those of KL
+and squared error do, so that a generator playing against the student keeps a signal. Unlike soft
+targets it is not blind to a constant added to all logits.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from doublure.cards import Card
+from doublure.protocols import Batch, Trace
+
+CARD = Card(
+    paper=(
+        "Fang, Song, Shen, Wang, Chen, Song: Data-Free Adversarial Distillation, arXiv:1912.11006"
+    ),
+    needs=("logits",),
+)
+
+
+def logit_l1_loss(
+    student_outputs: Float[Tensor, " batch *outputs"],
+    teacher_outputs: Float[Tensor, " batch *outputs"],
+) -> Float[Tensor, " batch"]:
+    """Return the mean absolute difference of each sample's outputs."""
+    return (student_outputs - teacher_outputs).abs().flatten(1).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitL1:
+    """Objective: the teacher's outputs themselves, by their mean absolute difference."""
+
+    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+        loss = logit_l1_loss(student.output.float(), teacher.output.float())
+        return {"logit_l1": loss.mean()}

@@ -1,0 +1,70 @@
+"""Probabilistic knowledge transfer: who is near whom, as probabilities.
+
+Vectors x_i; s_ij = (1 + cos(x_i, x_j)) / 2; p_ij = s_ij / sum_j s_ij, of the teacher, q_ij of the
+student. L = w mean_ij p_ij log(p_ij / q_ij), each row a divergence. The mean is over batch x batch
+entries, hence the weight of 30 000. A relation within a batch: the loss is a scalar.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import positive
+from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
+from doublure.protocols import Batch, Terms
+
+CARD = Card(
+    paper="Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, "
+    "arXiv:1803.10837",
+    needs=("features",),
+)
+# Keeps a pair of opposite vectors, of similarity 0, finite.
+_EPS = 1e-7
+
+
+def neighbour_probabilities(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
+    """Return how likely each sample picks each other one as its neighbour, itself included."""
+    units = F.normalize(vectors)
+    similarity = (1 + units @ units.T) / 2
+    return similarity / similarity.sum(1, keepdim=True)
+
+
+def pkt_loss(
+    student: Float[Tensor, "batch inputs"], teacher: Float[Tensor, "batch outputs"]
+) -> Float[Tensor, ""]:
+    """Return the mean over all pairs of p log(p / q); a scalar of the batch."""
+    p, q = neighbour_probabilities(teacher), neighbour_probabilities(student)
+    return (p * ((p + _EPS) / (q + _EPS)).log()).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pkt:
+    """Objective: probabilities of neighbourhood within a batch.
+
+    Args:
+        weight: of the mean over all pairs of samples.
+        layers: which are compared; the vector that enters the classifier by default.
+    """
+
+    weight: float = 30_000.0
+    layers: Layers = FEATURES
+
+    def __post_init__(self) -> None:
+        positive("weight", self.weight)
+
+    def open(
+        self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
+    ) -> Compared:
+        pairing = pair_layers(self.layers, student, teacher, example)
+        return Compared(pairing, self._terms, vectors=True)
+
+    def _terms(self, pairs: Pairs) -> Terms:
+        losses = [pkt_loss(*pair) for pair in pairs]
+        return {"pkt": self.weight * torch.stack(losses).sum()}
+
+
+PUBLISHED = {"cifar100-benchmarks": Pkt()}

@@ -1,0 +1,146 @@
+"""ReviewKD: the student's deeper stages help its shallower ones to be like the teacher's.
+
+From the last level to the first, with x_i the student's features of level i and r the residual of
+the level behind it, enlarged to x_i's size (attention-based fusion):
+    x = BN(conv1x1(x_i));  (a, b) = sigmoid(conv1x1([x, r]));  r = a x + b r;  y_i = BN(conv3x3(r))
+y_i, brought to the size of the teacher's features t_i, is compared with them at several scales
+(hierarchical context):
+    HCL = [ mse(y, t) + sum_k 2^-k mse(pool_s(y), pool_s(t)) ] / [ 1 + sum_k 2^-k ],  s = 4, 2, 1
+for those s below the size of the map, the k-th of them with 2^-k. L = w sum over levels of HCL.
+Levels are the ends of the stages, before their activation where a tap sees that, and the
+vectors that enter the classifiers, as maps of one place.
+Differs from the paper: pairs of stages are found for any two families; the warm-up counts steps,
+and is off where no length is given.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import positive
+from doublure.nets.adapters import conv_adapter
+from doublure.nets.taps import device_of
+from doublure.objectives.pairing import FEATURES, STAGES, Layers, Pairing, pair_layers
+from doublure.objectives.warm_up import WarmUp
+from doublure.protocols import Batch, Terms, Trace
+from doublure.seeding import child
+
+CARD = Card(
+    paper="Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review, arXiv:2104.09044",
+    needs=("features",),
+    reported={
+        "ImageNet top-1, ResNet-34 -> ResNet-18": 71.61,
+        "the same, re-run by torchdistill": 71.64,
+    },
+)
+_SCALES = (4, 2, 1)
+# The widest a fused level may be, as the authors have it.
+_WIDEST = 512
+
+
+def hierarchical_context_loss(
+    student: Float[Tensor, "batch channels h w"], teacher: Float[Tensor, "batch channels h w"]
+) -> Float[Tensor, ""]:
+    """Return the weighted mean of squared differences at full size and at coarser ones."""
+    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
+    for scale in _SCALES:
+        if scale >= student.shape[2]:
+            continue
+        weight /= 2
+        ours, theirs = (F.adaptive_avg_pool2d(x, scale) for x in (student, teacher))
+        loss, total = loss + weight * F.mse_loss(ours, theirs), total + weight
+    return loss / total
+
+
+class Fusion(nn.Module):
+    """One level of the review; the deepest has nothing to fuse."""
+
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, rng: torch.Generator, *, deepest: bool
+    ) -> None:
+        super().__init__()
+        self.narrow = conv_adapter(inputs, middle, child(rng, "narrow"))
+        self.widen = conv_adapter(middle, outputs, child(rng, "widen"), kernel=3)
+        self.attend: nn.Module | None = None
+        if not deepest:
+            self.attend = conv_adapter(2 * middle, 2, child(rng, "attend"), norm=False)
+
+    def forward(
+        self, features: Tensor, residual: Tensor | None, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is compared with the teacher, at its size, and the residual handed on."""
+        x: Tensor = self.narrow(features)
+        if self.attend is not None and residual is not None:
+            residual = F.interpolate(residual, x.shape[2:])
+            share = self.attend(torch.cat((x, residual), 1)).sigmoid()
+            x = x * share[:, :1] + residual * share[:, 1:]
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size)
+        return self.widen(x), x
+
+
+class Review(nn.Module):
+    """The levels at work, compared from the deepest to the first."""
+
+    def __init__(self, levels: Pairing, weight: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.taps, self.notes = levels.taps, levels.notes
+        self._levels, self._weight = levels, weight
+        middle = min(_WIDEST, levels.pairs[-1].student.shape[0])
+        last = len(levels.pairs) - 1
+        self.fusions = nn.ModuleList(
+            Fusion(
+                pair.student.shape[0],
+                middle,
+                pair.teacher.shape[0],
+                child(rng, "level", i),
+                deepest=i == last,
+            )
+            for i, pair in enumerate(levels.pairs)
+        )
+
+    def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+        assert teacher is not None
+        residual: Tensor | None = None
+        losses = []
+        pairs = list(zip(self.fusions, self._levels.maps(student, teacher), strict=True))
+        for fusion, (ours, theirs) in reversed(pairs):
+            fused, residual = fusion(ours, residual, (theirs.shape[2], theirs.shape[3]))
+            losses.append(hierarchical_context_loss(fused, theirs))
+        return {"review": self._weight * torch.stack(losses).sum()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewKd:
+    """Objective: knowledge review.
+
+    Args:
+        weight: of the sum over levels; 5 on CIFAR, 1 on ImageNet.
+        warmup_steps: over which the term rises from nothing.
+        layers: which are compared; the ends of all stages and the features by default.
+    """
+
+    weight: float = 5.0
+    warmup_steps: int = 0
+    layers: Layers = STAGES
+
+    def __post_init__(self) -> None:
+        positive("weight", self.weight)
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+
+    def open(
+        self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
+    ) -> WarmUp:
+        levels = pair_layers(self.layers, student, teacher, example, before_activation=True)
+        if self.layers == STAGES:
+            top = pair_layers(FEATURES, student, teacher, example)
+            levels = Pairing(pairs=(*levels.pairs, *top.pairs), left_out=levels.left_out)
+        return WarmUp(Review(levels, self.weight, rng).to(device_of(student)), self.warmup_steps)
+
+
+PUBLISHED = {"cifar100": ReviewKd(), "imagenet": ReviewKd(weight=1.0)}

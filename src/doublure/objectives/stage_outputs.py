@@ -1,0 +1,84 @@
+"""Stage outputs: every stage of the student answers like the teacher's, by relative error.
+
+    L = w sum over stages of  mean (r(f_s) - f_t)^2 / var(f_t)
+
+f_s, f_t the maps after the activation of the paired stages; mean and variance over batch, channels
+and places. A student whose maps are the teacher's mean everywhere pays 1 a stage, whatever the
+scale of the maps, so that one weight serves all stages and networks. r is a 1 x 1 convolution that
+is trained along where the channels differ in number, and nothing where they do not. The larger map
+is averaged down to the smaller. The variance takes no gradient; it is the teacher's.
+
+It is the hint of FitNets at every stage in place of one, divided by the variance.
+Differs from the paper: the above; and the hints are matched beside the other terms from the first
+step on, where the paper trains up to its hint first.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import positive
+from doublure.nets.adapters import conv_adapter
+from doublure.nets.taps import device_of
+from doublure.objectives.pairing import STAGES, Compared, Layers, Pair, pair_layers
+from doublure.protocols import Batch
+from doublure.seeding import child
+
+CARD = Card(
+    paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, "
+    "arXiv:1412.6550",
+    needs=("features",),
+)
+
+# Maps of a dead stage have no variance to be relative to.
+_LEAST_VARIANCE = 1e-8
+
+
+def relative_error(
+    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
+) -> Float[Tensor, ""]:
+    """Return the mean squared difference over the variance of all the teacher's values."""
+    variance = teacher.detach().var(correction=0).clamp(min=_LEAST_VARIANCE)
+    return F.mse_loss(student, teacher) / variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutputs:
+    """Objective: relative squared errors of the stage ends, summed.
+
+    Args:
+        weight: of the sum.
+        layers: which are compared; all stage ends by default.
+    """
+
+    weight: float = 1.0
+    layers: Layers = STAGES
+
+    def __post_init__(self) -> None:
+        positive("weight", self.weight)
+
+    def open(
+        self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
+    ) -> Compared:
+        pairing = pair_layers(self.layers, student, teacher, example)
+        adapters = [
+            _adapter(pair, child(rng, "adapter", i)) for i, pair in enumerate(pairing.pairs)
+        ]
+        criterion = Compared(
+            pairing,
+            lambda pairs: {
+                "stage_outputs": self.weight
+                * torch.stack([relative_error(*p) for p in pairs]).sum()
+            },
+            adapters,
+        )
+        return criterion.to(device_of(student))
+
+
+def _adapter(pair: Pair, rng: torch.Generator) -> nn.Module:
+    inputs, outputs = pair.student.shape[0], pair.teacher.shape[0]
+    return nn.Identity() if inputs == outputs else conv_adapter(inputs, outputs, rng, norm=False)

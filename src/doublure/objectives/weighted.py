@@ -1,0 +1,132 @@
+"""A weighted sum of objectives, and how any objective is put to work.
+
+L = sum_i w_i L_i over the terms; each term keeps its name, so a curve per term can be drawn.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doublure.checks import positive
+from doublure.protocols import (
+    Batch,
+    Criterion,
+    Objective,
+    StatelessObjective,
+    TapNames,
+    Telling,
+    Terms,
+    Trace,
+    facts_of,
+)
+from doublure.seeding import child
+
+AnyObjective = Objective | StatelessObjective
+
+
+class Stateless:
+    """A criterion made of an objective that needs no state, no taps and no parameters."""
+
+    taps = TapNames()
+
+    def __init__(self, objective: StatelessObjective) -> None:
+        self._objective = objective
+
+    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+        return self._objective(student, teacher, batch)  # type: ignore[arg-type]  # labels alone need none
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"this objective has no state, got {sorted(state)}")
+
+
+def open_criterion(
+    objective: AnyObjective,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    example: Batch,
+    rng: torch.Generator,
+) -> Criterion:
+    """Return the criterion of any objective; a stateless one is wrapped."""
+    if isinstance(objective, Objective):
+        return objective.open(student, teacher, example, rng)
+    return Stateless(objective)
+
+
+def notes_of(criterion: Criterion) -> tuple[str, ...]:
+    """Return what a criterion tells before the first step; most tell nothing."""
+    return criterion.notes if isinstance(criterion, Telling) else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted:
+    """Objective: a weighted sum of others."""
+
+    terms: tuple[tuple[float, AnyObjective], ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("a weighted sum needs at least one term")
+        for weight, _ in self.terms:
+            positive("weight", weight)
+
+    def open(
+        self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
+    ) -> "WeightedCriterion":
+        return WeightedCriterion(
+            [
+                (weight, open_criterion(part, student, teacher, example, child(rng, "term", i)))
+                for i, (weight, part) in enumerate(self.terms)
+            ]
+        )
+
+
+class WeightedCriterion:
+    """The terms of a weighted sum at work."""
+
+    def __init__(self, parts: list[tuple[float, Criterion]]) -> None:
+        self._parts = parts
+
+    @property
+    def taps(self) -> TapNames:
+        taps = [part.taps for _, part in self._parts]
+        return TapNames(
+            student=tuple(dict.fromkeys(name for tap in taps for name in tap.student)),
+            teacher=tuple(dict.fromkeys(name for tap in taps for name in tap.teacher)),
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for _, part in self._parts for note in notes_of(part))
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        return {name: fact for _, part in self._parts for name, fact in facts_of(part).items()}
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return (parameter for _, part in self._parts for parameter in part.parameters())
+
+    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+        terms: Terms = {}
+        for weight, part in self._parts:
+            for name, value in part(student, teacher, batch).items():
+                if name in terms:
+                    raise ValueError(f"two objectives of the sum name a term '{name}'; join them")
+                terms[name] = weight * value
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(i): part.state_dict() for i, (_, part) in enumerate(self._parts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, (_, part) in enumerate(self._parts):
+            part.load_state_dict(state[str(i)])

@@ -1,0 +1,242 @@
+"""Published recipes: functions that return the stages of a method, and their table.
+
+A default is the paper's where the paper says it; what it does not say is ours, and the method's
+page tells which is which. What depends on the machine (precision) or on the task (image size) is
+decided here, once, and stands resolved in the recipe file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from doublure import auto
+from doublure.checks import one_of
+from doublure.fit import FitSettings
+from doublure.labelled_recipes import autoaugment_kd
+from doublure.method import Given, Method
+from doublure.nets.references import NetworkRef
+from doublure.nets.taps import fast_precision
+from doublure.objectives.activation_boundaries import ActivationBoundaries
+from doublure.objectives.logit_l1 import LogitL1
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.protocols import InputContract, Source
+from doublure.recipe import Change, Recipe, Stage, Verb
+from doublure.rules.frozen_batchnorm import FrozenBatchNorm
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
+from doublure.sources.augmentation import Augmented
+from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.balanced import Balanced
+from doublure.sources.deep_inversion import settings_for
+from doublure.sources.dfad import Dfad
+from doublure.sources.fast_meta import FastMeta
+from doublure.sources.matched import Matched
+from doublure.sources.mixing import Mixed
+from doublure.sources.rdskd import Rdskd
+from doublure.sources.replay import Replay
+from doublure.sources.shaders import Shaders
+from doublure.text_recipes import sequence_kd
+
+# What can be left out of the shader recipe, to see what it is worth.
+PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
+# Of those, what there is where images were given.
+_OF_IMAGES = ("augmentation", "mixup")
+
+# Of a run that begins with activation boundaries; the paper's own are not known.
+_INITIALISED = 0.1
+
+# Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
+_TINY = 16
+
+
+def shader_kd(given: Given) -> tuple[Stage, ...]:
+    """Matched, balanced shader images, heavily augmented, mixed and attacked; soft targets, T = 20.
+
+    Frank, Davis: arXiv:2310.13782; settings of their arXiv:2411.12817 where those are known.
+    """
+    return (_augmented_and_mixed(given, "extreme", temperature=20.0),)
+
+
+def surrogate_kd(given: Given) -> tuple[Stage, ...]:
+    """The same with any images one has; mixup always, soft targets at T = 2, no attack.
+
+    Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817.
+    """
+    left_out = given.without | set(PARTS).difference(_OF_IMAGES)
+    return (_augmented_and_mixed(replace(given, without=left_out), "standard", temperature=2.0),)
+
+
+def _augmented_and_mixed(given: Given, augmentation: str, temperature: float) -> Stage:
+    """Return shader images, or what was given in their place, with every part not left out."""
+    tiny = min(given.of_images.size) < _TINY
+    precision = fast_precision(given.device)
+    source = given.base or Shaders()
+    if "matching" not in given.without:
+        source = Matched(source=source)
+    if "balance" not in given.without:
+        # Below 16 showings an image costs more to draw than to learn from.
+        source = Balanced(source=source, precision=precision, least_showings=16, fill_every=2)
+    if "augmentation" not in given.without and not tiny:
+        source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
+    if "mixup" not in given.without and not tiny:
+        source = Mixed(source=source)
+    if "attack" not in given.without:
+        source = Adversarial(source=source)
+    return Stage(
+        source=source,
+        objective=SoftTargets(temperature=temperature),
+        fit=FitSettings(precision=precision),
+    )
+
+
+def activation_boundary(given: Given) -> tuple[Stage, ...]:
+    """A tenth of the steps by activation boundaries, then soft targets at T = 3, a new optimizer.
+
+    Heo, Lee, Yun, Choi: arXiv:1811.03233. What is shown is shader-kd's, or of images given
+    surrogate-kd's.
+    """
+    (stage,) = shader_kd(given) if given.base is None else surrogate_kd(given)
+    begun = max(1, round(_INITIALISED * stage.fit.steps))
+    return tuple(
+        replace(stage, objective=objective, fit=replace(stage.fit, steps=steps))
+        for objective, steps in (
+            (ActivationBoundaries(), begun),
+            (SoftTargets(temperature=3.0), stage.fit.steps - begun),
+        )
+    )
+
+
+def dfad(given: Given) -> tuple[Stage, ...]:
+    """A generator that plays against the student; both go by the logits' absolute difference.
+
+    Fang et al.: arXiv:1912.11006, their CIFAR setting; the student's cosine is ours.
+    """
+    stage = Stage(
+        source=given.base or Dfad(),
+        objective=LogitL1(),
+        # Half precision rounds logits by as much as the two differ in the end.
+        fit=FitSettings(nesterov=False, warmup=0.0),
+    )
+    return (stage,)
+
+
+def rdskd(given: Given) -> tuple[Stage, ...]:
+    """A generator trained on the teacher alone, then a student on its images; T = 10, Adam.
+
+    Han et al.: arXiv:2011.03749; the cosine is ours.
+    """
+    fit = FitSettings(
+        batch_size=512,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        warmup=0.0,
+        precision=fast_precision(given.device),
+    )
+    objective = SoftTargets(temperature=10.0)
+    return (Stage(source=given.base or Rdskd(), objective=objective, fit=fit),)
+
+
+def deep_inversion(given: Given) -> tuple[Stage, ...]:
+    """Images inverted from the teacher, one new batch every 50 steps, T = 3.
+
+    Yin et al.: arXiv:1912.08795; the cosine and the weight decay are ours.
+    """
+    return _replayed(given, settings_for(given.of_images))
+
+
+def adaptive_deep_inversion(given: Given) -> tuple[Stage, ...]:
+    """The same with images at which the student, as it stands, disagrees with the teacher."""
+    return _replayed(given, settings_for(given.of_images, adaptive=True))
+
+
+def _replayed(given: Given, inverted: Source) -> tuple[Stage, ...]:
+    stage = Stage(
+        source=Replay(source=given.base or inverted),
+        objective=SoftTargets(temperature=3.0),
+        fit=FitSettings(precision=fast_precision(given.device)),
+    )
+    return (stage,)
+
+
+def fast_meta(given: Given) -> tuple[Stage, ...]:
+    """Five steps of a generator for each batch, 20 batches and one more every 400 steps; T = 20.
+
+    Fang et al.: arXiv:2112.06253. The teacher sees images shifted by an eighth of the side, the
+    published 4 pixels of 32, and mirrored if they are coloured; so does the student, above 16.
+    """
+    mild = shifted_and_mirrored(given.of_images)
+    source = given.base or FastMeta(shift=mild.shift, flip=mild.flip)
+    source = Replay(source=source, every=400, first=20)
+    if min(given.of_images.size) >= _TINY:
+        source = Augmented(source=source, augmentation=mild)
+    fit = FitSettings(
+        learning_rate=0.2,
+        weight_decay=1e-4,
+        nesterov=False,
+        warmup=0.0,
+        precision=fast_precision(given.device),
+    )
+    return (Stage(source=source, objective=SoftTargets(temperature=20.0), fit=fit),)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(name="auto", stages=auto.auto, parts=auto.PARTS, plan=auto.plan, open=True),
+        Method(name="shader-kd", stages=shader_kd, parts=PARTS),
+        Method(name="surrogate-kd", stages=surrogate_kd, needs="images", parts=_OF_IMAGES),
+        Method(name="deep-inversion", stages=deep_inversion),
+        Method(name="adaptive-deep-inversion", stages=adaptive_deep_inversion),
+        Method(name="dfad", stages=dfad),
+        Method(name="rdskd", stages=rdskd),
+        Method(name="activation-boundary", stages=activation_boundary, parts=PARTS),
+        Method(name="sequence-kd", stages=sequence_kd, needs="sentences"),
+        Method(name="fast-meta", stages=fast_meta),
+        Method(
+            name="autoaugment-kd", stages=autoaugment_kd, needs="labels", parts=("augmentation",)
+        ),
+    )
+}
+
+
+def published(
+    method: str, teacher: NetworkRef, student: NetworkRef, given: Given, *, seed: int = 0
+) -> Recipe:
+    """Return the recipe of a method of `METHODS`, by its name."""
+    return METHODS[one_of("method", method, METHODS)].recipe(teacher, student, given, seed=seed)
+
+
+def smaller(
+    verb: Verb,
+    network: NetworkRef,
+    contract: InputContract,
+    changes: Sequence[Change],
+    *,
+    transfer: Source | None = None,
+    steps: int,
+    train_batchnorm: bool = False,
+) -> Recipe:
+    """Change a network, then let it learn from what it was: soft targets, T = 20, a small rate.
+
+    The steps are divided evenly among the changes. The rate is a tenth of what a network from
+    scratch gets, and BatchNorm keeps the statistics of the data that are not here; so it does not
+    hold activations in bounds, and without a clip of the gradient the first steps can diverge.
+
+    Args:
+        transfer: what is shown in place of the shader recipe's images.
+        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+    """
+    (taught,) = shader_kd(Given(contract=contract, base=transfer))
+    each, rest = divmod(steps, len(changes))
+    stages = []
+    for i, change in enumerate(changes):
+        settings = replace(
+            taught.fit,
+            steps=each + (i < rest),
+            learning_rate=0.1 * taught.fit.learning_rate,
+            gradient_clip=1.0,
+            precision="float32",
+        )
+        rules = () if train_batchnorm else (FrozenBatchNorm(),)
+        stages.append(replace(taught, fit=settings, rules=rules, change=change))
+    return Recipe(verb=verb, teacher=network, student=network, stages=tuple(stages))

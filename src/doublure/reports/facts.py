@@ -1,0 +1,200 @@
+"""Single figures of the report, each with its name and how it is known.
+
+Pure functions from parts of the record to facts; an empty list where there is nothing to tell.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from doublure.findings import Tag
+from doublure.reports import figures
+from doublure.reports.record import ExportedForm, RunRecord, Summary
+from doublure.reports.shown_images import Samples
+from doublure.reports.verdict import accuracy_interval
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One figure, how it is known (None: a setting, not a finding), and what it is held against."""
+
+    name: str
+    value: str
+    tag: Tag | None = None
+    detail: str = ""
+
+
+def headline_facts(record: RunRecord) -> list[Fact]:
+    """Return the at most four figures that stand under the verdict."""
+    summary = record.summary
+    if summary is None:
+        return []
+    facts = []
+    if summary.learned_classes:
+        facts += _old_and_new(summary)
+    elif summary.student_accuracy is not None:
+        teacher = summary.teacher_accuracy
+        detail = "" if teacher is None else f"teacher {figures.percent(teacher)}"
+        value = figures.percent(summary.student_accuracy)
+        facts.append(Fact(name="Accuracy", value=value, tag="measured", detail=detail))
+    if summary.agreement is not None:
+        value = figures.percent(summary.agreement)
+        facts.append(
+            Fact(name="Agreement", value=value, tag="proxy", detail=f"on {summary.compared_on}")
+        )
+    if summary.student_parameters is not None:
+        facts.append(_parameters(summary.student_parameters, summary.teacher_parameters))
+    return [*facts, *_smallest_and_fastest(record.exports or ()), *_latency(summary)][:4]
+
+
+def _old_and_new(summary: Summary) -> list[Fact]:
+    before = summary.teacher_accuracy
+    rows = (
+        ("Old classes", summary.old_accuracy, "" if before is None else figures.percent(before)),
+        ("New classes", summary.new_accuracy, ""),
+    )
+    return [
+        Fact(
+            name=name,
+            value=figures.percent(accuracy),
+            tag="measured",
+            detail=f"{was} before" if was else "",
+        )
+        for name, accuracy, was in rows
+        if accuracy is not None
+    ]
+
+
+def _parameters(student: int, teacher: int | None) -> Fact:
+    value, detail = figures.short(student), ""
+    if teacher:
+        share = figures.share_of(student, teacher)
+        detail = f"{share} the teacher's {figures.short(teacher)}"
+        if share == figures.EQUAL:
+            detail = "as many as the teacher"
+    return Fact(name="Parameters", value=value, tag="measured", detail=detail)
+
+
+def _latency(summary: Summary) -> list[Fact]:
+    student, teacher = summary.student_latency_ms, summary.teacher_latency_ms
+    if not student or not teacher:
+        return []
+    share = figures.share_of(student, teacher)
+    detail = f"{share} the teacher's {figures.milliseconds(teacher)}, on the CPU"
+    value = figures.milliseconds(student)
+    return [Fact(name="Latency", value=value, tag="measured", detail=detail)]
+
+
+def _smallest_and_fastest(exports: Sequence[ExportedForm]) -> list[Fact]:
+    sized = [(form.bytes, form.form) for form in exports if form.bytes]
+    timed = [(form.latency_ms, form.form) for form in exports if form.latency_ms is not None]
+    facts = []
+    if sized:
+        value, form = min(sized)
+        facts.append(
+            Fact(name="Smallest file", value=figures.size(value), tag="measured", detail=form)
+        )
+    if timed:
+        latency, form = min(timed)
+        value_text = figures.milliseconds(latency)
+        facts.append(Fact(name="Fastest form", value=value_text, tag="measured", detail=form))
+    return facts
+
+
+def class_facts(samples: Samples, names: Sequence[str]) -> list[Fact]:
+    """Return what the histogram says in words: how many classes, which most, which never."""
+    histogram = samples.histogram
+    if histogram is None or not histogram.sum():
+        return []
+    part = histogram / histogram.sum()
+    order = (-part).argsort(kind="stable")
+    never = [names[place] for place in order if not histogram[place]]
+    return [
+        Fact(name="Images sampled", value=figures.count(int(histogram.sum())), tag="proxy"),
+        Fact(
+            name="Classes named",
+            value=f"{len(histogram) - len(never)} of {len(histogram)}",
+            tag="proxy",
+            detail=f"never: {_some(never)}" if never else "none is missing",
+        ),
+        Fact(
+            name="Most frequent",
+            value=figures.percent(float(part[order[0]])),
+            tag="proxy",
+            detail=names[order[0]],
+        ),
+        Fact(
+            name="Equal shares would be",
+            value=figures.percent(1 / len(histogram)),
+            detail="the dashed line",
+        ),
+    ]
+
+
+def agreement_facts(summary: Summary) -> list[Fact]:
+    """Return how often student and teacher name the same class, with its interval."""
+    if summary.agreement is None:
+        return []
+    detail = summary.agreement_on or summary.words.held_out
+    if summary.agreement_count:
+        # Many views of few images tell no more than those few do.
+        independent = min(summary.agreement_count, summary.agreement_images or math.inf)
+        low, high = accuracy_interval(summary.agreement, None, int(independent))
+        counted = figures.plural(summary.agreement_count, summary.words.answered)
+        detail = f"95 % interval {figures.interval(low, high)}, on {counted}: {detail}"
+    value = figures.percent(summary.agreement)
+    return [Fact(name=summary.words.same, value=value, tag="proxy", detail=detail)]
+
+
+def run_facts(summary: Summary) -> list[Fact]:
+    """Return how the run was made: length, speed, seed."""
+    rows: tuple[tuple[str, float | None, Callable[[float], str], Tag | None], ...] = (
+        ("Steps", summary.steps, figures.count, None),
+        ("Batch size", summary.batch_size, figures.count, None),
+        ("Seed", summary.seed, str, None),
+        ("Time", summary.seconds, figures.duration, "measured"),
+        (
+            f"{summary.words.shown.capitalize()}/s",
+            summary.images_per_second,
+            figures.count,
+            "measured",
+        ),
+    )
+    return [
+        Fact(name=name, value=write(value), tag=tag)
+        for name, value, write, tag in rows
+        if value is not None
+    ]
+
+
+def finding_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a finding's figures as name and text; inner tables become "outer, inner"."""
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            rows += [(f"{name}, {inner}", text) for inner, text in finding_rows(value)]
+        else:
+            rows.append((name.replace("_", " "), _any_value(value)))
+    return rows
+
+
+def _any_value(value: object) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return figures.plain(value)
+    if isinstance(value, list) and all(not isinstance(item, (list, dict)) for item in value):
+        shown = ", ".join(_any_value(item) for item in value[:8])
+        return shown if len(value) <= 8 else f"{shown} and {len(value) - 8} more"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

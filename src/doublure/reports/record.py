@@ -1,0 +1,322 @@
+"""What a RUN folder says about itself: every file optional, every file checked.
+
+A file that is absent leaves None and its section of the page says so. A file that is there but
+cannot be understood raises one line with its path, the place inside it, and the way out.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from doublure.findings import Tag
+from doublure.reports.shown_images import (
+    SAMPLES,
+    SEARCH_PATH,
+    WAY_OUT,
+    Samples,
+    SearchRecord,
+    read_samples,
+    read_search_path,
+)
+from doublure.reports.words import Unit, Words, words_of
+from doublure.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Value = TypeVar("Value")
+
+FINDINGS, EXPORTS, MANIFEST = "findings.json", "exports.json", "manifest.json"
+FILES = (SUMMARY, METRICS, SAMPLES, SEARCH_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """Accuracy on one class, of `count` labelled images."""
+
+    count: Count
+    teacher: Share | None = None
+    student: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of several transfer sets that were compared under equal conditions."""
+
+    name: str
+    accuracy: Share | None = None
+    correct: Count | None = None
+    count: Count | None = None
+    agreement: Share | None = None
+    seconds: Amount | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """`summary.json`. Accuracies are shares; what nobody measured is None.
+
+    Where a network learned new classes, its accuracy on old and on new ones stands apart, each over
+    all the answers it has; what it forgot is the accuracy on old ones before less that after.
+    """
+
+    verb: str = "distill"
+    unit: Unit = "image"
+    method: str | None = None
+    paper: str | None = None
+    teacher_reference: str | None = None
+    student_reference: str | None = None
+    teacher_accuracy: Share | None = None
+    student_accuracy: Share | None = None
+    teacher_correct: Count | None = None
+    student_correct: Count | None = None
+    accuracy_count: Count | None = None
+    teacher_calibration_error: Share | None = None
+    student_calibration_error: Share | None = None
+    teacher_scores: dict[str, float] | None = None
+    student_scores: dict[str, float] | None = None
+    score_signatures: dict[str, str] = field(default_factory=dict)
+    per_class: dict[str, ClassScore] | None = None
+    old_accuracy: Share | None = None
+    old_correct: Count | None = None
+    old_count: Count | None = None
+    new_accuracy: Share | None = None
+    new_correct: Count | None = None
+    new_count: Count | None = None
+    new_classes: Count | None = None
+    forgetting: Annotated[float, Field(ge=-1, le=1)] | None = None
+    agreement: Share | None = None
+    agreement_count: Count | None = None
+    agreement_images: Count | None = None
+    agreement_on: str | None = None
+    images_per_second: Amount | None = None
+    seconds: Amount | None = None
+    steps: Count | None = None
+    batch_size: Count | None = None
+    teacher_parameters: Count | None = None
+    student_parameters: Count | None = None
+    teacher_flops: Count | None = None
+    student_flops: Count | None = None
+    teacher_latency_ms: Amount | None = None
+    student_latency_ms: Amount | None = None
+    teacher_answers_per_second: Amount | None = None
+    student_answers_per_second: Amount | None = None
+    timed_in_batches_of: Count | None = None
+    seed: int | None = None
+    class_names: tuple[str, ...] | None = None
+    arms: tuple[Arm, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
+
+    @property
+    def compared_on(self) -> str:
+        """What the agreement was counted on; behind a semicolon stands why nothing was held out."""
+        images, mark, _ = (self.agreement_on or "").partition(";")
+        if mark:
+            return images
+        views, distinct = self.agreement_count, self.agreement_images
+        if views is None or distinct is None or distinct >= views:
+            return self.words.held_out
+        return f"views of {distinct:,} {self.words.held_out}"
+
+    @property
+    def words(self) -> Words:
+        """What its figures are about."""
+        return words_of(self.unit)
+
+    @property
+    def learned_classes(self) -> bool:
+        """Whether the student was scored on old and on new classes apart."""
+        return self.old_accuracy is not None or self.new_accuracy is not None
+
+    @property
+    def teacher_count(self) -> int | None:
+        """How many labelled images the teacher was scored on: those of classes it knows."""
+        return self.old_count if self.learned_classes else self.accuracy_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFinding:
+    """One line of `findings.json`: what an audit found, without its pictures."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    summary: str
+    tag: Tag
+    figures: dict[str, Any] = field(default_factory=dict)
+    meanings: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedForm:
+    """One row of `exports.json`; the first row is the float network every other is held against."""
+
+    form: str
+    path: str | None = None
+    bytes: Count | None = None
+    weight_bytes: Count | None = None
+    latency_ms: Amount | None = None
+    images_per_second: Amount | None = None
+    max_difference: Amount | None = None
+    agreement: Share | None = None
+    accuracy: Share | None = None
+    quantize_nodes: Count | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All that a RUN folder says about itself; None for a file that is not there.
+
+    Args:
+        notes: what the reader should know about the reading itself.
+    """
+
+    name: str
+    summary: Summary | None = None
+    metrics: tuple[Mapping[str, float], ...] | None = None
+    samples: Samples | None = None
+    search_path: SearchRecord | None = None
+    findings: tuple[SavedFinding, ...] | None = None
+    exports: tuple[ExportedForm, ...] | None = None
+    recipe: str | None = None
+    manifest: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes there are, from whichever file knows."""
+        if self.summary is not None and self.summary.class_names is not None:
+            return len(self.summary.class_names)
+        samples = self.samples
+        if samples is not None and samples.histogram is not None:
+            return len(samples.histogram)
+        if samples is not None and samples.teacher is not None:
+            return int(samples.teacher.shape[1])
+        return None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return the record of the RUN in `folder`."""
+    if not any((folder / name).is_file() for name in FILES):
+        raise RunFolderError(
+            f"{folder} is not a RUN folder (none of {', '.join(FILES)} is in it); "
+            f"give the folder that a verb wrote with --out"
+        )
+    metrics, notes = _read_metrics(folder / METRICS)
+    record = RunRecord(
+        name=folder.resolve().name,
+        summary=_read_json(folder / SUMMARY, TypeAdapter(Summary).validate_python),
+        metrics=metrics,
+        samples=read_samples(folder / SAMPLES),
+        search_path=read_search_path(folder / SEARCH_PATH),
+        findings=_read_json(
+            folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
+        ),
+        exports=_read_json(folder / EXPORTS, TypeAdapter(tuple[ExportedForm, ...]).validate_python),
+        recipe=_read_text(folder / RECIPE),
+        manifest=_read_json(folder / MANIFEST, TypeAdapter(dict[str, Any]).validate_python),
+        notes=notes,
+    )
+    if record.summary is not None:
+        _check_counts(record.summary, folder / SUMMARY)
+    _check_classes(record, folder)
+    return record
+
+
+def _read_text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not UTF-8 text ({error.reason}); {WAY_OUT}") from error
+
+
+def _read_json(path: Path, validate: Callable[[Any], Value]) -> Value | None:
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        return validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise RunFolderError(
+            f"{path} is not JSON: {error.msg} in line {error.lineno}; {WAY_OUT}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        shown = repr(first["input"])[:60]
+        raise RunFolderError(f"{path}: {place}: {first['msg']}, got {shown}; {WAY_OUT}") from error
+
+
+def _read_metrics(
+    path: Path,
+) -> tuple[tuple[Mapping[str, float], ...] | None, tuple[str, ...]]:
+    text = _read_text(path)
+    if text is None:
+        return None, ()
+    *lines, tail = text.split("\n")
+    rows = [_metrics_row(path, number, line) for number, line in enumerate(lines, 1) if line]
+    if not tail:
+        return tuple(rows), ()
+    # Without its newline the last line was still being written: a running or a killed run.
+    try:
+        rows.append(_metrics_row(path, len(lines) + 1, tail))
+    except RunFolderError:
+        return tuple(rows), (f"The last line of {path.name} was cut off and is left out.",)
+    return tuple(rows), ()
+
+
+def _metrics_row(path: Path, number: int, line: str) -> Mapping[str, float]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RunFolderError(
+            f"{path} is not JSON in line {number}: {error.msg}; {WAY_OUT}"
+        ) from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise RunFolderError(f"{path}: line {number} has no whole number 'step'; {WAY_OUT}")
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _check_counts(summary: Summary, path: Path) -> None:
+    """Raise where more images were right than there were."""
+    arms = summary.arms or ()
+    for name, correct, count in (
+        ("teacher_correct", summary.teacher_correct, summary.teacher_count),
+        ("student_correct", summary.student_correct, summary.accuracy_count),
+        ("old_correct", summary.old_correct, summary.old_count),
+        ("new_correct", summary.new_correct, summary.new_count),
+        *((f"correct of arm '{arm.name}'", arm.correct, arm.count) for arm in arms),
+    ):
+        if correct is not None and count is not None and correct > count:
+            raise RunFolderError(f"{path}: {name} is {correct} of only {count}; {WAY_OUT}")
+
+
+def _check_classes(record: RunRecord, folder: Path) -> None:
+    """Raise where names and answers are not of equally many classes."""
+    names = None if record.summary is None else record.summary.class_names
+    if names is None:
+        return
+    searched = record.search_path
+    if searched is not None and searched.named.max(initial=0) >= len(names):
+        raise RunFolderError(
+            f"{folder}: {SUMMARY} names {len(names)} classes, {SEARCH_PATH} has class "
+            f"{searched.named.max()}; {WAY_OUT}"
+        )
+    if record.samples is None:
+        return
+    for array in (record.samples.teacher, record.samples.student, record.samples.histogram):
+        if array is not None and array.shape[-1] != len(names):
+            raise RunFolderError(
+                f"{folder}: {SUMMARY} names {len(names)} classes, {SAMPLES} has answers for "
+                f"{array.shape[-1]}; {WAY_OUT}"
+            )

@@ -1,0 +1,150 @@
+"""The images that a RUN folder keeps: what the student was shown, and how searched ones came about.
+
+A file that is not there is None; one that cannot be understood raises one line with its path, the
+array that is wrong, and the way out.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from doublure.run_folder import RunFolderError
+
+SAMPLES, SEARCH_PATH = "samples.npz", "search_path.npz"
+WAY_OUT = "run the verb again, or remove the file to leave its section out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """`samples.npz`: images as fed to the student, and what both networks answered.
+
+    Args:
+        raw: the same images before augmentation.
+        histogram: how often the teacher named each class in a larger sample of the stream.
+    """
+
+    images: UInt8[np.ndarray, "images height width channels"] | None = None
+    raw: UInt8[np.ndarray, "images raw_height raw_width raw_channels"] | None = None
+    teacher: Float[np.ndarray, "images classes"] | None = None
+    student: Float[np.ndarray, "images classes"] | None = None
+    histogram: Int[np.ndarray, " classes"] | None = None
+    histogram_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """`search_path.npz`: a few images on their way from noise to what a search found.
+
+    Args:
+        iterations: how many had been done at each point.
+        named: the class that the teacher names each image in the end.
+        sure: how sure it was of that at each point.
+    """
+
+    images: UInt8[np.ndarray, "points images height width channels"]
+    iterations: Int[np.ndarray, " points"]
+    named: Int[np.ndarray, " images"]
+    sure: Float[np.ndarray, "points images"]
+
+
+def read_samples(path: Path) -> Samples | None:
+    """Return what is in `samples.npz`; None where there is no such file."""
+    arrays = _read_arrays(path)
+    return None if arrays is None else _checked_samples(path, arrays)
+
+
+def read_search_path(path: Path) -> SearchRecord | None:
+    """Return what is in `search_path.npz`; None where there is no such file."""
+    arrays = _read_arrays(path)
+    return None if arrays is None else _checked_search_path(path, arrays)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    # numpy takes other files for pickles or single arrays; and it leaves a broken one open.
+    if not zipfile.is_zipfile(path):
+        raise RunFolderError(f"{path} is not a whole .npz archive; {WAY_OUT}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(f"{path} cannot be read: {reason}; {WAY_OUT}") from error
+
+
+def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
+    for name in ("images", "raw"):
+        if name in arrays:
+            _check_images(path, name, arrays[name])
+    for name, kinds, dimensions, rule in (
+        ("teacher", "f", 2, "float (images, classes)"),
+        ("student", "f", 2, "float (images, classes)"),
+        ("histogram", "iu", 1, "one row of integers"),
+        ("histogram_count", "iu", 0, "one integer"),
+    ):
+        array = arrays.get(name)
+        if array is not None and (array.dtype.kind not in kinds or array.ndim != dimensions):
+            _refuse(path, name, array, rule)
+    lengths = {
+        name: len(arrays[name])
+        for name in ("images", "raw", "teacher", "student")
+        if name in arrays
+    }
+    if len(set(lengths.values())) > 1:
+        raise RunFolderError(f"{path}: arrays differ in length: {lengths}; {WAY_OUT}")
+    classes = {
+        name: arrays[name].shape[-1]
+        for name in ("teacher", "student", "histogram")
+        if name in arrays
+    }
+    if len(set(classes.values())) > 1:
+        raise RunFolderError(f"{path}: arrays differ in classes: {classes}; {WAY_OUT}")
+    histogram, count = arrays.get("histogram"), arrays.get("histogram_count")
+    return Samples(
+        images=arrays.get("images"),
+        raw=arrays.get("raw"),
+        teacher=arrays.get("teacher"),
+        student=arrays.get("student"),
+        histogram=None if histogram is None else histogram.astype(np.int64),
+        histogram_count=None if count is None else int(count),
+    )
+
+
+def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> SearchRecord:
+    wanted = ("images", "iterations", "named", "sure")
+    if missing := [name for name in wanted if name not in arrays]:
+        raise RunFolderError(f"{path} has no {', '.join(missing)}; {WAY_OUT}")
+    images = arrays["images"]
+    if images.ndim != 5:
+        _refuse(path, "images", images, "uint8 (points, images, height, width, channels)")
+    _check_images(path, "images", images.reshape(-1, *images.shape[2:]))
+    points, count = images.shape[:2]
+    for name, kinds, shape in (
+        ("iterations", "iu", (points,)),
+        ("named", "iu", (count,)),
+        ("sure", "f", (points, count)),
+    ):
+        if arrays[name].dtype.kind not in kinds or arrays[name].shape != shape:
+            _refuse(path, name, arrays[name], f"{'float' if kinds == 'f' else 'integers'} {shape}")
+    if arrays["named"].min(initial=0) < 0:
+        _refuse(path, "named", arrays["named"], "a class each, counted from 0")
+    return SearchRecord(**{name: arrays[name] for name in wanted})
+
+
+def _check_images(path: Path, name: str, array: np.ndarray) -> None:
+    right = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
+    if not right or min(array.shape[1:3]) < 1:
+        _refuse(path, name, array, "uint8 (images, height, width, 1 or 3 channels)")
+
+
+def _refuse(path: Path, name: str, array: np.ndarray, rule: str) -> NoReturn:
+    raise RunFolderError(
+        f"{path}: {name} must be {rule}, got {array.dtype} {array.shape}; {WAY_OUT}"
+    )

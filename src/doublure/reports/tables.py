@@ -1,0 +1,303 @@
+"""The report's tables: which figures stand side by side, how they are written and known.
+
+Pure functions from parts of the record to rows of text; None where there is nothing to tell, and
+no column in which nothing was measured.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from doublure.findings import Tag
+from doublure.reports import figures
+from doublure.reports.facts import MISSING
+from doublure.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
+from doublure.reports.verdict import accuracy_interval, chance
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Text of a cell.
+
+    Args:
+        bar: length of the bar below it, as a share of the column.
+        detail: what stands below it, in small.
+    """
+
+    text: str
+    bar: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns by title and tag (None: no figures), and rows of as many cells."""
+
+    columns: tuple[tuple[str, Tag | None], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
+    """Return teacher, student and guessing, each with its count, interval and calibration."""
+    guess = chance(summary, num_classes)
+    teacher, student = summary.teacher_calibration_error, summary.student_calibration_error
+    known = [
+        (arm, error)
+        for arm, error in (
+            (_scored(summary, "teacher", summary.teacher_count), teacher),
+            (_scored(summary, "student", summary.accuracy_count), student),
+        )
+        if arm.accuracy is not None
+    ]
+    if not known:
+        return None
+    if guess is not None:
+        known.append((_arm("Always the same class", guess, None, None), None))
+    return _tabulate(
+        known,
+        ("", None, lambda row: row[0].name),
+        ("Accuracy", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
+        ("Correct", "measured", lambda row: _correct(row[0])),
+        ("95 % interval", "measured", lambda row: _interval(row[0])),
+        ("Calibration error", "measured", lambda row: _or_missing(row[1], figures.percent)),
+    )
+
+
+def old_and_new_table(summary: Summary) -> Table | None:
+    """Return the accuracy on old and on new classes, before and after the new ones were learned."""
+    if not summary.learned_classes:
+        return None
+    rows = [
+        (_arm(name, after, correct, count), before)
+        for name, after, correct, count, before in (
+            (
+                "Old classes",
+                summary.old_accuracy,
+                summary.old_correct,
+                summary.old_count,
+                summary.teacher_accuracy,
+            ),
+            ("New classes", summary.new_accuracy, summary.new_correct, summary.new_count, None),
+            (
+                "All classes",
+                summary.student_accuracy,
+                summary.student_correct,
+                summary.accuracy_count,
+                None,
+            ),
+        )
+        if after is not None
+    ]
+    return _tabulate(
+        rows,
+        ("", None, lambda row: row[0].name),
+        ("Before", "measured", lambda row: _or_missing(row[1], figures.percent)),
+        ("After", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
+        ("Change", "measured", lambda row: _difference(row[0].accuracy, row[1])),
+        ("Correct", "measured", lambda row: _correct(row[0])),
+        ("95 % interval", "measured", lambda row: _interval(row[0])),
+    )
+
+
+def arms_table(arms: Sequence[Arm]) -> Table:
+    """Return the compared transfer sets."""
+    return _tabulate(
+        arms,
+        ("Transfer set", None, lambda arm: arm.name),
+        ("Accuracy", "measured", lambda arm: _or_missing(arm.accuracy, figures.percent)),
+        ("Correct", "measured", _correct),
+        ("95 % interval", "measured", _interval),
+        ("Agreement", "proxy", lambda arm: _or_missing(arm.agreement, figures.percent)),
+        ("Time", "measured", lambda arm: _or_missing(arm.seconds, figures.duration)),
+    )
+
+
+def class_table(per_class: Mapping[str, ClassScore]) -> Table:
+    """Return every class with both accuracies, the largest loss first."""
+    rows = sorted(
+        per_class.items(), key=lambda row: (row[1].student or 0.0) - (row[1].teacher or 0.0)
+    )
+    return _tabulate(
+        rows,
+        ("Class", None, lambda row: row[0]),
+        ("Teacher", "measured", lambda row: _or_missing(row[1].teacher, figures.percent)),
+        ("Student", "measured", lambda row: _or_missing(row[1].student, figures.percent)),
+        ("Change", "measured", lambda row: _change(row[1])),
+        ("Images", "measured", lambda row: figures.count(row[1].count)),
+    )
+
+
+def scores_table(summary: Summary) -> Table | None:
+    """Return the scores of a task that accuracy does not describe."""
+    teacher, student = summary.teacher_scores or {}, summary.student_scores or {}
+    signatures = summary.score_signatures
+    names = list(dict.fromkeys([*teacher, *student]))
+    if not names:
+        return None
+    return _tabulate(
+        names,
+        ("Score", None, lambda name: f"{name} {signatures.get(name, '')}".rstrip()),
+        ("Teacher", "measured", lambda name: _or_missing(teacher.get(name), figures.plain)),
+        ("Student", "measured", lambda name: _or_missing(student.get(name), figures.plain)),
+    )
+
+
+def networks_table(summary: Summary) -> Table | None:
+    """Return parameters, FLOPs and times of teacher and student."""
+    together = f"Images/s, {summary.timed_in_batches_of} at once, CPU"
+    rows = [
+        (name, write, *(getattr(summary, f"{role}_{what}") for role in ("teacher", "student")))
+        for name, write, what in (
+            ("Parameters", figures.short, "parameters"),
+            ("FLOPs an image", figures.short, "flops"),
+            ("Latency of one image, CPU", figures.milliseconds, "latency_ms"),
+            (together, figures.count, "answers_per_second"),
+        )
+    ]
+    rows = [row for row in rows if row[2] is not None or row[3] is not None]
+    if not rows:
+        return None
+    return _tabulate(
+        rows,
+        ("", None, lambda row: row[0]),
+        ("Teacher", "measured", lambda row: _or_missing(row[2], row[1])),
+        ("Student", "measured", lambda row: _or_missing(row[3], row[1])),
+        (
+            "Student is",
+            "measured",
+            lambda row: (
+                f"{figures.share_of(row[3], row[2])} the teacher's"
+                if row[2] and row[3]
+                else MISSING
+            ),
+        ),
+    )
+
+
+def forms_table(exports: Sequence[ExportedForm]) -> Table:
+    """Return what each exported form weighs, how fast it is and how true."""
+    largest = max((form.bytes or 0 for form in exports), default=0)
+    slowest = max((form.latency_ms or 0.0 for form in exports), default=0.0)
+    return _tabulate(
+        exports,
+        ("Form", None, lambda form: form.form),
+        (
+            "File",
+            "measured",
+            lambda form: _barred(
+                form.bytes, largest, figures.size, _behind("weights", form.weight_bytes)
+            ),
+        ),
+        (
+            "Latency",
+            "measured",
+            lambda form: _barred(form.latency_ms, slowest, figures.milliseconds),
+        ),
+        ("Images/s", "measured", lambda form: _or_missing(form.images_per_second, figures.count)),
+        ("Accuracy", "measured", lambda form: _or_missing(form.accuracy, figures.percent)),
+        ("Same answer", "proxy", lambda form: _or_missing(form.agreement, figures.percent)),
+        (
+            "Largest difference",
+            "proxy",
+            lambda form: _or_missing(form.max_difference, figures.plain),
+        ),
+        (
+            "Quantize nodes",
+            "measured",
+            lambda form: _or_missing(form.quantize_nodes, figures.count),
+        ),
+    )
+
+
+def finding_table(finding: SavedFinding) -> Table | None:
+    """Return the figures whose meaning is told, a column for each stream they were taken of."""
+    streams = [name for name, inner in finding.figures.items() if isinstance(inner, dict)]
+    told = {
+        name: [finding.figures[stream].get(name) for stream in streams] for name in finding.meanings
+    }
+    rows = [(name, values) for name, values in told.items() if any(v is not None for v in values)]
+    if not rows:
+        return None
+
+    def figure_of(place: int) -> Callable[[tuple[str, list[Any]]], str]:
+        return lambda row: _or_missing(row[1][place], figures.two_digits)
+
+    def named(row: tuple[str, list[Any]]) -> Cell:
+        title, meaning, _ = finding.meanings[row[0]]
+        return Cell(text=title, detail=meaning)
+
+    return _tabulate(
+        rows,
+        ("", None, named),
+        *((stream.capitalize(), "proxy", figure_of(place)) for place, stream in enumerate(streams)),
+        ("Good", None, lambda row: finding.meanings[row[0]][2]),
+    )
+
+
+def _tabulate(
+    items: Iterable[Item],
+    *columns: tuple[str, Tag | None, Callable[[Item], str | Cell]],
+) -> Table:
+    """Return one row an item and one column a title, but for columns with nothing in them."""
+    filled = []
+    for title, tag, write in columns:
+        written = [write(item) for item in items]
+        cells = [Cell(text=cell) if isinstance(cell, str) else cell for cell in written]
+        if any(cell.text != MISSING for cell in cells):
+            filled.append((title, tag, cells))
+    return Table(
+        columns=tuple((title, tag) for title, tag, _ in filled),
+        rows=tuple(zip(*(cells for _, _, cells in filled), strict=True)),
+    )
+
+
+def _scored(summary: Summary, role: Literal["teacher", "student"], count: int | None) -> Arm:
+    """Return teacher or student on what it was scored on."""
+    on = {"teacher": ", old classes", "student": ", all classes"}
+    name = f"{role.capitalize()}{on[role] if summary.learned_classes else ''}"
+    accuracy, correct = (getattr(summary, f"{role}_{what}") for what in ("accuracy", "correct"))
+    return _arm(name, accuracy, correct, count)
+
+
+def _arm(name: str, accuracy: float | None, correct: int | None, count: int | None) -> Arm:
+    return Arm(name=name, accuracy=accuracy, correct=correct, count=count)
+
+
+def _correct(arm: Arm) -> str:
+    if arm.accuracy is None or not arm.count:
+        return MISSING
+    right = round(arm.accuracy * arm.count) if arm.correct is None else arm.correct
+    return f"{figures.count(right)} of {figures.count(arm.count)}"
+
+
+def _interval(arm: Arm) -> str:
+    if arm.accuracy is None or not arm.count:
+        return MISSING
+    return figures.interval(*accuracy_interval(arm.accuracy, arm.correct, arm.count))
+
+
+def _change(score: ClassScore) -> str:
+    return _difference(score.student, score.teacher)
+
+
+def _difference(after: float | None, before: float | None) -> str:
+    return MISSING if after is None or before is None else figures.points(after - before)
+
+
+def _or_missing(value: float | None, write: Callable[[float], str]) -> str:
+    return MISSING if value is None else write(value)
+
+
+def _barred(
+    value: float | None, largest: float, write: Callable[[float], str], detail: str = ""
+) -> Cell:
+    # No file has no bytes, and nothing takes no time: nobody measured.
+    if not value:
+        return Cell(text=MISSING)
+    return Cell(text=write(value), bar=value / largest, detail=detail)
+
+
+def _behind(name: str, size: int | None) -> str:
+    return "" if size is None else f"{name} {figures.size(size)}"

@@ -1,0 +1,400 @@
+"""Augmentation: another source's images, each changed at random, in one batch on the device.
+
+Order for each image: crop, shift, flip, turn, then `num_operations` operations drawn with
+replacement at one magnitude out of 10 (RandAugment). All changes of place become one resampling,
+all linear changes of colour one matrix; the other operations follow in the order of `Operation`,
+once each, however often they were drawn.
+
+Published for distillation: RandAugment with n = 2 for real and n = 4 for synthetic images, with
+flips and crops (Frank, Davis: arXiv:2411.12817, at second hand). Its magnitude, the crop's area and
+the turn are unknown; ours are 9 of 10, [0.25, 1] and 30 degrees.
+Differs from the paper of RandAugment (CARD): the order above; magnitude 0 changes nothing, where
+its posterize and solarize are strongest at 0; brightness, contrast, saturation and sharpness go
+either way, by up to 0.9; bare corners are filled by reflection.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import one_of, share
+from doublure.protocols import Batch, Site, Source, Stream
+from doublure.seeding import child
+from doublure.sources import recolouring, warping
+from doublure.sources.recolouring import Recolouring
+from doublure.sources.warping import Padding
+
+CARD = Card(
+    paper=(
+        "Cubuk, Zoph, Shlens, Le: RandAugment: Practical Automated Data Augmentation with a "
+        "Reduced Search Space, arXiv:1909.13719"
+    ),
+    needs=("nothing",),
+    reported={
+        "CIFAR-10, Wide-ResNet-28-10, flips and crops": 96.1,
+        "the same with RandAugment": 97.3,
+    },
+)
+
+Operation = Literal[
+    "identity",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "perspective",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "invert",
+    "autocontrast",
+    "equalize",
+    "posterize",
+    "solarize",
+    "sharpness",
+    "blur",
+    "noise",
+    "cutout",
+]
+EVERY_OPERATION: tuple[Operation, ...] = get_args(Operation)
+RANDAUGMENT: tuple[Operation, ...] = tuple(
+    name
+    for name in EVERY_OPERATION
+    if name not in ("perspective", "hue", "invert", "blur", "noise", "cutout")
+)
+
+# What magnitude 10 means. Where RandAugment has the operation it is its figure (translation: 10 of
+# 32 pixels); perspective, hue, blur, noise and cutout are ours.
+_DEGREES, _SLOPE, _SHIFT, _TILT = 30.0, 0.3, 10 / 32, 0.4
+_ENHANCEMENT, _TURNS_OF_HUE = 0.9, 0.25
+_BITS_LOST, _SIGMA_OF_SIDE, _NOISE_STD, _SIDE_OF_HOLE = 4, 1 / 32, 0.2, 0.5
+
+# strength in [-1, 1], an independent number in [-1, 1], width over height
+WARPS: Mapping[Operation, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "rotate": lambda s, other, aspect: warping.rotation(_DEGREES * s, aspect),
+    "shear_x": lambda s, other, aspect: warping.shear_x(_SLOPE * s, aspect),
+    "shear_y": lambda s, other, aspect: warping.shear_y(_SLOPE * s, aspect),
+    "translate_x": lambda s, other, aspect: warping.translation(_SHIFT * s, 0 * s),
+    "translate_y": lambda s, other, aspect: warping.translation(0 * s, _SHIFT * s),
+    "perspective": lambda s, other, aspect: warping.tilt(_TILT * s, _TILT * s.abs() * other),
+}
+# strength in [-1, 1], number of channels
+RECOLOURINGS: Mapping[Operation, Callable[[Tensor, int], Recolouring]] = {
+    "brightness": lambda s, channels: recolouring.brightness(_ENHANCEMENT * s, channels),
+    "contrast": lambda s, channels: recolouring.contrast(_ENHANCEMENT * s, channels),
+    "saturation": lambda s, channels: recolouring.saturation(_ENHANCEMENT * s, channels),
+    "hue": lambda s, channels: recolouring.hue(_TURNS_OF_HUE * s, channels),
+    "invert": lambda s, channels: recolouring.invert((s != 0).to(s), channels),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to an image. Default: the strongest published setting, for synthetic images.
+
+    Args:
+        crop_area: smallest and largest share of the area that a random crop keeps; (1, 1): no crop.
+        crop_ratio: smallest and largest width over height of the crop, drawn evenly in its log.
+        shift: largest move in whole pixels, either way, right and down: pad-and-crop.
+        flip: share of the images that are mirrored left to right.
+        turn: largest rotation in degrees, either way, of every image.
+        num_operations: drawn for each image, with replacement.
+        magnitude: of the operations, from 0 (nothing) to 10.
+        spread: 0 takes the magnitude as it is, 1 draws it for each operation from 0 up to there.
+        padding: what lies outside of an image.
+    """
+
+    crop_area: tuple[float, float] = (0.25, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    shift: int = 0
+    flip: float = 0.5
+    turn: float = 30.0
+    num_operations: int = 4
+    magnitude: float = 9.0
+    spread: float = 0.0
+    operations: tuple[Operation, ...] = RANDAUGMENT
+    padding: Padding = "reflection"
+
+    def __post_init__(self) -> None:
+        for name in ("crop_area", "crop_ratio"):
+            bounds = getattr(self, name)
+            if not 0 < bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} must be two positive numbers in order, got {bounds}")
+        if self.crop_area[1] > 1:
+            raise ValueError(f"crop_area must not pass 1, got {self.crop_area}; use shift to move")
+        for name in ("shift", "turn", "num_operations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude must lie in [0, 10], got {self.magnitude}")
+        share("flip", self.flip)
+        share("spread", self.spread)
+        one_of("padding", self.padding, get_args(Padding))
+        for name in self.operations:
+            one_of("operation", name, EVERY_OPERATION)
+        if self.num_operations and not self.operations:
+            raise ValueError("operations is empty; name some, or set num_operations to 0")
+
+
+PUBLISHED = {
+    # He et al., arXiv:1512.03385, sec. 4.2: 4 pixels of zeros on each side, a random crop, flips.
+    "mild": Augmentation(
+        crop_area=(1.0, 1.0), shift=4, turn=0.0, num_operations=0, padding="zeros"
+    ),
+    "standard": Augmentation(turn=0.0, num_operations=2),
+    "extreme": Augmentation(),
+}
+
+
+def augment(
+    images: Float[Tensor, "batch channels height width"],
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return changed images; what happens to an image depends on its place in the batch alone.
+
+    Args:
+        rng: on the CPU, so that nothing here waits for the device.
+    """
+    return carry_out(images, _draw_plan(augmentation, images.shape, rng), augmentation, rng)
+
+
+def carry_out(
+    images: Float[Tensor, "batch channels height width"],
+    plan: "Plan",
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> Float[Tensor, "batch channels height width"]:
+    """Return the images after a plan; `augmentation` tells the padding and the reach of blur."""
+    moved = (plan.warps != torch.eye(3)).flatten(1).any(1)
+    if not moved.all():
+        images = images.clone()  # what follows works in place
+    images = _change_(
+        images, moved, lambda x, rows: warping.warp(x, plan.warps[rows], augmentation.padding)
+    )
+    images = _change_(
+        images,
+        plan.recoloured,
+        lambda x, rows: recolouring.recolour(x, Recolouring(*(p[rows] for p in plan.recolourings))),
+    )
+    for name in EVERY_OPERATION:
+        if (operation := _pixel_operation(name, plan, augmentation, rng)) is not None:
+            images = _change_(images, plan.level[name] > 0, operation)
+    return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """Source: another source's images, augmented."""
+
+    source: Source
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
+        inner = self.source.open(site, teacher, child(rng, "source"))
+        numbers = child(rng, "augment", site.split, site.rank)
+        return AugmentedStream(inner, lambda x, rng: augment(x, self.augmentation, rng), numbers)
+
+
+class AugmentedStream:
+    """A stream whose images are changed afresh at each step; the state is the inner one's."""
+
+    def __init__(
+        self,
+        inner: Stream,
+        augment: Callable[[Tensor, torch.Generator], Tensor],
+        rng: torch.Generator,
+    ) -> None:
+        self._inner, self._augment, self._rng = inner, augment, rng
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self._inner.draw(step, student)
+        if batch.mask is not None or (batch.labels is not None and batch.labels.dim() > 2):
+            raise ValueError(
+                "augmentation moves images but not masks or label maps; "
+                "augment a source without them"
+            )
+
+        def change(view: Any) -> Tensor:
+            # Each distinct view meets the same changes: the child starts anew for each.
+            return self._augment(_image(view), child(self._rng, step))
+
+        # An answer that the source had asked for was about the images before.
+        return batch.changed(change, teacher=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"source": self._inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._inner.load_state_dict(state["source"])
+
+
+class Plan(NamedTuple):
+    """What is to happen to each image of a batch; all on the CPU.
+
+    Args:
+        warps: all changes of place in one.
+        recoloured: which images have any of `recolourings`, which come in order of drawing.
+        level: share of the largest strength for each operation, 0 where it was not drawn.
+        sign: a coin for each image, for sharpness.
+        place: of a hole, from 0 to 1 across and down.
+    """
+
+    warps: Float[Tensor, "batch 3 3"]
+    recoloured: Bool[Tensor, " batch"]
+    recolourings: Recolouring
+    level: Mapping[Operation, Float[Tensor, " batch"]]
+    sign: Float[Tensor, " batch"]
+    place: Float[Tensor, "2 batch"]
+    size: tuple[int, int]
+
+
+def _draw_plan(augmentation: Augmentation, shape: torch.Size, rng: torch.Generator) -> Plan:
+    num_images, channels, height, width = shape
+    each = (num_images, augmentation.num_operations)
+    warps = _draw_placement(augmentation, shape, rng)
+    chosen = torch.randint(max(1, len(augmentation.operations)), each, generator=rng)
+    sign = 2.0 * torch.randint(2, (num_images, 1 + each[1]), generator=rng) - 1
+    lowered, other = torch.rand((2, *each), generator=rng)
+    level = augmentation.magnitude / 10 * (1 - augmentation.spread * lowered)
+    drawn = {name: level * (chosen == i) for i, name in enumerate(augmentation.operations)}
+    signed = {name: value * sign[:, 1:] for name, value in drawn.items()}
+
+    for warps_of_round in warps_of(signed, 2 * other - 1, width / height).unbind(1):
+        warps = warps @ warps_of_round
+    coloured = [drawn[name] > 0 for name in RECOLOURINGS if name in drawn]
+    recoloured = torch.stack([torch.zeros(each, dtype=torch.bool), *coloured]).any(0).any(1)
+    return Plan(
+        warps=warps,
+        recoloured=recoloured,
+        recolourings=recolourings_of(signed, each, channels),
+        level={name: value.amax(1) for name, value in drawn.items() if each[1]},
+        sign=sign[:, 0],
+        place=torch.rand((2, num_images), generator=rng),
+        size=(height, width),
+    )
+
+
+def _draw_placement(
+    augmentation: Augmentation, shape: torch.Size, rng: torch.Generator
+) -> Float[Tensor, "batch 3 3"]:
+    """Return the warps of crop, shift, flip and turn."""
+    num_images, _, height, width = shape
+    aspect = width / height
+    area, ratio, x, y, flipped, turn = torch.rand((6, num_images), generator=rng)
+    moves = torch.randint(
+        -augmentation.shift, augmentation.shift + 1, (2, num_images), generator=rng
+    )
+    warps = torch.eye(3).repeat(num_images, 1, 1)
+    smallest, largest = augmentation.crop_area
+    if smallest < 1:
+        narrowest, widest = (math.log(bound) for bound in augmentation.crop_ratio)
+        area = smallest + (largest - smallest) * area
+        ratio = (narrowest + (widest - narrowest) * ratio).exp()
+        warps = warps @ warping.crop(area, ratio, 2 * x - 1, 2 * y - 1, aspect)
+    if augmentation.shift:
+        warps = warps @ warping.translation(moves[0] / width, moves[1] / height)
+    if augmentation.flip:
+        warps = warps @ warping.flip((flipped < augmentation.flip).float())
+    if augmentation.turn:
+        warps = warps @ warping.rotation(augmentation.turn * (2 * turn - 1), aspect)
+    return warps
+
+
+def warps_of(
+    signed: Mapping[Operation, Float[Tensor, "batch rounds"]],
+    other: Float[Tensor, "batch rounds"],
+    aspect: float,
+) -> Float[Tensor, "batch rounds 3 3"]:
+    """Return the changes of place that are among operations of these strengths."""
+    warps = torch.eye(3).repeat(*other.shape, 1, 1)
+    for name, make in WARPS.items():
+        if name in signed:
+            rows = signed[name] != 0
+            warps[rows] = make(signed[name][rows], other[rows], aspect)
+    return warps
+
+
+def recolourings_of(
+    signed: Mapping[Operation, Float[Tensor, "batch rounds"]], each: tuple[int, int], channels: int
+) -> Recolouring:
+    """Return the linear changes of colour that are among operations of these strengths."""
+    all_of_them = recolouring.brightness(torch.zeros(each), channels)
+    for name, make in RECOLOURINGS.items():
+        if name in signed:
+            rows = signed[name] != 0
+            for whole, part in zip(all_of_them, make(signed[name][rows], channels), strict=True):
+                whole[rows] = part
+    return all_of_them
+
+
+def _change_(
+    images: Float[Tensor, "batch channels height width"],
+    chosen: Bool[Tensor, " batch"],
+    change: Callable[[Tensor, Int[Tensor, " rows"]], Tensor],
+) -> Float[Tensor, "batch channels height width"]:
+    """Return the images with those that are chosen changed, all of them anew or some in place.
+
+    Args:
+        change: also gets the places in the batch.
+    """
+    rows = chosen.nonzero()[:, 0]
+    if len(rows) == len(images):
+        return change(images, rows)
+    if len(rows) == 0:
+        return images
+    there = rows.to(images.device, non_blocking=True)
+    return images.index_copy_(0, there, change(images[there], rows))
+
+
+def _pixel_operation(
+    name: Operation, plan: Plan, augmentation: Augmentation, rng: torch.Generator
+) -> Callable[[Tensor, Int[Tensor, " rows"]], Tensor] | None:
+    """Return what the operation does to some rows of the batch; None if it was never drawn."""
+    level = plan.level.get(name)
+    if level is None:
+        return None
+    side = min(plan.size)
+    reach = math.ceil(2.5 * _SIGMA_OF_SIDE * side * augmentation.magnitude / 10)
+
+    def add_noise(x: Tensor, rows: Tensor) -> Tensor:
+        noise = torch.randn(
+            x.shape, generator=child(rng, "noise", device=x.device), device=x.device, dtype=x.dtype
+        )
+        strength = (_NOISE_STD * level[rows]).to(x, non_blocking=True)
+        return noise.mul_(strength.view(-1, 1, 1, 1)).add_(x).clamp_(0, 1)
+
+    operations: dict[Operation, Callable[[Tensor, Tensor], Tensor]] = {
+        "autocontrast": lambda x, rows: recolouring.autocontrast(x),
+        "equalize": lambda x, rows: recolouring.equalize(x),
+        "posterize": lambda x, rows: recolouring.posterize(
+            x, 8 - (_BITS_LOST * level[rows]).round().long()
+        ),
+        # Pillow counts thresholds from 0 to 256, so that 256 inverts nothing.
+        "solarize": lambda x, rows: recolouring.solarize(x, (1 - level[rows]) * 256 / 255),
+        "sharpness": lambda x, rows: recolouring.sharpen(
+            x, _ENHANCEMENT * plan.sign[rows] * level[rows]
+        ),
+        "blur": lambda x, rows: recolouring.blur(x, _SIGMA_OF_SIDE * side * level[rows], reach),
+        "noise": add_noise,
+        "cutout": lambda x, rows: recolouring.cut_out(
+            x, _SIDE_OF_HOLE * level[rows], plan.place[0, rows], plan.place[1, rows]
+        ),
+    }
+    return operations.get(name)
+
+
+def _image(view: Any) -> Tensor:
+    if not isinstance(view, Tensor) or view.dim() != 4:
+        raise TypeError(
+            f"augmentation takes image tensors of 4 dimensions, got {type(view).__name__}"
+        )
+    return view

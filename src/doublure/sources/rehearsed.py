@@ -1,0 +1,80 @@
+"""Rehearsal: labelled images of new classes beside transfer images of the old ones.
+
+A batch of B begins with round(share B) labelled images; the others come from the source that is
+wrapped, with the label -1. Held out are images of that source alone: what the old network says
+matters on them.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doublure.nets.network import Network
+from doublure.objectives.continual import UNLABELLED
+from doublure.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.seeding import child
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """Source: new images and old knowledge, side by side.
+
+    Args:
+        source: what the old network is asked about.
+        new: labelled images of the new classes.
+        share: of the batch that is new.
+    """
+
+    source: Source
+    new: Source
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must lie in (0, 1), got {self.share}")
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
+        if isinstance(teacher, Network):  # which knows the old classes only
+            old = dataclasses.replace(site, contract=teacher.contract)
+        else:
+            old = site
+        if site.split == "held_out":
+            return self.source.open(old, teacher, rng)
+        num_new = min(max(round(self.share * site.batch_size), 1), site.batch_size - 1)
+        parts = []
+        for name, source, where, size in (
+            ("new", self.new, site, num_new),
+            ("old", self.source, old, site.batch_size - num_new),
+        ):
+            place = dataclasses.replace(where, batch_size=size)
+            parts.append(source.open(place, teacher, child(rng, name)))
+        return RehearsedStream(*parts)
+
+
+class RehearsedStream:
+    """Two streams in one batch."""
+
+    def __init__(self, new: Stream, old: Stream) -> None:
+        self._new, self._old = new, old
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        new, old = self._new.draw(step, student), self._old.draw(step, student)
+        if new.labels is None:
+            raise ValueError("the new classes need labels; give labelled images")
+        nothing = torch.full((len(old.images),), UNLABELLED, device=new.labels.device)
+        facts: dict[str, Tensor] = {**new.facts, **old.facts}
+        return image_batch(
+            torch.cat((new.images, old.images)),
+            labels=torch.cat((new.labels, nothing)),
+            facts=facts,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"new": self._new.state_dict(), "old": self._old.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._new.load_state_dict(state["new"])
+        self._old.load_state_dict(state["old"])

@@ -1,0 +1,145 @@
+"""Replay: what another source makes at great cost is made now and then, and shown again between.
+
+`first` batches of the inner source fill a pool before the student's first step; the student is not
+shown to the source for those, as it has learned nothing yet. Then one more batch is made every so
+many steps with the student as it is (a source that competes with it adapts), shown at once, and
+put into the pool. The images of all other steps are drawn evenly from the pool, with replacement.
+    batches made by step s = min(planned, first + floor(min(s, until * steps) / every))
+Labels stay with their images. Images are kept as bytes, in a file where the run has a folder, so
+that memory does not grow. Of several processes each keeps its own share. A held-out pool is the
+first batches alone, and its own.
+
+The interleaving is that of Adaptive DeepInversion (Yin et al., arXiv:1912.08795): one batch every
+50 steps. Differs from the paper: the number of first batches is ours; the paper's is not known.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.checks import positive, share
+from doublure.protocols import Batch, Site, Source, image_batch
+from doublure.seeding import child
+from doublure.sources.image_pool import check_shape, open_pool, to_bytes, to_images
+
+CARD = Card(
+    paper=(
+        "Yin, Molchanov, Li, Alvarez, Mallya, Hoiem, Jha, Kautz: Dreaming to Distill: Data-free "
+        "Knowledge Transfer via DeepInversion, arXiv:1912.08795"
+    ),
+    needs=("inputs",),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Source: a growing pool of another source's batches. Default: the pace of the paper.
+
+    Args:
+        source: whose batches are kept.
+        every: steps between two new batches.
+        first: batches made before the first step.
+        capacity: images kept at most, over all processes; a full pool makes no more.
+        made_at_once: images of a new batch, on each process; None takes the batch size.
+        until: share of the steps in which the pool grows.
+        share: of a budget that goes into making images, half of it before the first step: `first`
+            and `every` follow from it. None leaves both as they are.
+    """
+
+    source: Source
+    every: int = 50
+    first: int = 4
+    capacity: int = 256_000
+    made_at_once: int | None = None
+    until: float = 1.0
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every", "first", "capacity"):
+            positive(name, getattr(self, name))
+        if self.made_at_once is not None:
+            positive("made_at_once", self.made_at_once)
+        share("until", self.until)
+        if self.share is not None:
+            share("share", self.share)
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "ReplayStream":
+        return ReplayStream(self, site, teacher, rng)
+
+
+class ReplayStream:
+    """A pool that grows with the steps; a function of (seed, step, state) only."""
+
+    def __init__(
+        self, settings: Replay, site: Site, teacher: nn.Module | None, rng: torch.Generator
+    ) -> None:
+        self._settings, self._site, self._rng = settings, site, rng
+        at_once = settings.made_at_once or site.batch_size
+        # More than the run shows, or more than the pool may hold, is not made.
+        shown = -(-site.steps * site.batch_size // at_once)
+        held = max(1, settings.capacity // (site.world * at_once))
+        self._first = min(settings.first, shown, held)
+        growing = min(site.steps - 1, int(settings.until * site.steps))
+        grown = 0 if site.split == "held_out" else growing // settings.every
+        self.planned = min(self._first + grown, held)
+        inner = dataclasses.replace(site, batch_size=at_once, steps=self.planned)
+        self.stream = settings.source.open(inner, teacher, child(rng, "source"))
+        self._pool = open_pool(site, rng, self.planned * at_once)
+        self._labels: Tensor | None = None
+        self._made = 0
+        self._told: dict[str, Tensor] = {}
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        before = len(self._pool)
+        due = min(self.planned, self._first + step // self._settings.every)
+        while self._made < due:
+            self._make(None if self._made < self._first else student)
+        count = self._site.batch_size
+        rng = child(self._rng, "replay", self._site.split, self._site.rank, step)
+        picks = torch.randint(len(self._pool), (count,), generator=rng)
+        fresh = torch.arange(before, len(self._pool))[:count]
+        if before:  # a new batch is shown at once
+            picks[: len(fresh)] = fresh
+        device = self._site.device
+        labels = None
+        if self._labels is not None:
+            labels = self._labels[picks].to(device, non_blocking=True)
+        images = to_images(self._pool.read(picks), device)
+        return image_batch(images, labels=labels, facts=self._facts())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "source": self.stream.state_dict(),
+            "pool": self._pool.state_dict(),
+            "labels": None if self._labels is None else self._labels.clone(),
+            "made": self._made,
+            "told": dict(self._told),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state["source"])
+        self._pool.load_state_dict(state["pool"])
+        self._labels = None if state["labels"] is None else state["labels"].clone()
+        self._made, self._told = state["made"], dict(state["told"])
+
+    def _make(self, student: nn.Module | None) -> None:
+        batch = self.stream.draw(self._made, student)
+        images = to_bytes(batch.images)
+        check_shape(images, self._site, "Replay")
+        self._pool.append(images)
+        if batch.labels is not None:
+            made = batch.labels.detach().cpu()
+            self._labels = made if self._labels is None else torch.cat([self._labels, made])
+        self._told = {name: value.detach().cpu() for name, value in batch.facts.items()}
+        self._made += 1
+
+    def _facts(self) -> dict[str, Tensor]:
+        """Return how full the pool is, and what the inner source said of the newest batch."""
+        return self._told | {
+            "pool_images": torch.tensor(float(len(self._pool))),
+            "pool": torch.tensor(self._made / self.planned),
+        }

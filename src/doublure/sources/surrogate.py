@@ -1,0 +1,156 @@
+"""Any image set in place of the data: a folder, a SET or a .npz, seen in shuffled epochs.
+
+The images at step s are those at the places [s B, (s + 1) B) of an endless row of epochs, each a
+permutation of the whole set drawn from the seed and the epoch's number, where B counts the images
+of all processes; so every image comes once an epoch and nothing needs remembering.
+
+A share of the images is held out, chosen by a hash of each image's pixels as the network is shown
+them: copies of an image are on the same side, and which side an image is on depends on little else
+than the image. The hashes are read once, when the source is opened.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from doublure.cards import Card
+from doublure.data.datasets import Dataset, batches, open_data
+from doublure.protocols import Batch, Site, image_batch
+from doublure.seeding import child
+
+CARD = Card(
+    paper="Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817",
+    needs=("logits",),
+    reported={
+        "CIFAR-10, ResNet-50 to ResNet-18, original data": 95.98,
+        "the same with ImageNet without CIFAR-10's classes": 94.69,
+        "CIFAR-100, original data": 78.35,
+        "CIFAR-100 with ImageNet without its classes": 76.66,
+    },
+)
+
+# A share of a small set says nothing: at least this many are held out, or half of the set.
+LEAST_HELD_OUT = 32
+_HASHED_AT_ONCE = 1024
+
+
+def content_hashes(data: Dataset) -> list[bytes]:
+    """Return a hash of each image's pixels."""
+    return [
+        hashlib.blake2b(image.numpy().tobytes(), digest_size=8).digest()
+        for images, _ in batches(data, _HASHED_AT_ONCE)
+        for image in images
+    ]
+
+
+def hold_out(hashes: Sequence[bytes], share: float) -> tuple[Tensor, Tensor]:
+    """Return the places of the images to train on and of those held out.
+
+    Distinct images are put in order of their hashes and the first ones are held out: the share
+    asked for, but `LEAST_HELD_OUT` at least, or half of them where they are fewer than twice that.
+    """
+    distinct = sorted(set(hashes))
+    if len(distinct) < 2:
+        raise ValueError(
+            f"{len(hashes)} images of which {len(distinct)} are distinct cannot be divided; "
+            "give more images, or set held_out to 0"
+        )
+    least = min(LEAST_HELD_OUT, len(distinct) // 2)
+    count = min(max(round(share * len(distinct)), least), len(distinct) - 1)
+    first_kept = distinct[count]
+    held = torch.tensor([value < first_kept for value in hashes])
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """Source: the images of a set that stands in for the teacher's own.
+
+    Args:
+        data: an image folder, a SET, a .npz or builtin/digits.
+        labels: also hand on the labels, which the set must then have.
+        held_out: share of the distinct images that only the held-out split shows.
+        skip_bad: leave unreadable files out and count them, instead of raising.
+    """
+
+    data: str
+    labels: bool = False
+    held_out: float = 0.1
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
+
+    def open(
+        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "SurrogateStream":
+        data = open_data(
+            self.data, site.contract, split="train", labels=self.labels, skip_bad=self.skip_bad
+        )
+        if self.labels and data.labels is None:
+            raise ValueError(f"{self.data} has no labels; set labels to false")
+        places = torch.arange(len(data))
+        if self.held_out > 0:
+            train, held = hold_out(content_hashes(data), self.held_out)
+            places = train if site.split == "train" else held
+        elif site.split == "held_out":
+            raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
+        return SurrogateStream(data, places, site, child(rng, site.split))
+
+
+class SurrogateStream:
+    """Shuffled epochs through some images of a set; `notes` and `digest` are the set's own."""
+
+    def __init__(
+        self, data: Dataset, places: Int64[Tensor, " places"], site: Site, rng: torch.Generator
+    ) -> None:
+        self._data = data
+        self._places = places
+        self._site = site
+        self._rng = rng
+        # A cache of what the seed and the epoch say anyway.
+        self._epoch, self._order = -1, places
+        self.notes, self.digest = data.notes, data.digest
+
+    def __len__(self) -> int:
+        """Return how many images an epoch shows."""
+        return len(self._places)
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        site = self._site
+        start = (step * site.world + site.rank) * site.batch_size
+        index = self._at(start, start + site.batch_size)
+        images = self._data.images(index).to(site.device, non_blocking=True).float().div_(255)
+        labels = None
+        if self._data.labels is not None:
+            labels = self._data.labels[index].to(site.device, non_blocking=True)
+        return image_batch(images, labels=labels, index=index.to(site.device, non_blocking=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"a surrogate stream has no state, got {sorted(state)}")
+
+    def _at(self, start: int, stop: int) -> Int64[Tensor, " batch"]:
+        """Return which images stand at these places of the endless row of epochs."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, len(self))
+            part = self._shuffled(epoch)[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return torch.cat(parts)
+
+    def _shuffled(self, epoch: int) -> Int64[Tensor, " places"]:
+        if epoch != self._epoch:
+            order = torch.randperm(len(self), generator=child(self._rng, "epoch", epoch))
+            self._epoch, self._order = epoch, self._places[order]
+        return self._order

@@ -1,0 +1,32 @@
+"""What `prune`, `quantize` and `continual` share: a network in, a changed one out, a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract
+from doublure.recipe import Recipe, Verb
+from doublure.verbs.naming import network_named, open_network
+from doublure.verbs.running import Made, TeachOptions, carry_out, description, opening
+
+
+def run_changed(
+    verb: Verb,
+    recipe: Callable[[NetworkRef, InputContract], Recipe],
+    model: str | NetworkRef | nn.Module | None,
+    out: str | Path,
+    options: TeachOptions,
+) -> dict[str, Any]:
+    """Carry out the recipe asked for, or the one that `recipe` makes for the network named."""
+
+    def make() -> Made:
+        if model is None:
+            raise ValueError(f"{verb} needs a network, or a recipe")
+        said = description(options)
+        network = open_network(model, **opening(options), **said)
+        return recipe(network_named(model, **said), network.contract), {"teacher": network}
+
+    return carry_out(verb, make, out, options, typed=[model])

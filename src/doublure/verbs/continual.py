@@ -1,0 +1,99 @@
+"""`continual`: new classes for a trained network, without the data of the old ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Unpack, get_args
+
+from torch import nn
+
+from doublure.checks import one_of
+from doublure.compress.widening import Widening
+from doublure.data.natural import count_classes
+from doublure.labelled_recipes import supervised
+from doublure.nets.references import NetworkRef
+from doublure.objectives.continual import Continual
+from doublure.protocols import InputContract, Source
+from doublure.recipe import Change, Recipe
+from doublure.recipes import smaller
+from doublure.sources.rehearsed import Rehearsed
+from doublure.verbs.changing import run_changed
+from doublure.verbs.naming import source_named
+from doublure.verbs.running import TeachOptions
+
+Version = Literal["rehearsal", "lwf", "plain"]
+STEPS = 2000
+
+
+def continual(
+    model: str | NetworkRef | nn.Module | None = None,
+    data: str | None = None,
+    *,
+    out: str | Path,
+    version: Version = "rehearsal",
+    transfer: str | Source | None = None,
+    train_batchnorm: bool = False,
+    **options: Unpack[TeachOptions],
+) -> dict[str, Any]:
+    """Teach `model` the new classes of `data`, and return the run's summary.
+
+    Args:
+        data: labelled images of the new classes: a folder for each, or a SET or .npz whose labels
+            count on from the old classes.
+        version: "rehearsal" holds on to the old network's answers on transfer images and on new
+            ones, "lwf" on new ones only, "plain" on nothing.
+        transfer: what stands in for the old data, in place of shader images.
+        train_batchnorm: let BatchNorm take the statistics of what is shown.
+        eval: labelled data of old and new classes, which are scored apart.
+        options: of `verbs.running.TeachOptions`.
+    """
+    one_of("version", version, get_args(Version))
+    if transfer is not None and version != "rehearsal":
+        raise ValueError(f"version '{version}' shows no transfer set; leave transfer out")
+
+    steps = options.get("steps")
+
+    def make(reference: NetworkRef, contract: InputContract) -> Recipe:
+        if data is None:
+            raise ValueError("continual needs labelled images of new classes")
+        num_new, names = new_classes(data, contract)
+        change = Change(transform=Widening(num_new=num_new, names=names))
+        made = smaller(
+            "continual",
+            reference,
+            contract,
+            [change],
+            transfer=None if transfer is None else source_named(transfer, contract=contract),
+            steps=STEPS if steps is None else steps,
+            train_batchnorm=train_batchnorm,
+        )
+        new = supervised(reference, data, contract).stages[0].source
+        objective = Continual(
+            lwf=0.0 if version == "plain" else Continual.lwf,
+            rehearsal=Continual.rehearsal if version == "rehearsal" else 0.0,
+        )
+        shown: Source = new
+        if version == "rehearsal":
+            shown = Rehearsed(source=made.stages[0].source, new=new)
+        stage = replace(made.stages[0], source=shown, objective=objective)
+        return replace(made, stages=(stage,))
+
+    return run_changed("continual", make, model, out, {**options, "audit": False})
+
+
+def new_classes(data: str, old: InputContract) -> tuple[int, tuple[str, ...] | None]:
+    """Return how many classes the data add to the old ones, and their names where they have any.
+
+    Raises:
+        ValueError: they add none.
+    """
+    names, count = count_classes(data)
+    if names is not None:
+        known = {name.lower() for name in old.names or ()}
+        names = tuple(name for name in names if name.lower() not in known)
+        count = len(names)
+    else:
+        count -= old.classes
+    if count < 1:
+        way_out = "labels of a SET or .npz must count on from them"
+        raise ValueError(f"{data} adds no class to the {old.classes} old ones; {way_out}")
+    return count, names

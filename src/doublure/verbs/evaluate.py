@@ -1,0 +1,69 @@
+"""`evaluate`: how well does a network do on data with labels?"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from doublure.audits import evaluation
+from doublure.audits.evaluation import Evaluation
+from doublure.audits.translation import TranslationEvaluation, evaluate_translator
+from doublure.data.datasets import Dataset, open_data
+from doublure.data.parallel_text import ParallelText, open_text
+from doublure.loading import resolve
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.pipeline import device_named
+from doublure.protocols import TextContract
+from doublure.verbs.naming import as_network, network_named, permitted
+
+
+def evaluate(
+    model: str | NetworkRef | nn.Module,
+    data: str | Path | Dataset | ParallelText,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+    skip_bad: bool = False,
+    allow_code: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation | TranslationEvaluation:
+    """Return how `model` does on `data`, always in float32; the model is left as it was.
+
+    Args:
+        model: a REF, a network, or any module where `data` is a dataset already sized for it;
+            weights, mean, std, size and classes describe a REF.
+        data: DATA, of which the test part is taken where it is divided, or an opened dataset;
+            parallel text where the network translates.
+        skip_bad: leave unreadable image files out instead of raising.
+        allow_code: files whose code may run where a run's folder asks for it.
+        say: is told lines worth a person's eye.
+    """
+    if isinstance(model, nn.Module):
+        network = model
+    else:
+        reference = network_named(
+            model, weights=weights, mean=mean, std=std, size=size, classes=classes
+        )
+        loaded = resolve(reference, allow_code=permitted(model, allow_code=allow_code))
+        network = loaded.network
+        for note in loaded.notes:
+            say(note)
+    where = None if device is None else device_named(device)
+    if isinstance(network, Network) and isinstance(network.contract, TextContract):
+        if isinstance(data, str | Path):
+            data = open_text(data, split="test", languages=network.contract.languages)
+        assert isinstance(data, ParallelText)
+        return evaluate_translator(network, data, batch_size=batch_size, device=where)
+    assert not isinstance(data, ParallelText)
+    if isinstance(data, str | Path):
+        contract = as_network(network, None).contract
+        data = open_data(data, contract, split="test", labels=True, skip_bad=skip_bad)
+        for note in data.notes:
+            say(note)
+    return evaluation.evaluate(network, data, batch_size=batch_size, device=where)

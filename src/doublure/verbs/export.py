@@ -1,0 +1,89 @@
+"""`export`: a network in deployable forms, each verified against the network it came from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from doublure.data.datasets import open_data
+from doublure.exports.exporting import FILES, export_network
+from doublure.exports.int8_onnx import Int8
+from doublure.exports.measure import Exported
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.protocols import Site, Source, Split
+from doublure.seeding import from_seed
+from doublure.verbs.naming import open_network, source_named
+
+# What int8 is calibrated on, and every form compared on, where nobody has images.
+_WITHOUT_IMAGES = "shaders"
+_BATCH = 64
+
+
+def export(
+    model: str | NetworkRef | nn.Module,
+    *,
+    out: str | Path,
+    format: Sequence[str] = tuple(FILES),
+    calibration: str | Source | None = None,
+    eval: str | None = None,
+    seed: int = 0,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    allow_code: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Exported]:
+    """Write `model` into the folder `out` in every form of `format`, and list what was written.
+
+    Args:
+        calibration: images for the ranges of int8, the nearer to the task the better; held-out
+            ones of them are what every form must answer as the network does.
+        eval: labelled data on which each form's accuracy is measured.
+        weights: of a REF, which mean, std, size and classes describe further.
+        allow_code: files whose code may run where a run's folder asks for it.
+    """
+    network = open_network(
+        model,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        allow_code=allow_code,
+        say=say,
+    )
+    if calibration is None and "int8-onnx" in format:
+        say(f"int8-onnx is calibrated on {_WITHOUT_IMAGES}, as no images were given")
+    source = source_named(_WITHOUT_IMAGES if calibration is None else calibration)
+    labelled = None
+    if eval is not None:
+        labelled = open_data(eval, network.contract, split="test", labels=True)
+    return export_network(
+        network,
+        Path(out),
+        format,
+        _images(source, network, "train", seed, Int8().num_images),
+        next(_images(source, network, "held_out", seed, _BATCH)),
+        labelled=labelled,
+    )
+
+
+def _images(
+    source: Source, network: Network, split: Split, seed: int, count: int
+) -> Iterator[Tensor]:
+    """Yield batches of the source's images, on the CPU."""
+    site = Site(
+        contract=network.contract,
+        device=torch.device("cpu"),
+        batch_size=_BATCH,
+        steps=-(-count // _BATCH),
+        split=split,
+    )
+    frozen = freeze(network).to("cpu")
+    stream = source.open(site, frozen, from_seed(seed))
+    for step in range(site.steps):
+        yield stream.draw(step, None).images

@@ -1,0 +1,39 @@
+"""`inspect`: what a checkpoint is, and whether what is said about it fits."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from doublure.audits.input_contract import inspect_network
+from doublure.findings import Finding
+from doublure.nets.references import NetworkRef
+from doublure.verbs.naming import open_network
+
+
+def inspect(
+    model: str | NetworkRef | nn.Module,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    allow_code: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Finding:
+    """Return parameters, layers and input contract of `model`, and a verdict on the contract.
+
+    Args:
+        allow_code: files whose code may run where a run's folder asks for it.
+    """
+    network = open_network(
+        model,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        classes=classes,
+        allow_code=allow_code,
+        say=say,
+    )
+    return inspect_network(network)

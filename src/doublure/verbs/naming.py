@@ -1,0 +1,256 @@
+"""What a person types, as the parts it stands for: networks, sources, objectives, overrides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from doublure import catalogue
+from doublure.checks import one_of
+from doublure.data.generator_file import is_generator
+from doublure.loading import read_names, resolve
+from doublure.nets.network import Network, other_precisions
+from doublure.nets.references import NetworkRef, parse
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.protocols import InputContract, Source, TextContract, parts_of
+from doublure.recipe import Recipe, Stage, replace_keys
+from doublure.sources import deep_inversion, knowledge_within
+from doublure.sources.few import Few
+from doublure.sources.lcw import Lcw
+from doublure.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
+from doublure.sources.shader_files import ShaderFiles
+from doublure.sources.surrogate import Surrogate
+
+# Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
+IN_PYTHON = "python:"
+# Sources that are named by their folder.
+ON_DISK = ("surrogate", "few", "shader-files", "sentences")
+_BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
+    "deep-inversion": deep_inversion.settings_for,
+    "inceptionism": knowledge_within.inceptionism_for,
+    "batch-norm-statistics": knowledge_within.batch_norm_statistics_for,
+}
+# Objectives that a name alone does not make.
+UNNAMED = ("weighted", "continual")
+
+
+def network_named(
+    reference: str | NetworkRef | nn.Module,
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+) -> NetworkRef:
+    """Return the reference of a network with what was said about it.
+
+    Args:
+        size: height and width, or one number for both.
+        classes: how many, or a file with one name a line.
+    """
+    if isinstance(reference, nn.Module):
+        kind = type(reference.body if isinstance(reference, Network) else reference)
+        return NetworkRef(ref=f"{IN_PYTHON}{kind.__name__}")
+    made = reference if isinstance(reference, NetworkRef) else NetworkRef(ref=reference)
+    count, names = _counted(classes)
+    said: dict[str, Any] = {
+        "weights": weights,
+        "mean": None if mean is None else tuple(mean),
+        "std": None if std is None else tuple(std),
+        "size": (size, size) if isinstance(size, int) else size,
+        "classes": count,
+        "names": names,
+    }
+    return replace(made, **{name: value for name, value in said.items() if value is not None})
+
+
+def with_classes(
+    contract: InputContract | TextContract, classes: int | str | None
+) -> InputContract | TextContract:
+    """Return the contract with other classes, where they are named: how many, or a file of them."""
+    count, names = _counted(classes)
+    if count is None or isinstance(contract, TextContract):
+        return contract
+    return replace(contract, classes=count, names=names)
+
+
+def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | None]:
+    """Return how many classes are named, and their names where a file has them."""
+    if isinstance(classes, str) and not classes.isdigit():
+        names = read_names(Path(classes))
+        return len(names), names
+    return None if classes is None else int(classes), None
+
+
+def as_network(network: nn.Module, contract: InputContract | TextContract | None) -> Network[Any]:
+    """Return a module handed over in Python as a network with a contract.
+
+    Raises:
+        ValueError: nobody says what it takes, or its weights are not in float32.
+    """
+    if others := other_precisions(network):
+        raise ValueError(
+            f"{type(network).__name__} holds {others}, and everything here is float32; hand over "
+            "network.float(), and choose what it is trained in by precision="
+        )
+    if isinstance(network, Network):
+        return network
+    if contract is None:
+        raise ValueError(
+            f"{type(network).__name__} does not say what images it takes; wrap it as "
+            "doublure.Network(module, InputContract(...))"
+        )
+    return Network(network, contract)
+
+
+def permitted(
+    *references: str | NetworkRef | nn.Module | None, allow_code: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the files whose code may run: the allowed, and those of typed file: references."""
+    typed = []
+    for reference in references:
+        if reference is not None and not isinstance(reference, nn.Module):
+            parsed = parse(network_named(reference).ref)
+            if parsed.kind == "file":
+                typed.append(parsed.target.rpartition(":")[0])
+    return (*allow_code, *typed)
+
+
+def open_network(
+    network: str | NetworkRef | nn.Module,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    text: bool = False,
+    allow_code: Sequence[str] = (),
+    **said: Any,
+) -> Network[Any]:
+    """Return the network a person named or handed over, with its notes told.
+
+    Args:
+        text: whether the verb can do something with a network that translates.
+        allow_code: files whose code may run where a run's folder asks for it.
+    """
+    if isinstance(network, nn.Module):
+        return _for_verb(as_network(network, None), text=text)
+    allowed = permitted(network, allow_code=allow_code)
+    made = resolve(network_named(network, **said), allow_code=allowed)
+    _for_verb(made.network, text=text)
+    for note in made.notes:
+        say(note)
+    return made.network
+
+
+def _for_verb(network: Network[Any], *, text: bool) -> Network[Any]:
+    if isinstance(network.contract, TextContract) and not text:
+        raise ValueError(
+            f"{network.reference or 'this network'} translates text, and this verb is for networks "
+            "of images; train, distill and evaluate take both"
+        )
+    return network
+
+
+def source_named(
+    source: str | Source, *, labels: bool = False, contract: InputContract | None = None
+) -> Source:
+    """Return the source of a name of the catalogue, or of what lies on disk under it.
+
+    Args:
+        contract: whose images are wanted, for sources whose settings go by their size.
+    """
+    if not isinstance(source, str):
+        return source
+    if contract is not None and source in _BY_SIZE:
+        return _BY_SIZE[source](contract)
+    made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
+    if (settings := made.get(source)) is not None:
+        named = settings()
+        assert isinstance(named, Source)
+        return named
+    path = Path(source)
+    if is_generator(path):
+        return Lcw(generator=source)
+    if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
+        return ShaderFiles(folder=path)
+    if source.startswith("builtin/") or path.exists():
+        return Surrogate(data=source, labels=labels)
+    way_out = "; or the path of images (a folder, a SET, a .npz) or of a folder of shaders"
+    one_of("source", source, made, way_out=way_out)
+    raise AssertionError(source)
+
+
+def objective_named(texts: Sequence[str]) -> AnyObjective | None:
+    """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
+    kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name not in UNNAMED]
+    terms = []
+    for text in texts:
+        name, _, weight = text.partition("=")
+        settings = catalogue.settings_of("objective", one_of("objective", name, kinds))
+        try:
+            terms.append((float(weight or 1.0), settings()))
+        except ValueError as error:
+            raise ValueError(f"--objective {text}: the weight must be a number") from error
+    if not terms:
+        return None
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else Weighted(terms=tuple(terms))
+
+
+def with_options(
+    recipe: Recipe,
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    skip_bad: bool = False,
+    assignments: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Return the recipe with the options that every training verb has; --set comes last.
+
+    Args:
+        steps: of the whole run; several stages share them in the recipe's proportion.
+    """
+    shown = [part for stage in recipe.stages for part in parts_of(stage.source)]
+    reading = {"surrogate": Surrogate, "few": Few} if skip_bad else {}
+    for kind, settings in reading.items():
+        if any(isinstance(part, settings) for part in shown):
+            assignments = {f"{kind}.skip_bad": "true"} | dict(assignments or {})
+    if steps is not None:
+        recipe = replace(recipe, stages=_lasting(recipe.stages, steps))
+    fit: dict[str, Any] = {
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "precision": precision,
+    }
+    told = {name: value for name, value in fit.items() if value is not None}
+    stages = tuple(replace(stage, fit=replace(stage.fit, **told)) for stage in recipe.stages)
+    whole: dict[str, Any] = {"seed": seed, "device": device}
+    recipe = replace(
+        recipe,
+        stages=stages,
+        **{name: value for name, value in whole.items() if value is not None},
+    )
+    return replace_keys(recipe, assignments) if assignments else recipe
+
+
+def _lasting(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
+    """Return the stages with so many steps together, at least one each."""
+    whole = sum(stage.fit.steps for stage in stages)
+    if steps == whole:
+        return stages
+    if steps < len(stages):
+        raise ValueError(
+            f"this recipe has {len(stages)} stages and needs as many steps, got {steps}"
+        )
+    made, left = [], steps
+    for i, stage in enumerate(stages):
+        remain = len(stages) - 1 - i
+        part = round(steps * stage.fit.steps / whole) if remain else left
+        part = min(max(1, part), left - remain)
+        made.append(replace(stage, fit=replace(stage.fit, steps=part)))
+        left -= part
+    return tuple(made)

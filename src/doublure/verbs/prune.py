@@ -1,0 +1,74 @@
+"""`prune`: a network without its least important filters, then taught by what it was."""
+
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import nn
+
+from doublure.checks import positive
+from doublure.compress.pruning import Importance, Loss, Pruning
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Source
+from doublure.recipe import Change, Recipe
+from doublure.recipes import smaller
+from doublure.sources.shaders import Shaders
+from doublure.verbs.changing import run_changed
+from doublure.verbs.naming import source_named
+from doublure.verbs.running import TeachOptions
+
+# Recovery of a network that keeps most of its weights is short.
+STEPS = 2000
+
+
+def prune(
+    model: str | NetworkRef | nn.Module | None = None,
+    share: float = Pruning.share,
+    *,
+    out: str | Path,
+    importance: Importance = Pruning.importance,
+    loss: Loss = Pruning.loss,
+    rounds: int = 1,
+    repair: bool = True,
+    images: str | Source | None = None,
+    transfer: str | Source | None = None,
+    train_batchnorm: bool = False,
+    **options: Unpack[TeachOptions],
+) -> dict[str, Any]:
+    """Remove a share of the filters of `model`, distil it back, and return the run's summary.
+
+    Args:
+        share: of the filters, over all rounds.
+        importance: "taylor", or as controls "l1" and "random".
+        loss: whose gradient "taylor" squares: "fisher", "labels" (of `images`) or "kl".
+        rounds: how often to prune a part and recover.
+        repair: solve what is left of each layer by least squares before it recovers; the published
+            recipe does not.
+        images: by which importance is judged; the transfer set's, or shader images.
+        transfer: what the pruned network is shown while it recovers, in place of shader images.
+        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+        steps: of recovery, over all rounds; 0 for none.
+        options: of `verbs.running.TeachOptions`.
+    """
+    positive("rounds", rounds)
+
+    steps = options.get("steps")
+
+    def make(reference: NetworkRef, contract: InputContract) -> Recipe:
+        shown = None if transfer is None else source_named(transfer, contract=contract)
+        judged = shown or Shaders()
+        if images is not None:
+            judged = source_named(images, labels=loss == "labels", contract=contract)
+        once = 1 - (1 - share) ** (1 / rounds)
+        pruning = Pruning(share=once, importance=importance, loss=loss, repair=repair)
+        changes = [Change(transform=pruning, source=judged)] * rounds
+        return smaller(
+            "prune",
+            reference,
+            contract,
+            changes,
+            transfer=shown,
+            steps=STEPS if steps is None else steps,
+            train_batchnorm=train_batchnorm,
+        )
+
+    return run_changed("prune", make, model, out, options)

@@ -1,0 +1,70 @@
+"""`quantize`: a network on grids of few bits, calibrated on any images, taught by what it was."""
+
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import nn
+
+from doublure.compress.post_training_quantization import Clip, PostTrainingQuantization
+from doublure.nets.references import NetworkRef
+from doublure.protocols import InputContract, Source
+from doublure.recipe import Change, Recipe
+from doublure.recipes import smaller
+from doublure.sources.shaders import Shaders
+from doublure.verbs.changing import run_changed
+from doublure.verbs.naming import source_named
+from doublure.verbs.running import TeachOptions
+
+
+def quantize(
+    model: str | NetworkRef | nn.Module | None = None,
+    calibration: str | Source | None = None,
+    *,
+    out: str | Path,
+    weight_bits: int = PostTrainingQuantization.weight_bits,
+    activation_bits: int = PostTrainingQuantization.activation_bits,
+    end_bits: int = PostTrainingQuantization.end_bits,
+    clip: Clip = PostTrainingQuantization.clip,
+    correct_bias: bool = PostTrainingQuantization.correct_bias,
+    transfer: str | Source | None = None,
+    train_batchnorm: bool = False,
+    **options: Unpack[TeachOptions],
+) -> dict[str, Any]:
+    """Round weights and activations of `model`, and return the run's summary.
+
+    Args:
+        calibration: images for the ranges of activations; the transfer set's, or shader images.
+        weight_bits: 2 to 8, or 32 to leave weights as they are; activation_bits likewise.
+        end_bits: of the first and the last layer at least; 0 treats them as the others.
+        clip: how ranges are taken: "minmax", "percentile" or "mse".
+        transfer: what the rounded network is shown while it learns, in place of shader images.
+        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+        steps: of learning with rounded weights; none where neither steps nor a budget are given.
+        options: of `verbs.running.TeachOptions`.
+    """
+
+    steps = options.get("steps")
+
+    def make(reference: NetworkRef, contract: InputContract) -> Recipe:
+        shown = None if transfer is None else source_named(transfer, contract=contract)
+        seen = shown or Shaders()
+        if calibration is not None:
+            seen = source_named(calibration, contract=contract)
+        rounding = PostTrainingQuantization(
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            end_bits=end_bits,
+            clip=clip,
+            correct_bias=correct_bias,
+        )
+        return smaller(
+            "quantize",
+            reference,
+            contract,
+            [Change(transform=rounding, source=seen)],
+            transfer=shown,
+            steps=int(options.get("budget") is not None) if steps is None else steps,
+            train_batchnorm=train_batchnorm,
+        )
+
+    return run_changed("quantize", make, model, out, options)

@@ -1,0 +1,123 @@
+"""`score`: how good is a transfer set for this teacher, before any training?"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from doublure import recipe as recipe_file
+from doublure.audits.calibration import committed
+from doublure.audits.transfer_card import TransferSetCard
+from doublure.audits.transfer_set import COUNT, TransferSetScorer
+from doublure.image_summary import temperature_of
+from doublure.loading import resolve
+from doublure.method import Given
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.pipeline import device_named
+from doublure.protocols import Source, WrappingSource
+from doublure.recipe import Recipe
+from doublure.recipes import shader_kd
+from doublure.verbs.naming import open_network, source_named
+
+
+def score(
+    teacher: str | NetworkRef | nn.Module | None = None,
+    transfer: Sequence[str | Source] = (),
+    *,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: int | str | None = None,
+    recipe: str | Path | Recipe | None = None,
+    count: int = COUNT,
+    seed: int = 0,
+    allow_code: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[str], None] = lambda _: None,
+) -> list[TransferSetCard]:
+    """Return the report card of each transfer set: raw, and as the student would be fed it.
+
+    Args:
+        teacher: a REF or a network; weights, mean, std, size and classes describe it. None takes
+            the recipe's.
+        transfer: sources by name or path. Each is fed as the default recipe would feed it, or as
+            `recipe` does; a source made in Python that brings wrappers is left as it is.
+        recipe: its own sources are scored too, first.
+        count: images to look at, of either stream.
+        allow_code: files whose code a recipe or a run's student may run.
+        say: is told lines worth a person's eye.
+        watch: is told how far the work is.
+    """
+    made = recipe if recipe is None or isinstance(recipe, Recipe) else _read(recipe)
+    if made is None and not transfer:
+        raise ValueError("score needs something to score; name it with --transfer or --recipe")
+    said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
+    said |= {"size": size, "classes": classes}
+    network = _teacher(teacher, made, said, allow_code, say)
+    stages = shader_kd(Given(contract=network.contract)) if made is None else made.stages
+    sets = [] if made is None else _sources_of(made)
+    for named in transfer:
+        source = source_named(named, contract=network.contract)
+        fed = source if isinstance(source, WrappingSource) else _around(stages[0].source, source)
+        sets.append((_name_of(named), fed))
+    scorer = TransferSetScorer(
+        network,
+        temperature=temperature_of(stages[0].objective),
+        calibration=committed(),
+        watch=watch,
+    )
+    fit = stages[0].fit
+    length = fit.steps * fit.batch_size
+    return [
+        scorer.score(source, name=name, count=count, seed=seed, run_length=length)
+        for name, source in sets
+    ]
+
+
+def _read(file: str | Path) -> Recipe:
+    return recipe_file.read(Path(file))
+
+
+def _teacher(
+    teacher: str | NetworkRef | nn.Module | None,
+    recipe: Recipe | None,
+    said: dict[str, Any],
+    allow_code: Sequence[str],
+    say: Callable[[str], None],
+) -> Network:
+    """Return the teacher, on the best device where it was not handed over."""
+    if teacher is None:
+        if recipe is None or recipe.teacher is None:
+            raise ValueError("score needs a teacher; name it with --teacher")
+        opened = resolve(recipe.teacher, allow_code=allow_code)
+        for note in opened.notes:
+            say(note)
+        return opened.network.to(device_named("auto"))
+    network = open_network(teacher, say=say, allow_code=allow_code, **said)
+    if not isinstance(teacher, nn.Module):
+        network.to(device_named("auto"))
+    return network
+
+
+def _sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
+    """Return the source of each stage by a name for it."""
+    if len(recipe.stages) == 1:
+        return [(recipe.method, recipe.stages[0].source)]
+    return [(f"{recipe.method}, stage {i}", stage.source) for i, stage in enumerate(recipe.stages)]
+
+
+def _around(template: Source, source: Source) -> Source:
+    """Return `source` inside the wrappers that the template has around its own."""
+    if not isinstance(template, WrappingSource):
+        return source
+    settings: Any = template  # a frozen dataclass, as all settings are
+    wrapped: Source = dataclasses.replace(settings, source=_around(template.source, source))
+    return wrapped
+
+
+def _name_of(source: str | Source) -> str:
+    return source if isinstance(source, str) else type(source).__name__.lower()

@@ -1,0 +1,366 @@
+"""`synthesize`: any source, written to disk as a SET.
+
+With `balance` an image is kept while fewer than ceil(count / classes) of the class that the teacher
+calls it are there; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones
+for as long as a run needs images. Once ten times the count were drawn, any image is kept.
+
+Of a source that searches for its images the first batch is followed: `search_path.png` in the
+folder of the SET shows how its first images came about. They are searched for once, and are the
+same as without.
+"""
+
+import dataclasses
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from doublure import recipe as recipe_file
+from doublure.audits.search_path import IMAGES, SHARES, answered
+from doublure.data.checkpoints import DAMAGE, first_line
+from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
+from doublure.image_summary import search_record
+from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.network import Network, freeze
+from doublure.nets.references import NetworkRef
+from doublure.pipeline import device_named
+from doublure.protocols import Batch, InputContract, SearchingStream, Site, Source, Stream
+from doublure.reports.search_picture import search_picture
+from doublure.run_folder import RunFolderError, write_whole
+from doublure.seeding import from_seed
+from doublure.sources.balanced import admit
+from doublure.verbs.naming import network_named, open_network, source_named
+
+_SHARD = 256
+SEARCH_PICTURE = "search_path.png"
+# A smaller share of images that the teacher calls by their classes is no synthesis of these.
+_RECOGNISED = 0.5
+# Of the count; what is still lacking then is filled with images of any class.
+_MOST_DRAWN = 10
+
+
+def synthesize(
+    source: str | Source,
+    *,
+    count: int,
+    out: str | Path,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    teacher: str | NetworkRef | nn.Module | None = None,
+    balance: bool = False,
+    weights: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: int | str | None = None,
+    device: str = "auto",
+    set: Mapping[str, str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_code: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+) -> dict[str, Any]:
+    """Write `count` images of `source` into the SET `out`; return its description.
+
+    Interrupted, it goes on at the last complete shard with `resume`. Memory does not grow with
+    the count.
+
+    Args:
+        size: height and width; the teacher's where there is one.
+        balance: keep as many images of each class the teacher names; needs a teacher.
+        set: fields of the source by name, as texts.
+        allow_code: files whose code may run where the teacher's folder asks for it.
+    """
+    network = None
+    if teacher is not None:
+        network = open_network(
+            teacher,
+            say=say,
+            weights=weights,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
+            allow_code=allow_code,
+        )
+    contract = _contract(network, size, channels)
+    made = _with_fields(source_named(source, contract=contract), set or {})
+    folder = _prepared(Path(out), resume=resume, overwrite=overwrite)
+    table = recipe_file.to_table(made)
+    if balance and teacher is not None:
+        table |= {"balanced_by": network_named(teacher).ref}
+    if resume and (folder / "set.json").exists():
+        finished = read_image_set(folder)
+        _check_same(finished, count, contract, table, seed)
+        say(f"{folder} is finished already")
+        return _told(finished)
+    where = device_named(device)
+    steps = -(-count // _SHARD)
+    site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
+    frozen = None if network is None else freeze(network.to(where))
+    if frozen is not None:
+        lay_channels_last(frozen)
+    glance = dataclasses.replace(site, batch_size=2, steps=1, draft=True)
+    labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
+    stream: Stream = made.open(site, frozen, from_seed(seed))
+    if isinstance(stream, SearchingStream) and frozen is not None:
+        stream = _Followed(stream, frozen, contract, folder / SEARCH_PICTURE)
+    stream = tally = _Tally(stream)
+    if balance:
+        if frozen is None or teacher is None:
+            raise ValueError("to balance the classes a teacher has to name them; give --teacher")
+        stream = even = _Even(stream, frozen, contract.classes, count)
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
+    written = _write(stream, labels, contract, count, folder, table, seed, watch)
+    if balance and even.surplus:
+        say(
+            f"{even.surplus} of {count} images are of classes that had enough of them: "
+            "the source hardly shows the others"
+        )
+    if tally.told:
+        say(tally.told)
+    return _told(written)
+
+
+class _Followed:
+    """A stream whose first batch leaves a picture of how its first images were found."""
+
+    def __init__(
+        self, stream: SearchingStream, teacher: nn.Module, contract: InputContract, path: Path
+    ) -> None:
+        self._stream, self._teacher = stream, teacher
+        self._contract, self._path = contract, path
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        if step > 0:
+            return self._stream.draw(step, student)
+        batch, path = self._stream.draw_followed(step, student, SHARES, IMAGES)
+        record = search_record(answered(path, self._teacher))
+        write_whole(self._path, search_picture(record, self._contract.names))
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state)
+
+
+class _Tally:
+    """A stream that remembers how many of its images the teacher calls by their labels."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._right, self._count = 0.0, 0
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self._stream.draw(step, student)
+        if "recognised" in batch.facts:
+            self._right += batch.facts["recognised"].item() * len(batch.images)
+            self._count += len(batch.images)
+        return batch
+
+    @property
+    def told(self) -> str:
+        """What a person should know of it; "" of images that were made for no class."""
+        if not self._count:
+            return ""
+        share = self._right / self._count
+        way_out = (
+            "; let it search longer (--set iterations=N), or weigh the statistics less "
+            "(--set features=W)"
+        )
+        return (
+            f"the teacher calls {share:.0%} of the images by the classes they were made for"
+            f"{way_out if share < _RECOGNISED else ''}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state)
+
+
+class _Even:
+    """A stream without the images of classes of which there are enough."""
+
+    def __init__(self, stream: Stream, teacher: nn.Module, classes: int, count: int) -> None:
+        self._stream, self._teacher, self._count = stream, teacher, count
+        self._kept = torch.zeros(classes, dtype=torch.int64)
+        self._drawn = self.surplus = 0
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        batch = self._stream.draw(step, student)
+        with torch.no_grad():  # about what will be written
+            classes = self._teacher(_to_bytes(batch.images) / 255).argmax(-1).cpu()
+        wanted = admit(classes, self._kept, -(-self._count // len(self._kept)))
+        fits = wanted
+        if self._drawn >= _MOST_DRAWN * self._count:
+            fits = torch.ones_like(wanted)
+        fits = fits & (fits.cumsum(0) <= self._count - self._kept.sum())
+        self.surplus += int((fits & ~wanted).sum())
+        self._drawn += len(classes)
+        self._kept += classes[fits].bincount(minlength=len(self._kept))
+        labels = None if batch.labels is None else batch.labels[fits]
+        return dataclasses.replace(
+            batch, views={name: view[fits] for name, view in batch.views.items()}, labels=labels
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"kept": self._kept.clone(), "drawn": self._drawn, "surplus": self.surplus}
+        return {"stream": self._stream.state_dict(), **counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stream.load_state_dict(state["stream"])
+        self._kept = state["kept"].clone()
+        self._drawn, self.surplus = state["drawn"], state["surplus"]
+
+
+def _write(
+    stream: Stream,
+    labels: bool,
+    contract: InputContract,
+    count: int,
+    folder: Path,
+    table: dict[str, Any],
+    seed: int,
+    watch: Callable[[int, dict[str, Any]], None],
+) -> ImageSet:
+    begun = time.perf_counter()
+    writer = ImageSetWriter(
+        folder,
+        count,
+        contract.size,
+        contract.channels,
+        labels,
+        source=str(table["kind"]),
+        settings=table,
+        seed=seed,
+    )
+    step, first = 0, writer.written
+    if first:
+        step = _go_on(stream, _state(folder, first))
+    while writer.written < count:
+        batch = stream.draw(step, None)
+        step += 1
+        left = count - writer.written
+        pixels = _to_bytes(batch.images[:left])
+        if not len(pixels):
+            continue
+        # The state of the next draw is on disk before the shard that makes it the next one.
+        _keep(stream, step, _state(folder, writer.written + len(pixels)))
+        before = _state(folder, writer.written)
+        writer.append(pixels, None if batch.labels is None else batch.labels[:left])
+        before.unlink(missing_ok=True)
+        seconds = time.perf_counter() - begun
+        rate = (writer.written - first) / seconds
+        watch(count, {"step": writer.written, "seconds": seconds, "images_per_second": rate})
+    made = writer.finish()
+    _state(folder, count).unlink(missing_ok=True)
+    return made
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
+
+
+def _keep(stream: Stream, step: int, path: Path) -> None:
+    file = io.BytesIO()
+    torch.save({"stream": stream.state_dict(), "step": step}, file)
+    write_whole(path, file.getvalue())
+
+
+def _go_on(stream: Stream, path: Path) -> int:
+    """Put the stream where it was, and return the step that comes next."""
+    try:
+        state = torch.load(path, weights_only=True)
+        stream.load_state_dict(state["stream"])
+        return int(state["step"])
+    except DAMAGE as error:
+        raise RunFolderError(
+            f"{path} is missing or damaged ({first_line(error)}); start afresh with --overwrite"
+        ) from error
+
+
+def _state(folder: Path, written: int) -> Path:
+    return folder / f"stream-{written}.pt"
+
+
+def _contract(
+    network: Network | None, size: int | tuple[int, int] | None, channels: int | None
+) -> InputContract:
+    sides = (size, size) if isinstance(size, int) else size
+    if network is not None:
+        contract = network.contract
+        return dataclasses.replace(contract, size=sides or contract.size)
+    depth = channels or 3
+    return InputContract(
+        size=sides or (32, 32), channels=depth, mean=(0.5,) * depth, std=(0.25,) * depth, classes=1
+    )
+
+
+def _with_fields(source: Source, texts: Mapping[str, str]) -> Source:
+    return recipe_file.replace_fields(source, texts) if texts else source
+
+
+def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
+    """Return the folder if the set may be written there; nothing is changed yet."""
+    if resume and overwrite:
+        raise RunFolderError("--resume and --overwrite exclude each other; choose one")
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; choose a folder for the set")
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if not resume and not overwrite:
+        raise RunFolderError(
+            f"{folder} exists; go on with --resume, replace it with --overwrite, "
+            "or choose another --out"
+        )
+    if not is_begun(folder):
+        raise RunFolderError(f"{folder} is not a SET; refusing to write into it")
+    return folder
+
+
+def _check_same(
+    finished: ImageSet, count: int, contract: InputContract, table: Mapping[str, Any], seed: int
+) -> None:
+    """Raise unless the finished set is the one that is asked for."""
+    there = {
+        "count": len(finished),
+        "size": tuple(finished.images.shape[1:3]),
+        "channels": finished.images.shape[3],
+        "settings": finished.settings,
+        "seed": finished.seed,
+    }
+    asked = {
+        "count": count,
+        "size": contract.size,
+        "channels": contract.channels,
+        "settings": json.loads(json.dumps(table)),  # as it is read back
+        "seed": seed,
+    }
+    if differing := [name for name in asked if asked[name] != there[name]]:
+        raise RunFolderError(
+            f"--resume, but {finished.folder} is finished with another {', '.join(differing)}; "
+            "replace it with --overwrite, or choose another --out"
+        )
+
+
+def _told(made: ImageSet) -> dict[str, Any]:
+    return {
+        "folder": str(made.folder),
+        "source": made.source,
+        "settings": made.settings,
+        "seed": made.seed,
+        "counts": dict(made.counts),
+        "digest": made.digest,
+    }

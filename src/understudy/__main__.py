@@ -1,6 +1,0 @@
-"""python -m understudy, which is the command where no script of that name is on the path."""
-
-from understudy.cli.main import run
-
-if __name__ == "__main__":
-    run()
