@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
-from doublure.answer_ring import Ring
-from doublure.fit import FitSettings, fit
-from doublure.loading import load
+from doublure.core.protocols import Batch, Criterion, Site, image_batch
+from doublure.core.seeding import from_seed
+from doublure.engine.answer_ring import Ring
+from doublure.engine.distill import Answered, open_distillation, site_of
+from doublure.engine.fit import FitSettings, fit
+from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import Batch, Criterion, Site, image_batch
-from doublure.seeding import from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
-from doublure.spine import Answered, open_distillation, site_of
 from experiments import RESULTS, versions
 
 SOFT = SoftTargets(temperature=20.0)

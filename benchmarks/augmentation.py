@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doublure.optional import reason_absent, require
-from doublure.seeding import from_seed
+from doublure.core.optional import reason_absent, require
+from doublure.core.seeding import from_seed
 from doublure.sources.augmentation import EVERY_OPERATION, PUBLISHED, Augmentation, augment
 from doublure.sources.leaves import dead_leaves
 

@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from doublure.audits.evaluation import evaluate
+from doublure.core.protocols import Batch, InputContract, Site, Source, Stream
+from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import open_data
-from doublure.fit import FitSettings
-from doublure.loading import load
+from doublure.engine.fit import FitSettings
+from doublure.engine.loading import load
+from doublure.engine.recipe import Stage
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import Batch, InputContract, Site, Source, Stream
-from doublure.recipe import Stage
-from doublure.seeding import child, child_seed, from_seed
 from doublure.sources.augmentation import Augmented
 from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage
-from doublure.tasks.classification import Classification
+from doublure.tasks.classification.evaluation import evaluate
+from doublure.tasks.classification.scores import Classification
 from doublure.verbs.demo import BATCH, DATA, STUDENT, TEACHER, TEACHER_STEPS
 from doublure.verbs.train import train
 from experiments import Table, clock, of_one_host, print_table

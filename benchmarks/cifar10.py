@@ -13,7 +13,7 @@ import argparse
 import torch
 
 from doublure.data.datasets import open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.recipes import PARTS

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from doublure.audits.evaluation import evaluate
 from doublure.data.datasets import Part, open_data
 from doublure.data.digits import DigitsSplit, digits
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network
+from doublure.tasks.classification.evaluation import evaluate
 from doublure.verbs.continual import continual
 from doublure.verbs.train import train
 from experiments import Table, print_table, summarize

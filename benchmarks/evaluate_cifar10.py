@@ -11,11 +11,11 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from doublure.audits.evaluation import evaluate
 from doublure.data.datasets import open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.tasks.classification.evaluation import evaluate
 from real_data import cifar10_folder, data_folder
 
 RESULT = Path(__file__).parent / "results" / "evaluate_cifar10.json"

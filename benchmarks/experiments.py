@@ -30,19 +30,19 @@ from typing import Any
 import torch
 from scipy import stats
 
-from doublure.audits.evaluation import evaluate
+from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset
-from doublure.held_out import answer_held_out
-from doublure.loading import load
-from doublure.method import Given
+from doublure.engine.loading import load
+from doublure.engine.method import Given
+from doublure.engine.recipe import Recipe, Stage, replace_keys, to_toml
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.protocols import Source
-from doublure.recipe import Recipe, Stage, replace_keys, to_toml
 from doublure.recipes import published
-from doublure.seeding import child_seed, from_seed
-from doublure.stage_opening import open_stage
-from doublure.tasks.classification import Classification
+from doublure.tasks.classification.evaluation import evaluate
+from doublure.tasks.classification.held_out import answer_held_out
+from doublure.tasks.classification.scores import Classification
 
 RESULTS = Path(__file__).parent / "results"
 # What a row from before hosts were recorded counts as.

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
-from doublure.audits.evaluation import evaluate
 from doublure.compress.inherit import Inherit
+from doublure.core.protocols import Batch, Site, Source
+from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.protocols import Batch, Site, Source
-from doublure.seeding import child, child_seed, from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
+from doublure.tasks.classification.evaluation import evaluate
 from doublure.verbs.train import train
 from experiments import Table, print_table, summarize
 from real_data import cifar10_folder

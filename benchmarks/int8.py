@@ -29,7 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.seeding import from_seed
 from doublure.data.datasets import Dataset, batches, open_data
+from doublure.engine.loading import load
 from doublure.exports import int8_onnx
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Timing, time_forms
@@ -39,12 +42,9 @@ from doublure.exports.onnx import (
     export_onnx,
     open_session,
 )
-from doublure.loading import load
 from doublure.nets.builtin import build
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract, Site, Source
-from doublure.seeding import from_seed
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from real_data import cifar10_folder, data_folder

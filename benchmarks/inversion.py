@@ -21,8 +21,11 @@ from typing import Any
 
 import torch
 
+from doublure.core.protocols import Batch, Site, Source
+from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.loading import load
+from doublure.engine.loading import load
+from doublure.engine.pipeline import device_named
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
@@ -31,9 +34,6 @@ from doublure.nets.batchnorm_statistics import (
 )
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.pipeline import device_named
-from doublure.protocols import Batch, Site, Source
-from doublure.seeding import child, from_seed
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_search import ImageSearch
 from doublure.sources.knowledge_within import COMBINED, BatchNormStatistics, Inceptionism

@@ -32,18 +32,18 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
+from doublure.core.protocols import Batch, Site, Trace, image_batch
+from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.fit import FitSettings
-from doublure.loading import load
+from doublure.engine.distill import distill, site_of
+from doublure.engine.fit import FitSettings
+from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment, mistaken
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import Batch, Site, Trace, image_batch
-from doublure.seeding import child, child_seed, from_seed
-from doublure.spine import distill, site_of
 from doublure.verbs.demo import BATCH
 from experiments import Table, by_host, clock, print_table, summarize
 from objectives_cifar10 import decoded

@@ -27,16 +27,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from doublure.audits.generated_images import frechet_distance
+from doublure.core.protocols import Site, Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import batches, open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
-from doublure.protocols import Site, Source
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.lcw import Lcw
 from doublure.sources.surrogate import Surrogate
+from doublure.tasks.generation.nearness import frechet_distance
 from doublure.verbs.demo import BATCH, STUDENT, TEACHER, TEACHER_STEPS
 from doublure.verbs.synthesize import synthesize
 from doublure.verbs.train import train

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.fit import FitSettings
+from doublure.core.protocols import Batch, InputContract, Site, image_batch
+from doublure.core.seeding import from_seed
+from doublure.engine.distill import distill, site_of
+from doublure.engine.fit import FitSettings
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Batch, InputContract, Site, image_batch
-from doublure.seeding import from_seed
-from doublure.spine import distill, site_of
 from experiments import RESULTS, versions
 
 CONTRACT = InputContract(

@@ -25,25 +25,25 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
-from doublure.audits.evaluation import evaluate
-from doublure.auto import PARTS, facts_of
+from doublure.core.protocols import Site, Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.loading import load
-from doublure.method import Given
+from doublure.engine.loading import load
+from doublure.engine.method import Given
+from doublure.engine.planning import within_budget
+from doublure.engine.processes import team
+from doublure.engine.recipe import Recipe, replace_keys
+from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.planning import within_budget
-from doublure.processes import team
-from doublure.protocols import Site, Source
-from doublure.recipe import Recipe, replace_keys
 from doublure.recipes import METHODS
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import ShortInversion
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage, stage_rng
+from doublure.tasks.classification.auto import PARTS, facts_of
+from doublure.tasks.classification.evaluation import evaluate
 from experiments import RESULTS, Table, clock, interval, pair, provenance
 from methods import NEAR
 from real_data import cifar10_folder

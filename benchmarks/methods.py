@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, Literal
 
 from doublure import catalogue
+from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset
-from doublure.fit import FitSettings
+from doublure.engine.fit import FitSettings
+from doublure.engine.recipe import Stage, replace_fields
 from doublure.nets.network import Network
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Source
-from doublure.recipe import Stage, replace_fields
 from doublure.sources.augmentation import Augmentation, Augmented
 from doublure.sources.noise import Noise
 from experiments import (

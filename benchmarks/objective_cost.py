@@ -18,13 +18,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from doublure import catalogue
-from doublure.fit import FitSettings, fit
-from doublure.loading import load
+from doublure.core.protocols import Batch, InputContract, image_batch
+from doublure.core.seeding import from_seed
+from doublure.engine.distill import open_distillation, site_of
+from doublure.engine.fit import FitSettings, fit
+from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Batch, InputContract, image_batch
-from doublure.seeding import from_seed
-from doublure.spine import open_distillation, site_of
 from doublure.verbs.naming import UNNAMED
 from experiments import RESULTS, versions
 

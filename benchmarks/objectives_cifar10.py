@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from cifar10 import public_teacher
+from doublure.core.protocols import InputContract, Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract, Source
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.demo import BATCH

@@ -41,9 +41,14 @@ import torch
 from torch import Tensor
 
 from doublure import catalogue
+from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.fit import FitSettings
-from doublure.loading import load
+from doublure.engine.distill import open_distillation, site_of
+from doublure.engine.fit import FitSettings
+from doublure.engine.loading import load
+from doublure.engine.recipe import Stage
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
@@ -55,14 +60,9 @@ from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import Source
-from doublure.recipe import Stage
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.spine import open_distillation, site_of
-from doublure.stage_opening import open_stage
 from doublure.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
 from doublure.verbs.naming import UNNAMED
 from doublure.verbs.synthesize import synthesize

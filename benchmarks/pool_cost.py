@@ -17,16 +17,16 @@ from typing import Any
 import torch
 
 from cifar10 import BATCH, public_teacher
-from doublure.loading import load
-from doublure.method import Given
+from doublure.core.protocols import Source, WrappingSource
+from doublure.core.seeding import from_seed
+from doublure.engine.distill import site_of
+from doublure.engine.loading import load
+from doublure.engine.method import Given
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import freeze
 from doublure.nets.references import NetworkRef
-from doublure.protocols import Source, WrappingSource
 from doublure.recipes import shader_kd
-from doublure.seeding import from_seed
 from doublure.sources.balanced import Balanced
-from doublure.spine import site_of
-from doublure.stage_opening import open_stage
 from experiments import RESULTS, versions
 
 STEPS, TIMED = 10_000, 60

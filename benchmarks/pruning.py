@@ -18,24 +18,24 @@ from typing import Any
 import torch
 
 from doublure import catalogue
-from doublure.audits.evaluation import evaluate
-from doublure.changes import changed
 from doublure.compress.pruning import Importance, Pruning
+from doublure.core.protocols import InputContract, Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
+from doublure.engine.changes import changed
+from doublure.engine.loading import load
+from doublure.engine.recipe import Change
+from doublure.engine.stage_opening import open_stage
 from doublure.exports.measure import Timing, count_flops, time_forms
-from doublure.held_out import answer_held_out
-from doublure.loading import load
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract, Source
-from doublure.recipe import Change
 from doublure.recipes import smaller
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage
-from doublure.tasks.classification import Classification
+from doublure.tasks.classification.evaluation import evaluate
+from doublure.tasks.classification.held_out import answer_held_out
+from doublure.tasks.classification.scores import Classification
 from doublure.verbs.naming import source_named
 from doublure.verbs.train import train
 from experiments import Table, clock, print_table, summarize

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, batches, open_data
-from doublure.loading import load
+from doublure.engine.distill import transform
+from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.surrogate import Surrogate
-from doublure.spine import transform
 from doublure.verbs.quantize import quantize
 from doublure.verbs.synthesize import synthesize
 from experiments import Table, clock, print_table, summarize

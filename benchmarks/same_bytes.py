@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from doublure.core.optional import reason_absent
 from doublure.data.digits import digits
-from doublure.nets.taps import fast_precision
-from doublure.optional import reason_absent
+from doublure.nets.precision import fast_precision
 from doublure.verbs.continual import continual
 from doublure.verbs.distill import distill
 from doublure.verbs.prune import prune

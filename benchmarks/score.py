@@ -33,21 +33,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from doublure.audits.evaluation import evaluate
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
+from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
-from doublure.fit import FitSettings, fit
-from doublure.loading import load
+from doublure.engine.distill import distill, site_of
+from doublure.engine.fit import FitSettings, fit
+from doublure.engine.loading import load
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
+from doublure.nets.precision import Precision
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Precision
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import open_criterion
-from doublure.protocols import InputContract, Site, Source
 from doublure.recipes import fast_precision
-from doublure.seeding import child, child_seed, from_seed
+from doublure.shaders.families import FIGURES
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED, Augmented
 from doublure.sources.balanced import Balanced
@@ -56,10 +57,9 @@ from doublure.sources.leaves import Leaves
 from doublure.sources.matched import Matched
 from doublure.sources.mixing import Mixed
 from doublure.sources.noise import Noise
-from doublure.sources.shader_families import FIGURES
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.spine import distill, site_of
+from doublure.tasks.classification.evaluation import evaluate
 from real_data import cifar10_folder, data_folder, scratch_folder, unpacked
 
 RESULTS = Path(__file__).parent / "results"

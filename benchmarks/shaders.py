@@ -29,15 +29,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from doublure.loading import load
+from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract, Site, Source
-from doublure.seeding import from_seed
+from doublure.shaders.families import FAMILIES, draw_program
+from doublure.shaders.opengl import GlPainter
+from doublure.shaders.torch_backend import TorchPainter
 from doublure.sources.leaves import Leaves
 from doublure.sources.noise import Noise
-from doublure.sources.shader_families import FAMILIES, draw_program
-from doublure.sources.shader_gl import GlPainter
-from doublure.sources.shader_torch import TorchPainter
 from doublure.sources.shaders import Shaders, ShaderStream
 
 RESULT = Path(__file__).parent / "results" / "shaders.json"

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.seeding import child, from_seed
 from doublure.nets.batchnorm_statistics import MomentsRecorder, batchnorm_kl, stored_statistics
 from doublure.nets.folding import fold_with_statistics
 from doublure.nets.memory_order import lay_channels_last
 from doublure.nets.network import Network
 from doublure.nets.taps import Taps
-from doublure.protocols import Batch, Site, Source, image_batch
-from doublure.seeding import child, from_seed
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_search import ImageSearch
 from doublure.sources.inversion import labels_in_turn

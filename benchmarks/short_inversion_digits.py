@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.core.protocols import InputContract, Site
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.digits import digits
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import Network, freeze
 from doublure.nets.vit import VisionTransformer
-from doublure.protocols import InputContract, Site
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.inversion import labels_in_turn
 from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
 from experiments import Table, print_table, summarize

@@ -32,28 +32,28 @@ import torch
 from torch import Tensor
 
 from cifar10 import public_teacher
-from doublure.auto import facts_of
-from doublure.changes import changed
 from doublure.compress.pruning import Pruning
+from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches
-from doublure.exports.description import INPUT
+from doublure.engine.changes import changed
+from doublure.engine.description import INPUT
+from doublure.engine.loading import load
+from doublure.engine.method import Given
+from doublure.engine.planning import within_budget
+from doublure.engine.processes import team
+from doublure.engine.recipe import Change, Recipe, replace_keys
+from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.measure import Timing, count_flops
 from doublure.exports.onnx import open_session
-from doublure.loading import load
-from doublure.method import Given
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.planning import within_budget
-from doublure.processes import team
-from doublure.protocols import Source
-from doublure.recipe import Change, Recipe, replace_keys
 from doublure.recipes import METHODS, smaller
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage, stage_rng
+from doublure.tasks.classification.auto import facts_of
 from doublure.verbs import candidates, comparing
 from doublure.verbs.quantize import quantize
 from doublure.verbs.shrink import shrink

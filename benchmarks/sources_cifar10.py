@@ -30,8 +30,8 @@ import argparse
 import torch
 
 from cifar10 import POOL, public_teacher
+from doublure.core.protocols import InputContract
 from doublure.data.datasets import open_data
-from doublure.protocols import InputContract
 from doublure.recipes import PARTS
 from doublure.sources.augmentation import Augmented
 from doublure.sources.augmenting import shifted_and_mirrored

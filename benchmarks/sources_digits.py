@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 
+from doublure.core.protocols import InputContract
 from doublure.data.datasets import Dataset, open_data
-from doublure.loading import load
+from doublure.engine.loading import load
+from doublure.engine.recipe import replace_fields
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract
-from doublure.recipe import replace_fields
 from doublure.sources.noise import Noise
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS

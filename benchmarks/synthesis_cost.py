@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from doublure.protocols import Batch, Site, Source, Stream
-from doublure.recipe import replace_fields
+from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.engine.recipe import replace_fields
 from experiments import (
     Arm,
     Passes,

@@ -29,9 +29,13 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
+from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
-from doublure.fit import FitSettings
-from doublure.loading import load
+from doublure.engine.fit import FitSettings
+from doublure.engine.loading import load
+from doublure.engine.recipe import Stage
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
@@ -43,12 +47,8 @@ from doublure.objectives.similarity_preserving import SimilarityPreserving
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import Source
-from doublure.recipe import Stage
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage
 from doublure.verbs.demo import BATCH
 from experiments import Table, by_host, clock, print_table, provenance, summarize
 from methods import Gauge, Length, run_as_long

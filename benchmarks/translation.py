@@ -28,9 +28,9 @@ from typing import Any
 
 import torch
 
-from doublure.data.parallel_text import open_text
-from doublure.seeding import from_seed
-from doublure.tasks.translation import bleu_counts, bleu_of, paired_bootstrap
+from doublure.core.seeding import from_seed
+from doublure.tasks.translation.parallel_text import open_text
+from doublure.tasks.translation.scores import bleu_counts, bleu_of, paired_bootstrap
 from doublure.verbs.distill import distill
 from doublure.verbs.evaluate import evaluate
 from doublure.verbs.train import train

@@ -5,7 +5,7 @@
 Parts of pages are marked (see marked.py):
     verb: distill                       usage and options of a verb, without importing torch
     api: doublure.verbs.distill       public functions and classes of a module, read off its text
-    api: doublure.protocols:Site,Batch  the same, those named
+    api: doublure.core.protocols:Site,Batch  the same, those named
     card: shaders                       paper and needs of a method
     reported: shaders                   the paper's own figures
     settings: shaders                   its settings, or those of a class by its full name

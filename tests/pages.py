@@ -106,14 +106,14 @@ def furnish(folder: Path) -> None:
 
 def be_brief() -> None:
     """Let runs of this process be judged on few images; called once, before anything runs."""
-    from doublure import held_out, image_summary
     from doublure.audits import transfer_reference
+    from doublure.tasks.classification import held_out, summary
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     few = functools.partial(held_out.answer_held_out, count=IMAGES)
-    image_summary.answer_held_out = few
-    image_summary._SCORED = IMAGES
+    summary.answer_held_out = few
+    summary._SCORED = IMAGES
     transfer_reference._IMAGES = IMAGES
     transfer_reference._BATCH = 8
 

@@ -5,11 +5,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from doublure.core.protocols import InputContract, Site
+from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import Network, freeze
-from doublure.protocols import InputContract, Site
-from doublure.seeding import from_seed
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.3,), std=(0.35,), classes=10)
 

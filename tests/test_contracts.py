@@ -16,8 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from doublure import catalogue
+from doublure.core.protocols import (
+    Batch,
+    Criterion,
+    InputContract,
+    Site,
+    Source,
+    Stream,
+    Trace,
+    image_batch,
+)
 from doublure.data.generator_file import generator_files
-from doublure.fit import FitSettings
+from doublure.engine.fit import FitSettings
+from doublure.engine.recipe import Recipe, Stage, from_toml, to_toml
 from doublure.nets.boundary import BoundaryAttack
 from doublure.nets.convnet import ConvNet
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
@@ -52,17 +63,6 @@ from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.vid import Vid
 from doublure.objectives.weighted import Weighted, open_criterion
 from doublure.objectives.wsld import Wsld
-from doublure.protocols import (
-    Batch,
-    Criterion,
-    InputContract,
-    Site,
-    Source,
-    Stream,
-    Trace,
-    image_batch,
-)
-from doublure.recipe import Recipe, Stage, from_toml, to_toml
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import Augmented
 from doublure.sources.autoaugment import AutoAugmented
@@ -184,8 +184,8 @@ OBJECTIVES = {
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
     "continual": Continual(lwf=0.5),
 }
-# What sources of text promise is in tests/sources/test_sentences.py, in test_return_to_go.py the
-# objective that only text has.
+# What sources of text promise is in tests/tasks/translation/test_sentences.py, and there in
+# test_return_to_go.py the objective that only text has.
 TEXT = {"sentences", "on-policy", "sequence-level", "return-to-go"}
 SOURCES = [
     entry.name for entry in (*catalogue.SOURCES, *catalogue.WRAPPERS) if entry.name not in TEXT

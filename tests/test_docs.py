@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from doublure import catalogue
-from doublure.optional import reason_absent
+from doublure.core.optional import reason_absent
 from doublure.verbs.doctor import doctor
 from tests import pages
 from tests.pages import DOCS, PAGES, ROOT, PageError, blocks, check_shown, name_of

@@ -11,7 +11,7 @@ import doublure
 def test_a_public_name_stays_what_it_is_after_everything_is_imported(name):
     first = getattr(doublure, name)
     importlib.import_module("doublure.cli.main")
-    importlib.import_module("doublure.pipeline")
+    importlib.import_module("doublure.engine.pipeline")
     assert getattr(doublure, name) is first
     assert callable(first)
 

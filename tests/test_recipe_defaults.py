@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from doublure import catalogue
-from doublure.labelled_recipes import supervised
-from doublure.method import Given
+from doublure.core.protocols import MARKS, InputContract, TextContract
+from doublure.engine.method import Given
+from doublure.engine.recipe import Change, Recipe, to_table
 from doublure.nets.references import NetworkRef
-from doublure.protocols import MARKS, InputContract, TextContract
-from doublure.recipe import Change, Recipe, to_table
 from doublure.recipes import METHODS, published, smaller
-from doublure.sources.sentences import Sentences
 from doublure.sources.surrogate import Surrogate
-from doublure.text_recipes import supervised_translation
+from doublure.tasks.classification.recipes import supervised
+from doublure.tasks.translation.recipes import supervised_translation
+from doublure.tasks.translation.sentences import Sentences
 
 NETWORK = NetworkRef(ref="builtin/resnet8")
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.core.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
+from doublure.core.seeding import child, child_seed
+from doublure.engine.distill import distill
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import Weighted
-from doublure.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
-from doublure.seeding import child, child_seed
-from doublure.spine import distill
 from tests import tiny
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from doublure.data.parallel_text import contract_of, open_text
-from doublure.nets.builtin import build_translator
+from doublure.core.optional import reason_absent
+from doublure.core.protocols import Site, TextContract
 from doublure.nets.network import Network
-from doublure.optional import reason_absent
-from doublure.protocols import Site, TextContract
+from doublure.tasks.translation.networks import build_translator
+from doublure.tasks.translation.parallel_text import contract_of, open_text
 
 WORDS = {
     "eins": "one",

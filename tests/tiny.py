@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from doublure.fit import FitSettings
-from doublure.protocols import Batch, InputContract, Site, image_batch
-from doublure.seeding import child, from_seed
+from doublure.core.protocols import Batch, InputContract, Site, image_batch
+from doublure.core.seeding import child, from_seed
+from doublure.engine.fit import FitSettings
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
 

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from drawing import INK, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
 
-from doublure.fit import FitSettings, fit
-from doublure.loading import load
+from doublure.core.seeding import child, from_seed
+from doublure.engine.distill import open_distillation
+from doublure.engine.fit import FitSettings, fit
+from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
 from doublure.objectives.activation_boundaries import (
@@ -15,9 +17,7 @@ from doublure.objectives.activation_boundaries import (
     balanced_agreement,
     boundary_loss,
 )
-from doublure.seeding import child, from_seed
 from doublure.sources.surrogate import Surrogate
-from doublure.spine import open_distillation
 
 STEPS, EVERY = 200, 20
 

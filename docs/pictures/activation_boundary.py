@@ -6,17 +6,17 @@ from typing import Any
 
 from drawing import STUDENT, TEACHER, digits_teacher, picture
 
-from doublure.audits.evaluation import evaluate
+from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.loading import load
-from doublure.method import Given
+from doublure.engine.loading import load
+from doublure.engine.method import Given
+from doublure.engine.recipe import Stage
+from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.recipe import Stage
 from doublure.recipes import activation_boundary
-from doublure.seeding import child, from_seed
 from doublure.sources.surrogate import Surrogate
-from doublure.stage_opening import open_stage
+from doublure.tasks.classification.evaluation import evaluate
 
 STEPS, EVERY = 300, 15
 STUDENT_REF = NetworkRef(ref="builtin/convnet-6")

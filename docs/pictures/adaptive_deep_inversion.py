@@ -3,7 +3,7 @@
 import torch
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.deep_inversion import jensen_shannon, settings_for
 
 COLUMNS, BATCH = 10, 100

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, digits_teacher, picture, site, tile
 
+from doublure.core.seeding import from_seed
 from doublure.nets.boundary import BoundaryAttack
-from doublure.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
 
 FROM, TO = 8, 3

@@ -2,8 +2,8 @@
 
 from drawing import compared, digits_pair, matrix, picture, tile
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.attention_transfer import AttentionTransfer, attention_map
-from doublure.protocols import image_batch
 
 
 def main() -> None:

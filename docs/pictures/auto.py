@@ -2,12 +2,12 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from doublure.auto import auto
-from doublure.method import Given
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
+from doublure.engine.method import Given
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import ShortInversion
+from doublure.tasks.classification.auto import auto
 
 COLUMNS, BATCH = 8, 64
 

@@ -3,7 +3,7 @@
 import torch
 from drawing import STUDENT, digits_teacher, picture, site
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.augmenting import AUGMENTERS
 from doublure.sources.surrogate import Surrogate
 

@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, shares, site
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.balanced import Balanced
 from doublure.sources.shaders import Shaders
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.knowledge_within import (
     COMBINED,
     batch_norm_statistics_for,

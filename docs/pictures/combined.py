@@ -2,7 +2,7 @@
 
 from drawing import COLOUR, FAINT, STUDENT, TEACHER, picture, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.combined import Combined, divide
 from doublure.sources.leaves import Leaves
 from doublure.sources.shaders import Shaders

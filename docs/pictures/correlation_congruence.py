@@ -2,8 +2,8 @@
 
 from drawing import compared, digits_pair, matrix, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.correlation_congruence import CorrelationCongruence, taylor_kernel
-from doublure.protocols import image_batch
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, compared, digits_pair, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.crd import Crd
-from doublure.protocols import image_batch
 
 
 def main() -> None:

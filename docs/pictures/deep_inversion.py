@@ -5,8 +5,8 @@ import dataclasses
 import torch
 from drawing import digits_teacher, label, picture, plain, site, tile
 
+from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
-from doublure.seeding import from_seed
 from doublure.sources.deep_inversion import settings_for
 
 COLUMNS, BATCH = 10, 100

@@ -3,15 +3,15 @@
 import torch
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from doublure.fit import FitSettings, fit
-from doublure.loading import load
+from doublure.core.protocols import Batch
+from doublure.core.seeding import from_seed
+from doublure.engine.distill import open_distillation
+from doublure.engine.fit import FitSettings, fit
+from doublure.engine.loading import load
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.references import NetworkRef
 from doublure.objectives.logit_l1 import LogitL1
-from doublure.protocols import Batch
-from doublure.seeding import from_seed
 from doublure.sources.dfad import Dfad
-from doublure.spine import open_distillation
 
 COLUMNS, STEPS = 10, 400
 SHOWN = (0, 100, 399)

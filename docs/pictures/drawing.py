@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from doublure.core.protocols import Batch, Criterion, InputContract, Site, Split, Trace
+from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import Network, freeze
 from doublure.nets.taps import Taps
 from doublure.objectives.weighted import AnyObjective, open_criterion
-from doublure.protocols import Batch, Criterion, InputContract, Site, Split, Trace
-from doublure.seeding import from_seed
 from doublure.verbs.train import train
 
 HERE = Path(__file__).resolve().parent

@@ -2,8 +2,8 @@
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
+from doublure.core.seeding import from_seed
 from doublure.nets.generators import GeneratorPlan
-from doublure.seeding import from_seed
 from doublure.sources.fast_meta import FastMeta
 
 COLUMNS, BATCH = 10, 64

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from drawing import FAINT, STUDENT, TEACHER, digits_pair, picture, tile
 
+from doublure.core.protocols import InputContract
+from doublure.core.statistics import wilson_interval
 from doublure.data.datasets import open_data
-from doublure.protocols import InputContract
 from doublure.sources.few import Few
-from doublure.tasks.classification import wilson_interval
 
 DIGITS = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=10)
 COUNTS = (5, 10, 25, 50, 100, 250)

@@ -3,8 +3,8 @@
 import torch
 from drawing import compared, digits_pair, matrix, picture, tile
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.fit_nets import FitNets
-from doublure.protocols import image_batch
 
 
 def main() -> None:

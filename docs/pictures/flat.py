@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.flat import Flat
 
 COLUMNS = 8

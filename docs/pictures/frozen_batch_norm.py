@@ -5,12 +5,12 @@ import copy
 from drawing import FAINT, STUDENT, TEACHER, digits_teacher, picture, site
 from torch import nn
 
-from doublure.fit import FitSettings
+from doublure.core.seeding import from_seed
+from doublure.engine.distill import distill
+from doublure.engine.fit import FitSettings
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
-from doublure.seeding import from_seed
 from doublure.sources.noise import Noise
-from doublure.spine import distill
 
 SETTINGS = FitSettings(steps=60, batch_size=32, learning_rate=0.01, gradient_clip=1.0, log_every=3)
 

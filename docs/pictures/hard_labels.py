@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
 
 SMOOTHING, CLASSES = 0.1, 10

@@ -2,7 +2,7 @@
 
 from drawing import digits_teacher, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.knowledge_within import inceptionism_for
 from doublure.sources.noise import Noise
 

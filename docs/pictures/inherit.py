@@ -5,12 +5,12 @@ from drawing import FAINT, STUDENT, TEACHER, picture, residual_digits_teacher, s
 from torch import Tensor, nn
 
 from doublure.compress.inherit import Inherit, copy_weights_
-from doublure.loading import load
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.nets.blocks import find_counterparts
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
-from doublure.seeding import from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 

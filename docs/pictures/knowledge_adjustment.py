@@ -4,6 +4,7 @@ import torch
 from drawing import STUDENT, TEACHER, THIRD, digits_teacher, picture, site, tile
 from torch import Tensor
 
+from doublure.core.seeding import from_seed
 from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     cosine_hardness,
@@ -12,7 +13,6 @@ from doublure.objectives.knowledge_adjustment import (
     shift_logits,
     smoothed,
 )
-from doublure.seeding import from_seed
 from doublure.sources.augmentation import Augmentation, Augmented
 from doublure.sources.surrogate import Surrogate
 

@@ -3,14 +3,14 @@
 import torch
 from drawing import STUDENT, TEACHER, digits_teacher, picture
 
-from doublure.loading import load
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
 from doublure.objectives.knowledge_representing import (
     KnowledgeRepresenting,
     soft_histogram,
     stage_weights,
 )
-from doublure.seeding import from_seed
 
 BINS = KnowledgeRepresenting().num_bins
 

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 import torch
 from drawing import label, picture, plain, tile
 
+from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
-from doublure.seeding import from_seed
 from doublure.sources.lcw import draw_codes, load_generator
 from doublure.verbs.train_generator import train_generator
 

@@ -2,7 +2,7 @@
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.leaves import Leaves
 
 COLUMNS, ROWS = 8, 2

@@ -4,9 +4,9 @@ import torch
 from drawing import STUDENT, TEACHER, THIRD, picture
 from torch import Tensor
 
+from doublure.core.seeding import from_seed
 from doublure.objectives.logit_l1 import logit_l1_loss
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.seeding import from_seed
 
 GAPS = torch.logspace(0, -3, 13).tolist()
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 

@@ -2,7 +2,7 @@
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.mixing import Mixed
 from doublure.sources.shaders import Shaders
 

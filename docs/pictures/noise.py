@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, INK, STUDENT, THIRD, digits_teacher, picture, plain, shares, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise
 
 COUNT, SHOWN = 4096, 5

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from drawing import compared, digits_pair, matrix, picture, tile
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.nst import Nst
 from doublure.objectives.pairing import MIDDLE
-from doublure.protocols import image_batch
 
 
 def main() -> None:

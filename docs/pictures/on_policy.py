@@ -4,8 +4,8 @@ import torch
 from drawing import INK, STUDENT, TEACHER, picture
 from toy_sentences import CONTRACT, SOURCE, probabilities, sentences, spelled, translator
 
-from doublure.nets.decoding import translate
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
+from doublure.tasks.translation.decoding import translate
 
 SAMPLES, SHOWN = 2000, 12
 

@@ -2,8 +2,8 @@
 
 from drawing import compared, digits_pair, matrix, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.pkt import Pkt, neighbour_probabilities
-from doublure.protocols import image_batch
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from doublure.compress.post_training_quantization import (
     mse_range,
     ranges_seen,
 )
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
 
 BITS = 4

@@ -3,10 +3,10 @@
 from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, site
 
 from doublure.compress.pruning import importances, least_important
+from doublure.core.seeding import child, from_seed
+from doublure.engine.distill import Answered
 from doublure.nets.channels import trace_channels
-from doublure.seeding import child, from_seed
 from doublure.sources.noise import Noise
-from doublure.spine import Answered
 
 
 def main() -> None:

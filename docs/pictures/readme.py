@@ -12,7 +12,7 @@ import torch
 from drawing import INK, THIRD, picture, tile
 
 from doublure.data.datasets import open_data
-from doublure.loading import load
+from doublure.engine.loading import load
 from doublure.nets.network import freeze
 
 COLUMNS, ROWS = 6, 3

@@ -2,7 +2,7 @@
 
 from drawing import digits_teacher, picture, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise
 from doublure.sources.rehearsed import Rehearsed
 from doublure.sources.surrogate import Surrogate

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, picture, site
 
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise
 from doublure.sources.replay import Replay
 

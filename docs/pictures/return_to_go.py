@@ -6,10 +6,10 @@ import torch
 from drawing import STUDENT, TEACHER, picture
 from torch import Tensor
 
+from doublure.core.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.core.seeding import from_seed
 from doublure.objectives.divergence import Divergence
-from doublure.objectives.return_to_go import ReturnToGo
-from doublure.protocols import OWN_SENTENCES, Batch, Trace
-from doublure.seeding import from_seed
+from doublure.tasks.translation.return_to_go import ReturnToGo
 
 CLASSES, LENGTH, EACH, BATCHES = 3, 3, 8, 3000
 SENTENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from drawing import compared, digits_pair, matrix, picture, tile
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.review_kd import ReviewKd
-from doublure.protocols import image_batch
 
 SCALES = (8, 4, 2, 1)
 

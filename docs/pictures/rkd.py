@@ -2,8 +2,8 @@
 
 from drawing import FAINT, STUDENT, THIRD, compared, digits_pair, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.rkd import Rkd, angles, relative_distances
-from doublure.protocols import image_batch
 
 
 def main() -> None:

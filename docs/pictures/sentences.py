@@ -7,10 +7,10 @@ import torch
 from drawing import STUDENT, picture
 from matplotlib.colors import ListedColormap
 
-from doublure.data.parallel_text import contract_of, open_text, padded
-from doublure.protocols import PAD, Site
-from doublure.seeding import from_seed
-from doublure.sources.sentences import Sentences
+from doublure.core.protocols import PAD, Site
+from doublure.core.seeding import from_seed
+from doublure.tasks.translation.parallel_text import contract_of, open_text, padded
+from doublure.tasks.translation.sentences import Sentences
 
 WORDS = ("a", "dog", "runs", "over", "the", "grass", "with", "its", "red", "ball")
 ROWS, COUNT = 24, 1200

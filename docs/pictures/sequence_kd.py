@@ -9,8 +9,8 @@ import torch
 from drawing import INK, STUDENT, TEACHER, THIRD, picture
 from torch import Tensor
 
+from doublure.core.seeding import from_seed
 from doublure.objectives.divergence import divergence_loss
-from doublure.seeding import from_seed
 
 LETTERS, LENGTH, STEPS = 4, 5, 500
 SENTENCES = torch.tensor(list(itertools.product(range(LETTERS), repeat=LENGTH)))

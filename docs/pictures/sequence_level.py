@@ -4,7 +4,7 @@ import torch
 from drawing import FAINT, STUDENT, TEACHER, THIRD, picture
 from toy_sentences import CONTRACT, SOURCE, probabilities, sentences, spelled, translator
 
-from doublure.nets.decoding import beam_search, translate
+from doublure.tasks.translation.decoding import beam_search, translate
 
 SHOWN = 14
 

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from drawing import COLOUR, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.shader_files import ShaderFiles
 
 COLUMNS = 7

@@ -2,10 +2,10 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from doublure.method import Given
-from doublure.protocols import Source
+from doublure.core.protocols import Source
+from doublure.core.seeding import from_seed
+from doublure.engine.method import Given
 from doublure.recipes import shader_kd
-from doublure.seeding import from_seed
 from doublure.sources.shaders import Shaders
 
 COLUMNS, BATCH = 8, 32

@@ -2,8 +2,8 @@
 
 from drawing import COLOUR, picture, plain, site, tile
 
-from doublure.seeding import from_seed
-from doublure.sources.shader_families import ABSTRACT
+from doublure.core.seeding import from_seed
+from doublure.shaders.families import ABSTRACT
 from doublure.sources.shaders import Shaders
 
 COLUMNS, ROWS = 8, 4

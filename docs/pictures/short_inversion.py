@@ -2,7 +2,7 @@
 
 from drawing import digits_in_colour, label, picture, plain, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.short_inversion import ShortInversion
 
 COLUMNS, BATCH, STEPS = 10, 100, (0, 3, 15)

@@ -3,12 +3,12 @@
 import torch
 from drawing import digits_teacher, picture, site
 
-from doublure.loading import load
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
 from doublure.nets.stages import find_stages
 from doublure.nets.taps import Taps
 from doublure.objectives.similarity_preserving import similarities
-from doublure.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
 
 COUNT = 50

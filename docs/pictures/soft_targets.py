@@ -3,7 +3,7 @@
 import torch
 from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
 
 TEMPERATURES = (1.0, 4.0, 20.0)

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, STUDENT, compared, digits_pair, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.srrl import Srrl
-from doublure.protocols import image_batch
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import torch
 from drawing import compared, digits_pair, matrix, picture, tile
 
+from doublure.core.protocols import image_batch
 from doublure.nets.adapters import to_smaller
 from doublure.objectives.stage_outputs import StageOutputs, relative_error
-from doublure.protocols import image_batch
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, INK, STUDENT, digits_teacher, picture, plain, shares, site, tile
 
-from doublure.protocols import Source
-from doublure.seeding import from_seed
+from doublure.core.protocols import Source
+from doublure.core.seeding import from_seed
 from doublure.sources.leaves import Leaves
 from doublure.sources.noise import Noise
 from doublure.sources.surrogate import Surrogate

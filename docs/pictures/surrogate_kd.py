@@ -3,10 +3,10 @@
 import torch
 from drawing import FAINT, TEACHER, digits_in_colour, label, picture, plain, site, tile
 
-from doublure.method import Given
-from doublure.protocols import Source
+from doublure.core.protocols import Source
+from doublure.core.seeding import from_seed
+from doublure.engine.method import Given
 from doublure.recipes import surrogate_kd
-from doublure.seeding import from_seed
 from doublure.sources.leaves import Leaves
 
 COLUMNS = 7

@@ -5,10 +5,10 @@ import itertools
 import torch
 from torch import Tensor
 
-from doublure.nets.builtin import build_translator
-from doublure.nets.decoding import prefix_of
+from doublure.core.protocols import BEGIN, END, MARKS, PAD, TextContract
 from doublure.nets.network import Network, freeze
-from doublure.protocols import BEGIN, END, MARKS, PAD, TextContract
+from doublure.tasks.translation.decoding import prefix_of
+from doublure.tasks.translation.networks import build_translator
 
 LETTERS = ("a", "b")
 LONGEST = 4

@@ -3,8 +3,8 @@
 import torch
 from drawing import FAINT, TEACHER, digits_teacher, picture, site, tile
 
+from doublure.core.seeding import from_seed
 from doublure.objectives.truncated_targets import TruncatedTargets, likeliest
-from doublure.seeding import from_seed
 from doublure.sources.augmentation import Augmentation, augment
 from doublure.sources.surrogate import Surrogate
 

@@ -2,8 +2,8 @@
 
 from drawing import FAINT, STUDENT, TEACHER, THIRD, compared, digits_pair, picture
 
+from doublure.core.protocols import image_batch
 from doublure.objectives.vid import Vid
-from doublure.protocols import image_batch
 
 COLOURS = (STUDENT, TEACHER, THIRD)
 

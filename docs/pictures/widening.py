@@ -3,7 +3,7 @@
 from drawing import INK, digits_teacher, picture
 
 from doublure.compress.widening import Widening
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 
 
 def main() -> None:

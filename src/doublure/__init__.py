@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from doublure.core.protocols import Batch, InputContract, Trace
     from doublure.nets.network import Network
     from doublure.nets.references import NetworkRef
-    from doublure.protocols import Batch, InputContract, Trace
     from doublure.verbs.continual import continual
     from doublure.verbs.demo import demo
     from doublure.verbs.distill import distill
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from doublure.verbs.train_generator import train_generator
 
 _HOMES = {
-    "Batch": "protocols",
-    "InputContract": "protocols",
+    "Batch": "core.protocols",
+    "InputContract": "core.protocols",
     "Network": "nets.network",
     "NetworkRef": "nets.references",
-    "Trace": "protocols",
+    "Trace": "core.protocols",
     **{
         verb: f"verbs.{verb}"
         for verb in (

@@ -4,18 +4,18 @@ A kind is what a recipe file and the command line call a settings class. A test 
 file with a CARD is listed here, and that every kind is the class name in kebab-case.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from doublure.cards import Card
-from doublure.checks import one_of
 from doublure.compress import inherit, post_training_quantization, pruning, widening
+from doublure.core.cards import Card
+from doublure.core.checks import one_of
 from doublure.objectives import (
     activation_boundaries,
     attention_transfer,
     continual,
     correlation_congruence,
-    cramer_wold,
     crd,
     dist,
     divergence,
@@ -29,7 +29,6 @@ from doublure.objectives import (
     mlld,
     nst,
     pkt,
-    return_to_go,
     review_kd,
     rkd,
     similarity_preserving,
@@ -59,17 +58,16 @@ from doublure.sources import (
     matched,
     mixing,
     noise,
-    on_policy,
     rdskd,
     rehearsed,
     replay,
-    sentences,
-    sequence_level,
     shader_files,
     shaders,
     short_inversion,
     surrogate,
 )
+from doublure.tasks.generation import cramer_wold
+from doublure.tasks.translation import on_policy, return_to_go, sentences, sequence_level
 
 _PLAIN = Card(paper="", needs=("nothing",))
 
@@ -96,33 +94,43 @@ class Entry:
         }
 
 
-def _source(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
-    verb = f"synthesize {name}"
-    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+def _kind(settings: type) -> str:
+    """Return what recipes call a settings class: its name in kebab-case."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", settings.__name__).lower()
 
 
-def _recipe_source(name: str, settings: type, file: str, card: Card) -> Entry:
+def _entry(settings: type, verb: str, card: Card) -> Entry:
+    room = "/".join(settings.__module__.split(".")[1:])
+    return Entry(name=_kind(settings), room=room, verb=verb, card=card, settings=settings)
+
+
+def _source(settings: type, card: Card = _PLAIN) -> Entry:
+    verb = f"synthesize {_kind(settings)}"
+    return _entry(settings, verb, card)
+
+
+def _recipe_source(settings: type, card: Card) -> Entry:
     """A source that is a recipe of the same name, with an objective and a loop of its own."""
-    verb = f"distill --method {name}"
-    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+    verb = f"distill --method {_kind(settings)}"
+    return _entry(settings, verb, card)
 
 
-def _wrapper(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --set {name}.FIELD=VALUE"
-    return Entry(name=name, room=f"sources/{file}", verb=verb, card=card, settings=settings)
+def _wrapper(settings: type, card: Card = _PLAIN) -> Entry:
+    verb = f"distill --set {_kind(settings)}.FIELD=VALUE"
+    return _entry(settings, verb, card)
 
 
-def _objective(name: str, settings: type, file: str, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --objective {name}"
-    return Entry(name=name, room=f"objectives/{file}", verb=verb, card=card, settings=settings)
+def _objective(settings: type, card: Card = _PLAIN) -> Entry:
+    verb = f"distill --objective {_kind(settings)}"
+    return _entry(settings, verb, card)
 
 
 SOURCES = (
-    _source("shaders", shaders.Shaders, "shaders", shaders.CARD),
-    _source("shader-files", shader_files.ShaderFiles, "shader_files", shaders.CARD),
-    _source("leaves", leaves.Leaves, "leaves", leaves.CARD),
-    _source("noise", noise.Noise, "noise", noise.CARD),
-    _source("flat", flat.Flat, "flat", flat.CARD),
+    _source(shaders.Shaders, shaders.CARD),
+    _source(shader_files.ShaderFiles, shaders.CARD),
+    _source(leaves.Leaves, leaves.CARD),
+    _source(noise.Noise, noise.CARD),
+    _source(flat.Flat, flat.CARD),
     Entry(
         name="lcw",
         room="sources/lcw",
@@ -130,7 +138,7 @@ SOURCES = (
         card=cramer_wold.CARD,
         settings=lcw.Lcw,
     ),
-    _source("surrogate", surrogate.Surrogate, "surrogate", surrogate.CARD),
+    _source(surrogate.Surrogate, surrogate.CARD),
     Entry(
         name="few",
         room="sources/few",
@@ -138,40 +146,31 @@ SOURCES = (
         card=_PLAIN,
         settings=few.Few,
     ),
-    _source("deep-inversion", deep_inversion.DeepInversion, "deep_inversion", deep_inversion.CARD),
-    _source(
-        "inceptionism", knowledge_within.Inceptionism, "knowledge_within", knowledge_within.CARD
-    ),
-    _source(
-        "batch-norm-statistics",
-        knowledge_within.BatchNormStatistics,
-        "knowledge_within",
-        knowledge_within.CARD,
-    ),
-    _source(
-        "short-inversion", short_inversion.ShortInversion, "short_inversion", short_inversion.CARD
-    ),
+    _source(deep_inversion.DeepInversion, deep_inversion.CARD),
+    _source(knowledge_within.Inceptionism, knowledge_within.CARD),
+    _source(knowledge_within.BatchNormStatistics, knowledge_within.CARD),
+    _source(short_inversion.ShortInversion, short_inversion.CARD),
     Entry(
         name="sentences",
-        room="sources/sentences",
+        room="tasks/translation/sentences",
         verb="distill --transfer TEXT",
         card=_PLAIN,
         settings=sentences.Sentences,
     ),
-    _recipe_source("dfad", dfad.Dfad, "dfad", dfad.CARD),
-    _recipe_source("rdskd", rdskd.Rdskd, "rdskd", rdskd.CARD),
-    _recipe_source("fast-meta", fast_meta.FastMeta, "fast_meta", fast_meta.CARD),
+    _recipe_source(dfad.Dfad, dfad.CARD),
+    _recipe_source(rdskd.Rdskd, rdskd.CARD),
+    _recipe_source(fast_meta.FastMeta, fast_meta.CARD),
 )
 WRAPPERS = (
-    _wrapper("matched", matched.Matched, "matched", matched.CARD),
-    _wrapper("balanced", balanced.Balanced, "balanced", balanced.CARD),
-    _wrapper("augmented", augmentation.Augmented, "augmentation", augmentation.CARD),
-    _wrapper("replay", replay.Replay, "replay", replay.CARD),
-    _wrapper("auto-augmented", autoaugment.AutoAugmented, "autoaugment", autoaugment.CARD),
-    _wrapper("mixed", mixing.Mixed, "mixing", mixing.CARD),
-    _wrapper("adversarial", adversarial.Adversarial, "adversarial", adversarial.CARD),
-    _wrapper("on-policy", on_policy.OnPolicy, "on_policy", on_policy.CARD),
-    _wrapper("sequence-level", sequence_level.SequenceLevel, "sequence_level", sequence_level.CARD),
+    _wrapper(matched.Matched, matched.CARD),
+    _wrapper(balanced.Balanced, balanced.CARD),
+    _wrapper(augmentation.Augmented, augmentation.CARD),
+    _wrapper(replay.Replay, replay.CARD),
+    _wrapper(autoaugment.AutoAugmented, autoaugment.CARD),
+    _wrapper(mixing.Mixed, mixing.CARD),
+    _wrapper(adversarial.Adversarial, adversarial.CARD),
+    _wrapper(on_policy.OnPolicy, on_policy.CARD),
+    _wrapper(sequence_level.SequenceLevel, sequence_level.CARD),
     Entry(
         name="combined",
         room="sources/combined",
@@ -188,73 +187,33 @@ WRAPPERS = (
     ),
 )
 OBJECTIVES = (
-    _objective("soft-targets", soft_targets.SoftTargets, "soft_targets", soft_targets.CARD),
-    _objective("divergence", divergence.Divergence, "divergence", divergence.CARD),
-    _objective("logit-l1", logit_l1.LogitL1, "logit_l1", logit_l1.CARD),
-    _objective(
-        "knowledge-adjustment",
-        knowledge_adjustment.KnowledgeAdjustment,
-        "knowledge_adjustment",
-        knowledge_adjustment.CARD,
-    ),
-    _objective(
-        "truncated-targets",
-        truncated_targets.TruncatedTargets,
-        "truncated_targets",
-        truncated_targets.CARD,
-    ),
-    _objective(
-        "similarity-preserving",
-        similarity_preserving.SimilarityPreserving,
-        "similarity_preserving",
-        similarity_preserving.CARD,
-    ),
-    _objective(
-        "activation-boundaries",
-        activation_boundaries.ActivationBoundaries,
-        "activation_boundaries",
-        activation_boundaries.CARD,
-    ),
-    _objective(
-        "knowledge-representing",
-        knowledge_representing.KnowledgeRepresenting,
-        "knowledge_representing",
-        knowledge_representing.CARD,
-    ),
-    _objective("hard-labels", hard_labels.HardLabels, "hard_labels", hard_labels.CARD),
-    _objective("dkd", dkd.Dkd, "dkd", dkd.CARD),
-    _objective("dist", dist.Dist, "dist", dist.CARD),
-    _objective("wsld", wsld.Wsld, "wsld", wsld.CARD),
-    _objective(
-        "logit-standardisation",
-        logit_standardisation.LogitStandardisation,
-        "logit_standardisation",
-        logit_standardisation.CARD,
-    ),
-    _objective("mlld", mlld.Mlld, "mlld", mlld.CARD),
-    _objective("fit-nets", fit_nets.FitNets, "fit_nets", fit_nets.CARD),
-    _objective("stage-outputs", stage_outputs.StageOutputs, "stage_outputs", stage_outputs.CARD),
-    _objective(
-        "attention-transfer",
-        attention_transfer.AttentionTransfer,
-        "attention_transfer",
-        attention_transfer.CARD,
-    ),
-    _objective("nst", nst.Nst, "nst", nst.CARD),
-    _objective("vid", vid.Vid, "vid", vid.CARD),
-    _objective("review-kd", review_kd.ReviewKd, "review_kd", review_kd.CARD),
-    _objective("srrl", srrl.Srrl, "srrl", srrl.CARD),
-    _objective("rkd", rkd.Rkd, "rkd", rkd.CARD),
-    _objective("pkt", pkt.Pkt, "pkt", pkt.CARD),
-    _objective(
-        "correlation-congruence",
-        correlation_congruence.CorrelationCongruence,
-        "correlation_congruence",
-        correlation_congruence.CARD,
-    ),
-    _objective("crd", crd.Crd, "crd", crd.CARD),
-    _objective("return-to-go", return_to_go.ReturnToGo, "return_to_go", return_to_go.CARD),
-    _objective("weighted", weighted.Weighted, "weighted"),
+    _objective(soft_targets.SoftTargets, soft_targets.CARD),
+    _objective(divergence.Divergence, divergence.CARD),
+    _objective(logit_l1.LogitL1, logit_l1.CARD),
+    _objective(knowledge_adjustment.KnowledgeAdjustment, knowledge_adjustment.CARD),
+    _objective(truncated_targets.TruncatedTargets, truncated_targets.CARD),
+    _objective(similarity_preserving.SimilarityPreserving, similarity_preserving.CARD),
+    _objective(activation_boundaries.ActivationBoundaries, activation_boundaries.CARD),
+    _objective(knowledge_representing.KnowledgeRepresenting, knowledge_representing.CARD),
+    _objective(hard_labels.HardLabels, hard_labels.CARD),
+    _objective(dkd.Dkd, dkd.CARD),
+    _objective(dist.Dist, dist.CARD),
+    _objective(wsld.Wsld, wsld.CARD),
+    _objective(logit_standardisation.LogitStandardisation, logit_standardisation.CARD),
+    _objective(mlld.Mlld, mlld.CARD),
+    _objective(fit_nets.FitNets, fit_nets.CARD),
+    _objective(stage_outputs.StageOutputs, stage_outputs.CARD),
+    _objective(attention_transfer.AttentionTransfer, attention_transfer.CARD),
+    _objective(nst.Nst, nst.CARD),
+    _objective(vid.Vid, vid.CARD),
+    _objective(review_kd.ReviewKd, review_kd.CARD),
+    _objective(srrl.Srrl, srrl.CARD),
+    _objective(rkd.Rkd, rkd.CARD),
+    _objective(pkt.Pkt, pkt.CARD),
+    _objective(correlation_congruence.CorrelationCongruence, correlation_congruence.CARD),
+    _objective(crd.Crd, crd.CARD),
+    _objective(return_to_go.ReturnToGo, return_to_go.CARD),
+    _objective(weighted.Weighted),
     Entry(
         name="continual",
         room="objectives/continual",
@@ -266,7 +225,7 @@ OBJECTIVES = (
 RECIPES = (
     Entry(
         name="auto",
-        room="auto",
+        room="tasks/classification/auto",
         verb="distill",
         card=Card(paper="", needs=("logits", "features")),
     ),
@@ -296,13 +255,13 @@ RECIPES = (
     ),
     Entry(
         name="sequence-kd",
-        room="text_recipes",
+        room="tasks/translation/recipes",
         verb="distill --method sequence-kd --transfer TEXT",
         card=sequence_level.CARD,
     ),
     Entry(
         name="autoaugment-kd",
-        room="labelled_recipes",
+        room="tasks/classification/recipes",
         verb="distill --method autoaugment-kd --transfer IMAGES --labels",
         card=truncated_targets.CARD,
     ),

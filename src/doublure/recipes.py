@@ -8,18 +8,16 @@ decided here, once, and stands resolved in the recipe file.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from doublure import auto
-from doublure.checks import one_of
-from doublure.fit import FitSettings
-from doublure.labelled_recipes import autoaugment_kd
-from doublure.method import Given, Method
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Source
+from doublure.engine.fit import FitSettings
+from doublure.engine.method import Given, Method
+from doublure.engine.recipe import Change, Recipe, Stage, Verb
+from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import fast_precision
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import InputContract, Source
-from doublure.recipe import Change, Recipe, Stage, Verb
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
@@ -34,7 +32,9 @@ from doublure.sources.mixing import Mixed
 from doublure.sources.rdskd import Rdskd
 from doublure.sources.replay import Replay
 from doublure.sources.shaders import Shaders
-from doublure.text_recipes import sequence_kd
+from doublure.tasks.classification import auto
+from doublure.tasks.classification.recipes import autoaugment_kd
+from doublure.tasks.translation.recipes import sequence_kd
 
 # What can be left out of the shader recipe, to see what it is worth.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")

@@ -16,8 +16,8 @@ from doublure.audits.calibration import (
     fit_calibration,
 )
 from doublure.audits.ranking import RANKED_BY
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
 from tests.tiny import CONTRACT
 
 COUNT = 256

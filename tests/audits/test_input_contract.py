@@ -8,9 +8,9 @@ from torch import nn
 
 from doublure.audits.input_contract import inspect_network, not_finite
 from doublure.audits.normalisation import CANDIDATES, Normalisation
+from doublure.core.protocols import InputContract
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
 from tests.audits.photographs import photographs
 
 

@@ -1,7 +1,7 @@
 import torch
 
 from doublure.audits.search_path import follow_search
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_search import ImageSearch
 from doublure.sources.knowledge_within import BatchNormStatistics

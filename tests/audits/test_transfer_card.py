@@ -6,7 +6,7 @@ import pytest
 from doublure.audits.calibration import NotCalibrated, Prediction
 from doublure.audits.transfer_card import Limits, TransferSetCard, judge, ranked_text
 from doublure.audits.transfer_tally import Estimate, StreamDiagnostics
-from doublure.findings import Finding
+from doublure.core.findings import Finding
 from tests.tiny import CONTRACT
 
 GOOD = {

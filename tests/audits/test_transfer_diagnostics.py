@@ -21,7 +21,7 @@ from doublure.audits.transfer_diagnostics import (
     pair_coverage,
     uncovered,
 )
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 
 counts = st.lists(st.integers(0, 400), min_size=2, max_size=12).filter(sum)
 

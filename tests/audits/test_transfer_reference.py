@@ -4,8 +4,8 @@ from torch import nn
 
 from doublure.audits import transfer_reference
 from doublure.audits.transfer_reference import cluster, reference_centres
+from doublure.core.seeding import from_seed
 from doublure.nets.network import Network, freeze
-from doublure.seeding import from_seed
 from doublure.sources.shaders import Shaders
 from tests.tiny import CONTRACT
 

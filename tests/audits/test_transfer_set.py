@@ -9,8 +9,8 @@ from torch import nn
 from doublure.audits import transfer_reference
 from doublure.audits.calibration import NotCalibrated, fit_calibration
 from doublure.audits.transfer_set import TransferSetScorer, score_transfer_set
+from doublure.core.protocols import Batch
 from doublure.nets.network import Network
-from doublure.protocols import Batch
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import Augmented
 from doublure.sources.balanced import Balanced

@@ -11,13 +11,13 @@ from doublure.audits.transfer_tally import (
     Watch,
     evenly_spaced,
 )
+from doublure.core.seeding import from_seed
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     stored_statistics,
 )
 from doublure.nets.network import Network, freeze
-from doublure.seeding import from_seed
 from tests import taught
 from tests.tiny import CONTRACT, network
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from doublure.compress.inherit import Inherit, share_in_common
+from doublure.core.protocols import InputContract, image_batch
 from doublure.nets.blocks import find_counterparts
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
-from doublure.protocols import InputContract, image_batch
 from tests import tiny
 
 CONTRACT = dataclasses.replace(tiny.CONTRACT, size=(8, 8))

@@ -6,8 +6,8 @@ import torch
 
 from doublure.compress.latency import LayerLatency, latency_changes, read_latencies
 from doublure.compress.pruning import Pruning
+from doublure.core.seeding import from_seed
 from doublure.nets.channels import trace_channels
-from doublure.seeding import from_seed
 from tests.compress.test_pruning import batches, made
 
 LAYER = LayerLatency((8, 16), (4, 8), ((1.0, 2.0), (3.0, 6.0)))

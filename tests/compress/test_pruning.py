@@ -13,13 +13,13 @@ from doublure.compress.pruning import (
     shared_gradients,
     taylor_importance,
 )
+from doublure.core.protocols import Batch, InputContract, Trace, image_batch
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load, save
 from doublure.exports.measure import count_flops
-from doublure.loading import load, save
 from doublure.nets import builtin
 from doublure.nets.channels import trace_channels
 from doublure.nets.network import Network, count_parameters
-from doublure.protocols import Batch, InputContract, Trace, image_batch
-from doublure.seeding import from_seed
 from tests import tiny
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)

@@ -7,11 +7,11 @@ from torch import nn
 
 from doublure.compress.pruning import Pruning
 from doublure.compress.repair import least_squares, patches_at, repair
+from doublure.core.protocols import image_batch
+from doublure.core.seeding import from_seed
 from doublure.nets.channels import trace_channels
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.pruned import narrow_
-from doublure.protocols import image_batch
-from doublure.seeding import from_seed
 from tests import tiny
 from tests.compress.test_pruning import CONTRACT, made
 from tests.taught import accuracy, images_and_labels, teacher

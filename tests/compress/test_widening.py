@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from doublure.compress.widening import Widening
-from doublure.loading import load, save
+from doublure.engine.loading import load, save
 from doublure.nets.network import Network
 from tests import tiny
 

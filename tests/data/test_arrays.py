@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from doublure.core.protocols import InputContract
 from doublure.data.arrays import ArrayImages, array_images, in_threads, open_npz
-from doublure.protocols import InputContract
 
 
 def contract(size=(4, 4), channels=3, classes=10, **fields):

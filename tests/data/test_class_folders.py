@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from doublure.core.protocols import InputContract
 from doublure.data.class_folders import find_split, list_images, listing_digest, map_folders
-from doublure.protocols import InputContract
 
 
 def contract(classes=3, names=None):

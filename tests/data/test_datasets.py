@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from doublure.core.protocols import InputContract
 from doublure.data.datasets import Dataset, batches, open_data
 from doublure.data.image_set import ImageSetWriter
-from doublure.protocols import InputContract
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=10)
 

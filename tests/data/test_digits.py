@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
+from doublure.core.protocols import InputContract
 from doublure.data.digits import digits, open_digits
-from doublure.protocols import InputContract
 
 
 def test_the_parts_have_1297_and_500_images_and_make_the_whole():

@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
+from doublure.core.protocols import InputContract
 from doublure.data.arrays import ArrayImages
 from doublure.data.image_folder import FolderImages, UnreadableImagesError, open_image_folder
-from doublure.protocols import InputContract
 
 
 def contract(size=(8, 8), channels=3, **fields):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from doublure.core.protocols import InputContract
 from doublure.data.resizing import (
     GREY_TO_RGB,
     RGB_TO_GREY,
@@ -12,7 +13,6 @@ from doublure.data.resizing import (
     fit_pixels,
     image_to_pixels,
 )
-from doublure.protocols import InputContract
 
 
 def contract(size=(8, 8), channels=3, **fields):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from doublure.core.protocols import InputContract
 from doublure.data import student_file
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.student_file import (
@@ -19,7 +20,6 @@ from doublure.data.student_file import (
     to_json,
     write_student,
 )
-from doublure.protocols import InputContract
 
 CONTRACT = InputContract(
     size=(24, 32),

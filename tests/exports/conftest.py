@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from doublure.exports.description import describe
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
+from doublure.engine.description import describe
+from doublure.engine.programs import trace_program
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.onnx import write_onnx
-from doublure.exports.programs import trace_program
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
 from tests import tiny
 
 CONTRACT = InputContract(

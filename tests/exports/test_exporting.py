@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.core.protocols import image_batch
+from doublure.core.seeding import from_seed
 from doublure.data.arrays import array_images
+from doublure.engine.loading import load
+from doublure.engine.run_folder import RunFolderError
 from doublure.exports import exporting
 from doublure.exports.exporting import LIST, export_network, held_against
 from doublure.exports.measure import Exported, Pace, Timing
 from doublure.exports.verify import VerificationError
-from doublure.loading import load
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.protocols import image_batch
 from doublure.reports.record import read_run
-from doublure.run_folder import RunFolderError
-from doublure.seeding import from_seed
 from tests import tiny
 from tests.exports.conftest import CONTRACT, images
 

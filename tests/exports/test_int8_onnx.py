@@ -11,6 +11,9 @@ from onnx.numpy_helper import to_array
 from torch import Tensor, nn
 
 from doublure.compress.post_training_quantization import PostTrainingQuantization
+from doublure.core.protocols import image_batch
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.exports.exporting import export_network
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Timing
@@ -21,12 +24,9 @@ from doublure.exports.onnx import (
     export_onnx,
     open_session,
 )
-from doublure.loading import load
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.nets.vit import VisionTransformer
-from doublure.protocols import image_batch
-from doublure.seeding import from_seed
 from tests.exports.conftest import CONTRACT, images
 
 

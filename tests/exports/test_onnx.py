@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.engine.description import describe
 from doublure.exports import onnx as onnx_room
-from doublure.exports.description import describe
 from doublure.exports.onnx import (
     count_quantize_nodes,
     count_weight_bytes,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from doublure.engine.programs import trace_program, write_program
 from doublure.exports import replay
-from doublure.exports.programs import trace_program, write_program
 from doublure.nets.network import Network
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from doublure.core.seeding import from_seed
 from doublure.nets.batchnorm_statistics import (
     Moments,
     MomentsAverage,
@@ -22,7 +23,6 @@ from doublure.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from doublure.nets.network import freeze
-from doublure.seeding import from_seed
 from tests import tiny
 
 

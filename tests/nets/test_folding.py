@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.loading import load
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
+from doublure.engine.loading import load
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
@@ -16,8 +18,6 @@ from doublure.nets.folding import affine_of, behind, fold_batchnorm
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.nets.taps import Taps
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
 from tests import tiny
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}

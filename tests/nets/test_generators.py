@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets.generators import Generator, GeneratorPlan, initialise_
-from doublure.protocols import InputContract
 from tests import tiny
 from tests.tiny import CONTRACT, rng
 

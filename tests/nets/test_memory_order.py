@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets.builtin import build
 from doublure.nets.memory_order import lay_channels_last
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
 
 CONTRACT = InputContract(size=(8, 8), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=2)
 

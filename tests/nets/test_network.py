@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets.network import Network, count_parameters, freeze
-from doublure.protocols import InputContract
 
 CONTRACT = InputContract(
     size=(4, 4), channels=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5), classes=2

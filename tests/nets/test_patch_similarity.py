@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.core.seeding import from_seed
 from doublure.nets.patch_similarity import (
     BANDWIDTH,
     PatchRecorder,
@@ -14,7 +15,6 @@ from doublure.nets.patch_similarity import (
     spread,
 )
 from doublure.nets.vit import VisionTransformer
-from doublure.seeding import from_seed
 
 # The differential entropy of one Gaussian kernel.
 ONE_KERNEL = 0.5 * math.log(2 * math.pi * math.e * BANDWIDTH**2)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from doublure.core.protocols import InputContract
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.resnet import BasicBlock, CifarResNet, ResNet, ZeroPadShortcut
-from doublure.protocols import InputContract
 
 
 def cifar_resnet(depth=20, width=1.0, classes=10, channels=3):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets import builtin
 from doublure.nets.network import Network
 from doublure.nets.stages import find_layers, find_stages
 from doublure.nets.taps import Taps, layers_where
-from doublure.protocols import InputContract
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=10)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from doublure.core.protocols import InputContract
 from doublure.nets.references import NetworkRef
 from doublure.nets.statements import SILENT, Statement, first_stated, settle, stated_by
-from doublure.protocols import InputContract
 
 TEACHER = InputContract(
     size=(64, 48),

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets.network import Network
 from doublure.nets.taps import Taps
-from doublure.protocols import InputContract
 
 
 def network():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from doublure import optional
+from doublure.core import optional
 from doublure.nets.references import parse
 from doublure.nets.zoo import architecture_of, build_from_hub, stated_by_hub
 

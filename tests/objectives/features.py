@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doublure.core.protocols import Batch, Criterion, Trace, image_batch
 from doublure.nets import builtin
 from doublure.nets.network import freeze
 from doublure.nets.taps import Taps
 from doublure.objectives.weighted import open_criterion
-from doublure.protocols import Batch, Criterion, Trace, image_batch
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])

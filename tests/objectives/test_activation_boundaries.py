@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import image_batch
+from doublure.engine.distill import distill
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import freeze
 from doublure.nets.taps import Taps
@@ -16,8 +18,6 @@ from doublure.objectives.activation_boundaries import (
 )
 from doublure.objectives.pairing import Layers
 from doublure.objectives.weighted import Weighted
-from doublure.protocols import image_batch
-from doublure.spine import distill
 from tests import tiny
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=tiny.rng())

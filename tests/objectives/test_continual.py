@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, image_batch
+from doublure.core.seeding import from_seed
 from doublure.objectives.continual import Continual, new_class_loss, no_new_class
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Trace, image_batch
-from doublure.seeding import from_seed
 
 
 def logits(seed: int, classes: int) -> torch.Tensor:

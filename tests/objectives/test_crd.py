@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from doublure.core.protocols import Trace
 from doublure.objectives.crd import Banks, Crd, contrastive_loss, negative_counts
-from doublure.protocols import Trace
 from tests.objectives.features import BATCH, asked, built, opened
 
 SMALL = Crd(num_negatives=16, dim=8)

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.dist import Dist, correlation, dist_losses
-from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.divergence import (
     Divergence,
     divergence_loss,
@@ -13,7 +14,6 @@ from doublure.objectives.divergence import (
 )
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.weighted import Weighted, open_criterion
-from doublure.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.dkd import Dkd, decoupled_losses
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.weighted import open_criterion
-from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.hard_labels import HardLabels, hard_label_loss
-from doublure.protocols import Trace, image_batch
 
 LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(3.0), 0.0]])
 IMAGES = torch.zeros(2, 1, 1, 1)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Batch, Trace, image_batch
 from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     confidence_hardness,
@@ -17,7 +18,6 @@ from doublure.objectives.knowledge_adjustment import (
     tempered_loss,
 )
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, Trace, image_batch
 
 STUDENT = torch.tensor([[4.0, 1, 0], [1, 2, 0], [0, 0.5, 1]], dtype=torch.float64)
 TEACHER = torch.tensor([[5.0, 0, 1], [3, 1, 0], [2, 0, 1]], dtype=torch.float64)

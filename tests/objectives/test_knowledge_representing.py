@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import freeze
 from doublure.objectives.knowledge_representing import (
@@ -13,7 +14,6 @@ from doublure.objectives.knowledge_representing import (
     sparsified,
     stage_weights,
 )
-from doublure.protocols import Trace, image_batch
 from tests import tiny
 
 IMAGES = torch.rand(2, 1, 8, 8, generator=tiny.rng())

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Trace, image_batch
 from tests.tiny import rng
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.logit_standardisation import LogitStandardisation, standardised
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
 
 IMAGES = torch.zeros(4, 1, 1, 1)

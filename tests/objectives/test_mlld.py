@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.mlld import Mlld, batch_loss, class_loss
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Trace, image_batch
 from tests.objectives.features import numbers
 
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from doublure import catalogue, image_summary
-from doublure.held_out import answer_held_out
+from doublure import catalogue
+from doublure.tasks.classification import summary
+from doublure.tasks.classification.held_out import answer_held_out
 from tests.command import command
 
 ALONE = [entry for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
@@ -22,10 +23,8 @@ PAIRS = [
 @pytest.fixture
 def briefly(monkeypatch):
     """Judge students on few images."""
-    monkeypatch.setattr(
-        image_summary, "answer_held_out", functools.partial(answer_held_out, count=32)
-    )
-    monkeypatch.setattr(image_summary, "_SCORED", 32)
+    monkeypatch.setattr(summary, "answer_held_out", functools.partial(answer_held_out, count=32))
+    monkeypatch.setattr(summary, "_SCORED", 32)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.core.protocols import image_batch
 from doublure.nets import builtin
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.stages import Layer
@@ -18,7 +19,6 @@ from doublure.objectives.pairing import (
     pair_layers,
     pair_stages,
 )
-from doublure.protocols import image_batch
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 BATCH = image_batch(IMAGES)

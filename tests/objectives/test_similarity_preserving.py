@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import image_batch
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import freeze
 from doublure.nets.taps import Taps
@@ -15,7 +16,6 @@ from doublure.objectives.similarity_preserving import (
     similarities,
     similarity_preserving_loss,
 )
-from doublure.protocols import image_batch
 from tests import tiny
 
 STUDENT = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.float64)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.engine.recipe import replace_keys
 from doublure.nets.taps import Taps
 from doublure.objectives.fit_nets import hint_loss
 from doublure.objectives.pairing import Layers
 from doublure.objectives.stage_outputs import StageOutputs, relative_error
-from doublure.recipe import replace_keys
+from tests.engine.test_recipe import PLAIN
 from tests.objectives.features import asked, built, learns, numbers, opened
-from tests.test_recipe import PLAIN
 
 
 def test_three_values_by_hand():

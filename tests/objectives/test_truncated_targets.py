@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.truncated_targets import TruncatedTargets, likeliest, truncated_loss
-from doublure.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[2.0, 1, 0, -1, 0.5]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 2.5, 0, -2, 1]], dtype=torch.float64)

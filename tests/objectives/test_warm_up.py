@@ -1,8 +1,8 @@
 import torch
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless
-from doublure.protocols import Trace, image_batch
 
 BATCH = image_batch(torch.zeros(1, 1, 1, 1))
 TRACE = Trace(output=torch.ones(1, 2))

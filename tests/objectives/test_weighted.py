@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, facts_of, image_batch
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless, Weighted, WeightedCriterion, open_criterion
-from doublure.protocols import Trace, facts_of, image_batch
 
 BATCH = image_batch(torch.zeros(4, 1, 2, 2), labels=torch.tensor([0, 1, 2, 0]))
 RNG = torch.Generator().manual_seed(0)

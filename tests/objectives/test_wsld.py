@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from doublure.core.protocols import Trace, image_batch
 from doublure.objectives.wsld import Wsld, soft_label_weights, weighted_soft_label_loss
-from doublure.protocols import Trace, image_batch
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from doublure.engine.run_folder import RunFolderError
 from doublure.reports import page
 from doublure.reports.concerns import Limits
 from doublure.reports.record import RunRecord
 from doublure.reports.verdict import judge
-from doublure.run_folder import RunFolderError
 from tests.reports.conftest import (
     RUNS,
     Files,

@@ -3,8 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from doublure.engine.run_folder import RunFolderError
 from doublure.reports.record import RunRecord, read_run
-from doublure.run_folder import RunFolderError
 from tests.reports.conftest import Files, WriteRun, samples, search_path, whole_run
 
 RecordOf = Callable[[Files], RunRecord]

@@ -4,6 +4,7 @@ import pytest
 
 from doublure.compress.shrinking_choice import Recommendation, Row
 from doublure.compress.shrinking_plan import LeftOut, parse_target
+from doublure.engine.run_folder import RunFolderError
 from doublure.reports.shrinking import (
     Placed,
     ShrinkSummary,
@@ -13,7 +14,6 @@ from doublure.reports.shrinking import (
     render,
     write_shrinking_report,
 )
-from doublure.run_folder import RunFolderError
 
 
 def row(name: str, size: int, accuracy: float | None, form: str = "int8-onnx") -> Row:

@@ -1,8 +1,8 @@
 import torch
 
+from doublure.engine.distill import distill
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
-from doublure.spine import distill
 from tests import tiny
 
 

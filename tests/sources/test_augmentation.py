@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.protocols import Batch, Site, Source, Stream, Trace, image_batch
-from doublure.seeding import from_seed
+from doublure.core.protocols import Batch, Site, Source, Stream, Trace, image_batch
+from doublure.core.seeding import from_seed
 from doublure.sources.augmentation import (
     EVERY_OPERATION,
     PUBLISHED,

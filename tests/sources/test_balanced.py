@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from doublure.core.protocols import (
+    Batch,
+    InputContract,
+    Site,
+    Source,
+    State,
+    Stream,
+    image_batch,
+)
+from doublure.core.seeding import child, from_seed
 from doublure.nets.boundary import BoundaryAttack
-from doublure.protocols import Batch, InputContract, Site, Source, State, Stream, image_batch
-from doublure.seeding import child, from_seed
 from doublure.sources.balanced import (
     Balanced,
     BalancedStream,

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from doublure.held_out import answer_held_out
+from doublure.core.protocols import Batch, Site, innermost, parts_of
+from doublure.engine.recipe import Stage
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Batch, Site, innermost, parts_of
-from doublure.recipe import Stage
 from doublure.sources.augmentation import Augmented
 from doublure.sources.combined import Combined, divide
 from doublure.sources.flat import Flat
@@ -22,6 +21,7 @@ from doublure.sources.noise import Noise
 from doublure.sources.replay import Replay
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
+from doublure.tasks.classification.held_out import answer_held_out
 from tests import tiny
 
 

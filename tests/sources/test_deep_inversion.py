@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.audits.evaluation import evaluate
+from doublure.core.protocols import Batch, OptimisedSource, SearchingStream, Source
+from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
-from doublure.fit import FitSettings
-from doublure.loading import load
+from doublure.engine.distill import distill, site_of
+from doublure.engine.fit import FitSettings
+from doublure.engine.loading import load
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     feature_statistics_loss,
@@ -19,8 +21,6 @@ from doublure.nets.network import Network, freeze
 from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
 from doublure.nets.vit import VisionTransformer
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Batch, OptimisedSource, SearchingStream, Source
-from doublure.seeding import from_seed
 from doublure.sources.deep_inversion import (
     PUBLISHED,
     DeepInversion,
@@ -36,7 +36,7 @@ from doublure.sources.image_search import ImageSearch, moved
 from doublure.sources.inversion import Seen, labels_in_turn
 from doublure.sources.knowledge_within import Inceptionism
 from doublure.sources.replay import Replay
-from doublure.spine import distill, site_of
+from doublure.tasks.classification.evaluation import evaluate
 from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS
 from doublure.verbs.train import train
 from tests import taught, tiny

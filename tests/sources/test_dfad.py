@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.core.protocols import OptimisedSource, Source, Stream
+from doublure.engine.distill import distill
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
 from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
-from doublure.protocols import OptimisedSource, Source, Stream
 from doublure.sources.collapse import CollapseCheck, CollapseError
 from doublure.sources.dfad import PUBLISHED, Dfad, DfadStream, generator_loss
-from doublure.spine import distill
 from tests import tiny
 from tests.tiny import rng, site
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from doublure.core.protocols import OptimisedSource
+from doublure.core.seeding import child
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     feature_statistics_loss,
@@ -13,8 +15,6 @@ from doublure.nets.batchnorm_statistics import (
 )
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
-from doublure.protocols import OptimisedSource
-from doublure.seeding import child
 from doublure.sources import fast_meta
 from doublure.sources.collapse import CollapseCheck, CollapseError
 from doublure.sources.fast_meta import (

@@ -6,17 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.audits.evaluation import evaluate
-from doublure.held_out import answer_held_out
+from doublure.core.protocols import Stream
+from doublure.engine.recipe import Stage
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import Stream
-from doublure.recipe import Stage
 from doublure.sources.combined import Combined
 from doublure.sources.few import Few, divide_by_class, shown_few
 from doublure.sources.replay import Replay
 from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import ShortInversion
+from doublure.tasks.classification.evaluation import evaluate
+from doublure.tasks.classification.held_out import answer_held_out
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.protocols import InputContract
+from doublure.core.protocols import InputContract
 from doublure.sources.flat import Flat, linear_gradient
 from tests.tiny import rng, site
 

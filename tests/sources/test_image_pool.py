@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.image_pool import (
     FilePool,
     ImagePool,

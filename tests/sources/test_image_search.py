@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
 from doublure.sources.image_search import Found, ImageSearch, Keep, moved
 from tests import tiny
 

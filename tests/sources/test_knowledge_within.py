@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from doublure.core.protocols import Batch, OptimisedSource, Source
+from doublure.core.seeding import from_seed
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
     stored_statistics,
 )
 from doublure.nets.network import freeze
-from doublure.protocols import Batch, OptimisedSource, Source
-from doublure.seeding import from_seed
 from doublure.sources.image_search import ImageSearch
 from doublure.sources.inversion import Seen
 from doublure.sources.knowledge_within import (

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from doublure.core.protocols import InputContract
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.generator_file import generator_files
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
-from doublure.protocols import InputContract
 from doublure.sources.lcw import Lcw, draw_codes, fit_images, load_generator
 from doublure.verbs.naming import source_named
 from tests.tiny import rng, site

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
 from doublure.sources import leaves
 from doublure.sources.leaves import (
     SHAPES,

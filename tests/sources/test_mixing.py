@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from doublure.protocols import Batch, Site, Stream, Trace, image_batch
-from doublure.seeding import from_seed
+from doublure.core.protocols import Batch, Site, Stream, Trace, image_batch
+from doublure.core.seeding import from_seed
 from doublure.sources.mixing import Mixed, _partners, boxes, cutmix, mixup
 from tests.tiny import Grey, rng, site
 

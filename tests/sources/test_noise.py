@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from doublure.protocols import InputContract, Source
-from doublure.seeding import from_seed
+from doublure.core.protocols import InputContract, Source
+from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise, gaussian_noise, uniform_noise
 from tests.tiny import rng, site
 

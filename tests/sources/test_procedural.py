@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from doublure.protocols import Stream
+from doublure.core.protocols import Stream
 from doublure.sources.procedural import ProceduralStream
 from tests.tiny import rng, site
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.pyramid import (
     PyramidDescent,
     enlargement,

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from doublure.core.protocols import OptimisedSource
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
-from doublure.protocols import OptimisedSource
 from doublure.sources.collapse import CollapseCheck, CollapseError
 from doublure.sources.rdskd import (
     Rdskd,

@@ -4,7 +4,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources import recolouring
 from doublure.sources.recolouring import (
     Recolouring,

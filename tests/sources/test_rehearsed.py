@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from doublure.protocols import Stream
+from doublure.core.protocols import Stream
 from doublure.sources.noise import Noise
 from doublure.sources.rehearsed import Rehearsed
 from tests import tiny

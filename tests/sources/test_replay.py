@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.protocols import Batch, Site, Source, Stream, image_batch
-from doublure.seeding import child
+from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.seeding import child
 from doublure.sources.replay import Replay, ReplayStream
 from tests import tiny
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from doublure import optional
-from doublure.protocols import InputContract, Site
-from doublure.seeding import from_seed
+from doublure.core import optional
+from doublure.core.protocols import InputContract, Site
+from doublure.core.seeding import from_seed
+from doublure.shaders.opengl import OpenGLError, open_context
 from doublure.sources.shader_files import FileStream, ShaderFiles, shader_files
-from doublure.sources.shader_gl import OpenGLError, open_context
 
 # The same picture in every dialect: red from left to right, green from bottom to top.
 PLAIN = """precision highp float;

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.protocols import InputContract, Site, Source, Stream
-from doublure.seeding import from_seed
-from doublure.sources.shader_families import ABSTRACT, FAMILIES
-from doublure.sources.shader_program import Program
-from doublure.sources.shader_torch import TorchPainter
+from doublure.core.protocols import InputContract, Site, Source, Stream
+from doublure.core.seeding import from_seed
+from doublure.shaders.families import ABSTRACT, FAMILIES
+from doublure.shaders.program import Program
+from doublure.shaders.torch_backend import TorchPainter
 from doublure.sources.shaders import CARD, Shaders, ShaderStream, worth_showing, worthy_instances
 
 CPU = torch.device("cpu")

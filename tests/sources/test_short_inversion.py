@@ -8,15 +8,7 @@ import torch
 from scipy.linalg import hadamard
 from torch import Tensor, nn
 
-from doublure.nets.batchnorm_statistics import (
-    MomentsRecorder,
-    batchnorm_kl,
-    stored_statistics,
-)
-from doublure.nets.network import freeze
-from doublure.objectives.activation_boundaries import ActivationBoundaries
-from doublure.own_classes import check_own_classes
-from doublure.protocols import (
+from doublure.core.protocols import (
     Batch,
     InputContract,
     OptimisedSource,
@@ -28,7 +20,15 @@ from doublure.protocols import (
     innermost,
     parts_of,
 )
-from doublure.seeding import child, from_seed
+from doublure.core.seeding import child, from_seed
+from doublure.engine.label_space import check_own_classes
+from doublure.nets.batchnorm_statistics import (
+    MomentsRecorder,
+    batchnorm_kl,
+    stored_statistics,
+)
+from doublure.nets.network import freeze
+from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.sources.augmentation import Augmented
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.protocols import Stream
+from doublure.core.protocols import Stream
 from doublure.sources.surrogate import LEAST_HELD_OUT, Surrogate, hold_out
 from tests.tiny import rng, site
 

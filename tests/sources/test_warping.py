@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from doublure.seeding import from_seed
+from doublure.core.seeding import from_seed
 from doublure.sources.warping import (
     crop,
     flip,

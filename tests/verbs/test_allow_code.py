@@ -2,9 +2,9 @@
 
 import pytest
 
-from doublure.loading import load, save
+from doublure.core.protocols import InputContract
+from doublure.engine.loading import load, save
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract
 from tests.command import command
 
 NET = """

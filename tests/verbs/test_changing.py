@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import doublure
-from doublure import image_summary
-from doublure.findings import Finding
-from doublure.loading import load, save
+from doublure.core.findings import Finding
+from doublure.engine.loading import load, save
+from doublure.engine.run_folder import SUMMARY
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.quantized import grids_of
-from doublure.run_folder import SUMMARY
+from doublure.tasks.classification import summary
 from tests import tiny
 from tests.command import command
 
@@ -46,7 +46,7 @@ def test_a_pruned_network_is_timed_against_what_it_was_and_is_the_same_without(
     network, tmp_path, monkeypatch
 ):
     found = Finding(name="score", verdict="ok", summary="Fine.", tag="proxy")
-    monkeypatch.setattr(image_summary, "score_stage", lambda *_: found)
+    monkeypatch.setattr(summary, "score_stage", lambda *_: found)
     timed, bare = (
         doublure.prune(
             network, 0.4, out=tmp_path / name, steps=2, **{**RUN, "audit": audit}, **SMALL

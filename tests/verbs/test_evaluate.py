@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.audits import evaluation
+from doublure.core.protocols import InputContract
 from doublure.data.datasets import open_data
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
+from doublure.tasks.classification import evaluation
 from doublure.verbs.evaluate import evaluate
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,), classes=10)

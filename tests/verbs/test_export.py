@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from doublure.core.protocols import InputContract
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
 from doublure.verbs.export import export
 from tests import tiny
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from doublure.engine.recipe import Recipe
 from doublure.nets.references import NetworkRef
-from doublure.recipe import Recipe
 from doublure.verbs.prune import prune
 from doublure.verbs.train import train
 

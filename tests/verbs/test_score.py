@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from doublure import recipe as recipe_file
 from doublure.audits import transfer_reference
 from doublure.audits.transfer_set import COUNT
 from doublure.cli import looking
-from doublure.method import Given
+from doublure.core.protocols import WrappingSource
+from doublure.engine import recipe as recipe_file
+from doublure.engine.method import Given
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.protocols import WrappingSource
 from doublure.recipes import published
 from doublure.sources.augmentation import Augmented
 from doublure.sources.deep_inversion import DeepInversion, settings_for

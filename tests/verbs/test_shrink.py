@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 import doublure
-from doublure import held_out, image_summary
 from doublure.compress import shrinking_plan
 from doublure.compress.shrinking_choice import Row
 from doublure.compress.shrinking_plan import Costs, plan_candidates
 from doublure.data.image_set import read_image_set
+from doublure.engine.loading import load, save
+from doublure.engine.run_folder import SUMMARY, RunFolderError
 from doublure.exports import exporting
 from doublure.exports.exporting import FILES
 from doublure.exports.verify import Comparison
-from doublure.loading import load, save
 from doublure.nets.network import Network
-from doublure.run_folder import SUMMARY, RunFolderError
 from doublure.sources.flat import Flat
 from doublure.sources.noise import Noise
+from doublure.tasks.classification import held_out, summary
 from doublure.verbs import candidates, comparing
 from doublure.verbs.shrink import MEASURED, RECORD, shrink
 from tests import tiny
@@ -51,7 +51,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(candidates, "SHADERS", Noise())
     monkeypatch.setattr(comparing, "_SIDE_BY_SIDE", comparing._BRIEF)
     few = functools.partial(held_out.answer_held_out, count=64)
-    monkeypatch.setattr(image_summary, "answer_held_out", few)
+    monkeypatch.setattr(summary, "answer_held_out", few)
     monkeypatch.setattr(
         exporting, "verify", lambda *_, **__: Comparison(max_difference=0.0, agreement=1.0)
     )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.data.image_set import ImageSetError, read_image_set
+from doublure.engine.run_folder import RunFolderError
 from doublure.nets.network import Network
-from doublure.protocols import InputContract
-from doublure.run_folder import RunFolderError
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_search import ImageSearch
 from doublure.sources.knowledge_within import BatchNormStatistics

@@ -24,8 +24,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from doublure.checks import one_of
-from doublure.protocols import InputContract
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract
 
 Transform = Literal["identity", "minus_log"]
 

@@ -27,10 +27,10 @@ from doublure.audits.normalisation import (
     enough_filters,
     rank,
 )
-from doublure.findings import Finding
+from doublure.core.findings import Finding
+from doublure.core.protocols import InputContract
+from doublure.engine.dry_run import ONE_NUMBER, doubts
 from doublure.nets.network import Network, count_parameters, freeze
-from doublure.protocols import InputContract
-from doublure.rehearsal import ONE_NUMBER, doubts
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.
 _MARGIN = 10.0

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from doublure.core.protocols import OptimisedSource, SearchingStream, SearchPath, Site, Source
 from doublure.nets.network import Network, freeze
 from doublure.nets.taps import device_of
-from doublure.protocols import OptimisedSource, SearchingStream, SearchPath, Site, Source
 
 SHARES = (0.0, 0.01, 0.05, 0.2, 0.5)
 IMAGES = 6

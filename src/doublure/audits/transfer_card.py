@@ -17,8 +17,8 @@ from typing import Any, Literal
 from doublure.audits.calibration import NotCalibrated, Prediction
 from doublure.audits.ranking import Standing, places, standing
 from doublure.audits.transfer_tally import Estimate, StreamDiagnostics
-from doublure.findings import Finding
-from doublure.protocols import InputContract
+from doublure.core.findings import Finding
+from doublure.core.protocols import InputContract
 
 Verdict = Literal["ok", "warn", "fail"]
 # Of its range, where a figure lies outside of it.

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.audits.transfer_tally import Watch
-from doublure.protocols import InputContract, Site, Source
-from doublure.seeding import child, from_seed
+from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.seeding import child, from_seed
 from doublure.sources.flat import Flat
 from doublure.sources.leaves import Leaves
 from doublure.sources.noise import Noise

@@ -24,11 +24,8 @@ from doublure.audits.transfer_tally import (
     Watch,
     evenly_spaced,
 )
-from doublure.checks import positive
-from doublure.nets.boundary import BoundaryAttack, boundary_distance
-from doublure.nets.network import Network, freeze
-from doublure.nets.taps import device_of
-from doublure.protocols import (
+from doublure.core.checks import positive
+from doublure.core.protocols import (
     CombiningSource,
     InputContract,
     Site,
@@ -37,9 +34,12 @@ from doublure.protocols import (
     WrappingSource,
     innermost,
 )
-from doublure.seeding import child, from_seed
+from doublure.core.seeding import child, from_seed
+from doublure.core.statistics import wilson_interval
+from doublure.nets.boundary import BoundaryAttack, boundary_distance
+from doublure.nets.network import Network, freeze
+from doublure.nets.taps import device_of
 from doublure.sources.augmentation import Augmented, augment
-from doublure.tasks.classification import wilson_interval
 
 # Images that `score` and every run look at, of either stream; what is known of it was measured so.
 COUNT = 1024

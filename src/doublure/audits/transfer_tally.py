@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.audits import transfer_diagnostics as diagnostics
+from doublure.core.seeding import child
 from doublure.nets.batchnorm_statistics import (
     Moments,
     Stored,
     batchnorm_layers,
     gaussian_kl,
 )
-from doublure.seeding import child
 
 NO_FEATURES = "the teacher does not end in an nn.Linear, so its features are unknown"
 NO_BATCHNORM = "the teacher has no BatchNorm with running statistics"

@@ -111,7 +111,7 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """How many labelled images a network gets right, or how well it translates, with counts."""
-    from doublure.audits.translation import TranslationEvaluation
+    from doublure.tasks.translation.evaluation import TranslationEvaluation
     from doublure.verbs.evaluate import evaluate as work
 
     made = work(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 
 REFERENCE: dict[str, Any] = json.loads(
     resources.files("doublure.cli").joinpath("reference.json").read_text(encoding="utf-8")

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from doublure.checks import one_of
 from doublure.cli import options as o
 from doublure.cli.console import print_json, progression, results
 from doublure.cli.running import TEACH, Option, carry_out, needed, sharing
 from doublure.compress.shrinking_plan import check_budget, parse_target
+from doublure.core.checks import one_of
 
 _CHANGE = "The change"
 _DEFAULTS = o.REFERENCE["compress"]

@@ -27,11 +27,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
 from doublure.compress.inherit_plan import LOGITS, InheritancePlan
 from doublure.compress.pruning import importances
 from doublure.compress.solving import EXACT, Repair, Solver
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, image_batch
+from doublure.core.seeding import child
 from doublure.nets.blocks import Counterparts, find_counterparts
 from doublure.nets.channels import Channels, UntraceableError, trace_channels
 from doublure.nets.kept_channels import (
@@ -42,8 +44,6 @@ from doublure.nets.kept_channels import (
 )
 from doublure.nets.network import Network, freeze
 from doublure.nets.trained import check_trained
-from doublure.protocols import Batch, image_batch
-from doublure.seeding import child
 
 CARD = Card(
     paper="He, Zhang, Sun: Channel Pruning for Accelerating Very Deep Neural Networks, "

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.nets.channels import Channels
 
 

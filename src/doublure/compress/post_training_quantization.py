@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of
+from doublure.core.cards import Card
+from doublure.core.checks import one_of
+from doublure.core.protocols import Batch
 from doublure.nets.network import Network
 from doublure.nets.quantized import (
     FLOAT,
@@ -31,7 +32,6 @@ from doublure.nets.quantized import (
     record_of,
     weight_scales,
 )
-from doublure.protocols import Batch
 
 CARD = Card(
     paper="Haroush, Hubara, Hoffer, Soudry: The Knowledge Within, arXiv:1912.01274",

@@ -37,10 +37,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
 from doublure.compress.latency import latency_changes, read_latencies
 from doublure.compress.repair import repair
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch
+from doublure.core.seeding import child
 from doublure.nets.channels import Channels, Gate, trace_channels
 from doublure.nets.network import Network
 from doublure.nets.pruned import narrow_, record_of
@@ -48,8 +50,6 @@ from doublure.nets.quantized import is_quantized
 from doublure.nets.taps import device_of
 from doublure.objectives.hard_labels import hard_label_loss
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch
-from doublure.seeding import child
 
 CARD = Card(
     paper="Molchanov, Mallya, Tyree, Frosio, Kautz: Importance Estimation for Neural Network "

@@ -27,10 +27,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from doublure.core.seeding import child
 from doublure.nets.channels import Channels
 from doublure.nets.network import Network, freeze
 from doublure.nets.pruned import Kept
-from doublure.seeding import child
 
 Layer = nn.Conv2d | nn.Linear
 

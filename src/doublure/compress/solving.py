@@ -20,11 +20,11 @@ from doublure.compress.least_squares import (
     input_rows,
     solve,
 )
+from doublure.core.seeding import child
 from doublure.nets.blocks import enclosing_block
 from doublure.nets.linear_maps import has_constant
 from doublure.nets.network import Network
 from doublure.nets.readouts import Call, Places, Readout, calls_of, read_map, read_rows
-from doublure.seeding import child
 
 # So much is kept of what the teacher answers, before it is asked again,
 _ASKED_BYTES = 2**29

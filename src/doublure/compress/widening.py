@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from doublure.checks import positive
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch
+from doublure.core.seeding import child
 from doublure.nets.network import Network
 from doublure.nets.widened import last_linear, record_of, widen_
-from doublure.protocols import Batch
-from doublure.seeding import child
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from doublure.core.protocols import InputContract
 from doublure.data.resizing import check_fittable, colour_change, fit_pixels, size_change
-from doublure.protocols import InputContract
 
 Indices = Sequence[int] | Tensor | np.ndarray
 

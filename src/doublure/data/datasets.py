@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract
 from doublure.data.arrays import ArrayImages, Indices, array_images, open_npz
 from doublure.data.class_folders import find_split
 from doublure.data.digits import DigitsSplit, open_digits
 from doublure.data.image_folder import open_image_folder
 from doublure.data.image_set import is_begun, read_image_set
-from doublure.protocols import InputContract
 
 # Decoded images are kept in memory up to here: all of CIFAR-10 is 0.17 GiB, 7000 photographs of
 # 224x224 are 1 GiB.

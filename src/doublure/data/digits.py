@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import child_seed
 from doublure.data.arrays import ArrayImages, array_images
-from doublure.protocols import InputContract
-from doublure.seeding import child_seed
 
 DigitsSplit = Literal["train", "test", "all"]
 NAMES = tuple("0123456789")

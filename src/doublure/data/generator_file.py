@@ -14,7 +14,7 @@ import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.data.checkpoints import CheckpointError, existing_file, read_safetensors
 
 WEIGHTS = "generator.safetensors"

@@ -17,6 +17,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from doublure.core.protocols import InputContract
 from doublure.data.arrays import (
     ArrayImages,
     Indices,
@@ -33,7 +34,6 @@ from doublure.data.resizing import (
     is_grey,
     size_change,
 )
-from doublure.protocols import InputContract
 
 # What Pillow's decoders raise on files that are cut short, damaged or no images at all.
 _UNREADABLE = (

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from doublure.checks import positive
+from doublure.core.checks import positive
 from doublure.data.arrays import take
 
 FORMAT = 1

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from doublure.core.protocols import InputContract
 from doublure.data.arrays import read_npz
 from doublure.data.class_folders import Listing, find_split, list_images
 from doublure.data.datasets import open_data
 from doublure.data.digits import NAMES, digits
 from doublure.data.image_set import is_begun, read_image_set
-from doublure.protocols import InputContract
 
 _SAMPLE = 4096
 # Images without contrast still have to be divided by something.

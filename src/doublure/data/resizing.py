@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from doublure.checks import one_of
-from doublure.protocols import InputContract
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

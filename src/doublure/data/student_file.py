@@ -16,9 +16,9 @@ import safetensors.torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, TextContract
 from doublure.data.checkpoints import CheckpointError, existing_file, read_safetensors
-from doublure.protocols import InputContract, TextContract
 
 WEIGHTS = "student.safetensors"
 DESCRIPTION = "student.json"

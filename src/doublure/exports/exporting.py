@@ -18,10 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.data.datasets import Dataset, batches
 from doublure.data.student_file import read_student
-from doublure.exports.description import INPUT, describe
+from doublure.engine.description import INPUT, describe
+from doublure.engine.loading import save
+from doublure.engine.programs import trace_program, write_program
+from doublure.engine.run_folder import RunFolderError, write_json
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
 from doublure.exports.onnx import (
@@ -30,12 +33,9 @@ from doublure.exports.onnx import (
     open_session,
     write_onnx,
 )
-from doublure.exports.programs import trace_program, write_program
 from doublure.exports.verify import answers_of, verify
-from doublure.loading import save
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import float_twin, grids_as_called, is_quantized
-from doublure.run_folder import RunFolderError, write_json
 
 # In the order of the list that is written: the float forms first, to hold the others against.
 FILES = {

@@ -39,8 +39,8 @@ from onnxruntime.quantization.quantize import quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from doublure.checks import one_of, positive
-from doublure.exports.description import INPUT
+from doublure.core.checks import one_of, positive
+from doublure.engine.description import INPUT
 from doublure.exports.onnx import count_quantize_nodes, description_of, write_lean
 from doublure.nets.quantized import Grid
 

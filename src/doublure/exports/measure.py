@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from doublure.checks import positive
+from doublure.core.checks import positive
 from doublure.nets.memory_order import lay_channels_first
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import is_quantized

@@ -20,10 +20,10 @@ from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel, 
 from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
 
-from doublure.exports.description import INPUT, OUTPUT, describe
-from doublure.exports.programs import trace_program
+from doublure.engine.description import INPUT, OUTPUT, describe
+from doublure.engine.programs import trace_program
+from doublure.engine.run_folder import write_whole
 from doublure.nets.network import Network
-from doublure.run_folder import write_whole
 
 # A protobuf message, and so an ONNX file without side files, ends at 2 GiB.
 _LARGEST = 2**31 - 1

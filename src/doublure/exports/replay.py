@@ -44,7 +44,7 @@ def open_student(path: Path, code: str) -> Answer:
     """Return how a student's network, rebuilt from the folder it is in, answers a batch."""
     import torch
 
-    from doublure.loading import load
+    from doublure.engine.loading import load
 
     network = load(str(path.parent), allow_code=[code] if code else False).eval()
     return lambda images: network(torch.from_numpy(images)).detach().numpy()

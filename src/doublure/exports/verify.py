@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from doublure.engine.dry_run import BY_BATCH
 from doublure.exports import replay
 from doublure.nets.batchnorm_statistics import by_batch
 from doublure.nets.network import Network, freeze
-from doublure.rehearsal import BY_BATCH
 
 FLOAT_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 0.05

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 
 # Layers behind which other architectures normalise, for `measured_statistics`.
 _NORMALISING = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)

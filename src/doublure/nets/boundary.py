@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.checks import positive
+from doublure.core.checks import positive
 
 # The number of values of a 3 x 32 x 32 image, for which the default step was chosen.
 _VALUES_OF_REFERENCE = 3 * 32 * 32

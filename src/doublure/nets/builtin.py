@@ -1,8 +1,8 @@
 """The built-in architectures by name: the networks the distillation literature compares on.
 
 A name is a family and its numbers, as in the papers: resnet20, wrn40-2, vgg8. All of them are made
-for small images and take any number of channels, but for translator-{layers} and
-translator-{layers}-{width}, which take text. They are initialised from torch's global generator.
+for small images and take any number of channels. They are initialised from torch's global
+generator.
 """
 
 import re
@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.nets.convnet import ConvNet
 from doublure.nets.mobilenet_v2 import MobileNetV2
 from doublure.nets.resnet import CifarResNet, ResNet
 from doublure.nets.shufflenet_v2 import ShuffleNetV2
-from doublure.nets.translator import Translator
 from doublure.nets.vgg import VGG
 from doublure.nets.vit import VisionTransformer
 from doublure.nets.wide_resnet import WideResNet
@@ -35,43 +34,9 @@ _NAMES = (
 )
 
 
-_TRANSLATOR = r"translator-(\d+)(?:-(\d+))?"
-# As large as the base model's heads, and its dropout (arXiv:1706.03762, table 3).
-_HEAD, _WIDTH, _DROPOUT = 64, 256, 0.1
-
-
 def names() -> tuple[str, ...]:
     """Return the documented names; wrn{d}-{k}, convnet-{width} and a width factor are free."""
     return _NAMES
-
-
-def is_translator(name: str) -> bool:
-    """Return whether a built-in network takes text."""
-    return re.fullmatch(_TRANSLATOR, name) is not None
-
-
-def build_translator(name: str, source_classes: int, target_classes: int) -> Translator:
-    """Return a freshly initialised translator: translator-{layers} or translator-{layers}-{width}.
-
-    Both encoder and decoder have so many layers.
-    """
-    numbers = re.fullmatch(_TRANSLATOR, name)
-    assert numbers is not None, name
-    layers, width = int(numbers[1]), int(numbers[2] or _WIDTH)
-    heads = max(1, width // _HEAD)
-    if layers < 1 or width < 2 or width % (2 * heads):
-        raise ValueError(
-            f"builtin/{name} cannot be built: a translator has at least one layer, and an even "
-            f"width that {heads} heads can share"
-        )
-    return Translator(
-        source_classes=source_classes,
-        target_classes=target_classes,
-        layers=layers,
-        width=width,
-        heads=heads,
-        dropout=_DROPOUT,
-    )
 
 
 def build(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of, positive
+from doublure.core.checks import one_of, positive
 
 Architecture = Literal["dense", "convolutional"]
 

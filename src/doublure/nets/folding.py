@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import from_seed
 from doublure.nets.batchnorm_statistics import Stored, batchnorm_layers, stored_statistics
 from doublure.nets.network import freeze
 from doublure.nets.taps import INPUT, architecture, device_of
-from doublure.protocols import InputContract
-from doublure.seeding import from_seed
 
 # Their output is linear in weight and bias, in both of which channels lie along dimension 0.
 _LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of, positive
-from doublure.protocols import InputContract
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import InputContract
 
 Shape = Literal["upsampling", "deconvolution"]
 Head = Literal["standard", "sigmoid", "tanh"]

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.nets.network import Network, freeze
 from doublure.nets.taps import device_of
-from doublure.protocols import InputContract
 
 
 def lay_channels_last(network: nn.Module) -> bool:

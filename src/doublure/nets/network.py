@@ -11,7 +11,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
-from doublure.protocols import Contract, Input, InputContract
+from doublure.core.protocols import Contract, Input, InputContract
 
 
 class Network(nn.Module, Generic[Contract]):

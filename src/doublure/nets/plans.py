@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.nets import pruned, quantized, widened
 
 Plan = tuple[dict[str, Any], ...]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import positive
+from doublure.core.checks import positive
 from doublure.nets.he_normal import he_normal_
 
 

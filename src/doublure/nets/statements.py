@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from doublure.core.protocols import InputContract
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,27 +6,20 @@ precision inside, a trace is float32, so that objectives need not care.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import Trace
 from doublure.nets.network import Network
-from doublure.protocols import Trace
+from doublure.nets.precision import Precision
 
-Precision = Literal["float32", "bfloat16"]
 # Behind a layer's name: what goes into it, in place of what comes out.
 INPUT = ":input"
 _HALVES = (torch.bfloat16, torch.float16)
-
-
-def fast_precision(device: str) -> Precision:
-    """Return bfloat16 where the machine computes with it faster than with float32."""
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 def device_of(network: nn.Module) -> torch.device:

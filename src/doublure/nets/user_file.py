@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.nets.network import other_precisions
 
 

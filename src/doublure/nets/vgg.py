@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.nets.he_normal import he_normal_
 
 _STAGES = {

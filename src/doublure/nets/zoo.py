@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from doublure.core.optional import require
 from doublure.nets.references import Reference
 from doublure.nets.statements import Statement
-from doublure.optional import require
 
 # Their weights expect another normalisation, which the network then does inside; the auxiliary
 # heads serve only their own training.

@@ -26,13 +26,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Terms
+from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.taps import device_of
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
-from doublure.protocols import Batch, Terms
-from doublure.seeding import child
 
 CARD = Card(
     paper="Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries "

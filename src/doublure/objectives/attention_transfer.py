@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms
 from doublure.nets.adapters import to_smaller
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
-from doublure.protocols import Batch, Terms
 
 CARD = Card(
     paper="Zagoruyko, Komodakis: Paying More Attention to Attention, arXiv:1612.03928",

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Trace
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, Trace
 
 CARD = Card(
     paper="Yin et al.: Dreaming to Distill, arXiv:1912.08795",

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms
 from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
-from doublure.protocols import Batch, Terms
 
 CARD = Card(
     paper="Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge "

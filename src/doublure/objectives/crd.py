@@ -28,14 +28,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive, share
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive, share
+from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.seeding import child
 from doublure.nets.adapters import linear_adapter
 from doublure.nets.taps import device_of
 from doublure.objectives.hard_labels import Whose, class_labels
 from doublure.objectives.pairing import FEATURES, Layers, Pairing, pair_layers
-from doublure.protocols import Batch, Terms, Trace
-from doublure.seeding import child
 
 CARD = Card(
     paper="Tian, Krishnan, Isola: Contrastive Representation Distillation, arXiv:1910.10699",

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import positive
-from doublure.protocols import Batch, Terms, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms, Trace
 
 CARD = Card(
     paper="Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, "

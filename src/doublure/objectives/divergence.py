@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper="Sun, Cross: Learn to Talk via Proactive Knowledge Transfer, arXiv:2008.10077",

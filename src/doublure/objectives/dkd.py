@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Terms, Trace
 from doublure.objectives.hard_labels import Whose, class_labels
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless
-from doublure.protocols import Batch, Terms, Trace
 
 CARD = Card(
     paper="Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation, arXiv:2203.08679",

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch
+from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.taps import device_of
 from doublure.objectives.pairing import MIDDLE, Compared, Layers, pair_layers
-from doublure.protocols import Batch
-from doublure.seeding import child
 
 CARD = Card(
     paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, "

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, share
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, share
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper="Szegedy et al.: Rethinking the Inception Architecture (label smoothing, sec. 7), "

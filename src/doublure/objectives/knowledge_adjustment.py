@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive, share
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive, share
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper="Wen, Lai, Qian: Preparing Lessons: Improve Knowledge Distillation with Better "

@@ -25,12 +25,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive, share
+from doublure.core.cards import Card
+from doublure.core.checks import positive, share
+from doublure.core.protocols import Batch, TapNames, Terms, Trace
 from doublure.nets.network import freeze
 from doublure.nets.stages import find_stages
 from doublure.nets.taps import architecture
-from doublure.protocols import Batch, TapNames, Terms, Trace
 
 CARD = Card(
     paper="Liu, Wen, Gao, Tao, Chen, Osa, Kato: Knowledge Representing: Efficient, Sparse "

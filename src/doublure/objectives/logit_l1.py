@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper=(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms, Trace
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, Terms, Trace
 
 CARD = Card(
     paper="Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation, "

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms, Trace
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, Terms, Trace
 
 CARD = Card(
     paper="Jin, Wang, Lin: Multi-Level Logit Distillation, CVPR 2023",

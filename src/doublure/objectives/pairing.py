@@ -15,10 +15,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import Batch, TapNames, Terms, Trace
 from doublure.nets.adapters import to_smaller
 from doublure.nets.stages import Layer, Stages, find_layers, find_stages
-from doublure.protocols import Batch, TapNames, Terms, Trace
 
 Pairs = list[tuple[Tensor, Tensor]]
 Which = Literal["stages", "inner", "middle", "last", "features"]

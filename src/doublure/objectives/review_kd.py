@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.taps import device_of
 from doublure.objectives.pairing import FEATURES, STAGES, Layers, Pairing, pair_layers
 from doublure.objectives.warm_up import WarmUp
-from doublure.protocols import Batch, Terms, Trace
-from doublure.seeding import child
 
 CARD = Card(
     paper="Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review, arXiv:2104.09044",

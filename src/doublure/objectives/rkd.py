@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
+from doublure.core.cards import Card
+from doublure.core.protocols import Batch, Terms
 from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
-from doublure.protocols import Batch, Terms
 
 CARD = Card(
     paper="Park, Kim, Lu, Cho: Relational Knowledge Distillation, arXiv:1904.05068",

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import positive
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper="Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531",

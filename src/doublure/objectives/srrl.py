@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms
+from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.stages import find_layers, find_stages
 from doublure.nets.taps import Taps, architecture, device_of
 from doublure.objectives.pairing import Compared, Pair, Pairing, Pairs
-from doublure.protocols import Batch, Terms
-from doublure.seeding import child
 
 CARD = Card(
     paper="Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression "

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
-from doublure.protocols import Batch, Trace
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Trace
 
 CARD = Card(
     paper="Wei, Xiao, Xie, Zhang, Chen, Tian: Circumventing Outliers of AutoAugment with "

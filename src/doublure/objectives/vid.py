@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Terms
+from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.taps import device_of
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
-from doublure.protocols import Batch, Terms
-from doublure.seeding import child
 
 CARD = Card(
     paper="Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge "

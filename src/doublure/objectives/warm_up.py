@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from doublure.core.protocols import Batch, Criterion, TapNames, Terms, Trace, facts_of
 from doublure.objectives.weighted import notes_of
-from doublure.protocols import Batch, Criterion, TapNames, Terms, Trace, facts_of
 
 
 class WarmUp:

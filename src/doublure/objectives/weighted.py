@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.checks import positive
-from doublure.protocols import (
+from doublure.core.checks import positive
+from doublure.core.protocols import (
     Batch,
     Criterion,
     Objective,
@@ -22,7 +22,7 @@ from doublure.protocols import (
     Trace,
     facts_of,
 )
-from doublure.seeding import child
+from doublure.core.seeding import child
 
 AnyObjective = Objective | StatelessObjective
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Terms, Trace
 from doublure.objectives.hard_labels import Whose, class_labels, hard_label_loss
-from doublure.protocols import Batch, Terms, Trace
 
 CARD = Card(
     paper="Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
 from doublure.reports import figures
 from doublure.reports.record import ExportedForm, SavedFinding, Summary
 from doublure.reports.shown_images import Samples

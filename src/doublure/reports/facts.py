@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
 from doublure.reports import figures
 from doublure.reports.record import ExportedForm, RunRecord, Summary
 from doublure.reports.shown_images import Samples

@@ -14,13 +14,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
+from doublure.engine.run_folder import write_whole
 from doublure.reports import facts, figures, pictures, tables
 from doublure.reports.concerns import Limits
 from doublure.reports.record import RunRecord, Summary, read_run
 from doublure.reports.shown_images import Samples, SearchRecord
 from doublure.reports.verdict import judge
-from doublure.run_folder import write_whole
 
 PAGE = "report.html"
 # Full rows of images, or of pairs, at every width; as many again are folded away.

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
+from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 from doublure.reports.shown_images import (
     SAMPLES,
     SEARCH_PATH,
@@ -23,7 +24,6 @@ from doublure.reports.shown_images import (
     read_search_path,
 )
 from doublure.reports.words import Unit, Words, words_of
-from doublure.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from doublure.run_folder import RunFolderError
+from doublure.engine.run_folder import RunFolderError
 
 SAMPLES, SEARCH_PATH = "samples.npz", "search_path.npz"
 WAY_OUT = "run the verb again, or remove the file to leave its section out"

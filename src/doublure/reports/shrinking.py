@@ -17,14 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from doublure.compress.shrinking_choice import Recommendation, Row
 from doublure.compress.shrinking_plan import LeftOut, Target
-from doublure.findings import Tag
+from doublure.core.findings import Tag
+from doublure.engine.run_folder import SUMMARY, RunFolderError, write_whole
 from doublure.reports import figures
 from doublure.reports.facts import MISSING, Fact
 from doublure.reports.page import PAGE, unbroken
 from doublure.reports.svg import INK, LINE, STUDENT, TEACHER, draw_svg, per_cent_axis
 from doublure.reports.tables import Cell, Table
 from doublure.reports.verdict import accuracy_interval
-from doublure.run_folder import SUMMARY, RunFolderError, write_whole
 
 By = Literal["bytes", "latency_ms"]
 _HEIGHT = 300

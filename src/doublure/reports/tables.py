@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
 from doublure.reports import figures
 from doublure.reports.facts import MISSING
 from doublure.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary

@@ -8,11 +8,11 @@ hand can tell). Accuracy on labelled images decides; without it no agreement, ho
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from doublure.findings import Tag
+from doublure.core.findings import Tag
+from doublure.core.statistics import wilson_interval
 from doublure.reports import concerns, figures
 from doublure.reports.concerns import Level, Limits, Reason
 from doublure.reports.record import RunRecord, Summary
-from doublure.tasks.classification import wilson_interval
 
 CONFIDENCE = 0.95
 _SEVERITY: tuple[Level, ...] = ("ok", "unknown", "warn", "fail")

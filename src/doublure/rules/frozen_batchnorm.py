@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from doublure.protocols import Batch
+from doublure.core.protocols import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive, share
+from doublure.core.cards import Card
+from doublure.core.checks import positive, share
+from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.seeding import child
 from doublure.nets.boundary import BoundaryAttack, predicted_classes
-from doublure.protocols import Batch, Site, Source, Stream, image_batch
-from doublure.seeding import child
 
 CARD = Card(
     paper=(

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, share
-from doublure.protocols import Batch, Site, Source, Stream
-from doublure.seeding import child
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, share
+from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.seeding import child
 from doublure.sources import recolouring, warping
 from doublure.sources.recolouring import Recolouring
 from doublure.sources.warping import Padding

@@ -7,8 +7,8 @@ that and the pairs a search has found, with a hole.
 from collections.abc import Callable
 from dataclasses import replace
 
-from doublure.checks import one_of
-from doublure.protocols import InputContract, Source
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Source
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED, Augmentation, Augmented
 from doublure.sources.autoaugment import AutoAugmented

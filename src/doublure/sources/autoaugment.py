@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, share
-from doublure.protocols import Site, Source, Stream
-from doublure.seeding import child
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, share
+from doublure.core.protocols import Site, Source, Stream
+from doublure.core.seeding import child
 from doublure.sources import recolouring
 from doublure.sources.augmentation import (
     EVERY_OPERATION,

@@ -32,12 +32,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.seeding import child
 from doublure.nets.boundary import BoundaryAttack
-from doublure.nets.taps import Precision, Taps
-from doublure.protocols import Batch, Site, Source, image_batch
-from doublure.seeding import child
+from doublure.nets.precision import Precision
+from doublure.nets.taps import Taps
 from doublure.sources.image_pool import check_shape, open_pool, to_bytes, to_images
 
 CARD = Card(

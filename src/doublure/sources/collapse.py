@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from doublure.checks import positive, share
+from doublure.core.checks import positive, share
+from doublure.core.protocols import Site
+from doublure.core.seeding import child, child_seed
 from doublure.nets.borrowed import borrowed
 from doublure.objectives.logit_l1 import logit_l1_loss
-from doublure.protocols import Site
-from doublure.seeding import child, child_seed
 from doublure.sources.balanced import relative_entropy
 from doublure.sources.noise import gaussian_noise
 

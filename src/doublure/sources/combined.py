@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.budget import POOL, ROUND
-from doublure.checks import positive
-from doublure.protocols import Batch, Site, Source, Stream
-from doublure.seeding import child
+from doublure.core.checks import positive
+from doublure.core.protocols import POOL, ROUND, Batch, Site, Source, Stream
+from doublure.core.seeding import child
 
 
 def divide(count: int, shares: Sequence[float]) -> tuple[int, ...]:

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from doublure.core.seeding import child
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.generators import initialise_
-from doublure.seeding import child
 
 _WIDTH = 256
 _BANK, _COMPARED = 40_960, 4_096

@@ -35,8 +35,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import InputContract, Site
 from doublure.nets.batchnorm_statistics import (
     Stored,
     feature_statistics_loss,
@@ -44,7 +45,6 @@ from doublure.nets.batchnorm_statistics import (
 from doublure.nets.network import freeze
 from doublure.nets.patch_similarity import patch_entropy, required_attention
 from doublure.objectives.divergence import divergence_loss
-from doublure.protocols import InputContract, Site
 from doublure.sources.image_search import Images, ImageSearch
 from doublure.sources.inversion import (
     InvertedStream,

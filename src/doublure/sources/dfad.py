@@ -27,13 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of, positive
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child, child_seed
 from doublure.nets.borrowed import borrowed
 from doublure.nets.generators import GeneratorPlan
 from doublure.objectives.logit_l1 import CARD as OBJECTIVE_CARD
 from doublure.objectives.logit_l1 import logit_l1_loss
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child, child_seed
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
 
 CARD = replace(

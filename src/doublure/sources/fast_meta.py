@@ -34,8 +34,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive, share
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive, share
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child, child_seed
 from doublure.nets.batchnorm_statistics import (
     MomentsAverage,
     MomentsRecorder,
@@ -47,8 +49,6 @@ from doublure.nets.borrowed import borrowed
 from doublure.nets.generators import Generator, GeneratorPlan, initialise_, normal_
 from doublure.nets.noisy_layer import FreeCodes, NoisyLayers, label_embeddings
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child, child_seed
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
 from doublure.sources.contrast import Contrast
 from doublure.sources.views import shift_and_flip

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.seeding import child
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.protocols import InputContract, Site, Source
-from doublure.seeding import child
 from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import SurrogateStream, content_hashes
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.protocols import Site
+from doublure.core.cards import Card
+from doublure.core.protocols import Site
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(paper="A control of this project; no paper proposes it", needs=("logits",))

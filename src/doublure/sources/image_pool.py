@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from doublure.protocols import Site
+from doublure.core.protocols import Site
 
 Bytes = UInt8[Tensor, "batch channels height width"]
 

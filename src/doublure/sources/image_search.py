@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.checks import one_of, positive, share
-from doublure.protocols import InputContract
-from doublure.seeding import child
+from doublure.core.checks import one_of, positive, share
+from doublure.core.protocols import InputContract
+from doublure.core.seeding import child
 
 Images = Float[Tensor, "batch channels height width"]
 # Is given the images moved, in the units of [0, 1], and the images themselves, normalised.

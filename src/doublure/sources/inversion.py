@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import Batch, SearchPath, Site, image_batch
+from doublure.core.seeding import child
 from doublure.data.checkpoints import first_line
 from doublure.data.datasets import batches, open_data
 from doublure.nets.batchnorm_statistics import (
@@ -30,8 +32,6 @@ from doublure.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
-from doublure.protocols import Batch, SearchPath, Site, image_batch
-from doublure.seeding import child
 from doublure.sources.image_search import Found, Images, ImageSearch, Keep
 
 Labels = Literal["balanced", "random"]

@@ -27,11 +27,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of
+from doublure.core.cards import Card
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Site
 from doublure.nets.batchnorm_statistics import MomentsPool, Stored, batchnorm_kl
 from doublure.nets.patch_similarity import patch_entropy, required_attention
-from doublure.protocols import InputContract, Site
 from doublure.sources.image_search import Images, ImageSearch
 from doublure.sources.inversion import (
     InvertedStream,

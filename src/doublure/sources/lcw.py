@@ -3,9 +3,9 @@
     x = Dec(M(e)),   e ~ N(0, I)
 
 `train-generator lcw` makes the generator from images that may be used once: the data's own where
-that is allowed, or any that stand in for them. See `objectives.cramer_wold` for how. Images come in
-the generator's size and colours, and are scaled and turned grey or coloured where the network wants
-others.
+that is allowed, or any that stand in for them. See `tasks.generation.cramer_wold` for how. Images
+come in the generator's size and colours, and are scaled and turned grey or coloured where the
+network wants others.
 
 The other ways to draw a code are the baselines that M has to beat, from the same file:
     normal         Dec(e), e ~ N(0, I): the Cramer-Wold auto-encoder alone, where the codes were
@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import Site
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.generator_file import read_generator
 from doublure.data.resizing import colour_change
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
 from doublure.nets.network import freeze
-from doublure.protocols import Site
 from doublure.sources.procedural import ProceduralStream
 
 METHOD: Literal["lcw"] = "lcw"

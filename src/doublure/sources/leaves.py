@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive
-from doublure.protocols import Site
+from doublure.core.cards import Card
+from doublure.core.checks import positive
+from doublure.core.protocols import Site
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.protocols import Batch, Site, Source, Stream
-from doublure.seeding import child
+from doublure.core.cards import Card
+from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.seeding import child
 
 CARD = Card(
     paper="Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817",

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from doublure import checks
-from doublure.cards import Card
-from doublure.protocols import Batch, Site, Source, Stream
-from doublure.seeding import child, child_seed
+from doublure.core import checks
+from doublure.core.cards import Card
+from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.seeding import child, child_seed
 
 CARD = Card(
     paper=(

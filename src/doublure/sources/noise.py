@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of
-from doublure.protocols import Site
+from doublure.core.cards import Card
+from doublure.core.checks import one_of
+from doublure.core.protocols import Site
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(

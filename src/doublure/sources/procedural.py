@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child
 
 Painter = Callable[[int, torch.Generator], Tensor]
 

@@ -29,11 +29,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child
 from doublure.nets.generators import GeneratorPlan
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
 
 CARD = Card(

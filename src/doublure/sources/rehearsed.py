@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.seeding import child
 from doublure.nets.network import Network
 from doublure.objectives.continual import UNLABELLED
-from doublure.protocols import Batch, Site, Source, Stream, image_batch
-from doublure.seeding import child
 
 
 @dataclass(frozen=True, kw_only=True)

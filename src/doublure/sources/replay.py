@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import positive, share
-from doublure.protocols import Batch, Site, Source, image_batch
-from doublure.seeding import child
+from doublure.core.cards import Card
+from doublure.core.checks import positive, share
+from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.seeding import child
 from doublure.sources.image_pool import check_shape, open_pool, to_bytes, to_images
 
 CARD = Card(

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from doublure.checks import positive
-from doublure.optional import require
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child_seed
-from doublure.sources.shader_gl import GlCanvas
-from doublure.sources.shader_glsl import VERTEX_SHADER
-from doublure.sources.shader_prelude import complete
+from doublure.core.checks import positive
+from doublure.core.optional import require
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child_seed
+from doublure.shaders.glsl import VERTEX_SHADER
+from doublure.shaders.opengl import GlCanvas
+from doublure.shaders.prelude import complete
 from doublure.sources.shaders import check_channels, fitted, worth_showing
 
 SUFFIXES = (".frag", ".glsl", ".twigl")

@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child_seed, from_seed
-from doublure.sources.shader_families import ABSTRACT, FAMILIES, draw_program
-from doublure.sources.shader_gl import GlPainter
-from doublure.sources.shader_program import Instances, Program
-from doublure.sources.shader_sketch import uniforms
-from doublure.sources.shader_torch import TorchPainter
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child_seed, from_seed
+from doublure.shaders.families import ABSTRACT, FAMILIES, draw_program
+from doublure.shaders.opengl import GlPainter
+from doublure.shaders.program import Instances, Program
+from doublure.shaders.sketch import uniforms
+from doublure.shaders.torch_backend import TorchPainter
 
 CARD = Card(
     paper=(

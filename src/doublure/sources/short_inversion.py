@@ -34,8 +34,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from doublure.cards import Card
-from doublure.checks import one_of, positive
+from doublure.core.cards import Card
+from doublure.core.checks import one_of, positive
+from doublure.core.protocols import (
+    Batch,
+    InputContract,
+    SearchPath,
+    Site,
+    Source,
+    Stream,
+    image_batch,
+)
+from doublure.core.seeding import child, child_seed
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     Stored,
@@ -44,10 +54,9 @@ from doublure.nets.batchnorm_statistics import (
 )
 from doublure.nets.borrowed import borrowed
 from doublure.nets.folding import fold_batchnorm, fold_with_statistics
-from doublure.nets.taps import Precision, Taps, architecture
+from doublure.nets.precision import Precision
+from doublure.nets.taps import Taps, architecture
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.protocols import Batch, InputContract, SearchPath, Site, Source, Stream, image_batch
-from doublure.seeding import child, child_seed
 from doublure.sources.image_search import Images
 from doublure.sources.inversion import labels_in_turn, required
 from doublure.sources.matched import Matched, match

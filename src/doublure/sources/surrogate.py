@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from doublure.cards import Card
+from doublure.core.cards import Card
+from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.seeding import child
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.protocols import Batch, Site, image_batch
-from doublure.seeding import child
 
 CARD = Card(
     paper="Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817",

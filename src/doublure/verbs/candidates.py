@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from doublure.checks import positive
 from doublure.compress.pruning import Pruning
 from doublure.compress.shrinking_plan import Candidate, Plan, shallower_siblings
+from doublure.core.checks import positive
+from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.student_file import DESCRIPTION, read_student
-from doublure.loading import load, rebuilds, save
+from doublure.engine.distill import transform
+from doublure.engine.loading import load, rebuilds, save
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.protocols import Source
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.surrogate import Surrogate
-from doublure.spine import transform
 from doublure.verbs.comparing import SHADERS
 from doublure.verbs.distill import distill
 from doublure.verbs.naming import open_network

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from doublure.core.protocols import InputContract
+from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract
-from doublure.recipe import Recipe, Verb
 from doublure.verbs.naming import network_named, open_network
 from doublure.verbs.running import Made, TeachOptions, carry_out, description, opening
 

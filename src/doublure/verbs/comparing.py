@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doublure.compress.shrinking_choice import Row
+from doublure.core.protocols import Site, Source, Split
+from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part
-from doublure.exports.description import INPUT
+from doublure.engine.description import INPUT
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.measure import Answer, Timing, count_flops, on_cpu, time_forms
 from doublure.exports.onnx import open_session
 from doublure.nets.network import Network, count_parameters, freeze
-from doublure.protocols import Site, Source, Split
-from doublure.seeding import child_seed, from_seed
 from doublure.sources.leaves import Leaves
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise

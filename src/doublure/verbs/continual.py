@@ -6,16 +6,16 @@ from typing import Any, Literal, Unpack, get_args
 
 from torch import nn
 
-from doublure.checks import one_of
 from doublure.compress.widening import Widening
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Source
 from doublure.data.natural import count_classes
-from doublure.labelled_recipes import supervised
+from doublure.engine.recipe import Change, Recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.continual import Continual
-from doublure.protocols import InputContract, Source
-from doublure.recipe import Change, Recipe
 from doublure.recipes import smaller
 from doublure.sources.rehearsed import Rehearsed
+from doublure.tasks.classification.recipes import supervised
 from doublure.verbs.changing import run_changed
 from doublure.verbs.naming import source_named
 from doublure.verbs.running import TeachOptions

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from doublure.run_folder import SUMMARY, write_json, write_whole
+from doublure.engine.run_folder import SUMMARY, write_json, write_whole
 from doublure.verbs.distill import distill
 from doublure.verbs.export import export
 from doublure.verbs.report import report

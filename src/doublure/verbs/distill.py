@@ -7,18 +7,18 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from doublure.auto import facts_of
-from doublure.checks import one_of
-from doublure.loading import resolve
-from doublure.method import Facts, Given
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Source, TextContract
+from doublure.engine.loading import resolve
+from doublure.engine.method import Facts, Given
+from doublure.engine.recipe import Recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import InputContract, Source, TextContract
-from doublure.recipe import Recipe
 from doublure.recipes import METHODS, published
 from doublure.sources.augmenting import augmented
-from doublure.sources.sentences import Sentences
+from doublure.tasks.classification.auto import facts_of
+from doublure.tasks.translation.sentences import Sentences
 from doublure.verbs.naming import (
     as_network,
     network_named,

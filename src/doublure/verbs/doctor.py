@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from doublure.optional import how_to_add, reason_absent
+from doublure.core.optional import how_to_add, reason_absent
 
 _REQUIRED = ("numpy", "pillow", "onnxruntime", "safetensors")
 _OPTIONAL = {

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from torch import nn
 
-from doublure.audits import evaluation
-from doublure.audits.evaluation import Evaluation
-from doublure.audits.translation import TranslationEvaluation, evaluate_translator
+from doublure.core.protocols import TextContract
 from doublure.data.datasets import Dataset, open_data
-from doublure.data.parallel_text import ParallelText, open_text
-from doublure.loading import resolve
+from doublure.engine.loading import resolve
+from doublure.engine.pipeline import device_named
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.pipeline import device_named
-from doublure.protocols import TextContract
+from doublure.tasks.classification import evaluation
+from doublure.tasks.classification.evaluation import Evaluation
+from doublure.tasks.translation.evaluation import TranslationEvaluation, evaluate_translator
+from doublure.tasks.translation.parallel_text import ParallelText, open_text
 from doublure.verbs.naming import as_network, network_named, permitted
 
 

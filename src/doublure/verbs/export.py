@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from doublure.core.protocols import Site, Source, Split
+from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.int8_onnx import Int8
 from doublure.exports.measure import Exported
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.protocols import Site, Source, Split
-from doublure.seeding import from_seed
 from doublure.verbs.naming import open_network, source_named
 
 # What int8 is calibrated on, and every form compared on, where nobody has images.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from doublure.audits.input_contract import inspect_network
-from doublure.findings import Finding
+from doublure.core.findings import Finding
 from doublure.nets.references import NetworkRef
 from doublure.verbs.naming import open_network
 

@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from doublure import catalogue
-from doublure.checks import one_of
+from doublure.core.checks import one_of
+from doublure.core.protocols import InputContract, Source, TextContract, parts_of
 from doublure.data.generator_file import is_generator
-from doublure.loading import read_names, resolve
+from doublure.engine.loading import read_names, resolve
+from doublure.engine.recipe import Recipe, Stage, replace_keys
 from doublure.nets.network import Network, other_precisions
 from doublure.nets.references import NetworkRef, parse
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.protocols import InputContract, Source, TextContract, parts_of
-from doublure.recipe import Recipe, Stage, replace_keys
 from doublure.sources import deep_inversion, knowledge_within
 from doublure.sources.few import Few
 from doublure.sources.lcw import Lcw

@@ -5,11 +5,11 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from doublure.checks import positive
 from doublure.compress.pruning import Importance, Loss, Pruning
+from doublure.core.checks import positive
+from doublure.core.protocols import InputContract, Source
+from doublure.engine.recipe import Change, Recipe
 from doublure.nets.references import NetworkRef
-from doublure.protocols import InputContract, Source
-from doublure.recipe import Change, Recipe
 from doublure.recipes import smaller
 from doublure.sources.shaders import Shaders
 from doublure.verbs.changing import run_changed

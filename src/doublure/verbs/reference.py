@@ -12,9 +12,9 @@ from typing import Any, get_args
 from doublure import catalogue
 from doublure.compress.post_training_quantization import Clip, PostTrainingQuantization
 from doublure.compress.pruning import Importance, Loss, Pruning
+from doublure.engine.fit import FitSettings
 from doublure.exports.exporting import FILES
-from doublure.fit import FitSettings
-from doublure.nets.taps import Precision
+from doublure.nets.precision import Precision
 from doublure.recipes import METHODS, PARTS
 from doublure.sources.augmenting import AUGMENTERS
 from doublure.verbs.continual import Version

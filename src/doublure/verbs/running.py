@@ -7,13 +7,13 @@ from typing import Any, TypedDict
 
 from torch import nn
 
-from doublure import pipeline
-from doublure import recipe as recipe_file
-from doublure.checks import nearest
-from doublure.method import suited
+from doublure.core.checks import nearest
+from doublure.engine import pipeline
+from doublure.engine import recipe as recipe_file
+from doublure.engine.method import suited
+from doublure.engine.pipeline import Conduct
+from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.network import Network
-from doublure.pipeline import Conduct
-from doublure.recipe import Recipe, Verb
 from doublure.verbs.naming import permitted, with_options
 
 Made = tuple[Recipe, Mapping[str, Network[Any]]]

@@ -7,19 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from doublure import recipe as recipe_file
 from doublure.audits.calibration import committed
 from doublure.audits.transfer_card import TransferSetCard
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
-from doublure.image_summary import temperature_of
-from doublure.loading import resolve
-from doublure.method import Given
+from doublure.core.protocols import Source, WrappingSource
+from doublure.engine import recipe as recipe_file
+from doublure.engine.loading import resolve
+from doublure.engine.method import Given
+from doublure.engine.pipeline import device_named
+from doublure.engine.recipe import Recipe
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.pipeline import device_named
-from doublure.protocols import Source, WrappingSource
-from doublure.recipe import Recipe
 from doublure.recipes import shader_kd
+from doublure.tasks.classification.summary import temperature_of
 from doublure.verbs.naming import open_network, source_named
 
 

@@ -20,14 +20,14 @@ from torch import nn
 from doublure.compress import shrinking_plan as planning
 from doublure.compress.shrinking_choice import Row, front, recommend, takes
 from doublure.compress.shrinking_plan import Candidate, Costs, LeftOut, Plan, Target
+from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset, open_data
-from doublure.loading import load
+from doublure.engine.loading import load
+from doublure.engine.pipeline import device_named
+from doublure.engine.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
-from doublure.pipeline import device_named
-from doublure.protocols import Source
 from doublure.reports.shrinking import write_shrinking_report
-from doublure.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
 from doublure.verbs import candidates as making
 from doublure.verbs import comparing
 from doublure.verbs.candidates import Bench

@@ -21,20 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure import recipe as recipe_file
 from doublure.audits.search_path import IMAGES, SHARES, answered
+from doublure.core.protocols import Batch, InputContract, SearchingStream, Site, Source, Stream
+from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
 from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
-from doublure.image_summary import search_record
+from doublure.engine import recipe as recipe_file
+from doublure.engine.pipeline import device_named
+from doublure.engine.run_folder import RunFolderError, write_whole
 from doublure.nets.memory_order import lay_channels_last
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.pipeline import device_named
-from doublure.protocols import Batch, InputContract, SearchingStream, Site, Source, Stream
 from doublure.reports.search_picture import search_picture
-from doublure.run_folder import RunFolderError, write_whole
-from doublure.seeding import from_seed
 from doublure.sources.balanced import admit
+from doublure.tasks.classification.summary import search_record
 from doublure.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256

@@ -7,15 +7,15 @@ from typing import Any, Unpack
 
 from torch import nn
 
+from doublure.core.protocols import InputContract
 from doublure.data.natural import natural_contract
-from doublure.data.parallel_text import names_text
-from doublure.labelled_recipes import supervised
-from doublure.loading import resolve
-from doublure.nets.builtin import is_translator
+from doublure.engine.loading import resolve
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef, parse
-from doublure.protocols import InputContract
-from doublure.text_recipes import supervised_translation
+from doublure.tasks.classification.recipes import supervised
+from doublure.tasks.translation.networks import is_translator
+from doublure.tasks.translation.parallel_text import names_text
+from doublure.tasks.translation.recipes import supervised_translation
 from doublure.verbs.naming import as_network, network_named, permitted
 from doublure.verbs.running import Made, TrainOptions, carry_out, description, suited_told
 

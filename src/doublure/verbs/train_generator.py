@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from doublure import generating
-from doublure import recipe as recipe_file
-from doublure.checks import one_of
+from doublure.core.checks import one_of
 from doublure.data.natural import natural_shape
-from doublure.generating import GeneratorRecipe
-from doublure.pipeline import Conduct
+from doublure.engine import recipe as recipe_file
+from doublure.engine.pipeline import Conduct
 from doublure.sources.lcw import METHOD
+from doublure.tasks.generation import training
+from doublure.tasks.generation.training import GeneratorRecipe
 
 # The published recipes, by the name that the command line knows them by.
-GENERATORS: dict[str, Callable[..., GeneratorRecipe]] = {METHOD: generating.lcw}
+GENERATORS: dict[str, Callable[..., GeneratorRecipe]] = {METHOD: training.lcw}
 
 
 def train_generator(
@@ -85,4 +85,4 @@ def train_generator(
         say=say,
         watch=watch,
     )
-    return generating.run(made, Path(out), conduct)
+    return training.run(made, Path(out), conduct)

@@ -1,0 +1,377 @@
+"""The shared nouns: what flows through the house, and what a part must answer to be plugged in.
+
+Nothing is inherited from the protocols here; a class that has the methods is a tenant.
+Images are float tensors in [0, 1], NCHW, on the device, before any normalisation. Sentences are
+int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and "prefix".
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypeVar
+
+Input = Tensor | Mapping[str, Tensor]
+Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
+Terms = dict[str, Tensor]
+Split = Literal["train", "held_out"]
+
+# The first tokens of every vocabulary: padding, the ends of a sentence, what no piece spells.
+PAD, BEGIN, END, UNKNOWN = range(4)
+MARKS = ("<pad>", "<s>", "</s>", "<unk>")
+# Stands for the space in front of a word, so that pieces put together are the sentence.
+SPACE = "\u2581"
+# A fact of a batch: 1 where the student has made its sentences itself, else 0.
+OWN_SENTENCES = "own_sentences"
+# Facts of a batch: the share of a pool that is filled; steps between two rounds of a source.
+POOL, ROUND = "pool", "round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputContract:
+    """What a network expects of an image and what its outputs stand for.
+
+    Args:
+        size: height and width in pixels.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
+        classes: number of outputs.
+        names: one name per class, or None where nobody knows them.
+        interpolation: how an image of another size is resized, in Pillow's words.
+        crop_pct: share of the resized image that the centre crop keeps.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+    names: tuple[str, ...] | None = None
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size must be positive, got {self.size}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(
+                    f"{name} must have one value per channel ({self.channels}), "
+                    f"got {len(getattr(self, name))}"
+                )
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {self.std}")
+        if self.classes < 1:
+            raise ValueError(f"classes must be positive, got {self.classes}")
+        if self.names is not None and len(self.names) != self.classes:
+            raise ValueError(
+                f"names must have one entry per class ({self.classes}), got {len(self.names)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextContract:
+    """What a translator expects of a sentence and what its outputs stand for.
+
+    Args:
+        languages: translated from and into, as the files of parallel text end: "de", "en".
+        source: the pieces that sentences are made of, by token; `MARKS` come first.
+        target: the same of the language translated into: the classes of every answer.
+        longest: tokens of a sentence, its end included; what is longer is cut.
+    """
+
+    languages: tuple[str, str]
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    longest: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):
+            pieces = getattr(self, name)
+            if pieces[: len(MARKS)] != MARKS or len(set(pieces)) < len(pieces):
+                raise ValueError(
+                    f"{name} must be distinct pieces and begin with {', '.join(MARKS)}"
+                )
+        if self.longest < 2:
+            raise ValueError(f"longest must be at least 2, got {self.longest}")
+
+    @property
+    def classes(self) -> int:
+        """How many pieces an answer chooses from."""
+        return len(self.target)
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """Return the sentence that target tokens spell, up to its end."""
+        spelt = takewhile(lambda token: token != END, tokens)
+        pieces = [self.target[token] for token in spelt if token not in (PAD, BEGIN)]
+        return "".join(pieces).replace(SPACE, " ").strip()
+
+
+Contract = TypeVar("Contract", bound=InputContract | TextContract, default=InputContract)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a network answered: its output and the layers that were tapped on the way."""
+
+    output: Any
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step is made of.
+
+    Args:
+        views: what each network sees, by "student" and "teacher"; one tensor in both places
+            unless the task shows two.
+        labels: int64 class indices (of text: one a token) or float class probabilities, where the
+            source has them.
+        mask: which elements count, where a task needs it; of text, the tokens that are no padding.
+        index: which item of a fixed set each element is.
+        teacher: the teacher's answer, where the source has asked already.
+        size_factor: by how much this step's images are smaller than the contract says.
+        facts: figures about the batch worth logging, as 0-dimensional tensors.
+    """
+
+    views: Mapping[str, Any]
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    index: Tensor | None = None
+    teacher: Trace | None = None
+    size_factor: float = 1.0
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def images(self) -> Tensor:
+        """The student's view, for parts that work on a single image tensor."""
+        view = self.views["student"]
+        if not isinstance(view, Tensor):
+            raise TypeError(f"expected one image tensor in this batch, got {type(view).__name__}")
+        return view
+
+    def changed(self, change: Callable[[Any], Any], **fields: Any) -> "Batch":
+        """Return the batch with each distinct view changed, once, and other fields replaced."""
+        distinct = {id(view): view for view in self.views.values()}
+        made = {key: change(view) for key, view in distinct.items()}
+        return replace(self, views={n: made[id(v)] for n, v in self.views.items()}, **fields)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """Return the values of what counts: of text, those of all tokens, in one row."""
+        return values if self.mask is None else values[self.mask]
+
+
+def image_batch(images: Tensor, **fields: Any) -> Batch:
+    """A batch in which student and teacher see the same images."""
+    return Batch(views={"student": images, "teacher": images}, **fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site(Generic[Contract]):
+    """Where and for whom a source works; `Site` alone is one of images.
+
+    Args:
+        batch_size: images, or sentences, per draw, on this process.
+        steps: how many draws will be asked for.
+        split: "held_out" must never show what "train" shows.
+        rank: which process this is, of `world`; each draws its own part from the seed.
+        scratch: a folder for state too large for a checkpoint, or None to keep it in memory.
+        draft: only the shape of what is drawn matters; images that cost much may stay unfinished.
+    """
+
+    contract: Contract
+    device: torch.device
+    batch_size: int
+    steps: int
+    split: Split = "train"
+    rank: int = 0
+    world: int = 1
+    scratch: Path | None = None
+    draft: bool = False
+
+
+@runtime_checkable
+class State(Protocol):
+    """All that the next step depends on; {} if nothing. Plain values and tensors only."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class Stream(State, Protocol):
+    """A source at work: `draw` is a function of (seed, step, state) only."""
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch: ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the student is shown. `open` does at most one batch of work."""
+
+    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream: ...
+
+
+@runtime_checkable
+class WrappingSource(Source, Protocol):
+    """A source that changes what another one shows."""
+
+    @property
+    def source(self) -> Source: ...
+
+
+@runtime_checkable
+class CombiningSource(Source, Protocol):
+    """A source that shows others side by side."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+
+
+def innermost(source: Source) -> Source:
+    """Return the source that makes the images: the first that optimises them, or wraps nothing.
+
+    What an optimisation begins with is not what is shown. Of several side by side, the first one's.
+    """
+    if isinstance(source, OptimisedSource):
+        return source
+    if isinstance(source, WrappingSource):
+        return innermost(source.source)
+    if isinstance(source, CombiningSource):
+        return innermost(source.sources[0])
+    return source
+
+
+def parts_of(source: Source) -> Iterator[Source]:
+    """Yield a source and all that it shows or changes, from the outside on."""
+    yield source
+    if isinstance(source, WrappingSource):
+        yield from parts_of(source.source)
+    elif isinstance(source, CombiningSource):
+        for part in source.sources:
+            yield from parts_of(part)
+
+
+@runtime_checkable
+class OptimisedSource(Source, Protocol):
+    """A source whose images are found by optimisation, often against the student itself.
+
+    Held-out ones would cost as much as those of the run, and a generator that has seen the student
+    has none: student and teacher are compared on a fixed set of shader images instead.
+    """
+
+    @property
+    def optimises(self) -> Literal["images", "generator"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPath:
+    """How a batch was found: the same images after ever more iterations of a search.
+
+    Args:
+        images: from the noise it began with to what it handed out.
+        iterations: how many had been done.
+    """
+
+    images: tuple[Tensor, ...]
+    iterations: tuple[int, ...]
+
+
+@runtime_checkable
+class SearchingStream(Stream, Protocol):
+    """A stream that searches for its images, and can show the way to a batch of them."""
+
+    def draw_followed(
+        self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
+    ) -> tuple[Batch, SearchPath]:
+        """Return what `draw` does, and its first images after these shares of their search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapNames:
+    """Which layers a criterion wants to see, by dotted module path, on either side."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Criterion(State, Protocol):
+    """An objective at work. Returns named, already weighted scalars; their sum is minimised."""
+
+    @property
+    def taps(self) -> TapNames: ...
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch, /) -> Terms: ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A criterion with something to say before the first step: which layers it compares."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A criterion with figures about its last step worth logging, as 0-dimensional tensors."""
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]: ...
+
+
+def facts_of(criterion: Criterion) -> Mapping[str, Tensor]:
+    """Return what a criterion measured in its last step; most measure nothing."""
+    return criterion.facts if isinstance(criterion, Measuring) else {}
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the student must match, where that takes connectors, taps or memory."""
+
+    def open(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        example: Batch,
+        rng: torch.Generator,
+    ) -> Criterion: ...
+
+
+@runtime_checkable
+class StatelessObjective(Protocol):
+    """What the student must match, where a function of the two answers is enough."""
+
+    def __call__(self, student: Trace, teacher: Trace, batch: Batch, /) -> Terms: ...
+
+
+@runtime_checkable
+class Hook(State, Protocol):
+    """A rule at work between optimizer steps. `finish` returns the network to keep."""
+
+    def before_step(self, step: int, batch: Batch) -> None: ...
+    def after_step(self, step: int) -> None: ...
+    def finish(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """What happens to the student between two steps."""
+
+    def open(
+        self, student: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
+    ) -> Hook: ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Network in, network out; what came in stays. Batches carry a teacher's answers, if any."""
+
+    def __call__(
+        self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator, /
+    ) -> nn.Module: ...

@@ -1,0 +1,393 @@
+"""The one training loop: draw, answer, compare, step.
+
+It knows no teacher, no paper and no file. A stream brings batches, a criterion turns the
+student's answer into named scalars, rules act between optimizer steps, a keeper holds what the
+next step depends on, a journal is told a line of figures now and then.
+
+A run is a function of (settings, seed, student, stream, criterion): stopping it at any step and
+going on from the keeper's state gives the same bits on the CPU. So that dropout is part of that
+function, torch's global generator is seeded afresh for each step, and put back at the end.
+"""
+
+import fnmatch
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from doublure.core.checks import one_of, positive, share
+from doublure.core.protocols import Batch, Criterion, Hook, Rule, Stream, Terms, facts_of
+from doublure.core.seeding import child, child_seed, reseed
+from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.precision import Precision
+from doublure.nets.taps import Taps, device_of
+
+Journal = Callable[[dict[str, Any]], None]
+_Optimizer = Literal["sgd", "adamw"]
+_Schedule = Literal["cosine", "one-cycle", "constant"]
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A term of the loss became NaN or infinite; the message names step and term."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Holds the state of a run outside of it."""
+
+    def due(self, step: int) -> bool: ...
+    def save(self, state: dict[str, Any]) -> None: ...
+    def load(self) -> dict[str, Any] | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How the student is trained.
+
+    Args:
+        steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
+        batch_size: images a step, over all processes.
+        warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
+        betas: of AdamW's moving averages of gradient and squared gradient.
+        rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
+        precision: of both networks' arithmetic; losses, statistics and weights stay float32.
+        channels_last: the memory order of each network that can be called in it.
+        gradient_clip: largest norm of the gradient, or None.
+        ema_decay: decay of an exponential moving average that becomes the student, or None.
+        log_every: steps between two lines of the journal.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    optimizer: _Optimizer = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 5e-4
+    schedule: _Schedule = "cosine"
+    warmup: float = 0.05
+    rates: tuple[tuple[str, float], ...] = ()
+    precision: Precision = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "learning_rate", "log_every"):
+            positive(name, getattr(self, name))
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative, got {self.steps}")
+        for name, kinds in (("optimizer", _Optimizer), ("schedule", _Schedule)):
+            one_of(name, getattr(self, name), get_args(kinds))
+        one_of("precision", self.precision, get_args(Precision))
+        share("warmup", self.warmup)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.gradient_clip is not None:
+            positive("gradient_clip", self.gradient_clip)
+        if self.ema_decay is not None:
+            share("ema_decay", self.ema_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run made, and what it took.
+
+    Args:
+        terms: the last journal line: loss, its terms and the facts, as means over its steps.
+        seconds: wall time in the loop, over all parts of an interrupted run.
+    """
+
+    network: nn.Module
+    steps: int
+    images: int
+    seconds: float
+    terms: dict[str, Any]
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds > 0 else math.nan
+
+
+def learning_rate_at(settings: FitSettings, step: int) -> float:
+    """Return the learning rate of one step, counted from 0.
+
+    "cosine" is Loshchilov and Hutter's single period (arXiv:1608.03983, eq. 5) behind a linear
+    warm-up; "one-cycle" is Smith and Topin's (arXiv:1708.07120): from 1/25 of the peak up to it
+    over 30 % of the steps and down to nothing, both along a cosine.
+    """
+    peak, progress = settings.learning_rate, step / settings.steps
+    if settings.schedule == "constant":
+        return peak
+    if settings.schedule == "cosine":
+        rising = settings.warmup * settings.steps
+        if step < rising:
+            return peak * (step + 1) / (rising + 1)
+        done = (step - rising) / max(settings.steps - rising, 1)
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    if progress < 0.3:
+        low = peak / 25
+        return low + (peak - low) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
+
+
+def fit(
+    student: nn.Module,
+    stream: Stream,
+    criterion: Criterion,
+    *,
+    settings: FitSettings,
+    rng: torch.Generator,
+    rules: Sequence[Rule] = (),
+    keeper: Keeper | None = None,
+    journal: Journal | None = None,
+    world: int = 1,
+) -> Outcome:
+    """Train `student` in place and return it, or what the rules made of it.
+
+    Args:
+        world: number of processes; above 1, torch.distributed must be up.
+
+    Raises:
+        NonFiniteLossError: at the first journal line or checkpoint after a term went bad.
+    """
+    with _seeded_apart(device_of(student)):
+        loop = _Loop(student, stream, criterion, settings, rng, rules, world)
+        loop.run(keeper, journal)
+        return loop.outcome()
+
+
+class _Step(nn.Module):
+    """Student and criterion as one module, so that several processes average both gradients."""
+
+    def __init__(self, taps: Taps, criterion: Criterion) -> None:
+        super().__init__()
+        self.student = taps.network
+        self.adapters = nn.ParameterList(criterion.parameters())
+        self._taps = taps
+        self._criterion = criterion
+
+    def forward(self, batch: Batch) -> Terms:
+        return self._criterion(self._taps.trace(batch.views["student"]), batch.teacher, batch)
+
+
+class _Ledger:
+    """Sums terms on the device; one readback a line. Remembers when a term first went bad."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._terms: list[str] = []
+        self._bad: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, step: int, terms: Terms, facts: dict[str, Tensor]) -> None:
+        self._count += 1
+        self._terms = list(terms)
+        for name, value in (terms | facts).items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        for name, value in terms.items():
+            now = torch.full_like(value, math.inf, dtype=torch.float64)
+            now.masked_fill_(~torch.isfinite(value.detach()), step)
+            self._bad[name] = torch.minimum(self._bad.get(name, now), now)
+
+    def check(self) -> None:
+        first, name = min(((s.item(), n) for n, s in self._bad.items()), default=(math.inf, ""))
+        if math.isfinite(first):
+            raise NonFiniteLossError(
+                f"the term '{name}' became non-finite at step {int(first)}; nothing was saved "
+                "after it. Lower learning_rate, set gradient_clip, or use precision=float32"
+            )
+
+    def close_line(self) -> dict[str, Any]:
+        self.check()
+        means = {name: value.item() / self._count for name, value in self._sums.items()}
+        terms = {name: means.pop(name) for name in self._terms}
+        self._sums, self._count = {}, 0
+        return {"loss": sum(terms.values()), **terms, "facts": means}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._count = dict(state["sums"]), state["count"]
+
+
+class _Loop:
+    def __init__(
+        self,
+        student: nn.Module,
+        stream: Stream,
+        criterion: Criterion,
+        settings: FitSettings,
+        rng: torch.Generator,
+        rules: Sequence[Rule],
+        world: int,
+    ) -> None:
+        self.settings, self.stream, self.criterion = settings, stream, criterion
+        # Each process drops out units of its own.
+        rank = torch.distributed.get_rank() if world > 1 else 0
+        self.seed = child_seed(rng.initial_seed(), "step", rank)
+        self.student, self.device = student.train(), device_of(student)
+        if settings.channels_last:
+            lay_channels_last(student)
+        if settings.compile:
+            student.compile()
+        self.taps = Taps(student, criterion.taps.student, settings.precision)
+        self.module: nn.Module = _Step(self.taps, criterion)
+        self.parameters = list(self.module.parameters())
+        self.optimizer = _optimizer(self.module, settings)
+        self.average = _average(student, settings)
+        self.hooks: list[Hook] = [
+            rule.open(student, self.optimizer, child(rng, "rule", i))
+            for i, rule in enumerate(rules)
+        ]
+        if world > 1:
+            # Some objectives never reach the classifier, and then in no step.
+            self.module = DistributedDataParallel(self.module, static_graph=True)
+        self.ledger, self.line = _Ledger(), dict[str, Any]()
+        self.step, self.seconds = 0, 0.0
+
+    def run(self, keeper: Keeper | None, journal: Journal | None) -> None:
+        saved = keeper.load() if keeper else None
+        if saved is not None:
+            self.load_state_dict(saved)
+        began = time.perf_counter() - self.seconds
+        try:
+            while self.step < self.settings.steps:
+                self._advance()
+                last = self.step == self.settings.steps
+                self.seconds = time.perf_counter() - began
+                if self.step % self.settings.log_every == 0 or last:
+                    self._close_line(journal)
+                if keeper and (keeper.due(self.step) or last):
+                    self.ledger.check()
+                    keeper.save(self.state_dict())
+        finally:
+            self.taps.close()
+
+    def _advance(self) -> None:
+        rate = learning_rate_at(self.settings, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        reseed(child_seed(self.seed, self.step), self.device)
+        batch = self.stream.draw(self.step, self.student)
+        for hook in self.hooks:
+            hook.before_step(self.step, batch)
+        terms = self.module(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
+        self.optimizer.step()
+        for hook in self.hooks:
+            hook.after_step(self.step)
+        if self.average is not None:
+            self.average.update_parameters(self.student)
+        self.ledger.add(self.step, terms, {**batch.facts, **facts_of(self.criterion)})
+        self.step += 1
+
+    def _close_line(self, journal: Journal | None) -> None:
+        self.line = self.ledger.close_line()
+        if journal is not None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            speed = self.step * self.settings.batch_size / self.seconds
+            journal(
+                {"step": self.step, **self.line, "learning_rate": rate}
+                | {"images_per_second": speed, "seconds": self.seconds}
+            )
+
+    def outcome(self) -> Outcome:
+        network: nn.Module = self.student if self.average is None else self.average.module
+        for hook in self.hooks:
+            made = hook.finish()
+            network = network if made is self.student else made
+        images = self.step * self.settings.batch_size
+        return Outcome(
+            network=network.eval(),
+            steps=self.step,
+            images=images,
+            seconds=self.seconds,
+            terms=self.line,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "adapters": [p.detach() for p in self.criterion.parameters()],
+            "stream": self.stream.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+            "ledger": self.ledger.state_dict(),
+            "line": self.line,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.criterion.load_state_dict(state["criterion"])
+        with torch.no_grad():
+            for parameter, saved in zip(
+                self.criterion.parameters(), state["adapters"], strict=True
+            ):
+                parameter.copy_(saved)
+        self.stream.load_state_dict(state["stream"])
+        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
+        self.ledger.load_state_dict(state["ledger"])
+        self.line = state["line"]
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    matched = set[str]()
+    for name, parameter in module.named_parameters():
+        factor = 1.0
+        for pattern, value in settings.rates:
+            if fnmatch.fnmatchcase(name.removeprefix("student.").removeprefix("body."), pattern):
+                factor = value
+                matched.add(pattern)
+        groups.setdefault(factor, []).append(parameter)
+    unmatched = {pattern for pattern, _ in settings.rates} - matched
+    if unmatched:
+        raise ValueError(f"rates match no parameter of the student: {sorted(unmatched)}")
+    laid = [{"params": some, "factor": factor} for factor, some in groups.items() if some]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(laid, lr=rate, betas=settings.betas, weight_decay=decay)
+    momentum, nesterov = settings.momentum, settings.nesterov
+    return torch.optim.SGD(
+        laid, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov and momentum > 0
+    )
+
+
+def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:
+    if settings.ema_decay is None:
+        return None
+    # The student's own buffers (BatchNorm statistics) are averages already, and are copied.
+    average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]  # torch's
+    return AveragedModel(student, multi_avg_fn=average, use_buffers=False)
+
+
+@contextmanager
+def _seeded_apart(device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

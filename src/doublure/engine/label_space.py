@@ -1,0 +1,27 @@
+"""A student with classes of its own, taught by the layers of a teacher that knows others.
+
+Nothing may then look at the teacher's answers beside the student's: not the objective, and not a
+source that chooses or makes images by the teacher's classes.
+"""
+
+from doublure.catalogue import compares_answers
+from doublure.core.protocols import OptimisedSource, Source, parts_of
+from doublure.objectives.weighted import AnyObjective
+from doublure.sources.adversarial import Adversarial
+from doublure.sources.balanced import Balanced
+
+
+def check_own_classes(objective: AnyObjective, source: Source) -> None:
+    """Raise unless a student whose classes are not the teacher's can learn so."""
+    if compares_answers(objective):
+        raise ValueError(
+            "the student has classes of its own, but the objective compares its answers with the "
+            "teacher's; use one that compares layers alone, as --objective activation-boundaries, "
+            "and --labels with a labelled transfer set"
+        )
+    for part in parts_of(source):
+        if isinstance(part, Balanced | Adversarial | OptimisedSource):
+            raise ValueError(
+                f"the student has classes of its own, but {type(part).__name__} goes by the "
+                "teacher's; name images with --transfer"
+            )

@@ -1,0 +1,127 @@
+"""A stage of a recipe, opened: stream, loss, and how the student's weights begin."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from doublure.core.initialisation import Initialized
+from doublure.core.protocols import Batch, Stream
+from doublure.core.seeding import child, child_seed, from_seed
+from doublure.engine.distill import Answered, open_distillation, site_of
+from doublure.engine.fit import FitSettings, Keeper, Outcome, fit
+from doublure.engine.recipe import Recipe, Stage
+from doublure.nets.network import Network, freeze
+from doublure.objectives.weighted import notes_of, open_criterion
+
+
+def stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
+    """Return the generator that all randomness of a stage comes from."""
+    return from_seed(child_seed(recipe.seed, "stage", stage))
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A stage that is ready to be carried out: call it with keeper and journal.
+
+    Args:
+        stream: what `fit` draws from.
+        begin: trains from what the student's weights are.
+        draw: returns the batches that the initialisation sees, about as many images as asked for.
+        initialize: lets the student's weights begin, in place, given those batches; None where
+            they stay as they are.
+        num_images: that the initialisation sees.
+        note: is told how the weights began.
+    """
+
+    stream: Stream
+    begin: Callable[..., Outcome]
+    draw: Callable[[int], Sequence[Batch]]
+    initialize: Callable[[Sequence[Batch]], Initialized] | None
+    num_images: int = 0
+    note: Callable[[Initialized], None] = lambda _: None
+
+    def __call__(self, *, keeper: Keeper | None = None, **told: Any) -> Outcome:
+        """Train; where nothing is saved yet, let the weights begin first."""
+        if self.initialize is not None and (keeper is None or keeper.load() is None):
+            self.note(self.initialize(self.draw(self.num_images)))
+        return self.begin(keeper=keeper, **told)
+
+    @property
+    def last(self) -> Batch | None:
+        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
+        return self.stream.last if isinstance(self.stream, Answered) else None
+
+
+def open_stage(
+    stage: Stage,
+    teacher: Network[Any] | None,
+    student: Network[Any],
+    rng: torch.Generator,
+    *,
+    settings: FitSettings | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    **where: Any,
+) -> Training:
+    """Return the training of `student` by one stage, ready to be called with keeper and journal.
+
+    Args:
+        settings: in place of the stage's own, for a part of a run.
+        say: is told what the objective has to say: which layers it compares.
+        where: fields of the `Site` that a caller knows: rank, world, scratch.
+    """
+    site = site_of(student.contract, student, stage.fit, **where)
+    settings = settings or stage.fit
+    stream: Stream
+    if teacher is not None:
+        stream, criterion = open_distillation(
+            student,
+            teacher,
+            stage.source,
+            stage.objective,
+            settings=settings,
+            site=site,
+            rng=rng,
+            ring=stage.ring,
+        )
+        for note in stream.notes:
+            say(note)
+    else:
+        stream = stage.source.open(site, None, child(rng, "source"))
+        example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
+        criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
+    for note in notes_of(criterion):
+        say(note)
+    begin = functools.partial(
+        fit,
+        student,
+        stream,
+        criterion,
+        settings=settings,
+        rng=rng,
+        rules=stage.rules,
+        world=site.world,
+    )
+
+    def draw(num_images: int) -> Sequence[Batch]:
+        shown = stream.stream if isinstance(stream, Answered) else stream
+        if stage.init_source is not None:
+            asked = None if teacher is None else freeze(teacher)
+            shown = stage.init_source.open(site, asked, child(rng, "init", "source"))
+        return [shown.draw(step, None) for step in range(-(-num_images // site.batch_size))]
+
+    def initialize(batches: Sequence[Batch]) -> Initialized:
+        assert stage.init is not None
+        assert teacher is not None
+        return stage.init(student, teacher, batches, child(rng, "init"))
+
+    begins = stage.init is not None and teacher is not None
+    return Training(
+        stream=stream,
+        begin=begin,
+        draw=draw,
+        initialize=initialize if begins else None,
+        num_images=0 if stage.init is None else stage.init.num_images,
+    )

@@ -1,0 +1,118 @@
+"""What can be said of a finished run, and how each figure is known.
+
+Accuracy is measured, and only on labelled data that were handed over for it. Without them there is
+agreement: the share of held-out transfer images, never shown to the student, that student and
+teacher call the same; a proxy. The files written here are what the report is made of.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from doublure.catalogue import METHODS
+from doublure.core.protocols import Batch, TextContract, parts_of
+from doublure.data.datasets import Dataset
+from doublure.engine.fit import Outcome
+from doublure.engine.manifest import run_manifest
+from doublure.engine.recipe import Recipe
+from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
+from doublure.nets.network import Network, count_parameters
+from doublure.nets.taps import device_of
+from doublure.reports.page import write_report
+from doublure.sources.few import Few
+from doublure.sources.lcw import Lcw
+from doublure.sources.surrogate import Surrogate
+from doublure.tasks.classification.summary import summarize_images
+from doublure.tasks.translation.parallel_text import ParallelText, place_of
+from doublure.tasks.translation.sentences import Sentences
+from doublure.tasks.translation.summary import summarize_translation
+
+
+def summarize(
+    recipe: Recipe,
+    folder: RunFolder,
+    outcomes: Sequence[Outcome],
+    teacher: Network[Any] | None,
+    student: Network[Any],
+    judges: Dataset | ParallelText | None,
+    *,
+    audit: bool,
+    compared: Sequence[str] = (),
+    last: Batch | None = None,
+) -> dict[str, Any]:
+    """Judge the student, write what was found into the run's folder, and return the summary.
+
+    Args:
+        judges: labelled data to score on.
+        compared: what the objectives told before the first step.
+        last: what the student was shown last; None where this call only found it trained.
+        audit: whether the transfer set is scored, too, a search for images followed, and a network
+            that was made smaller timed.
+    """
+    final, outcome = recipe.stages[-1], outcomes[-1]
+    seconds = sum(part.seconds for part in outcomes)
+    summary: dict[str, Any] = {
+        "verb": recipe.verb,
+        "method": recipe.method,
+        "paper": next((e.card.paper for e in METHODS if e.name == recipe.method), None),
+        "teacher_reference": None if recipe.teacher is None else recipe.teacher.ref,
+        "student_reference": recipe.student.ref,
+        "steps": sum(part.steps for part in outcomes),
+        "batch_size": final.fit.batch_size,
+        "seconds": seconds,
+        "images_per_second": sum(part.images for part in outcomes) / max(seconds, 1e-9),
+        "final_terms": outcome.terms,
+        "seed": recipe.seed,
+        "compared": list(compared),
+        "plan": list(recipe.plan),
+        "beginning": _beginning(folder),
+        "warnings": _warnings(outcomes, student.contract.classes),
+    }
+    for role, network in (("teacher", teacher), ("student", student)):
+        summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
+    if isinstance(student.contract, TextContract):
+        assert not isinstance(judges, Dataset)
+        summary |= summarize_translation(final, recipe.seed, teacher, student, judges)
+    else:
+        assert not isinstance(judges, ParallelText)
+        summary |= summarize_images(
+            recipe, folder, teacher, student, judges, last=last, audit=audit
+        )
+    write_json(folder.file("manifest.json"), _manifest(recipe, student))
+    write_json(folder.file(SUMMARY), summary)
+    write_report(folder.path)
+    return summary
+
+
+def _beginning(folder: RunFolder) -> Any:
+    """Return how the student's weights began, where they were not left as they were."""
+    return folder.read_json(BEGINNING) if folder.file(BEGINNING).exists() else None
+
+
+def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
+    references = [part for part in (recipe.teacher, recipe.student) if part is not None]
+    named = [name for part in references for name in (part.ref, part.weights)]
+    for base in (part for stage in recipe.stages for part in parts_of(stage.source)):
+        named += [base.data] if isinstance(base, Surrogate | Few) else []
+        named += [base.generator] if isinstance(base, Lcw) else []
+        named += [place_of(base.data)] if isinstance(base, Sentences) else []
+    return run_manifest(
+        seeds={"run": recipe.seed},
+        inputs=[name for name in (*named, recipe.eval) if name is not None],
+        device=device_of(student),
+        command=sys.argv,
+    )
+
+
+def _warnings(outcomes: Sequence[Outcome], classes: int) -> list[str]:
+    told = []
+    restarts = [part.terms.get("facts", {}).get("generator_restarts", 0) for part in outcomes]
+    if any(restarts):
+        told.append("The generator collapsed while the student learnt, and was started afresh.")
+    if outcomes[-1].terms.get("hard_labels", 0.0) > math.log(classes):
+        told.append(
+            "At the end the loss against the labels was above that of guessing; train longer, "
+            "lower --lr, or, without BatchNorm, try --set fit.optimizer=adamw --lr 0.001."
+        )
+    return told

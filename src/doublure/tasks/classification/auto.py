@@ -1,0 +1,211 @@
+"""`auto`, the default: a student that begins at its teacher, on images that begin as shaders.
+
+What it is made of depends on the networks and on what is given, and each choice is told:
+
+    images     short inversions of matched shader images, with new ones against the student while
+               it learns, and a quarter of plain shader images. Without BatchNorm statistics, or
+               below 16 pixels a side, shader images balanced by the teacher's answers.
+    beginning  the teacher's blocks and channels, repaired by least squares, where there are any.
+    objective  soft targets at T = 20 with a weight of 0.3, and the stages' outputs.
+    loop       AdamW at 3e-3 for a student that inherits, SGD at 0.1 for one from scratch; mixup of
+               half of the images; answers of the teacher shown three times.
+
+A budget is divided by `planning`: by `Replay.share`, 35 % of the time makes images.
+The parts are others'; see `sources.short_inversion`, `compress.inherit` and their pages.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from doublure.compress.inherit import Inherit, share_in_common
+from doublure.core.protocols import Source, innermost
+from doublure.core.seeding import from_seed
+from doublure.engine.answer_ring import Ring
+from doublure.engine.fit import FitSettings
+from doublure.engine.method import Facts, Given, normalises_layers
+from doublure.engine.recipe import Stage
+from doublure.nets.batchnorm_statistics import batchnorm_layers
+from doublure.nets.network import Network, freeze
+from doublure.nets.precision import fast_precision
+from doublure.nets.stages import find_stages
+from doublure.nets.taps import device_of
+from doublure.nets.trained import check_trained
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.stage_outputs import StageOutputs
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.sources.augmentation import Augmented
+from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.balanced import Balanced
+from doublure.sources.combined import Combined
+from doublure.sources.matched import Matched
+from doublure.sources.mixing import Mixed
+from doublure.sources.noise import Noise
+from doublure.sources.replay import Replay
+from doublure.sources.shaders import Shaders
+from doublure.sources.short_inversion import ShortInversion
+from doublure.sources.surrogate import Surrogate
+
+# What can be left out, to see what it is worth.
+PARTS = (
+    "inherit",
+    "least-squares",
+    "inversion",
+    "shader-starts",
+    "mixed-starts",
+    "adversarial",
+    "plain-images",
+    "augmentation",
+    "mixup",
+    "ring",
+    "stage-outputs",
+)
+# Below this many pixels a side, what inversion adds to shader images is less than it costs.
+_TINY = 16
+_BATCH = 128
+# Of a student's parameters; with less in common it learns as one from scratch.
+_ENOUGH_IN_COMMON = 0.25
+# Of a budget: images made, half of them before the first step.
+_SYNTHESIS_SHARE = 0.35
+_PLAIN_SHARE = 0.25
+_INHERITED = FitSettings(
+    batch_size=_BATCH,
+    optimizer="adamw",
+    learning_rate=3e-3,
+    betas=(0.9, 0.99),
+    weight_decay=0.0,
+    warmup=0.04,
+    gradient_clip=5.0,
+)
+_FROM_SCRATCH = FitSettings(batch_size=_BATCH)
+
+
+def facts_of(teacher: Network, student: Network, *, given_weights: bool) -> Facts:
+    """Return what a recipe may depend on.
+
+    Args:
+        given_weights: the student's weights are to stay as they are.
+    """
+    common = share_in_common(student.body, teacher.body) >= _ENOUGH_IN_COMMON
+    return Facts(
+        statistics=bool(batchnorm_layers(teacher)),
+        inherits=common and not given_weights and _is_trained(teacher),
+        stages=_has_stages(teacher) and _has_stages(student),
+        layer_norm=normalises_layers(student),
+    )
+
+
+def _is_trained(teacher: Network) -> bool:
+    try:
+        check_trained(freeze(teacher), _some_images(teacher))
+    except ValueError:
+        return False
+    return True
+
+
+def _has_stages(network: Network) -> bool:
+    try:
+        return bool(find_stages(network, _some_images(network)).ends)
+    except (ValueError, RuntimeError):  # no layer answers with a map, or none takes such images
+        return False
+
+
+def _some_images(network: Network) -> Tensor:
+    shape = (4, network.contract.channels, *network.contract.size)
+    return torch.rand(shape, generator=from_seed(0)).to(device_of(network))
+
+
+def auto(given: Given) -> tuple[Stage, ...]:
+    """Return one stage made for the networks and for what is given."""
+    begins = "inherit" not in given.without and given.facts.inherits
+    fit = _INHERITED if begins else _FROM_SCRATCH
+    stage = Stage(
+        source=_shown(given),
+        objective=_objective(given),
+        fit=replace(fit, precision=fast_precision(given.device)),
+        init=Inherit(repair="least-squares" not in given.without) if begins else None,
+        ring=None if "ring" in given.without else Ring(),
+    )
+    return (stage,)
+
+
+def plan(given: Given) -> tuple[str, ...]:
+    """Return what was chosen and why."""
+    inherits = "inherit" not in given.without and given.facts.inherits
+    begins = (
+        "the student begins with what it can take over from its teacher"
+        if inherits
+        else "the student begins from scratch"
+    )
+    return (begins, _told(given))
+
+
+def _objective(given: Given) -> AnyObjective:
+    if "stage-outputs" in given.without or not given.facts.stages:
+        return SoftTargets(temperature=20.0)
+    return Weighted(terms=((0.3, SoftTargets(temperature=20.0)), (1.0, StageOutputs())))
+
+
+def _on_disk(given: Given) -> bool:
+    return given.base is not None and isinstance(innermost(given.base), Surrogate)
+
+
+def _inverts(given: Given) -> bool:
+    """Whether images are optimised: not where real ones are shown, or where it does not pay."""
+    large = min(given.of_images.size) >= _TINY
+    return (
+        not _on_disk(given)
+        and given.facts.statistics
+        and large
+        and "inversion" not in given.without
+    )
+
+
+def _shown(given: Given) -> Source:
+    source = _images(given)
+    large = min(given.of_images.size) >= _TINY
+    if "augmentation" not in given.without and large:
+        source = Augmented(source=source, augmentation=shifted_and_mirrored(given.of_images))
+    if "mixup" not in given.without and large:
+        source = Mixed(source=source, share=0.5)
+    return source
+
+
+def _images(given: Given) -> Source:
+    if given.base is not None and _on_disk(given):
+        return given.base
+    default = Noise() if "shader-starts" in given.without else Shaders()
+    plain = Matched(source=given.base or default)
+    if not _inverts(given):
+        precision = fast_precision(given.device)
+        return Balanced(source=plain, precision=precision, least_showings=16, fill_every=2)
+    search = ShortInversion(source=plain, precision=fast_precision(given.device))
+    if "mixed-starts" in given.without:
+        search = replace(search, mixing=0.0)
+    if "adversarial" in given.without:
+        search = replace(search, adversarial=0.0)
+    pool = Replay(
+        source=search,
+        every=65,
+        first=24,
+        made_at_once=_BATCH,
+        until=0.8,
+        share=_SYNTHESIS_SHARE,
+    )
+    if "plain-images" in given.without:
+        return pool
+    return Combined(sources=(pool, plain), shares=(1 - _PLAIN_SHARE, _PLAIN_SHARE))
+
+
+def _told(given: Given) -> str:
+    if _on_disk(given):
+        return "the images given are shown, none is made"
+    if _inverts(given):
+        return (
+            "shader images are optimised for a few steps towards the teacher's BatchNorm "
+            "statistics, a quarter is shown as it is"
+        )
+    if not given.facts.statistics:
+        return "the teacher holds no BatchNorm statistics to optimise images by: shader images"
+    return "images this small are not optimised: shader images, balanced by the teacher's answers"

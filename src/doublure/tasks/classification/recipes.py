@@ -1,0 +1,49 @@
+"""Published recipes that learn from labels; see `recipes` for what is decided here."""
+
+from doublure.core.protocols import InputContract
+from doublure.engine.fit import FitSettings
+from doublure.engine.method import Given
+from doublure.engine.recipe import Recipe, Stage
+from doublure.nets.precision import fast_precision
+from doublure.nets.references import NetworkRef
+from doublure.objectives.hard_labels import HardLabels
+from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.objectives.weighted import Weighted
+from doublure.sources.augmenting import augmented
+from doublure.sources.surrogate import Surrogate
+
+
+def autoaugment_kd(given: Given) -> tuple[Stage, ...]:
+    """AutoAugment; labels, and with weight 0.5 the teacher's five likeliest classes.
+
+    Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342.
+    """
+    assert given.base is not None  # else refused by `Method.recipe`
+    source = given.base
+    if "augmentation" not in given.without:
+        source = augmented(source, "autoaugment", given.of_images)
+    stage = Stage(
+        source=source,
+        objective=Weighted(terms=((1.0, HardLabels()), (0.5, TruncatedTargets()))),
+        fit=FitSettings(precision=fast_precision(given.device)),
+    )
+    return (stage,)
+
+
+def supervised(
+    student: NetworkRef,
+    data: str,
+    contract: InputContract,
+    *,
+    augment: str = "mild",
+    seed: int = 0,
+    device: str = "auto",
+) -> Recipe:
+    """Cross-entropy with labels, and an augmentation of `sources.augmenting`."""
+    images = Surrogate(data=data, labels=True, held_out=0.0)
+    stage = Stage(
+        source=augmented(images, augment, contract),
+        objective=HardLabels(),
+        fit=FitSettings(precision=fast_precision(device)),
+    )
+    return Recipe(verb="train", method="supervised", student=student, stages=(stage,), seed=seed)

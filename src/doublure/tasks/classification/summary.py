@@ -1,0 +1,219 @@
+"""What can be said of a student that classifies images, and what it was shown.
+
+The accuracies are those of `summary`; with them goes agreement on held-out transfer images. The
+files that the report draws are written here.
+"""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+from doublure.audits.calibration import committed
+from doublure.audits.search_path import FollowedSearch, follow_search
+from doublure.audits.transfer_set import COUNT, TransferSetScorer
+from doublure.core.findings import Finding
+from doublure.core.protocols import Batch, OptimisedSource, innermost, parts_of
+from doublure.core.seeding import child_seed, from_seed
+from doublure.data.datasets import Dataset, Part
+from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.run_folder import RunFolder, write_json, write_whole
+from doublure.exports.measure import Timing, count_flops, time_pair
+from doublure.nets.network import Network
+from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.reports.shown_images import SEARCH_PATH, SearchRecord
+from doublure.sources.rehearsed import Rehearsed
+from doublure.tasks.classification.evaluation import ClassAccuracy, Evaluation, evaluate
+from doublure.tasks.classification.held_out import HeldOut, answer_held_out, answer_shown
+from doublure.tasks.classification.scores import Classification
+
+# The verbs whose networks are held against what they were, and how long each pair is timed.
+_TIMED = ("prune", "quantize")
+_TIMING = Timing(seconds=2.0)
+_SCORES = ("accuracy", "correct", "calibration_error")
+
+
+def summarize_images(
+    recipe: Recipe,
+    folder: RunFolder,
+    teacher: Network | None,
+    student: Network,
+    judges: Dataset | None,
+    *,
+    last: Batch | None,
+    audit: bool,
+) -> dict[str, Any]:
+    """Return the part of a summary that depends on the task; write what the student was shown."""
+    stage, seed = recipe.stages[-1], recipe.seed
+    told: dict[str, Any] = {"class_names": student.contract.names}
+    for role, network in (("teacher", teacher), ("student", student)):
+        told[f"{role}_flops"] = None if network is None else count_flops(network)
+    if recipe.own_classes:
+        teacher = None  # whose answers to these images mean something else
+    scores = _evaluated(judges, teacher, student)
+    told |= _accuracies(scores)
+    classes, rehearses = student.contract.classes, True
+    if teacher is not None and teacher.contract.classes < classes:
+        told |= _old_and_new(judges, scores, teacher.contract.classes, classes)
+        rehearses = isinstance(stage.source, Rehearsed)
+    if teacher is None or not rehearses:
+        return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
+    held_out = answer_held_out(stage, seed, teacher, student)
+    score = Classification().agreement([(held_out.student, held_out.teacher)])
+    # A game with the student cannot be drawn from when it is over, and so not be scored: what
+    # can be looked at is its last batch.
+    optimised = any(isinstance(part, OptimisedSource) for part in parts_of(stage.source))
+    shown = answer_shown(last, student) if optimised else held_out
+    if shown is not None:
+        write_whole(folder.file("samples.npz"), _samples(shown))
+    if audit and not optimised:
+        found = score_stage(stage, teacher, seed)
+        write_json(folder.file("findings.json"), [finding_json(found)])
+    if audit and recipe.verb in _TIMED:
+        told |= time_pair(teacher, student, held_out.images, _TIMING)
+    if audit:
+        rng = from_seed(child_seed(seed, "search_path"))
+        followed = follow_search(innermost(stage.source), teacher, student, rng)
+        if followed is not None:
+            write_whole(folder.file(SEARCH_PATH), _archive(**vars(search_record(followed))))
+    on = held_out.on
+    if held_out.distinct is not None and held_out.distinct < score.count:
+        on = f"views of {held_out.distinct:,} {on}"
+    return told | {
+        "agreement": score.value,
+        "agreement_count": score.count,
+        "agreement_images": held_out.distinct,
+        "agreement_on": on,
+    }
+
+
+def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
+    """Return the transfer-set score of what a stage showed."""
+    scorer = TransferSetScorer(
+        teacher, temperature=temperature_of(stage.objective), calibration=committed()
+    )
+    name = type(innermost(stage.source)).__name__.lower()
+    return scorer.score(stage.source, name=name, count=COUNT, seed=seed).to_finding()
+
+
+def temperature_of(objective: AnyObjective) -> float:
+    """Return the temperature of the soft targets among the objectives; 1 where there are none."""
+    if isinstance(objective, SoftTargets):
+        return objective.temperature
+    if isinstance(objective, Weighted):
+        return max((temperature_of(term) for _, term in objective.terms), default=1.0)
+    return 1.0
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Return what findings.json holds of a finding; its pictures stay behind."""
+    told = {item.name: getattr(finding, item.name) for item in dataclasses.fields(finding)}
+    return {name: value for name, value in told.items() if name != "pictures"}
+
+
+def _evaluated(
+    judges: Dataset | None, teacher: Network | None, student: Network
+) -> dict[str, Evaluation]:
+    """Return what each network scored, a teacher that knows fewer classes on those it knows."""
+    if judges is None:
+        return {}
+    scores = {"student": evaluate(student, judges)}
+    if teacher is not None:
+        known = _of_first_classes(judges, teacher.contract.classes)
+        if len(known) > 0:
+            scores["teacher"] = evaluate(teacher, known)
+    return scores
+
+
+def _of_first_classes(judges: Dataset, count: int) -> Dataset:
+    labels = judges.labels
+    assert labels is not None  # demanded when they were opened
+    places = (labels < count).nonzero()[:, 0]
+    return judges if len(places) == len(judges) else Part(whole=judges, places=places)
+
+
+def _accuracies(scores: dict[str, Evaluation]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        f"{role}_{what}": getattr(scores.get(role), what, None)
+        for role in ("teacher", "student")
+        for what in _SCORES
+    }
+    figures["accuracy_count"] = getattr(scores.get("student"), "count", None)
+    figures["per_class"] = _per_class(scores) if scores else None
+    return figures
+
+
+def _per_class(scores: dict[str, Evaluation]) -> dict[str, Any]:
+    return {
+        name: {
+            role: score.per_class[name].accuracy
+            for role, score in scores.items()
+            if name in score.per_class
+        }
+        | {"count": own.count}
+        for name, own in scores["student"].per_class.items()
+    }
+
+
+def _old_and_new(
+    judges: Dataset | None, scores: dict[str, Evaluation], num_old: int, classes: int
+) -> dict[str, Any]:
+    """Return the student's accuracy on old and on new classes, of all it could have answered.
+
+    What is forgotten is what the old network's accuracy on the old ones was above that.
+    """
+    found: dict[str, Any] = {"new_classes": classes - num_old, "forgetting": None}
+    by_class: dict[int, ClassAccuracy] = {}
+    if judges is not None and judges.labels is not None:
+        own = scores["student"].per_class.values()
+        by_class = dict(zip(sorted(set(judges.labels.tolist())), own, strict=True))
+    for name, there in {"old": range(num_old), "new": range(num_old, classes)}.items():
+        part = [score for index, score in by_class.items() if index in there]
+        correct, count = (sum(getattr(p, what) for p in part) for what in ("correct", "count"))
+        measured = (correct / count, correct, count) if count else (None, None, None)
+        for what, value in zip(("accuracy", "correct", "count"), measured, strict=True):
+            found[f"{name}_{what}"] = value
+    if "teacher" in scores and found["old_accuracy"] is not None:
+        found["forgetting"] = scores["teacher"].accuracy - found["old_accuracy"]
+    return found
+
+
+def _samples(held_out: HeldOut) -> bytes:
+    shown = len(held_out.images)
+    # A student that learned new classes knows more of them than its teacher.
+    more = held_out.student.shape[1] - held_out.teacher.shape[1]
+    classes = held_out.student.shape[1]
+    return _archive(
+        images=_pixels(held_out.images),
+        teacher=F.pad(held_out.teacher[:shown].softmax(-1), (0, more)).float().cpu().numpy(),
+        student=held_out.student[:shown].softmax(-1).float().cpu().numpy(),
+        histogram=held_out.teacher.argmax(-1).bincount(minlength=classes).cpu().numpy(),
+        histogram_count=np.int64(len(held_out.teacher)),
+    )
+
+
+def search_record(followed: FollowedSearch) -> SearchRecord:
+    """Return what a report, or a picture, shows of a search."""
+    path = followed.path
+    return SearchRecord(
+        images=np.stack([_pixels(images) for images in path.images]),
+        iterations=np.array(path.iterations),
+        named=followed.named.cpu().numpy(),
+        sure=followed.sure.float().cpu().numpy(),
+    )
+
+
+def _pixels(images: Tensor) -> UInt8[np.ndarray, "images height width channels"]:
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _archive(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""What does an image like these look like?"""

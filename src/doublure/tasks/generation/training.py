@@ -1,0 +1,389 @@
+"""Generator recipe in, run folder out: an auto-encoder, then a generator of its codes.
+
+Two stages, each carried by `fit` with checkpoints of its own:
+    1  encoder and decoder learn images; nothing is asked of the law of the codes;
+    2  both are frozen, every training image is encoded once, and the latent generator learns to
+       make such codes of noise.
+What comes out is judged on images that neither stage was shown.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from doublure.core.protocols import Batch, InputContract, Site, Split, Trace
+from doublure.core.seeding import child, child_seed, from_seed
+from doublure.data.generator_file import generator_files
+from doublure.engine import recipe as recipe_file
+from doublure.engine.budget import Lap, steps_within, time_steps
+from doublure.engine.dry_run import weights_digest
+from doublure.engine.fit import FitSettings, Outcome, fit
+from doublure.engine.manifest import run_manifest
+from doublure.engine.pipeline import Conduct, device_named, train_in_folder
+from doublure.engine.processes import Team, team
+from doublure.engine.recipe import RecipeError
+from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
+from doublure.nets.cramer_wold import (
+    PUBLISHED,
+    AutoEncoder,
+    CramerWoldGenerator,
+    CramerWoldPlan,
+    latent_generator,
+)
+from doublure.nets.network import count_parameters, freeze
+from doublure.objectives.weighted import Stateless
+from doublure.sources.lcw import METHOD, Codes, draw_codes
+from doublure.sources.surrogate import Surrogate, SurrogateStream
+from doublure.tasks.generation.cramer_wold import CARD, AutoEncoding, LatentMatching
+from doublure.tasks.generation.nearness import code_distances, image_distances, nearness
+
+SAMPLES = "samples.png"
+# Codes of training images that the file keeps, for its baselines.
+_KEPT = 4096
+_AT_ONCE = 256
+# Images of each kind that the generator is judged on, and of those trained on, for the nearest.
+_JUDGED, _COMPARED = 1024, 8192
+_GRID = 8
+# Below this many pixels a side there is nothing for strided convolutions to see.
+_LEAST_CONVOLVED = 16
+
+
+def encoding_settings() -> FitSettings:
+    """Return the published training of an auto-encoder."""
+    return _adam(128, 1e-3)
+
+
+def generating_settings() -> FitSettings:
+    """Return the published training of a latent generator."""
+    return _adam(256, 2e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe:
+    """All that decides a generator's bytes. Defaults: the paper's for MNIST, Adam without decay.
+
+    Args:
+        data: images to learn from; labels are not used.
+        plan: the networks.
+        auto_encoder: the objective of the first stage.
+        encoding: how the first stage is trained.
+        generating: how the second one is.
+        held_out: share of the images that is only judged on.
+    """
+
+    verb: Literal["train-generator"] = "train-generator"
+    method: Literal["lcw"] = METHOD
+    data: str
+    plan: CramerWoldPlan = field(default_factory=CramerWoldPlan)
+    auto_encoder: AutoEncoding = field(default_factory=AutoEncoding)
+    encoding: FitSettings = field(default_factory=encoding_settings)
+    generating: FitSettings = field(default_factory=generating_settings)
+    held_out: float = 0.1
+    skip_bad: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(
+                f"held_out must lie between 0 and 1, got {self.held_out}: without images kept "
+                "apart nobody could tell a generator from a copier"
+            )
+
+
+def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorRecipe:
+    """Return the published recipe for images of this height, width and number of channels.
+
+    Knop et al.: arXiv:2009.07327, of MNIST for small or grey images, of SVHN for others.
+    """
+    height, width, channels = shape
+    dense = channels == 1 or min(height, width) < _LEAST_CONVOLVED
+    plan = PUBLISHED["mnist" if dense else "svhn"]
+    plan = dataclasses.replace(plan, size=(height, width), channels=channels)
+    return GeneratorRecipe(data=data, plan=plan, **changes)
+
+
+def run(recipe: GeneratorRecipe, out: Path, conduct: Conduct) -> dict[str, Any]:
+    """Carry out `recipe` in the folder `out` and return its summary.
+
+    Raises:
+        RunFolderError: the folder is in the way, or cannot be written.
+        RecipeError: `resume` finds another recipe there; the message names the keys.
+        ValueError: the data cannot be used; an earlier run is as it was.
+    """
+    began = time.perf_counter()
+    with team(cpu=device_named(recipe.device).type == "cpu") as processes:
+        if processes.world > 1:
+            raise ValueError(
+                f"a generator is trained by one process, but {processes.world} were launched: the "
+                "batch as a whole is what its losses compare; raise --batch-size instead"
+            )
+        with contextlib.closing(RunFolder(out)) as folder:
+            return _run(recipe, folder, conduct, processes, began)
+
+
+def _run(
+    recipe: GeneratorRecipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
+) -> dict[str, Any]:
+    saved = folder.check(resume=conduct.resume, overwrite=conduct.overwrite)
+    if saved:
+        stood = recipe_file.read_as(GeneratorRecipe, folder.file(RECIPE))
+        recipe = _going_on(recipe, stood, conduct)
+    notes = list(open_images(recipe, "train").notes)
+    if conduct.budget is not None and not saved:
+        recipe = _within_budget(recipe, conduct.budget - (time.perf_counter() - began))
+        steps = [stage.steps for stage in (recipe.encoding, recipe.generating)]
+        notes.append(f"budget {conduct.budget:.0f}s: {steps[0]} and {steps[1]} steps")
+    folder.begin(overwrite=conduct.overwrite)
+    if not saved:
+        write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
+    say = folder.logging(conduct.say)
+    conduct = dataclasses.replace(conduct, say=say)
+    for note in notes:
+        say(note)
+    stage = functools.partial(train_in_folder, folder=folder, conduct=conduct, processes=processes)
+    say(f"auto-encoder: {recipe.plan.architecture}, codes of {recipe.plan.latent} numbers")
+    outcomes = [stage(open_encoding(recipe), 0, recipe.encoding.steps, taught_by="")]
+    encoded = freeze(outcomes[0].network)
+    say("latent generator: it learns to make codes of noise")
+    codes = encode(recipe, encoded)
+    rests_on = weights_digest(encoded)
+    train = open_generating(recipe, codes)
+    outcomes.append(stage(train, 1, recipe.generating.steps, taught_by=rests_on))
+    made = assemble(recipe, encoded, outcomes[1].network, codes)
+    for name, content in generator_files(
+        recipe.method, recipe_file.to_table(recipe.plan), made.state_dict()
+    ).items():
+        write_whole(folder.file(name), content)
+    return _summarize(recipe, folder, outcomes, made, codes)
+
+
+def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> SurrogateStream:
+    """Return the images of a recipe in shuffled epochs."""
+    plan = recipe.plan
+    half = (0.5,) * plan.channels
+    contract = InputContract(size=plan.size, channels=plan.channels, mean=half, std=half, classes=1)
+    site = Site(
+        contract=contract,
+        device=device_named(recipe.device),
+        batch_size=batch_size,
+        steps=recipe.encoding.steps,
+        split=split,
+    )
+    images = Surrogate(data=recipe.data, held_out=recipe.held_out, skip_bad=recipe.skip_bad)
+    return images.open(site, None, from_seed(child_seed(recipe.seed, "images")))
+
+
+def open_encoding(
+    recipe: GeneratorRecipe, settings: FitSettings | None = None
+) -> Callable[..., Outcome]:
+    """Return the first stage, ready to be called with keeper and journal."""
+    settings = settings or recipe.encoding
+    network = _seeded(recipe, "auto-encoder", lambda: AutoEncoder(recipe.plan))
+    return functools.partial(
+        fit,
+        network,
+        open_images(recipe, "train", settings.batch_size),
+        Stateless(recipe.auto_encoder),
+        settings=settings,
+        rng=from_seed(child_seed(recipe.seed, "stage", 0)),
+    )
+
+
+def encode(recipe: GeneratorRecipe, encoded: nn.Module, split: Split = "train") -> Tensor:
+    """Return the codes of every image of a split, in the order of the first epoch."""
+    stream = open_images(recipe, split, _AT_ONCE)
+    with torch.no_grad():
+        parts = [
+            encoded(stream.draw(step, None).images)["codes"]
+            for step in range(math.ceil(len(stream) / _AT_ONCE))
+        ]
+    return torch.cat(parts)[: len(stream)]
+
+
+def open_generating(
+    recipe: GeneratorRecipe, codes: Tensor, settings: FitSettings | None = None
+) -> Callable[..., Outcome]:
+    """Return the second stage, ready to be called with keeper and journal."""
+    settings = settings or recipe.generating
+    network = _seeded(recipe, "latent generator", lambda: latent_generator(recipe.plan))
+    rng = from_seed(child_seed(recipe.seed, "stage", 1))
+    return functools.partial(
+        fit,
+        network,
+        CodeStream(codes, recipe.plan.noise, settings.batch_size, child(rng, "codes")),
+        Stateless(LatentMatching(spread=codes.std().item())),
+        settings=settings,
+        rng=rng,
+    )
+
+
+class CodeStream:
+    """Noise for a latent generator, and codes of as many images, drawn with replacement."""
+
+    def __init__(self, codes: Tensor, noise: int, batch_size: int, rng: torch.Generator) -> None:
+        self._codes, self._noise, self._batch_size, self._rng = codes, noise, batch_size, rng
+
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        rng = child(self._rng, step)
+        noise = torch.randn((self._batch_size, self._noise), generator=rng)
+        picks = torch.randint(len(self._codes), (self._batch_size,), generator=rng)
+        return Batch(
+            views={"student": noise.to(self._codes.device)},
+            teacher=Trace(output=self._codes[picks.to(self._codes.device)]),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"a stream of codes has no state, got {sorted(state)}")
+
+
+def assemble(
+    recipe: GeneratorRecipe, encoded: nn.Module, latent: nn.Module, codes: Tensor
+) -> CramerWoldGenerator:
+    """Return both stages' networks as one, with some of the codes."""
+    kept = codes[:_KEPT]  # in the order of a shuffled epoch, so a sample of all
+    made = CramerWoldGenerator(recipe.plan, len(kept)).to(codes.device)
+    made.autoencoder.load_state_dict(encoded.state_dict())
+    made.latent.load_state_dict(latent.state_dict())
+    made.codes.copy_(kept)
+    return made.eval()
+
+
+def _adam(batch_size: int, learning_rate: float) -> FitSettings:
+    return FitSettings(
+        batch_size=batch_size,
+        optimizer="adamw",
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        schedule="constant",
+        channels_last=False,
+    )
+
+
+def _seeded(recipe: GeneratorRecipe, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network whose first weights depend on the recipe's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(child_seed(recipe.seed, "weights", name))
+        return make().to(device_named(recipe.device))
+
+
+def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
+    """Return the recipe with the steps that fit, the time shared as the steps asked for are."""
+    network = _seeded(recipe, "auto-encoder", lambda: AutoEncoder(recipe.plan))
+    codes = encode(recipe, freeze(network))
+    stages: dict[str, Callable[[FitSettings], Callable[..., Outcome]]] = {
+        "encoding": lambda settings: open_encoding(recipe, settings),
+        "generating": lambda settings: open_generating(recipe, codes, settings),
+    }
+    asked = {name: getattr(recipe, name) for name in stages}
+    whole = sum(settings.steps for settings in asked.values())
+    made = {}
+    for name, opening in stages.items():
+
+        def train(settings: FitSettings, lap: Lap, opening: Any = opening) -> None:
+            opening(settings)(journal=lap)
+
+        timing = time_steps(train, asked[name])
+        steps = steps_within(seconds * asked[name].steps / whole, timing)
+        made[name] = dataclasses.replace(asked[name], steps=steps)
+    return dataclasses.replace(recipe, **made)
+
+
+def _going_on(asked: GeneratorRecipe, saved: GeneratorRecipe, conduct: Conduct) -> GeneratorRecipe:
+    free = (".log_every", ".steps") if conduct.budget is not None else (".log_every",)
+    keys = recipe_file.differing_keys(asked, saved, but=free)
+    if keys:
+        raise RecipeError(
+            f"--resume, but the recipe asked for differs from the one in the folder in "
+            f"{', '.join(keys)}; leave the option away, or use another --out"
+        )
+    return saved
+
+
+def _summarize(
+    recipe: GeneratorRecipe,
+    folder: RunFolder,
+    outcomes: list[Outcome],
+    generator: CramerWoldGenerator,
+    codes: Tensor,
+) -> dict[str, Any]:
+    """Judge the generator, write what was found into the run's folder, and return the summary."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    parts = {"auto_encoder": generator.autoencoder, "latent_generator": generator.latent}
+    summary = {
+        "verb": recipe.verb,
+        "method": recipe.method,
+        "paper": CARD.paper,
+        "data": recipe.data,
+        "steps": sum(outcome.steps for outcome in outcomes),
+        "seconds": seconds,
+        "images_per_second": sum(outcome.images for outcome in outcomes) / max(seconds, 1e-9),
+        "final_terms": [outcome.terms for outcome in outcomes],
+        "parameters": {name: count_parameters(part) for name, part in parts.items()},
+        "seed": recipe.seed,
+        **_judged(recipe, generator, codes),
+    }
+    write_whole(folder.file(SAMPLES), _sheet(recipe, generator))
+    inputs = [recipe.data]
+    manifest = run_manifest(
+        seeds={"run": recipe.seed}, inputs=inputs, device=codes.device, command=sys.argv
+    )
+    write_json(folder.file("manifest.json"), manifest)
+    write_json(folder.file(SUMMARY), summary)
+    return summary
+
+
+def _judged(
+    recipe: GeneratorRecipe, generator: CramerWoldGenerator, codes: Tensor
+) -> dict[str, Any]:
+    """Return distances to images that were held out, and how near the training set it stays."""
+    held = open_images(recipe, "held_out", 1)
+    count = min(_JUDGED, len(held))
+    shown = open_images(recipe, "held_out", count).draw(0, None).images
+    train = open_images(recipe, "train", min(_COMPARED, len(codes))).draw(0, None).images
+    rng = from_seed(child_seed(recipe.seed, "judged"), device=codes.device)
+    with torch.no_grad():
+        answered = generator.autoencoder(shown)
+        made = {name: draw_codes(name, generator, count, rng) for name in get_args(Codes)}
+        images = {name: generator.decode(drawn) for name, drawn in made.items()}
+        distances = {
+            "codes": code_distances(made | {"training": codes[:count]}, answered["codes"]),
+            "images": image_distances(images | {"training": train[:count]}, shown),
+        }
+        near = nearness(images["generated"], train, shown)
+    return {
+        "judged_on": count,
+        "reconstruction_error": (answered["images"] - shown).square().mean().item(),
+        "distances": distances,
+        "nearness": near.figures["ratio"],
+        "warnings": [near.summary] if near.verdict == "warn" else [],
+    }
+
+
+def _sheet(recipe: GeneratorRecipe, generator: CramerWoldGenerator) -> bytes:
+    """Return a grid of generated images as PNG."""
+    rng = from_seed(child_seed(recipe.seed, "samples"), device=generator.codes.device)
+    with torch.no_grad():
+        images = generator.decode(draw_codes("generated", generator, _GRID**2, rng))
+    channels, height, width = images.shape[1:]
+    pixels = (images * 255).round().to(torch.uint8).view(_GRID, _GRID, channels, height, width)
+    sheet = pixels.permute(0, 3, 1, 4, 2).reshape(_GRID * height, _GRID * width, channels)
+    file = io.BytesIO()
+    Image.fromarray(sheet.squeeze(-1).cpu().numpy()).save(file, format="PNG")
+    return file.getvalue()
