@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
-from doublure.core.protocols import Batch, Criterion, Site, image_batch
+from doublure.core.protocols import Batch, Loss, StreamContext, image_batch
 from doublure.core.seeding import from_seed
 from doublure.engine.answer_ring import Ring
-from doublure.engine.distill import Answered, open_distillation, site_of
+from doublure.engine.distill import TeacherStream, open_distillation, stream_context
 from doublure.engine.fit import FitSettings, fit
 from doublure.engine.loading import load
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
 from doublure.objectives.weighted import AnyObjective, Weighted
@@ -47,7 +47,7 @@ class Drawn:
     def __init__(self, images: Tensor, count: int) -> None:
         self._batches, self._count = images.split(count), count
 
-    def open(self, site: Any, teacher: Any, rng: torch.Generator) -> "Drawn":
+    def open(self, context: Any, teacher: Any, rng: torch.Generator) -> "Drawn":
         return self
 
     def draw(self, step: int, student: Any) -> Batch:
@@ -61,7 +61,7 @@ class Drawn:
 
 
 class Worker:
-    """A student, a stream and a criterion, ready to take steps."""
+    """A student, a stream and a loss, ready to take steps."""
 
     def __init__(
         self, ring: Ring | None, objective: AnyObjective, teacher: Network, source: Drawn, size: int
@@ -72,13 +72,13 @@ class Worker:
         self.settings = FitSettings(
             steps=1, batch_size=size, optimizer="adamw", learning_rate=1e-3, log_every=10**6
         )
-        self.stream, self.criterion = open_distillation(
+        self.stream, self.loss = open_distillation(
             self.student,
             teacher,
             source,
             objective,
             settings=self.settings,
-            site=site_of(teacher.contract, self.student, self.settings),
+            context=stream_context(teacher.contract, self.student, self.settings),
             rng=from_seed(0),
             ring=ring,
         )
@@ -94,7 +94,7 @@ class Worker:
         """Take some steps and return the processor's seconds of one."""
         settings = FitSettings(**{**vars(self.settings), "steps": steps})
         began = time.process_time()
-        fit(self.student, _From(self.stream, self._step), self.criterion, settings=settings,
+        fit(self.student, _From(self.stream, self._step), self.loss, settings=settings,
             rng=from_seed(0))  # fmt: skip
         self._step += steps
         return (time.process_time() - began) / steps
@@ -103,7 +103,7 @@ class Worker:
 class _From:
     """A stream from some step on."""
 
-    def __init__(self, stream: Answered, first: int) -> None:
+    def __init__(self, stream: TeacherStream, first: int) -> None:
         self._stream, self._first = stream, first
         self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
 
@@ -111,11 +111,11 @@ class _From:
         return self._stream.draw(self._first + step, student)
 
 
-def gradient(student: nn.Module, criterion: Criterion, batch: Batch, answer: Any) -> Tensor:
+def gradient(student: nn.Module, loss: Loss, batch: Batch, answer: Any) -> Tensor:
     """Return the gradient of the student's weights, as one vector."""
     student.zero_grad(set_to_none=True)
-    with Taps(student, criterion.taps.student) as taps:
-        terms = criterion(taps.trace(batch.images), answer, batch)
+    with FeatureRecorder(student, loss.features.student) as recorder:
+        terms = loss(recorder.record(batch.images), answer, batch)
     torch.stack(list(terms.values())).sum().backward()
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 
@@ -130,10 +130,9 @@ def rounding_error(worker: Worker, batches: int) -> float:
             continue
         batch = worker.stream.draw(step, worker.student)
         with torch.no_grad():
-            answer = worker.stream.taps.trace(batch.images)
+            answer = worker.stream.recorder.record(batch.images)
         held, own = (
-            gradient(worker.student, worker.criterion, batch, its)
-            for its in (batch.teacher, answer)
+            gradient(worker.student, worker.loss, batch, its) for its in (batch.teacher, answer)
         )
         worst = max(worst, float((held - own).norm() / own.norm()))
         seen += 1
@@ -150,10 +149,10 @@ def main() -> None:
     torch.set_num_threads(1)
     _, teacher = public_teacher("resnet20")
     size = given.batch_size
-    site = Site(
+    context = StreamContext(
         contract=teacher.contract, device=torch.device("cpu"), batch_size=size, steps=given.drawn
     )
-    stream = Matched(source=Shaders()).open(site, None, from_seed(0))
+    stream = Matched(source=Shaders()).open(context, None, from_seed(0))
     images = torch.cat([stream.draw(step, None).images for step in range(given.drawn)])
     rows = []
     for name, objective in OBJECTIVES.items():

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from doublure.core.protocols import Batch, InputContract, Site, Source, Stream
+from doublure.core.protocols import Batch, InputContract, Source, Stream, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.fit import FitSettings
@@ -69,12 +69,12 @@ class OtherView:
     plain: Source
 
     def open(
-        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "OtherViewStream":
         # The wrapper hands its source this child, so that both draw the same images.
         return OtherViewStream(
-            self.source.open(site, teacher, rng),
-            self.plain.open(site, teacher, child(rng, "source")),
+            self.source.open(context, teacher, rng),
+            self.plain.open(context, teacher, child(rng, "source")),
         )
 
 

@@ -46,8 +46,8 @@ def write_parts(folder: Path) -> None:
 def arms() -> dict[str, dict[str, Any]]:
     """Return what `continual` is asked, by arm."""
     made: dict[str, dict[str, Any]] = {
-        "plain": {"version": "plain"},
-        "lwf": {"version": "lwf"},
+        "plain": {"strategy": "plain"},
+        "lwf": {"strategy": "lwf"},
     }
     made |= {kind: {"transfer": kind} for kind in KINDS}
     apart = {"continual.separation": "0"}

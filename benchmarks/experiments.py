@@ -34,7 +34,7 @@ from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, Stage, replace_keys, to_toml
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
@@ -132,7 +132,7 @@ class Setting:
 
 def recipe_of(arm: Arm, setting: Setting, teacher: Network, seed: int, steps: int) -> Recipe:
     """Return the recipe of an arm."""
-    given = Given(contract=teacher.contract, base=arm.base, without=frozenset(arm.without))
+    given = MethodInputs(contract=teacher.contract, base=arm.base, without=frozenset(arm.without))
     student = NetworkRef(ref=setting.student)
     made = published("shader-kd", setting.teacher, student, given, seed=seed)
     stage = arm.stage or made.stages[0]
@@ -224,7 +224,7 @@ def run_arm(
     with tempfile.TemporaryDirectory() as scratch, counted(teacher) as passes:
         rng = from_seed(child_seed(seed, "stage", 0))
         train = open_stage(stage, teacher, student, rng, scratch=Path(scratch))
-        outcome = train(journal=look)
+        result = train(logger=look)
     spent = clock() - began - looking
     score = evaluate(student, test)
     held_out = answer_held_out(stage, seed, teacher, student, count=1024)
@@ -235,7 +235,7 @@ def run_arm(
         "seed": seed,
         "steps": stage.fit.steps,
         "seconds": spent,
-        "images_per_second": outcome.images / spent,
+        "images_per_second": result.images / spent,
         "teacher_forwards": passes.forward,
         "teacher_backwards": passes.backward,
         "accuracy": score.accuracy,
@@ -244,7 +244,7 @@ def run_arm(
         "best_minus_last": max(accuracies) - accuracies[-1],
         "agreement": agreement.value,
         "curve": curve,
-        "facts": outcome.terms["facts"],
+        "metrics": result.terms["metrics"],
     }
 
 

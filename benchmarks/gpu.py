@@ -43,11 +43,11 @@ import torch
 
 import gpu_translators
 from doublure import distill, train
-from doublure.objectives.dist import Dist
-from doublure.objectives.dkd import Dkd
+from doublure.objectives.dist import DIST
+from doublure.objectives.dkd import DKD
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.logit_standardisation import LogitStandardisation
-from doublure.objectives.review_kd import ReviewKd
+from doublure.objectives.review_kd import ReviewKD
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
 from real_data import cifar10_folder, data_folder
@@ -120,10 +120,10 @@ KD: AnyObjective = Weighted(terms=((0.9, SoftTargets(temperature=4.0)), (0.1, Ha
 OBJECTIVES: dict[str, AnyObjective] = {
     "labels": HardLabels(),
     "soft targets": KD,
-    "dkd": Weighted(terms=((1.0, Dkd()), (1.0, HardLabels()))),
-    "dist": Weighted(terms=((1.0, Dist()), (1.0, HardLabels()))),
+    "dkd": Weighted(terms=((1.0, DKD()), (1.0, HardLabels()))),
+    "dist": Weighted(terms=((1.0, DIST()), (1.0, HardLabels()))),
     "logit standardisation": Weighted(terms=((1.0, LogitStandardisation()), (1.0, HardLabels()))),
-    "review kd": Weighted(terms=((1.0, ReviewKd()), (1.0, HardLabels()))),
+    "review kd": Weighted(terms=((1.0, ReviewKD()), (1.0, HardLabels()))),
 }
 # Fast's published schedule is 200 epochs of 400 steps.
 FAST_10 = {
@@ -133,7 +133,7 @@ FAST_10 = {
 }
 SMALL_POOL = {"pool_size": "64", "attacks_per_chunk": "2"}
 FEW_CALLS = {"inner_steps": "1", "first": "1"}
-FEW_ITERATIONS = {"search.iterations": "2", "first": "1"}
+FEW_ITERATIONS = {"optimisation.iterations": "2", "first": "1"}
 
 
 def queue() -> list[Entry]:
@@ -216,7 +216,7 @@ def compare_loops(bench: Bench) -> Made:
     return {"rows": json.loads(out.read_text(encoding="utf-8"))["rows"]}
 
 
-def rehearse(minutes: float) -> None:
+def dry_run(minutes: float) -> None:
     """Run the whole queue at toy size; raise if an entry fails."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -252,8 +252,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what is done and what waits")
     parser.add_argument("--rehearse", action="store_true", help="all of it, tiny, on a CPU")
     given = parser.parse_args()
-    if given.rehearse:
-        rehearse(given.minutes)
+    if given.dry_run:
+        dry_run(given.minutes)
         return
     data = given.data or (Path() if given.list else cifar10_folder())
     bench = Bench(

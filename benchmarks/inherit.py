@@ -19,7 +19,7 @@ import torch
 
 from cifar10 import public_teacher
 from doublure.compress.inherit import Inherit
-from doublure.core.protocols import Batch, Site, Source
+from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
 from doublure.engine.loading import load
@@ -56,10 +56,10 @@ def images(arm: str, teacher: Network, data: str, seed: int) -> list[Batch]:
     sources: dict[str, Source] = {"noise": Noise(), "real": Surrogate(data=data)}
     source = sources.get(arm, Matched(source=Shaders()))
     steps = IMAGES // BATCH
-    site = Site(
+    context = StreamContext(
         contract=teacher.contract, device=torch.device("cpu"), batch_size=BATCH, steps=steps
     )
-    stream = source.open(site, teacher, child(from_seed(seed), arm))
+    stream = source.open(context, teacher, child(from_seed(seed), arm))
     return [stream.draw(step, None) for step in range(steps)]
 
 

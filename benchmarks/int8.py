@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import Dataset, batches, open_data
 from doublure.engine.loading import load
@@ -66,8 +66,10 @@ def draw(kind: str, real: Dataset, contract: InputContract, seed: int) -> Iterat
         places = torch.randperm(len(real), generator=from_seed(seed))[: steps * batch_size]
         yield from (real.images(some).float() / 255 for some in places.split(batch_size))
         return
-    site = Site(contract=contract, device=torch.device("cpu"), batch_size=batch_size, steps=steps)
-    stream = SOURCES[kind].open(site, None, from_seed(seed))
+    context = StreamContext(
+        contract=contract, device=torch.device("cpu"), batch_size=batch_size, steps=steps
+    )
+    stream = SOURCES[kind].open(context, None, from_seed(seed))
     yield from (stream.draw(step, None).images for step in range(steps))
 
 

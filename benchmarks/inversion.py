@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from doublure.core.protocols import Batch, Site, Source
+from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.loading import load
@@ -35,7 +35,7 @@ from doublure.nets.batchnorm_statistics import (
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.knowledge_within import COMBINED, BatchNormStatistics, Inceptionism
 from doublure.sources.noise import Noise
 from experiments import RESULTS, versions
@@ -47,13 +47,15 @@ NAME = "inversion_cifar10"
 
 def arms(iterations: int) -> dict[str, Source | None]:
     """Return every arm by name; None stands for real images."""
-    search = ImageSearch(iterations=iterations, learning_rate=0.1, clamp=True)
+    optimisation = ImageOptimisation(iterations=iterations, learning_rate=0.1, clamp=True)
     found: dict[str, Source] = {
-        "DeepInversion": DeepInversion(features=1.0, search=search),
-        "image prior alone": DeepInversion(features=0.0, total_variation=1e-3, search=search),
-        "inceptionism": Inceptionism(search=search),
-        "BNS": BatchNormStatistics(search=search),
-        "BNS+I": dataclasses.replace(COMBINED, search=search),
+        "DeepInversion": DeepInversion(features=1.0, optimisation=optimisation),
+        "image prior alone": DeepInversion(
+            features=0.0, total_variation=1e-3, optimisation=optimisation
+        ),
+        "inceptionism": Inceptionism(optimisation=optimisation),
+        "BNS": BatchNormStatistics(optimisation=optimisation),
+        "BNS+I": dataclasses.replace(COMBINED, optimisation=optimisation),
         "noise": Noise(),
     }
     return {**found, "real": None}
@@ -109,12 +111,12 @@ def run_arm(
 ) -> dict[str, Any]:
     """Make one batch and return its row."""
     device = next(inverted.parameters()).device
-    site = Site(contract=inverted.contract, device=device, batch_size=count, steps=1)
+    context = StreamContext(contract=inverted.contract, device=device, batch_size=count, steps=1)
     start = time.perf_counter()
     if source is None:
         batch = real_batch(inverted, count, seed)
     else:
-        stream = source.open(site, inverted, child(from_seed(seed), "source"))
+        stream = source.open(context, inverted, child(from_seed(seed), "source"))
         batch = stream.draw(0, None)
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -123,7 +125,7 @@ def run_arm(
     if isinstance(source, Noise):  # what it would score by chance
         labels = torch.arange(count) % inverted.contract.classes
     images = (batch.images.to(device) * 255).round() / 255
-    passes = batch.facts.get("image_passes", torch.zeros(()))
+    passes = batch.metrics.get("image_passes", torch.zeros(()))
     return {
         "arm": name,
         "seed": seed,

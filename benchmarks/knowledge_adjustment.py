@@ -32,10 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from cifar10 import public_teacher
-from doublure.core.protocols import Batch, Site, Trace, image_batch
+from doublure.core.protocols import Batch, Outputs, StreamContext, image_batch
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.engine.distill import distill, site_of
+from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.engine.loading import load
 from doublure.nets.network import Network
@@ -100,16 +100,18 @@ class Taught:
 
     lessons: Lessons
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "TaughtStream":
-        return TaughtStream(self.lessons, site, rng)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "TaughtStream":
+        return TaughtStream(self.lessons, context, rng)
 
 
 class TaughtStream:
     """The images at step s are those at the places [s B, (s + 1) B) of a row of epochs."""
 
-    def __init__(self, lessons: Lessons, site: Site, rng: torch.Generator) -> None:
-        self._lessons, self._size = lessons, site.batch_size
-        shown = -(-site.steps * site.batch_size // len(lessons.labels))
+    def __init__(self, lessons: Lessons, context: StreamContext, rng: torch.Generator) -> None:
+        self._lessons, self._size = lessons, context.batch_size
+        shown = -(-context.steps * context.batch_size // len(lessons.labels))
         orders = [
             torch.randperm(len(lessons.labels), generator=child(rng, epoch))
             for epoch in range(shown)
@@ -123,7 +125,7 @@ class TaughtStream:
             known.images[index].float() / 255,
             labels=known.labels[index],
             index=index,
-            teacher=Trace(output=known.answers[index]),
+            teacher=Outputs(output=known.answers[index]),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def run(arm: str, at: str, seed: int, room: Classroom, steps: int) -> dict[str, 
         Taught(lessons),
         ARMS[arm],
         settings=settings,
-        site=site_of(student.contract, student, settings),
+        context=stream_context(student.contract, student, settings),
         rng=from_seed(child_seed(seed, "stage", 0)),
     )
     seconds = clock() - began

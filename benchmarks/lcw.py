@@ -27,14 +27,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import Site, Source
+from doublure.core.protocols import Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import batches, open_data
 from doublure.engine.loading import load
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
-from doublure.sources.lcw import Lcw
+from doublure.sources.lcw import LCW
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.generation.nearness import frechet_distance
 from doublure.verbs.demo import BATCH, STUDENT, TEACHER, TEACHER_STEPS
@@ -215,22 +215,24 @@ def generated(
                 set=asked,
                 overwrite=Path(run).exists(),
             )
-        sources[arm] = (Lcw(generator=run, codes=kind), made[run]["nearness"])
+        sources[arm] = (LCW(generator=run, codes=kind), made[run]["nearness"])
     return sources
 
 
 def draw(source: Source, teacher: Network, count: int, seed: int) -> Tensor:
     """Return `count` images of a source as a student would see them first."""
-    site = Site(contract=teacher.contract, device=torch.device("cpu"), batch_size=AT_ONCE, steps=1)
-    stream = source.open(site, teacher, from_seed(child_seed(seed, "compared")))
+    context = StreamContext(
+        contract=teacher.contract, device=torch.device("cpu"), batch_size=AT_ONCE, steps=1
+    )
+    stream = source.open(context, teacher, from_seed(child_seed(seed, "compared")))
     parts = [stream.draw(step, None).images for step in range(-(-count // AT_ONCE))]
     return torch.cat(parts)[:count]
 
 
 def features(images: Tensor, *, teacher: torch.nn.Module, tap: str) -> Tensor:
     """Return the teacher's last features: rectified, and their mean over the image."""
-    with torch.no_grad(), Taps(teacher, (tap,)) as taps:
-        return taps.trace(images).taps[tap].relu().mean((2, 3))
+    with torch.no_grad(), FeatureRecorder(teacher, (tap,)) as recorder:
+        return recorder.record(images).features[tap].relu().mean((2, 3))
 
 
 def spreads(rows: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float | None]]:

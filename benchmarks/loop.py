@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, InputContract, Site, image_batch
+from doublure.core.protocols import Batch, InputContract, StreamContext, image_batch
 from doublure.core.seeding import from_seed
-from doublure.engine.distill import distill, site_of
+from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
@@ -39,8 +39,10 @@ class Held:
 
     images: Tensor
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "HeldStream":
-        return HeldStream(self.images, site.batch_size)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "HeldStream":
+        return HeldStream(self.images, context.batch_size)
 
 
 class HeldStream:
@@ -99,7 +101,7 @@ def bare_loop(pair: tuple[str, str], images: Tensor, settings: FitSettings) -> f
 def our_loop(pair: tuple[str, str], images: Tensor, settings: FitSettings) -> float:
     """Return the seconds of `distill`, opening included."""
     teacher, student = networks(pair, images.device.type)
-    site = site_of(CONTRACT, student, settings)
+    context = stream_context(CONTRACT, student, settings)
     began = time.perf_counter()
     distill(
         student,
@@ -107,7 +109,7 @@ def our_loop(pair: tuple[str, str], images: Tensor, settings: FitSettings) -> fl
         Held(images),
         SoftTargets(temperature=TEMPERATURE),
         settings=settings,
-        site=site,
+        context=context,
         rng=from_seed(0),
     )
     if images.is_cuda:

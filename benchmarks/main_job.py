@@ -25,13 +25,13 @@ from typing import Any
 import torch
 
 from cifar10 import public_teacher
-from doublure.core.protocols import Site, Source
+from doublure.core.protocols import Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.planning import within_budget
-from doublure.engine.processes import team
+from doublure.engine.processes import process_group
 from doublure.engine.recipe import Recipe, replace_keys
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.nets.network import Network, freeze
@@ -42,7 +42,7 @@ from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import ShortInversion
 from doublure.sources.surrogate import Surrogate
-from doublure.tasks.classification.auto import PARTS, facts_of
+from doublure.tasks.classification.auto import PARTS, network_facts
 from doublure.tasks.classification.evaluation import evaluate
 from experiments import RESULTS, Table, clock, interval, pair, provenance
 from methods import NEAR
@@ -59,8 +59,8 @@ _MEASURED_ON = 512
 _MEASURING_SEED = 1_000_003
 # Adaptive DeepInversion at minutes of a processor: see sources_cifar10.py for the reasons.
 _INVERSION = {
-    "search.iterations": "60",
-    "search.learning_rate": "0.1",
+    "optimisation.iterations": "60",
+    "optimisation.learning_rate": "0.1",
     "features": "1",
     "replay.first": "2",
 }
@@ -99,11 +99,11 @@ def recipe_of(
     arm: Arm, teacher: Network, student: Network, refs: tuple[NetworkRef, NetworkRef], seed: int
 ) -> Recipe:
     """Return the recipe of an arm, before its time becomes steps."""
-    given = Given(
+    given = MethodInputs(
         contract=teacher.contract,
         base=None if arm.base is None else arm.base(),
         without=frozenset(arm.without),
-        facts=facts_of(teacher, student, given_weights=False),
+        facts=network_facts(teacher, student, given_weights=False),
     )
     made = METHODS[arm.method].recipe(*refs, given, seed=seed)
     return replace_keys(made, dict(arm.assignments)) if arm.assignments else made
@@ -129,7 +129,7 @@ def run(
     began, paused = clock(), 0.0
     student = load(refs[1], like=teacher.contract, rng=from_seed(child_seed(seed, "student")))
     recipe = recipe_of(arm, teacher, student, refs, seed)
-    with team(cpu=True) as alone:
+    with process_group(cpu=True) as alone:
         recipe = within_budget(recipe, teacher, student, seconds, alone, clock)
     stage = recipe.stages[0]
     if steps is not None:
@@ -155,7 +155,7 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         train = open_stage(stage, teacher, student, stage_rng(recipe, 0), scratch=Path(scratch))
         train.note = lambda made: errors.update(made.errors)
-        outcome = train(journal=look)
+        result = train(logger=look)
     spent = clock() - began - paused
     return {
         "seed": seed,
@@ -167,7 +167,7 @@ def run(
         "curve": curve,
         "plan": list(recipe.plan),
         "errors": errors,
-        "facts": outcome.terms["facts"],
+        "metrics": result.terms["metrics"],
         **provenance(),
     }
 
@@ -177,7 +177,7 @@ class _Probes:
 
     def __init__(self, teacher: Network) -> None:
         self._asked = freeze(teacher)
-        site = Site(
+        context = StreamContext(
             contract=teacher.contract,
             device=torch.device("cpu"),
             batch_size=128,
@@ -191,8 +191,8 @@ class _Probes:
         }
         self._sets = {}
         for name, source in sources.items():
-            stream = source.open(site, self._asked, from_seed(_MEASURING_SEED))
-            images = torch.cat([stream.draw(i, None).images for i in range(site.steps)])
+            stream = source.open(context, self._asked, from_seed(_MEASURING_SEED))
+            images = torch.cat([stream.draw(i, None).images for i in range(context.steps)])
             with torch.no_grad():
                 self._sets[name] = images, self._asked(images).softmax(-1)
 

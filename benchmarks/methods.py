@@ -79,7 +79,7 @@ class Scale:
         batch_size: of the student, and of RDSKD's generator.
         inversion: fields of deep inversion.
         competition: weight of the student's disagreement in the adaptive one.
-        search: fields of the searches that have no settings of their own.
+        optimisation: fields of the searches that have no settings of their own.
         smoothness: weight of inceptionism's image prior.
         game: fields of RDSKD.
         views: fields of fast-meta's views.
@@ -91,7 +91,7 @@ class Scale:
     batch_size: int
     inversion: Fields = field(default_factory=dict)
     competition: float = 10.0
-    search: Fields = field(default_factory=dict)
+    optimisation: Fields = field(default_factory=dict)
     smoothness: float = 1.0
     game: Fields = field(default_factory=dict)
     views: Fields = field(default_factory=dict)
@@ -106,7 +106,7 @@ def method_arms(scale: Scale) -> list[Arm]:
     batch = str(scale.batch_size)
     game = {**wide, "generator.latent": "100", "generator_batch": batch, **scale.game}
     fast = {**wide, **scale.views}
-    search = dict(scale.search)
+    optimisation = dict(scale.optimisation)
     adaptive = {**inverted, "competition": str(scale.competition)}
     # name: stage around it, kind of source, its fields.
     kept: dict[str, tuple[Stage, str, Fields]] = {
@@ -120,15 +120,23 @@ def method_arms(scale: Scale) -> list[Arm]:
         "inceptionism": (
             _INVERTED,
             "inceptionism",
-            {**search, "smoothness": str(scale.smoothness)},
+            {**optimisation, "smoothness": str(scale.smoothness)},
         ),
-        "inceptionism with full prior": (_INVERTED, "inceptionism", {**search, "smoothness": "1"}),
-        "inceptionism without prior": (_INVERTED, "inceptionism", {**search, "smoothness": "0"}),
-        "BN statistics": (_INVERTED, "batch-norm-statistics", search),
+        "inceptionism with full prior": (
+            _INVERTED,
+            "inceptionism",
+            {**optimisation, "smoothness": "1"},
+        ),
+        "inceptionism without prior": (
+            _INVERTED,
+            "inceptionism",
+            {**optimisation, "smoothness": "0"},
+        ),
+        "BN statistics": (_INVERTED, "batch-norm-statistics", optimisation),
         "BN statistics and labels": (
             _INVERTED,
             "batch-norm-statistics",
-            {**search, "cross_entropy": "1"},
+            {**optimisation, "cross_entropy": "1"},
         ),
         **{f"fast-{k}": (_FAST, "fast-meta", {**fast, **steps}) for k, steps in _STEPS.items()},
         "fast-5 with fresh generator": (_FAST, "fast-meta", {**fast, "mode": "fresh"}),

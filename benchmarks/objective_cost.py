@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from doublure import catalogue
 from doublure.core.protocols import Batch, InputContract, image_batch
 from doublure.core.seeding import from_seed
-from doublure.engine.distill import open_distillation, site_of
+from doublure.engine.distill import open_distillation, stream_context
 from doublure.engine.fit import FitSettings, fit
 from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
@@ -40,8 +40,8 @@ class Held:
         self._images = torch.rand(batch_size, 3, 32, 32, generator=rng).to(device)
         self._labels = torch.randint(10, (batch_size,), generator=rng).to(device)
 
-    def open(self, site: Any, teacher: Any, rng: torch.Generator) -> "Held":
-        self._count = site.batch_size
+    def open(self, context: Any, teacher: Any, rng: torch.Generator) -> "Held":
+        self._count = context.batch_size
         return self
 
     def draw(self, step: int, student: Any) -> Batch:
@@ -66,14 +66,14 @@ class Worker:
             load(NetworkRef(ref=ref), like=CONTRACT, rng=from_seed(i)).to(given.device)
             for i, ref in enumerate((given.teacher, given.student))
         )
-        site = site_of(CONTRACT, self._student, self._settings)
-        self._stream, self._criterion = open_distillation(
+        context = stream_context(CONTRACT, self._student, self._settings)
+        self._stream, self._loss = open_distillation(
             self._student,
             self._teacher,
             Held(given.batch_size, given.device),
             objective,
             settings=self._settings,
-            site=site,
+            context=context,
             rng=from_seed(0),
         )
 
@@ -83,7 +83,7 @@ class Worker:
         fit(
             self._student,
             self._stream,
-            self._criterion,
+            self._loss,
             settings=self._settings,
             rng=from_seed(0),
         )

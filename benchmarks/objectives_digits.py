@@ -44,14 +44,14 @@ from doublure import catalogue
 from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.engine.distill import open_distillation, site_of
+from doublure.engine.distill import open_distillation, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.engine.loading import load
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.divergence import PUBLISHED as DIVERGENCES
 from doublure.objectives.hard_labels import HardLabels
@@ -195,18 +195,18 @@ def stages_of(
 
 def balanced_weight(stage: Stage, teacher: Network, student: Network, seed: int) -> float:
     """Return at which weight the objective's first gradient is as long as that of the labels."""
-    stream, criterion = open_distillation(
+    stream, loss_fn = open_distillation(
         student,
         teacher,
         stage.source,
         stage.objective,
         settings=stage.fit,
-        site=site_of(student.contract, student, stage.fit),
+        context=stream_context(student.contract, student, stage.fit),
         rng=stage_generator(seed, 0),
     )
     batch = stream.draw(0, student)
-    with Taps(student.train(), criterion.taps.student) as taps:
-        terms = criterion(taps.trace(batch.images), batch.teacher, batch)
+    with FeatureRecorder(student.train(), loss_fn.features.student) as recorder:
+        terms = loss_fn(recorder.record(batch.images), batch.teacher, batch)
     labels = terms.pop("hard_labels")
     own = torch.stack(list(terms.values())).sum()
     weights = list(student.parameters())
@@ -256,7 +256,7 @@ def shown(kind: Kind, seed: int, scratch: Path, teacher_steps: int) -> Source:
 
 
 @cache
-def test_split(seed: int, given: "Given") -> Dataset:
+def test_split(seed: int, given: "MethodInputs") -> Dataset:
     teacher = teacher_of(seed, given.scratch, trained=True, steps=given.teacher_steps)
     return open_data(DATA, teacher.contract, split="test", labels=True)
 
@@ -269,7 +269,7 @@ def called(network: Network, test: Dataset) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class MethodInputs:
     """What all runs of a table share."""
 
     scratch: Path
@@ -279,7 +279,7 @@ class Given:
 
 
 def run(
-    arm: Arm, kind: Kind, weights: Weights, trained: bool, seed: int, given: Given
+    arm: Arm, kind: Kind, weights: Weights, trained: bool, seed: int, given: MethodInputs
 ) -> dict[str, Any]:
     """Train one student and return its row."""
     source = shown(kind, seed, given.scratch, given.teacher_steps)
@@ -421,7 +421,7 @@ def main() -> None:
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "doublure-objectives"
     )
     told = parser.parse_args()
-    given = Given(
+    given = MethodInputs(
         scratch=told.scratch,
         student=told.student,
         steps=told.steps,

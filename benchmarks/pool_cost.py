@@ -19,9 +19,9 @@ import torch
 from cifar10 import BATCH, public_teacher
 from doublure.core.protocols import Source, WrappingSource
 from doublure.core.seeding import from_seed
-from doublure.engine.distill import site_of
+from doublure.engine.distill import stream_context
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import freeze
 from doublure.nets.references import NetworkRef
@@ -48,12 +48,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     _, teacher = public_teacher()
-    (stage,) = shader_kd(Given(contract=teacher.contract))
+    (stage,) = shader_kd(MethodInputs(contract=teacher.contract))
     settings = dataclasses.replace(stage.fit, steps=given.steps, batch_size=BATCH)
     student = load(NetworkRef(ref="builtin/resnet8"), like=teacher.contract, rng=from_seed(0))
-    site = site_of(teacher.contract, student, settings)
+    context = stream_context(teacher.contract, student, settings)
 
-    stream = balanced_of(stage.source).open(site, freeze(teacher), from_seed(0))
+    stream = balanced_of(stage.source).open(context, freeze(teacher), from_seed(0))
     began, step = time.process_time(), 0
     while not stream.finished:
         stream.draw(step, None)
@@ -90,7 +90,7 @@ def step_seconds(stage: Any, teacher: Any, student: Any) -> float:
     settings = dataclasses.replace(stage.fit, steps=TIMED, batch_size=BATCH, log_every=1)
     timed = dataclasses.replace(stage, fit=settings)
     open_stage(timed, teacher, student, from_seed(0))(
-        journal=lambda _: laps.append(time.process_time())
+        logger=lambda _: laps.append(time.process_time())
     )
     return (laps[-1] - laps[-1 - LAST]) / LAST
 

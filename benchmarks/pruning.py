@@ -22,9 +22,9 @@ from doublure.compress.pruning import Importance, Pruning
 from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.engine.changes import changed
 from doublure.engine.loading import load
-from doublure.engine.recipe import Change
+from doublure.engine.model_transform import changed
+from doublure.engine.recipe import ModelTransform
 from doublure.engine.stage_opening import open_stage
 from doublure.exports.measure import Timing, count_flops, time_forms
 from doublure.nets.network import Network, count_parameters
@@ -97,7 +97,7 @@ def run(
     task: str,
     opened: tuple[Network, NetworkRef, str],
     arm: tuple[Source, Importance, bool],
-    share: float,
+    ratio: float,
     test: Dataset,
     steps: int,
     seed: int,
@@ -105,9 +105,16 @@ def run(
     """Prune one network, let it recover, and return its row."""
     network, reference, _ = opened
     source, importance, recovers = arm
-    change = Change(transform=Pruning(share=share, importance=importance), source=source)
+    model_transform = ModelTransform(
+        transform=Pruning(ratio=ratio, importance=importance), source=source
+    )
     recipe = smaller(
-        "prune", reference, network.contract, [change], transfer=source, steps=steps * recovers
+        "prune",
+        reference,
+        network.contract,
+        [model_transform],
+        transfer=source,
+        steps=steps * recovers,
     )
     stage = recipe.stages[0]
     fit = replace(stage.fit, batch_size=BATCH[task])
@@ -172,12 +179,12 @@ def main() -> None:
             test = Part(whole=test, places=places)
         known = arms(opened[2], opened[0].contract)
         whole = evaluate(opened[0], test).accuracy
-        for share in given.shares:
-            at = f"{given.task}, {share:.0%} of the filters gone"
+        for ratio in given.ratios:
+            at = f"{given.task}, {ratio:.0%} of the filters gone"
             for name in given.arms or known:
                 if table.has(at=at, arm=name, seed=seed):
                     continue
-                row = run(given.task, opened, known[name], share, test, given.steps, seed)
+                row = run(given.task, opened, known[name], ratio, test, given.steps, seed)
                 row |= {"unpruned": whole}
                 table.add({"at": at, "arm": name, "seed": seed, **row}, ("at", "arm"))
                 print(

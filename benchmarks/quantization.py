@@ -125,7 +125,7 @@ def tune(
             calibration=images,
             weight_bits=4,
             activation_bits=4,
-            clip="mse",
+            calibration_method="mse",
             transfer=images,
             train_batchnorm=moving,
             steps=given.steps,
@@ -210,8 +210,10 @@ def main() -> None:
         if given.tune:
             add_tuned(table, net, reference, test, seed, known, given)
             continue
-        for arm, bits, clip in itertools.product(given.arms, given.bits, given.clips):
-            at = f"{net} {bits} {clip}"
+        for arm, bits, calibration_method in itertools.product(
+            given.arms, given.bits, given.calibration_methods
+        ):
+            at = f"{net} {bits} {calibration_method}"
             # Weights know no chance.
             known_already = arm == WEIGHTS_ONLY and seed != given.seeds[0]
             if known_already or table.has(at=at, arm=arm, seed=seed):
@@ -220,7 +222,7 @@ def main() -> None:
             rounding = PostTrainingQuantization(
                 weight_bits=weights,
                 activation_bits=32 if arm == WEIGHTS_ONLY else activations,
-                clip=clip,
+                calibration_method=calibration_method,
             )
             images = images_of(arm, reference, seed)
             row = run(network, images, rounding, test, seed, known)

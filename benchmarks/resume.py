@@ -92,11 +92,11 @@ def digest(out: Path) -> str:
 
 
 def reached(out: Path) -> int | None:
-    """Return the last step in the journal; None before there is one."""
-    journal = out / "metrics.jsonl"
-    if not journal.exists():
+    """Return the last step in the metrics log; None before there is one."""
+    metrics_log = out / "metrics.jsonl"
+    if not metrics_log.exists():
         return None
-    lines = journal.read_text(encoding="utf-8").splitlines()
+    lines = metrics_log.read_text(encoding="utf-8").splitlines()
     whole = [line for line in lines if line.endswith("}")]
     return json.loads(whole[-1])["step"] if whole else 0
 
@@ -150,8 +150,10 @@ def measure(folder: Path) -> dict[str, Any]:
         seed = len(runs)
         out = folder / f"killed-{seed}"
         kills = killed_run(teacher, out, seed)
-        journal = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        told = [line["step"] for line in journal]
+        metrics_log = [
+            json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+        ]
+        told = [line["step"] for line in metrics_log]
         runs.append(
             {
                 "seed": seed,

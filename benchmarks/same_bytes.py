@@ -183,7 +183,7 @@ def synthesized(source: str, **fields: str) -> Callable[[Runs, Path], Path]:
     return make
 
 
-SEARCHED = {"search.iterations": "8", "first": "2", "every": "4"}
+SEARCHED = {"optimisation.iterations": "8", "first": "2", "every": "4"}
 NARROW = {"generator.width": "16"}
 POOL = {"balanced.pool_size": "64", "balanced.chunk": "32"}
 TRANSLATORS = {
@@ -219,7 +219,7 @@ RUNS: dict[str, Callable[[Runs, Path], Path]] = {
     "train-generator lcw": generator,
     "synthesize shaders": synthesized("shaders"),
     "synthesize batch-norm-statistics": synthesized(
-        "batch-norm-statistics", **{"search.iterations": "8"}
+        "batch-norm-statistics", **{"optimisation.iterations": "8"}
     ),
     **TRANSLATORS,
 }

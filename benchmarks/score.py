@@ -34,10 +34,10 @@ import torch
 from PIL import Image
 
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
-from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
-from doublure.engine.distill import distill, site_of
+from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings, fit
 from doublure.engine.loading import load
 from doublure.nets.builtin import build
@@ -46,7 +46,7 @@ from doublure.nets.precision import Precision
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.objectives.weighted import open_criterion
+from doublure.objectives.weighted import open_loss
 from doublure.recipes import fast_precision
 from doublure.shaders.families import FIGURES
 from doublure.sources.adversarial import Adversarial
@@ -162,7 +162,7 @@ own            | augment mixup
 # Further sets are drawn from all pairs of these, which nobody has chosen for what they give.
 BASES = (
     *("own", "own-half", "own-two", "own-long-tail", "own-50", "other", "other-half"),
-    *("shaders", "few-textures", "stripes", "figures", "few-programs", "leaves"),
+    *("shaders", "few-textures", "stripes", "measurements", "few-programs", "leaves"),
     *("gaussian", "gradient"),
 )
 PARTS = ("match", "balance", "augment", "mixup", "attack")
@@ -208,7 +208,7 @@ def base_source(base: str, task: Task) -> Source:
         "shaders": Shaders(),
         "few-textures": Shaders(families=("plasma", "checkers", "spots")),
         "stripes": Shaders(families=("stripes",)),
-        "figures": Shaders(families=tuple(FIGURES)),
+        "measurements": Shaders(families=tuple(FIGURES)),
         "few-programs": Shaders(num_programs=8),
         "leaves": Leaves(),
     }
@@ -252,7 +252,7 @@ def student_accuracy(task: Task, source: Source, seed: int) -> float:
         source,
         SoftTargets(temperature=TEMPERATURE),
         settings=task.fit,
-        site=site_of(contract, student, task.fit),
+        context=stream_context(contract, student, task.fit),
         rng=from_seed(child_seed(seed, "run")),
     )
     return evaluate(student, task.test).accuracy
@@ -403,7 +403,7 @@ def measure(
 
 
 def _values(stream: dict[str, Any]) -> dict[str, float]:
-    return {name: round(e["value"], 5) for name, e in stream["figures"].items()}
+    return {name: round(e["value"], 5) for name, e in stream["measurements"].items()}
 
 
 def _write(file: Path, result: dict[str, Any]) -> None:
@@ -442,12 +442,12 @@ def _castings_teacher(own: Path, precision: Precision) -> Network:
 
 def _taught(teacher: Network, source: Source, settings: FitSettings) -> Network:
     """Return a network trained on labelled images."""
-    site = site_of(teacher.contract, teacher, settings)
-    stream = source.open(site, None, child(from_seed(0), "source"))
-    criterion = open_criterion(
+    context = stream_context(teacher.contract, teacher, settings)
+    stream = source.open(context, None, child(from_seed(0), "source"))
+    loss = open_loss(
         HardLabels(), teacher, None, stream.draw(0, teacher), child(from_seed(0), "objective")
     )
-    fit(teacher, stream, criterion, settings=settings, rng=from_seed(0))
+    fit(teacher, stream, loss, settings=settings, rng=from_seed(0))
     return teacher
 
 
@@ -522,8 +522,8 @@ def _drawn(name: str, source: Source, task: Task) -> Path:
     if not file.exists():
         steps = DRAWN // 128
         device = torch.device("cpu")
-        site = Site(contract=contract, device=device, batch_size=128, steps=steps)
-        stream = source.open(site, None, from_seed(0))
+        context = StreamContext(contract=contract, device=device, batch_size=128, steps=steps)
+        stream = source.open(context, None, from_seed(0))
         images = torch.cat(
             [(stream.draw(i, None).images * 255).round().byte() for i in range(steps)]
         )

@@ -7,7 +7,7 @@ nobody has who needs the score.
 
     score            what the package ships, called as the package calls it
     bn_distance, pair_coverage, class_entropy
-                     one figure alone; class entropy is the paper's criterion
+                     one figure alone; class entropy is the paper's loss
     bn_distance / pair_coverage
                      two figures, and no constants
     three fitted     pair_coverage, min_class_share, bn_distance by ridge regression

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
@@ -78,7 +78,7 @@ def agreement() -> dict[str, Any]:
     }
 
 
-def site(size: int, batch_size: int) -> Site:
+def stream_context(size: int, batch_size: int) -> StreamContext:
     contract = InputContract(
         size=(size, size),
         channels=3,
@@ -86,11 +86,11 @@ def site(size: int, batch_size: int) -> Site:
         std=(0.229, 0.224, 0.225),
         classes=10,
     )
-    return Site(contract=contract, device=CPU, batch_size=batch_size, steps=1)
+    return StreamContext(contract=contract, device=CPU, batch_size=batch_size, steps=1)
 
 
 def opened(size: int, batch_size: int, **settings: Any) -> ShaderStream:
-    return Shaders(**settings).open(site(size, batch_size), None, from_seed(0))
+    return Shaders(**settings).open(stream_context(size, batch_size), None, from_seed(0))
 
 
 def speed() -> dict[str, Any]:
@@ -199,7 +199,7 @@ def spread(source: Source, teacher: nn.Module) -> dict[str, Any]:
     """Return the relative entropy and the smallest share of classes, over the seeds."""
     shares = []
     for seed in SEEDS:
-        stream = source.open(site(32, 250), None, from_seed(seed))
+        stream = source.open(stream_context(32, 250), None, from_seed(seed))
         answers = torch.cat([teacher(stream.draw(k, None).images).argmax(1) for k in range(8)])
         shares.append(torch.bincount(answers, minlength=10) / len(answers))
     entropies = [

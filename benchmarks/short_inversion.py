@@ -26,15 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.protocols import Batch, Source, StreamContext, image_batch
 from doublure.core.seeding import child, from_seed
 from doublure.nets.batchnorm_statistics import MomentsRecorder, batchnorm_kl, stored_statistics
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.folding import fold_with_statistics
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network
-from doublure.nets.taps import Taps
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.inversion import labels_in_turn
 from doublure.sources.noise import Noise
 from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
@@ -55,8 +55,8 @@ NOT_RUN = "not run"
 
 def deep(iterations: int) -> Source:
     """Return inversion from noise of so many iterations."""
-    search = ImageSearch(iterations=iterations, learning_rate=0.1, clamp=True)
-    return DeepInversion(features=1.0, search=search)
+    optimisation = ImageOptimisation(iterations=iterations, learning_rate=0.1, clamp=True)
+    return DeepInversion(features=1.0, optimisation=optimisation)
 
 
 ARMS: dict[str, Source | None] = {
@@ -78,12 +78,12 @@ ARMS: dict[str, Source | None] = {
 }
 
 
-def drawn(source: Source, inverted: Network, site: Site, seed: int) -> Batch:
+def drawn(source: Source, inverted: Network, context: StreamContext, seed: int) -> Batch:
     """Return one batch of a source; what has no labels is given some."""
-    batch = source.open(site, inverted, child(from_seed(seed), "source")).draw(0, None)
+    batch = source.open(context, inverted, child(from_seed(seed), "source")).draw(0, None)
     if batch.labels is not None:
         return batch
-    dealt = labels_in_turn(0, site.batch_size, site.contract.classes, from_seed(seed))
+    dealt = labels_in_turn(0, context.batch_size, context.contract.classes, from_seed(seed))
     with torch.no_grad():
         likely = inverted(batch.images).log_softmax(-1)
     labels = dealt if isinstance(source, Noise) else assigned_labels(likely, dealt)
@@ -92,19 +92,23 @@ def drawn(source: Source, inverted: Network, site: Site, seed: int) -> Batch:
 
 def passes_of(batch: Batch) -> float:
     """Return how often each image went through the network that was inverted."""
-    if "image_passes" in batch.facts:  # of the batch, forward and backward as one
-        return 2 * batch.facts["image_passes"].item() / len(batch.images)
-    return batch.facts.get("teacher_passes", torch.zeros(())).item()
+    if "image_passes" in batch.metrics:  # of the batch, forward and backward as one
+        return 2 * batch.metrics["image_passes"].item() / len(batch.images)
+    return batch.metrics.get("teacher_passes", torch.zeros(())).item()
 
 
 def run_arm(pair: str, arm: str, networks: Mapping[str, Network], count: int, seed: int) -> Any:
     """Make one batch and return its row."""
     inverted, judge = (networks[name] for name in PAIRS[pair])
     source = ARMS[arm]
-    site = Site(contract=inverted.contract, device=torch.device("cpu"), batch_size=count, steps=1)
+    context = StreamContext(
+        contract=inverted.contract, device=torch.device("cpu"), batch_size=count, steps=1
+    )
     begun = time.process_time()
     batch = (
-        real_batch(inverted, count, seed) if source is None else drawn(source, inverted, site, seed)
+        real_batch(inverted, count, seed)
+        if source is None
+        else drawn(source, inverted, context, seed)
     )
     seconds = time.process_time() - begun
     images = (batch.images * 255).round() / 255
@@ -138,7 +142,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def costs(name: str, count: int) -> dict[str, Any]:
     """Return what one iteration takes, in multiples of the network's answer in float32."""
     network = public(name)
-    lay_channels_last(network)
+    to_channels_last_(network)
     folded, mapped = fold_with_statistics(network, network.contract)
     assert isinstance(folded, Network)
     images = torch.rand(count, 3, *network.contract.size, generator=from_seed(0))
@@ -148,10 +152,12 @@ def costs(name: str, count: int) -> dict[str, Any]:
             ("", network, stored_statistics(network.body)),
             (", folded", folded, mapped),
         ):
-            taps = Taps(asked, (), precision)
-            measured[f"answer, {precision}{told}"] = lambda taps=taps: _answer(taps, images)
-            measured[f"iteration, {precision}{told}"] = lambda taps=taps, stored=stored: _iteration(
-                taps, stored, images
+            recorder = FeatureRecorder(asked, (), precision)
+            measured[f"answer, {precision}{told}"] = lambda recorder=recorder: _answer(
+                recorder, images
+            )
+            measured[f"iteration, {precision}{told}"] = lambda recorder=recorder, stored=stored: (
+                _iteration(recorder, stored, images)
             )
     least = dict.fromkeys(measured, float("inf"))
     for _ in range(REPEATS):
@@ -164,16 +170,16 @@ def costs(name: str, count: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _answer(taps: Taps, images: Tensor) -> None:
-    taps.trace(images)
+def _answer(recorder: FeatureRecorder, images: Tensor) -> None:
+    recorder.record(images)
 
 
-def _iteration(taps: Taps, stored: Mapping[str, Any], images: Tensor) -> None:
+def _iteration(recorder: FeatureRecorder, stored: Mapping[str, Any], images: Tensor) -> None:
     """Ask for the divergence and its gradient, as each iteration does."""
-    assert isinstance(taps.network, Network)
+    assert isinstance(recorder.network, Network)
     seen = images.clone().requires_grad_()
-    with MomentsRecorder(taps.network.body, stored) as recorder:
-        taps.trace(seen)
+    with MomentsRecorder(recorder.network.body, stored) as recorder:
+        recorder.record(seen)
         torch.autograd.grad(batchnorm_kl(recorder.read(), stored), seen)
 
 
@@ -228,7 +234,7 @@ def main() -> None:
         return
     networks = {name: public(name) for name in ("resnet20", "resnet56")}
     for network in networks.values():
-        lay_channels_last(network)
+        to_channels_last_(network)
     for pair in asked.pairs:
         for seed in asked.seeds:
             for arm in asked.arms:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.core.protocols import InputContract, Site
+from doublure.core.protocols import InputContract, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.digits import digits
 from doublure.nets.convnet import ConvNet
@@ -81,13 +81,13 @@ def right(network: Network, images: Tensor, labels: Tensor) -> float:
 def shown(arm: str, teacher: Network, seed: int) -> tuple[Tensor, Tensor]:
     """Return the images of an arm and their labels."""
     settings = ARMS[arm]
-    site = Site(
+    context = StreamContext(
         contract=CONTRACT, device=torch.device("cpu"), batch_size=BATCH, steps=IMAGES // BATCH
     )
     source = matched_shaders() if settings is None else settings
-    stream = source.open(site, teacher, from_seed(seed))
+    stream = source.open(context, teacher, from_seed(seed))
     images, labels = [], []
-    for step in range(site.steps):
+    for step in range(context.steps):
         batch = stream.draw(step, None)
         images.append((batch.images * 255).round() / 255)
         if batch.labels is None:

@@ -36,13 +36,13 @@ from doublure.compress.pruning import Pruning
 from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches
-from doublure.engine.changes import changed
 from doublure.engine.description import INPUT
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
+from doublure.engine.model_transform import changed
 from doublure.engine.planning import within_budget
-from doublure.engine.processes import team
-from doublure.engine.recipe import Change, Recipe, replace_keys
+from doublure.engine.processes import process_group
+from doublure.engine.recipe import ModelTransform, Recipe, replace_keys
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.measure import Timing, count_flops
@@ -53,7 +53,7 @@ from doublure.recipes import METHODS, smaller
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.tasks.classification.auto import facts_of
+from doublure.tasks.classification.auto import metrics_of
 from doublure.verbs import candidates, comparing
 from doublure.verbs.quantize import quantize
 from doublure.verbs.shrink import shrink
@@ -142,7 +142,7 @@ def rows_of(
 def taught(name: str, recipe: Recipe, student: Network, setting: Setting) -> list[dict[str, Any]]:
     """Return the rows of a student after the processor time of a candidate of `shrink`."""
     began, student = clock(), copy.deepcopy(student).requires_grad_()
-    with team(cpu=True) as alone:
+    with process_group(cpu=True) as alone:
         recipe = within_budget(recipe, setting.teacher, student, setting.seconds, alone, clock)
     stage, rng = recipe.stages[0], stage_rng(recipe, 0)
     student = changed(stage, setting.teacher, student, rng)
@@ -199,7 +199,7 @@ def by_shrink(setting: Setting) -> Iterator[dict[str, Any]]:
 def by_prune(setting: Setting) -> Iterator[dict[str, Any]]:
     """Prune and recover as the verb does by default."""
     for share in SHARES:
-        change = Change(transform=Pruning(share=share, repair=True), source=Shaders())
+        change = ModelTransform(transform=Pruning(ratio=share, repair=True), source=Shaders())
         contract = setting.teacher.contract
         recipe = smaller("prune", setting.reference, contract, [change], steps=2000)
         yield from taught(f"pruned-{100 * share:.0f}", recipe, setting.teacher, setting)
@@ -211,8 +211,8 @@ def by_distill(setting: Setting) -> Iterator[dict[str, Any]]:
         reference = NetworkRef(ref=f"builtin/{name}")
         rng = from_seed(child_seed(setting.seed, "student"))
         student = load(reference, like=setting.teacher.contract, rng=rng)
-        facts = facts_of(setting.teacher, student, given_weights=False)
-        given = Given(contract=setting.teacher.contract, facts=facts)
+        metrics = metrics_of(setting.teacher, student, given_weights=False)
+        given = MethodInputs(contract=setting.teacher.contract, metrics=metrics)
         recipe = METHODS["auto"].recipe(setting.reference, reference, given, seed=setting.seed)
         yield from taught(name, recipe, student, setting)
 
@@ -244,8 +244,8 @@ def by_torch_pruning(setting: Setting) -> Iterator[dict[str, Any]]:
             ignored_layers=kept,
         ).step()
         student, named = Network(body, contract), NetworkRef(ref="python:CifarResNet")
-        facts = facts_of(setting.teacher, student, given_weights=True)
-        given = Given(contract=contract, base=setting.images, facts=facts)
+        metrics = metrics_of(setting.teacher, student, given_weights=True)
+        given = MethodInputs(contract=contract, base=setting.images, metrics=metrics)
         recipe = METHODS["auto"].recipe(setting.reference, named, given, seed=setting.seed)
         recipe = replace_keys(recipe, candidates.NEAR)
         yield from taught(row["candidate"], recipe, student, setting)

@@ -47,7 +47,7 @@ WIDTH = 32
 GAUGED = 200
 # Of the rows that there are.
 MACHINES = "one for seed 0 and one of half its speed for the others, so gains are paired by seed"
-SEARCH = {"search.iterations": "60", "search.learning_rate": "0.1"}
+SEARCH = {"optimisation.iterations": "60", "optimisation.learning_rate": "0.1"}
 POOLS = {"": {"every": "50", "first": "2"}, "fast-meta": {"every": "50", "first": "20"}}
 ARMS = (
     "real",
@@ -79,7 +79,7 @@ def arms(contract: InputContract) -> dict[str, Arm]:
         width=WIDTH,
         batch_size=BATCH,
         inversion={"features": "1", **SEARCH},
-        search=SEARCH,
+        optimisation=SEARCH,
         pools=POOLS,
         shown=mild,
     )

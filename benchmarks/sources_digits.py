@@ -114,13 +114,13 @@ SCALE = Scale(
     inversion={
         "features": "1",
         "total_variation": "0.002",
-        "search.iterations": "250",
-        "search.learning_rate": "0.1",
-        "search.jitter": "1",
-        "search.clamp": "true",
+        "optimisation.iterations": "250",
+        "optimisation.learning_rate": "0.1",
+        "optimisation.jitter": "1",
+        "optimisation.clamp": "true",
     },
     competition=1.0,
-    search={"search.iterations": "250", "search.jitter": "1"},
+    optimisation={"optimisation.iterations": "250", "optimisation.jitter": "1"},
     # As `knowledge_within.inceptionism_for` has it at 8 pixels.
     smoothness=0.00390625,
     # One published epoch of the generator: the paper's 20 are for students of 120,000 steps.

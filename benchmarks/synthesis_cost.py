@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.engine.recipe import replace_fields
 from experiments import (
     Arm,
@@ -64,14 +64,16 @@ class Metered:
     source: Source
     meter: Meter
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "MeteredStream":
-        return MeteredStream(self.source.open(site, teacher, rng), self.meter, site)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "MeteredStream":
+        return MeteredStream(self.source.open(context, teacher, rng), self.meter, context)
 
 
 class MeteredStream:
-    def __init__(self, stream: Stream, meter: Meter, site: Site) -> None:
+    def __init__(self, stream: Stream, meter: Meter, context: StreamContext) -> None:
         # The example from which the objective takes its shapes is no part of the run.
-        self._stream, self._meter, self._counts = stream, meter, site.batch_size > 2
+        self._stream, self._meter, self._counts = stream, meter, context.batch_size > 2
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         before, began = self._meter.passes.total, time.process_time()
@@ -96,7 +98,7 @@ def contenders(iterations: Sequence[int]) -> dict[str, Arm]:
     made = {name: known[name] for name in FAST}
     for count in iterations:
         assert plain.stage is not None
-        source = replace_fields(plain.stage.source, {"search.iterations": str(count)})
+        source = replace_fields(plain.stage.source, {"optimisation.iterations": str(count)})
         name = f"DeepInversion-{count}"
         made[name] = Arm(name=name, stage=replace(plain.stage, source=source))
     return made

@@ -183,7 +183,7 @@ def run(name: str, arm: Arm, pair: Pair, seed: int, *, steps: int) -> dict[str, 
         rng = from_seed(child_seed(seed, "stage", 0 if last else 1))
         # Labels alone ask no teacher, and do not pay for one.
         asked = None if isinstance(arm.objective, HardLabels) else teacher
-        open_stage(stage, asked, student, rng)(journal=look)
+        open_stage(stage, asked, student, rng)(logger=look)
         done += stage.fit.steps
     seconds = clock() - began
     return {

@@ -138,7 +138,7 @@ class Bench:
 
     Args:
         device: where all arms learn and are judged.
-        watch: is told the number of steps and each line of a run's journal.
+        watch: is told the number of steps and each line of a run's metrics log.
     """
 
     work: Path
@@ -237,7 +237,7 @@ def train_alone(bench: Bench, net: str, seed: int, out: Path) -> None:
         f"{bench.text}:de-en",
         set={"student.pieces": str(setting.pieces)},
         steps=setting.teacher_steps if out == bench.teacher else setting.steps,
-        **conduct(bench, seed, out),
+        **run_options(bench, seed, out),
     )
 
 
@@ -261,11 +261,11 @@ def learn(bench: Bench, arm: Arm, seed: int, out: Path) -> None:
         objective=arm.objective,
         set=fields,
         **told,
-        **conduct(bench, seed, out),
+        **run_options(bench, seed, out),
     )
 
 
-def conduct(bench: Bench, seed: int, out: Path) -> dict[str, Any]:
+def run_options(bench: Bench, seed: int, out: Path) -> dict[str, Any]:
     return {
         "out": out,
         "resume": out.exists(),

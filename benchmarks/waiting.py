@@ -52,7 +52,7 @@ class Bench:
     toy: bool = False
 
     def watch(self, steps: int, line: Made) -> None:
-        """Stop the training when the time is up; its keeper has saved a moment ago."""
+        """Stop the training when the time is up; its checkpointer has saved a moment ago."""
         if time.monotonic() > self.deadline:
             raise OutOfTimeError
 

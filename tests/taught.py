@@ -5,7 +5,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from doublure.core.protocols import InputContract, Site
+from doublure.core.protocols import InputContract, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
 from doublure.nets.convnet import ConvNet
@@ -14,8 +14,10 @@ from doublure.nets.network import Network, freeze
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.3,), std=(0.35,), classes=10)
 
 
-def site(batch_size: int, steps: int = 4) -> Site:
-    return Site(contract=CONTRACT, device=torch.device("cpu"), batch_size=batch_size, steps=steps)
+def context(batch_size: int, steps: int = 4) -> StreamContext:
+    return StreamContext(
+        contract=CONTRACT, device=torch.device("cpu"), batch_size=batch_size, steps=steps
+    )
 
 
 @cache

@@ -7,7 +7,7 @@ from doublure import catalogue
 from doublure.cli.main import app
 from doublure.objectives.fit_nets import FitNets
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.objectives.srrl import Srrl
+from doublure.objectives.srrl import SRRL
 from doublure.objectives.weighted import Weighted
 from tests.command import command
 
@@ -30,7 +30,7 @@ def test_a_kind_and_its_settings_find_each_other():
 def test_an_objective_on_layers_alone_is_told_from_others():
     hints, soft = FitNets(), SoftTargets()
     assert catalogue.compares_layers_alone(hints)
-    assert catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (2.0, Srrl()))))
+    assert catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (2.0, SRRL()))))
     assert not catalogue.compares_layers_alone(soft)
     assert not catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (1.0, soft))))
     assert not catalogue.compares_layers_alone(object())

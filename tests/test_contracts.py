@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from doublure import catalogue
 from doublure.core.protocols import (
     Batch,
-    Criterion,
     InputContract,
-    Site,
+    Loss,
+    Outputs,
     Source,
     Stream,
-    Trace,
+    StreamContext,
     image_batch,
 )
 from doublure.data.generator_file import generator_files
@@ -32,37 +32,37 @@ from doublure.engine.recipe import Recipe, Stage, from_toml, to_toml
 from doublure.nets.boundary import BoundaryAttack
 from doublure.nets.convnet import ConvNet
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.attention_transfer import AttentionTransfer
 from doublure.objectives.continual import Continual
 from doublure.objectives.correlation_congruence import CorrelationCongruence
-from doublure.objectives.crd import Crd
-from doublure.objectives.dist import Dist
+from doublure.objectives.crd import CRD
+from doublure.objectives.dist import DIST
 from doublure.objectives.divergence import Divergence
-from doublure.objectives.dkd import Dkd
+from doublure.objectives.dkd import DKD
 from doublure.objectives.fit_nets import FitNets
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment
 from doublure.objectives.knowledge_representing import KnowledgeRepresenting
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.logit_standardisation import LogitStandardisation
-from doublure.objectives.mlld import Mlld
-from doublure.objectives.nst import Nst
-from doublure.objectives.pkt import Pkt
-from doublure.objectives.review_kd import ReviewKd
-from doublure.objectives.rkd import Rkd
+from doublure.objectives.mlld import MLLD
+from doublure.objectives.nst import NST
+from doublure.objectives.pkt import PKT
+from doublure.objectives.review_kd import ReviewKD
+from doublure.objectives.rkd import RKD
 from doublure.objectives.similarity_preserving import SimilarityPreserving
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.objectives.srrl import Srrl
+from doublure.objectives.srrl import SRRL
 from doublure.objectives.stage_outputs import StageOutputs
 from doublure.objectives.truncated_targets import TruncatedTargets
-from doublure.objectives.vid import Vid
-from doublure.objectives.weighted import Weighted, open_criterion
-from doublure.objectives.wsld import Wsld
+from doublure.objectives.vid import VID
+from doublure.objectives.weighted import Weighted, open_loss
+from doublure.objectives.wsld import WSLD
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import Augmented
 from doublure.sources.autoaugment import AutoAugmented
@@ -70,18 +70,18 @@ from doublure.sources.balanced import Balanced
 from doublure.sources.collapse import CollapseCheck
 from doublure.sources.combined import Combined
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.dfad import Dfad
+from doublure.sources.dfad import DFAD
 from doublure.sources.fast_meta import FastMeta
 from doublure.sources.few import Few
 from doublure.sources.flat import Flat
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.knowledge_within import BatchNormStatistics, Inceptionism
-from doublure.sources.lcw import Lcw
+from doublure.sources.lcw import LCW
 from doublure.sources.leaves import Leaves
 from doublure.sources.matched import Matched
 from doublure.sources.mixing import Mixed
 from doublure.sources.noise import Noise
-from doublure.sources.rdskd import Rdskd
+from doublure.sources.rdskd import RDSKD
 from doublure.sources.rehearsed import Rehearsed
 from doublure.sources.replay import Replay
 from doublure.sources.shader_files import ShaderFiles
@@ -96,7 +96,7 @@ ATTACK = BoundaryAttack(num_steps=4)
 GENERATOR = GeneratorPlan(latent=8, width=4)
 # On teachers that know nothing every generator ends in one class.
 UNWATCHED = CollapseCheck(every=0)
-SEARCH = ImageSearch(iterations=3, coarse_iterations=2, learning_rate=0.2)
+SEARCH = ImageOptimisation(iterations=3, coarse_iterations=2, learning_rate=0.2)
 COLOUR = InputContract(size=(16, 12), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=3)
 
 
@@ -107,20 +107,20 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "leaves": Leaves(),
         "noise": Noise(),
         "flat": Flat(gradient=True),
-        "lcw": Lcw(generator=untrained_generator(folder)),
+        "lcw": LCW(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
         "few": Few(data=labelled()),
         "deep-inversion": DeepInversion(search=SEARCH, competition=1.0),
         "short-inversion": ShortInversion(source=Noise(), iterations=3),
         "inceptionism": Inceptionism(search=SEARCH),
         "batch-norm-statistics": BatchNormStatistics(search=SEARCH, granularity="set"),
-        "rdskd": Rdskd(
+        "rdskd": RDSKD(
             generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
         ),
         "fast-meta": FastMeta(
             generator=GENERATOR, inner_steps=2, warm_up=1, renew_every=2, collapse=UNWATCHED
         ),
-        "dfad": Dfad(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
+        "dfad": DFAD(generator=GENERATOR, imitation_steps=2, collapse=UNWATCHED),
     }
 
 
@@ -165,22 +165,22 @@ OBJECTIVES = {
     "similarity-preserving": SimilarityPreserving(),
     "activation-boundaries": ActivationBoundaries(),
     "hard-labels": HardLabels(label_smoothing=0.1),
-    "dkd": Dkd(warmup_steps=4),
-    "dist": Dist(),
-    "wsld": Wsld(),
+    "dkd": DKD(warmup_steps=4),
+    "dist": DIST(),
+    "wsld": WSLD(),
     "logit-standardisation": LogitStandardisation(),
-    "mlld": Mlld(),
+    "mlld": MLLD(),
     "fit-nets": FitNets(),
     "stage-outputs": StageOutputs(),
     "attention-transfer": AttentionTransfer(),
-    "nst": Nst(),
-    "vid": Vid(),
-    "review-kd": ReviewKd(warmup_steps=4),
-    "srrl": Srrl(),
-    "rkd": Rkd(),
-    "pkt": Pkt(),
+    "nst": NST(),
+    "vid": VID(),
+    "review-kd": ReviewKD(warmup_steps=4),
+    "srrl": SRRL(),
+    "rkd": RKD(),
+    "pkt": PKT(),
     "correlation-congruence": CorrelationCongruence(),
-    "crd": Crd(num_negatives=64),
+    "crd": CRD(num_negatives=64),
     "weighted": Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),
     "continual": Continual(lwf=0.5),
 }
@@ -216,8 +216,8 @@ def grey_network(seed: int = 0) -> nn.Module:
     return tiny.network(seed).eval()
 
 
-def opened(source: Source, teacher: nn.Module | None = None, *, seed: int = 0, **site: Any):
-    where = dataclasses.replace(tiny.site(batch_size=8, steps=6), **site)
+def opened(source: Source, teacher: nn.Module | None = None, *, seed: int = 0, **context: Any):
+    where = dataclasses.replace(tiny.context(batch_size=8, steps=6), **context)
     return source.open(where, freeze(teacher or grey_network()), tiny.rng(seed))
 
 
@@ -354,12 +354,14 @@ def colour_network() -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class MethodInputs:
     """A source that shows tensors it keeps, so that whoever writes into them is found out."""
 
     images: tuple[Tensor, ...]
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Given":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "MethodInputs":
         return self
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -376,7 +378,7 @@ class Given:
 def test_what_a_wrapper_is_given_stays_as_it_was(name):
     images = tuple(torch.rand(8, 1, 8, 8, generator=tiny.rng(i)) for i in range(3))
     before = [image.clone() for image in images]
-    drawn(opened(wrapping_sources(Given(images=images))[name]), 0, 1, 2, 3)
+    drawn(opened(wrapping_sources(MethodInputs(images=images))[name]), 0, 1, 2, 3)
     assert equal(list(images), before)
 
 
@@ -414,9 +416,9 @@ class Asked:
     student: nn.Module
     teacher: nn.Module
     batch: Batch
-    criterion: Criterion
+    loss: Loss
 
-    def traces(self, order: Tensor | None = None) -> tuple[Trace, Trace, Batch]:
+    def traces(self, order: Tensor | None = None) -> tuple[Outputs, Outputs, Batch]:
         """Return both answers and the batch, with the samples in another order."""
         order = torch.arange(8) if order is None else order
         assert self.batch.labels is not None
@@ -426,10 +428,10 @@ class Asked:
             labels=self.batch.labels[order],
             index=self.batch.index[order],
         )
-        with Taps(self.student, self.criterion.taps.student) as taps:
-            ours = taps.trace(turned.images)
-        with Taps(self.teacher, self.criterion.taps.teacher) as taps, torch.no_grad():
-            return ours, taps.trace(turned.images), turned
+        with FeatureRecorder(self.student, self.loss.features.student) as recorder:
+            ours = recorder.record(turned.images)
+        with FeatureRecorder(self.teacher, self.loss.features.teacher) as recorder, torch.no_grad():
+            return ours, recorder.record(turned.images), turned
 
 
 def asked(name: str) -> Asked:
@@ -438,16 +440,16 @@ def asked(name: str) -> Asked:
     batch = image_batch(images, labels=labels, index=torch.arange(8))
     # In eval mode, so that an answer to an image is one whatever stands beside it.
     student, teacher = staged_network(1).eval(), freeze(staged_network(0, width=6))
-    criterion = open_criterion(OBJECTIVES[name], student, teacher, batch, tiny.rng())
-    return Asked(student, teacher, batch, criterion)
+    loss = open_loss(OBJECTIVES[name], student, teacher, batch, tiny.rng())
+    return Asked(student, teacher, batch, loss)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_names_finite_scalars_the_same_each_time(name):
     one, other = asked(name), asked(name)
-    other.criterion.load_state_dict(saved(one.criterion.state_dict()))
-    terms = one.criterion(*one.traces())
-    assert_same(terms, other.criterion(*other.traces()))
+    other.loss.load_state_dict(saved(one.loss.state_dict()))
+    terms = one.loss(*one.traces())
+    assert_same(terms, other.loss(*other.traces()))
     assert terms
     assert all(value.shape == () and value.isfinite() for value in terms.values())
 
@@ -458,7 +460,7 @@ def test_an_objective_pulls_the_student_and_nothing_else(name):
     stands = copy.deepcopy((standing(one.student), standing(one.teacher)))
     ours, theirs, batch = one.traces()
     before = copy.deepcopy((batch.images, batch.labels, ours.output.detach(), vars(theirs)))
-    terms = one.criterion(ours, theirs, batch)
+    terms = one.loss(ours, theirs, batch)
     torch.stack(list(terms.values())).sum().backward()
     pulled = [p.grad.abs().sum() for p in one.student.parameters() if p.grad is not None]
     assert sum(pulled) > 0
@@ -474,7 +476,7 @@ def test_opening_an_objective_moves_neither_networks_nor_torchs_generator(name):
     batch = image_batch(images, labels=torch.tensor([0, 1]), index=torch.arange(2))
     before = copy.deepcopy((standing(student), standing(teacher)))
     global_state = torch.random.get_rng_state()
-    open_criterion(OBJECTIVES[name], student, teacher, batch, tiny.rng())
+    open_loss(OBJECTIVES[name], student, teacher, batch, tiny.rng())
     assert_same(before, (standing(student), standing(teacher)))
     assert torch.equal(torch.random.get_rng_state(), global_state)
 
@@ -484,5 +486,5 @@ def test_an_objective_does_not_mind_the_order_of_its_samples(name):
     one, other = asked(name), asked(name)
     order = torch.randperm(8, generator=tiny.rng(3))
     torch.testing.assert_close(
-        other.criterion(*other.traces(order)), one.criterion(*one.traces()), rtol=1e-4, atol=1e-5
+        other.loss(*other.traces(order)), one.loss(*one.traces()), rtol=1e-4, atol=1e-5
     )

@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "doublure"
 FILES = sorted(SOURCE.rglob("*.py"))
 METHOD_PAGES = ROOT / "docs" / "methods"
 EXTRAS = {"torchvision", "timm", "torchmetrics", "lightning"}
-LONGEST = 400
+LONGEST = 420
 # Files past that length, and why they are one.
 LONG: dict[str, str] = {}
 
@@ -31,7 +31,7 @@ def module_of(file: Path) -> ModuleType:
 
 
 def kebab(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
 def test_every_import_goes_down_the_floors():

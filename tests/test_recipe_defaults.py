@@ -12,8 +12,8 @@ import pytest
 
 from doublure import catalogue
 from doublure.core.protocols import MARKS, InputContract, TextContract
-from doublure.engine.method import Given
-from doublure.engine.recipe import Change, Recipe, to_table
+from doublure.engine.method import MethodInputs
+from doublure.engine.recipe import ModelTransform, Recipe, to_table
 from doublure.nets.references import NetworkRef
 from doublure.recipes import METHODS, published, smaller
 from doublure.sources.surrogate import Surrogate
@@ -118,14 +118,14 @@ INVERSION: Golden = {
     "deep-inversion.temperature": 3.0,
     "deep-inversion.official": False,
     "deep-inversion.labels": "balanced",
-    "deep-inversion.search.iterations": 2000,
-    "deep-inversion.search.learning_rate": 0.05,
-    "deep-inversion.search.betas": [0.9, 0.999],
-    "deep-inversion.search.schedule": "constant",
-    "deep-inversion.search.jitter": 2,
-    "deep-inversion.search.flip": 0.0,
-    "deep-inversion.search.clamp": False,
-    "deep-inversion.search.coarse_iterations": 0,
+    "deep-inversion.optimisation.iterations": 2000,
+    "deep-inversion.optimisation.learning_rate": 0.05,
+    "deep-inversion.optimisation.betas": [0.9, 0.999],
+    "deep-inversion.optimisation.schedule": "constant",
+    "deep-inversion.optimisation.jitter": 2,
+    "deep-inversion.optimisation.flip": 0.0,
+    "deep-inversion.optimisation.clamp": False,
+    "deep-inversion.optimisation.coarse_iterations": 0,
     "soft-targets.temperature": 3.0,
 }
 GENERATOR: Golden = {
@@ -317,11 +317,15 @@ def recipe_of(name: str) -> Recipe:
         return supervised_translation(NETWORK, "text")
     if name == "prune and quantize":
         rounding = catalogue.settings_of("transform", "post-training-quantization")()
-        return smaller("quantize", NETWORK, CONTRACT, [Change(transform=rounding)], steps=300)
+        return smaller(
+            "quantize", NETWORK, CONTRACT, [ModelTransform(transform=rounding)], steps=300
+        )
     needs = METHODS[name].needs
     text = needs == "sentences"
     base = Sentences(data="text") if text else Surrogate(data="images")
-    given = Given(contract=TEXT if text else CONTRACT, base=None if needs == "nothing" else base)
+    given = MethodInputs(
+        contract=TEXT if text else CONTRACT, base=None if needs == "nothing" else base
+    )
     return published(name, NETWORK, NETWORK, given)
 
 

@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from doublure.core.protocols import Batch, Site, TapNames, Terms, Trace, image_batch
+from doublure.core.protocols import (
+    Batch,
+    FeatureNames,
+    LossTerms,
+    Outputs,
+    StreamContext,
+    image_batch,
+)
 from doublure.core.seeding import child, child_seed
 from doublure.engine.distill import distill
 from doublure.objectives.soft_targets import SoftTargets
@@ -23,23 +30,25 @@ from tests import tiny
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Generating":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "Generating":
         assert teacher is not None
-        return Generating(site, teacher, rng)
+        return Generating(context, teacher, rng)
 
 
 class Generating:
     """Owns its optimizer; steps by autograd.grad on its own parameters only."""
 
-    def __init__(self, site: Site, teacher: nn.Module, rng: torch.Generator) -> None:
-        self.site, self.teacher, self.rng = site, teacher, rng
+    def __init__(self, context: StreamContext, teacher: nn.Module, rng: torch.Generator) -> None:
+        self.context, self.teacher, self.rng = context, teacher, rng
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(rng.initial_seed(), "weights"))
             self.generator = nn.Sequential(nn.Linear(6, 64), nn.Sigmoid())
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=1e-2)
 
     def images(self, step: int, part: int) -> torch.Tensor:
-        noise = torch.randn(self.site.batch_size, 6, generator=child(self.rng, step, part))
+        noise = torch.randn(self.context.batch_size, 6, generator=child(self.rng, step, part))
         return self.generator(noise).view(-1, 1, 8, 8)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -52,7 +61,7 @@ class Generating:
             for parameter, gradient in zip(self.generator.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
-        return image_batch(self.images(step, 2).detach(), facts={"gap": -gap.detach()})
+        return image_batch(self.images(step, 2).detach(), metrics={"gap": -gap.detach()})
 
     def state_dict(self) -> dict[str, Any]:
         return {"g": self.generator.state_dict(), "o": self.optimizer.state_dict()}
@@ -78,14 +87,19 @@ class Hints:
 class Hinting(nn.Module):
     def __init__(self, settings: Hints, rng: torch.Generator) -> None:
         super().__init__()
-        self.taps = TapNames(student=(settings.student_layer,), teacher=(settings.teacher_layer,))
+        self.features = FeatureNames(
+            student=(settings.student_layer,), teacher=(settings.teacher_layer,)
+        )
         self.connector = nn.Conv2d(4, 8, 1, bias=False)
         with torch.no_grad():
             self.connector.weight.normal_(generator=rng)
 
-    def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         assert teacher is not None
-        ours, theirs = student.taps[self.taps.student[0]], teacher.taps[self.taps.teacher[0]]
+        ours, theirs = (
+            student.features[self.features.student[0]],
+            teacher.features[self.features.teacher[0]],
+        )
         return {"hint": F.mse_loss(self.connector(ours), theirs)}
 
 
@@ -137,13 +151,13 @@ class Boxes(nn.Module):
 
 
 class MatchBoxes:
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         return {
             name: F.l1_loss(student.output[name], teacher.output[name]) for name in student.output
         }
 
 
-def run(student, teacher, source, objective, rules=(), keeper=None, journal=None):
+def run(student, teacher, source, objective, rules=(), checkpointer=None, logger=None):
     settings = tiny.settings()
     return distill(
         student,
@@ -151,11 +165,11 @@ def run(student, teacher, source, objective, rules=(), keeper=None, journal=None
         source,
         objective,
         settings=settings,
-        site=tiny.site(settings),
+        context=tiny.context(settings),
         rng=tiny.rng(),
         rules=rules,
-        keeper=keeper,
-        journal=journal,
+        checkpointer=checkpointer,
+        logger=logger,
     )
 
 
@@ -177,25 +191,25 @@ TENANTS = {
 @pytest.mark.parametrize("name", TENANTS)
 def test_a_tenant_goes_on_from_any_step_with_the_same_bits(name):
     whole = tiny.Memory(4, 6)
-    expected = TENANTS[name](keeper=whole)
+    expected = TENANTS[name](checkpointer=whole)
     for state in whole.states:
-        keeper = tiny.Memory()
-        keeper.held = state
-        assert tiny.same_weights(TENANTS[name](keeper=keeper).network, expected.network)
+        checkpointer = tiny.Memory()
+        checkpointer.held = state
+        assert tiny.same_weights(TENANTS[name](checkpointer=checkpointer).network, expected.network)
 
 
 @pytest.mark.parametrize("name", TENANTS)
 def test_a_tenant_says_its_terms_by_name(name):
     lines = []
-    TENANTS[name](journal=lines.append)
+    TENANTS[name](logger=lines.append)
     expected = {"generator": "gap", "connector": "hint", "mask": "soft_targets", "dict": "boxes"}
-    assert expected[name] in lines[-1] | lines[-1]["facts"]
+    assert expected[name] in lines[-1] | lines[-1]["metrics"]
 
 
 def test_a_connector_learns_and_leaves_no_hook_behind():
-    student, teacher, keeper = tiny.network(1), tiny.network(0, width=8), tiny.Memory(1)
-    run(student, teacher, tiny.Grey(), HINTS, keeper=keeper)
-    first, last = keeper.states[0]["adapters"][0], keeper.states[-1]["adapters"][0]
+    student, teacher, checkpointer = tiny.network(1), tiny.network(0, width=8), tiny.Memory(1)
+    run(student, teacher, tiny.Grey(), HINTS, checkpointer=checkpointer)
+    first, last = checkpointer.states[0]["adapters"][0], checkpointer.states[-1]["adapters"][0]
     assert not torch.equal(first, last)
     assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
 
@@ -210,6 +224,6 @@ def test_a_rule_holds_its_mask_and_says_which_network_to_keep():
 
 def test_a_generator_gets_no_gradient_from_the_student_and_gives_it_none():
     student = tiny.network(1)
-    generating = Generated().open(tiny.site(), tiny.network(0).eval(), tiny.rng())
+    generating = Generated().open(tiny.context(), tiny.network(0).eval(), tiny.rng())
     generating.draw(0, student)
     assert all(parameter.grad is None for parameter in student.parameters())

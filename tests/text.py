@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from doublure.core.optional import reason_absent
-from doublure.core.protocols import Site, TextContract
+from doublure.core.protocols import StreamContext, TextContract
 from doublure.nets.network import Network
 from doublure.tasks.translation.networks import build_translator
 from doublure.tasks.translation.parallel_text import contract_of, open_text
@@ -53,6 +53,6 @@ def network(made_for: TextContract, seed: int = 0) -> Network[TextContract]:
     return Network(body, made_for, "builtin/translator-1-8")
 
 
-def site(made_for: TextContract, **changes: Any) -> Site[TextContract]:
+def context(made_for: TextContract, **changes: Any) -> StreamContext[TextContract]:
     fields = {"batch_size": 6, "steps": 8, "device": torch.device("cpu")}
-    return Site(contract=made_for, **(fields | changes))
+    return StreamContext(contract=made_for, **(fields | changes))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from doublure.core.protocols import Batch, InputContract, Site, image_batch
+from doublure.core.protocols import Batch, InputContract, StreamContext, image_batch
 from doublure.core.seeding import child, from_seed
 from doublure.engine.fit import FitSettings
 
@@ -31,10 +31,10 @@ def settings(**changes: Any) -> FitSettings:
     return FitSettings(**({"steps": 12, "batch_size": 8, "log_every": 4} | changes))
 
 
-def site(fit: FitSettings | None = None, **changes: Any) -> Site:
+def context(fit: FitSettings | None = None, **changes: Any) -> StreamContext:
     fit = fit or settings()
     fields = {"batch_size": fit.batch_size, "steps": fit.steps, "device": torch.device("cpu")}
-    return Site(contract=CONTRACT, **(fields | changes))
+    return StreamContext(contract=CONTRACT, **(fields | changes))
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -47,20 +47,22 @@ class Grey:
 
     labels: bool = False
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "GreyStream":
-        return GreyStream(site, rng, labels=self.labels)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "GreyStream":
+        return GreyStream(context, rng, labels=self.labels)
 
 
 class GreyStream:
-    def __init__(self, site: Site, rng: torch.Generator, *, labels: bool) -> None:
-        self.site, self.rng, self.labels = site, rng, labels
+    def __init__(self, context: StreamContext, rng: torch.Generator, *, labels: bool) -> None:
+        self.context, self.rng, self.labels = context, rng, labels
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        numbers = child(self.rng, self.site.split, self.site.rank, step)
-        shape = (self.site.batch_size, 1, 8, 8)
+        numbers = child(self.rng, self.context.split, self.context.rank, step)
+        shape = (self.context.batch_size, 1, 8, 8)
         images = torch.rand(shape, generator=numbers)
         labels = torch.randint(3, shape[:1], generator=numbers) if self.labels else None
-        return image_batch(images, labels=labels, facts={"brightness": images.mean()})
+        return image_batch(images, labels=labels, metrics={"brightness": images.mean()})
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -70,7 +72,7 @@ class GreyStream:
 
 
 class Memory:
-    """A keeper that saves after given steps and gives back what it holds."""
+    """A checkpointer that saves after given steps and gives back what it holds."""
 
     def __init__(self, *steps: int) -> None:
         self.steps = steps

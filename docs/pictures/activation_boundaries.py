@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from drawing import INK, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
+from drawing import INK, STUDENT, TEACHER, THIRD, context, digits_teacher, picture
 
 from doublure.core.seeding import child, from_seed
 from doublure.engine.distill import open_distillation
 from doublure.engine.fit import FitSettings, fit
 from doublure.engine.loading import load
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
     balanced_agreement,
@@ -26,17 +26,17 @@ def main() -> None:
     teacher = digits_teacher()
     student = load(NetworkRef(ref="builtin/convnet-6"), like=teacher.contract, rng=from_seed(1))
     settings = FitSettings(steps=STEPS, batch_size=64, log_every=EVERY)
-    stream, criterion = open_distillation(
+    stream, loss_fn = open_distillation(
         student,
         teacher,
         Surrogate(data="builtin/digits"),
         ActivationBoundaries(),
         settings=settings,
-        site=site(teacher.contract, 64, steps=STEPS),
+        context=context(teacher.contract, 64, steps=STEPS),
         rng=from_seed(0),
     )
     judge = Surrogate(data="builtin/digits").open(
-        site(teacher.contract, 64, split="held_out"), teacher, child(from_seed(0), "judge")
+        context(teacher.contract, 64, split="held_out"), teacher, child(from_seed(0), "judge")
     )
     images = judge.draw(0, None).images
     curves: list[list[float]] = []
@@ -45,21 +45,21 @@ def main() -> None:
     def look(line: Mapping[str, Any]) -> None:
         with (
             torch.no_grad(),
-            Taps(student, criterion.taps.student) as ours,
-            Taps(teacher, criterion.taps.teacher) as theirs,
+            FeatureRecorder(student, loss_fn.features.student) as ours,
+            FeatureRecorder(teacher, loss_fn.features.teacher) as theirs,
         ):
-            mine, taught = ours.trace(images).taps, theirs.trace(images).taps
-            pairs = zip(criterion.taps.student, criterion.taps.teacher, strict=True)
+            mine, taught = ours.record(images).features, theirs.record(images).features
+            pairs = zip(loss_fn.features.student, loss_fn.features.teacher, strict=True)
             curves.append(
                 [
                     balanced_agreement(connector(mine[a]), taught[b]).item()
-                    for connector, (a, b) in zip(criterion.adapters, pairs, strict=True)
+                    for connector, (a, b) in zip(loss_fn.adapters, pairs, strict=True)
                 ]
             )
         steps.append(line.get("step", 0))
 
     look({})
-    fit(student, stream, criterion, settings=settings, rng=from_seed(0), journal=look)
+    fit(student, stream, loss_fn, settings=settings, rng=from_seed(0), logger=look)
     with picture("activation_boundaries", 190) as figure:
         left, right = figure.subplots(1, 2)
         values = torch.linspace(-2.5, 2.5, 101)[None]

@@ -9,7 +9,7 @@ from drawing import STUDENT, TEACHER, digits_teacher, picture
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
@@ -29,25 +29,25 @@ def lasting(stage: Stage, steps: int) -> Stage:
 
 def curve(stages: Sequence[Stage], teacher: Network) -> tuple[list[int], list[float]]:
     """Return steps and accuracies, in %, of a student that goes through the stages."""
-    judges = open_data("builtin/digits", teacher.contract, split="test", labels=True)
+    evaluation_data = open_data("builtin/digits", teacher.contract, split="test", labels=True)
     network = load(STUDENT_REF, like=teacher.contract, rng=from_seed(1))
     steps: list[int] = []
     accuracies: list[float] = []
 
     def look(_: Mapping[str, Any]) -> None:
         steps.append(EVERY * (len(steps) + 1))
-        accuracies.append(100 * evaluate(network, judges).accuracy)
+        accuracies.append(100 * evaluate(network, evaluation_data).accuracy)
         network.train()
 
     for i, stage in enumerate(stages):
-        open_stage(stage, teacher, network, child(from_seed(0), i))(journal=look)
+        open_stage(stage, teacher, network, child(from_seed(0), i))(logger=look)
     return steps, accuracies
 
 
 def main() -> None:
     teacher = digits_teacher()
     images = Surrogate(data="builtin/digits")
-    first, second = activation_boundary(Given(contract=teacher.contract, base=images))
+    first, second = activation_boundary(MethodInputs(contract=teacher.contract, base=images))
     begun = STEPS // 10
     with picture("activation_boundary", 190) as figure:
         axes = figure.subplots()

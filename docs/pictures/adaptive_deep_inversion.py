@@ -1,7 +1,7 @@
 """Digits inverted from a network alone, and against a student that has learnt a little."""
 
 import torch
-from drawing import digits_teacher, label, picture, plain, site, tile
+from drawing import context, digits_teacher, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.deep_inversion import jensen_shannon, settings_for
@@ -15,7 +15,7 @@ def main() -> None:
         grid = figure.subplots(2, COLUMNS)
         for row, adaptive in zip(grid, (False, True), strict=True):
             inversion = settings_for(teacher.contract, adaptive=adaptive)
-            stream = inversion.open(site(teacher.contract, BATCH), teacher, from_seed(0))
+            stream = inversion.open(context(teacher.contract, BATCH), teacher, from_seed(0))
             batch = stream.draw(0, student)
             assert batch.labels is not None
             with torch.no_grad():

@@ -1,7 +1,7 @@
 """One attack: the image it began with and the four it found, with the teacher's answers."""
 
 import torch
-from drawing import FAINT, STUDENT, TEACHER, digits_teacher, picture, site, tile
+from drawing import FAINT, STUDENT, TEACHER, context, digits_teacher, picture, tile
 
 from doublure.core.seeding import from_seed
 from doublure.nets.boundary import BoundaryAttack
@@ -13,7 +13,7 @@ FROM, TO = 8, 3
 def main() -> None:
     teacher = digits_teacher()
     source = Surrogate(data="builtin/digits", labels=True)
-    batch = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
+    batch = source.open(context(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
     assert batch.labels is not None
     start = batch.images[batch.labels == FROM][:1]
     found = BoundaryAttack()(teacher, start, torch.tensor([TO]))

@@ -8,8 +8,8 @@ from doublure.objectives.attention_transfer import AttentionTransfer, attention_
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, ours, theirs = compared(AttentionTransfer(), student, teacher, image_batch(images))
-    pairs = criterion.read(ours, theirs)
+    loss, ours, theirs = compared(AttentionTransfer(), student, teacher, image_batch(images))
+    pairs = loss.read(ours, theirs)
     with picture("attention_transfer", 270, colours=64) as figure:
         grid = figure.subplots(2, 4)
         for row, side, who in ((grid[0], 1, "teacher"), (grid[1], 0, "student")):

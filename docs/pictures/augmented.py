@@ -1,6 +1,6 @@
 """The same images as they are, and under each published augmentation."""
 
-from drawing import COLOUR, label, picture, plain, site, tile
+from drawing import COLOUR, context, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.augmentation import PUBLISHED, augment
@@ -11,7 +11,7 @@ COLUMNS = 7
 
 def main() -> None:
     source = Shaders(num_programs=COLUMNS, instances=1)
-    images = source.open(site(COLOUR, COLUMNS), None, from_seed(4)).draw(0, None).images
+    images = source.open(context(COLOUR, COLUMNS), None, from_seed(4)).draw(0, None).images
     rows = {"as drawn": images}
     for name, augmentation in PUBLISHED.items():
         rows[name] = augment(images, augmentation, from_seed(0))

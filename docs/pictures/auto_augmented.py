@@ -1,6 +1,6 @@
 """Seven images as drawn, and twice as the policy changes them."""
 
-from drawing import COLOUR, label, picture, plain, site, tile
+from drawing import COLOUR, context, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.autoaugment import CIFAR10, apply_policy
@@ -11,7 +11,7 @@ COLUMNS = 7
 
 def main() -> None:
     source = Shaders(num_programs=COLUMNS, instances=1)
-    place = site(COLOUR, COLUMNS)
+    place = context(COLOUR, COLUMNS)
     drawn = source.open(place, None, from_seed(4)).draw(0, None).images
     rows = {"as drawn": drawn}
     for name, hole in (("policy", 0.0), ("and a hole", 0.5)):

@@ -1,7 +1,7 @@
 """Of how many views of digits a teacher no longer sees the label, by what was done to them."""
 
 import torch
-from drawing import STUDENT, digits_teacher, picture, site
+from drawing import STUDENT, context, digits_teacher, picture
 
 from doublure.core.seeding import from_seed
 from doublure.sources.augmenting import AUGMENTERS
@@ -17,7 +17,7 @@ def main() -> None:
     shown |= {name: make(images, teacher.contract) for name, make in AUGMENTERS.items()}
     shares = {}
     for name, source in shown.items():
-        stream = source.open(site(teacher.contract, BATCH), teacher, from_seed(0))
+        stream = source.open(context(teacher.contract, BATCH), teacher, from_seed(0))
         wrong = 0
         for step in range(STEPS):
             batch = stream.draw(step, None)

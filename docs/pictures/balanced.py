@@ -1,7 +1,7 @@
 """What a teacher of digits calls shader images: as they are drawn, and in the balanced pool."""
 
 import torch
-from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, shares, site
+from drawing import FAINT, INK, STUDENT, TEACHER, context, digits_teacher, picture, shares
 
 from doublure.core.seeding import from_seed
 from doublure.sources.balanced import Balanced
@@ -17,7 +17,7 @@ def main() -> None:
         ("as drawn", raw, TEACHER),
         ("balanced", Balanced(source=raw, pool_size=POOL), STUDENT),
     )
-    place = site(teacher.contract, BATCH, steps=STEPS)
+    place = context(teacher.contract, BATCH, steps=STEPS)
     with picture("balanced", 210) as figure:
         axes = figure.subplots()
         for i, (name, source, colour) in enumerate(kinds):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from drawing import digits_teacher, label, picture, plain, site, tile
+from drawing import context, digits_teacher, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.knowledge_within import (
@@ -20,12 +20,12 @@ def main() -> None:
     rows = {
         "noise": Noise(),
         "BNS": statistics,
-        "BNS+I": dataclasses.replace(COMBINED, search=statistics.search),
+        "BNS+I": dataclasses.replace(COMBINED, optimisation=statistics.optimisation),
     }
     with picture("batch_norm_statistics", 64 * len(rows), colours=64, scale=1.2) as figure:
         grid = figure.subplots(len(rows), COLUMNS)
         for row, (name, source) in zip(grid, rows.items(), strict=True):
-            place = site(teacher.contract, BATCH)
+            place = context(teacher.contract, BATCH)
             images = source.open(place, teacher, from_seed(0)).draw(0, None).images
             for axes, image in zip(row, images, strict=False):
                 tile(axes, image)

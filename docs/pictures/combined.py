@@ -1,6 +1,6 @@
 """One batch of several sources, and how it is divided as it grows."""
 
-from drawing import COLOUR, FAINT, STUDENT, TEACHER, picture, site, tile
+from drawing import COLOUR, FAINT, STUDENT, TEACHER, context, picture, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.combined import Combined, divide
@@ -13,7 +13,7 @@ IMAGES = 8
 
 def main() -> None:
     source = Combined(sources=(Shaders(num_programs=6, instances=1), Leaves()), shares=SHARES)
-    images = source.open(site(COLOUR, IMAGES), None, from_seed(2)).draw(0, None).images
+    images = source.open(context(COLOUR, IMAGES), None, from_seed(2)).draw(0, None).images
     counts = divide(IMAGES, SHARES)
     names = ["shaders"] * counts[0] + ["leaves"] * counts[1]
     sizes = range(1, 17)

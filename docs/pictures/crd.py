@@ -4,7 +4,7 @@ import torch
 from drawing import FAINT, STUDENT, TEACHER, compared, digits_pair, picture
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.crd import Crd
+from doublure.objectives.crd import CRD
 
 
 def main() -> None:
@@ -13,8 +13,8 @@ def main() -> None:
     with picture("crd", 210) as figure:
         axes = figure.subplots(1, 2, sharex=True)
         for part, steps in zip(axes, (1, 200), strict=True):
-            criterion, _, _ = compared(Crd(num_negatives=512), student, teacher, batch, steps=steps)
-            products = criterion.banks.student @ criterion.banks.teacher.T
+            loss, _, _ = compared(CRD(num_negatives=512), student, teacher, batch, steps=steps)
+            products = loss.banks.student @ loss.banks.teacher.T
             own = products.diag()
             others = products[~torch.eye(len(own), dtype=torch.bool)]
             bins = [i / 20 for i in range(-20, 21)]

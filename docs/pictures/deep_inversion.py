@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from drawing import digits_teacher, label, picture, plain, site, tile
+from drawing import context, digits_teacher, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
@@ -20,7 +20,7 @@ def main() -> None:
     rows = {"real": (real, labels)}
     prior = dataclasses.replace(inversion, features=0.0)
     for name, settings in (("inverted", inversion), ("prior alone", prior)):
-        batch = settings.open(site(teacher.contract, BATCH), teacher, from_seed(0)).draw(0, None)
+        batch = settings.open(context(teacher.contract, BATCH), teacher, from_seed(0)).draw(0, None)
         assert batch.labels is not None
         rows[name] = (batch.images, batch.labels)
     with picture("deep_inversion", 64 * len(rows), colours=64, scale=1.2) as figure:

@@ -1,7 +1,7 @@
 """What a generator shows in the course of its game with a student."""
 
 import torch
-from drawing import digits_teacher, label, picture, plain, site, tile
+from drawing import context, digits_teacher, label, picture, plain, tile
 
 from doublure.core.protocols import Batch
 from doublure.core.seeding import from_seed
@@ -11,7 +11,7 @@ from doublure.engine.loading import load
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.references import NetworkRef
 from doublure.objectives.logit_l1 import LogitL1
-from doublure.sources.dfad import Dfad
+from doublure.sources.dfad import DFAD
 
 COLUMNS, STEPS = 10, 400
 SHOWN = (0, 100, 399)
@@ -21,13 +21,13 @@ def main() -> None:
     teacher = digits_teacher()
     student = load(NetworkRef(ref="builtin/convnet-8"), like=teacher.contract, rng=from_seed(0))
     settings = FitSettings(steps=STEPS, batch_size=64, nesterov=False, warmup=0.0)
-    stream, criterion = open_distillation(
+    stream, loss = open_distillation(
         student,
         teacher,
-        Dfad(generator=GeneratorPlan(width=16)),
+        DFAD(generator=GeneratorPlan(width=16)),
         LogitL1(),
         settings=settings,
-        site=site(teacher.contract, 64, steps=STEPS),
+        context=context(teacher.contract, 64, steps=STEPS),
         rng=from_seed(0),
     )
     rows: dict[str, torch.Tensor] = {}
@@ -40,7 +40,7 @@ def main() -> None:
         return batch
 
     stream.draw = seen  # type: ignore[method-assign]
-    fit(student, stream, criterion, settings=settings, rng=from_seed(0))
+    fit(student, stream, loss, settings=settings, rng=from_seed(0))
     with picture("dfad", 64 * len(rows), colours=64, scale=1.2) as figure:
         grid = figure.subplots(len(rows), COLUMNS)
         for row, (name, images) in zip(grid, rows.items(), strict=True):

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from doublure.core.protocols import Batch, Criterion, InputContract, Site, Split, Trace
+from doublure.core.protocols import Batch, InputContract, Loss, Outputs, Split, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
 from doublure.engine.loading import load
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
-from doublure.nets.taps import Taps
-from doublure.objectives.weighted import AnyObjective, open_criterion
+from doublure.objectives.weighted import AnyObjective, open_loss
 from doublure.verbs.train import train
 
 HERE = Path(__file__).resolve().parent
@@ -106,11 +106,11 @@ def label(axes: Axes, text: str) -> None:
     axes.text(-0.12, 0.5, text, transform=axes.transAxes, ha="right", va="center")
 
 
-def site(
+def context(
     contract: InputContract, batch_size: int, *, steps: int = 100, split: Split = "train"
-) -> Site:
+) -> StreamContext:
     """Return a place on the CPU to open a source at."""
-    return Site(
+    return StreamContext(
         contract=contract,
         device=torch.device("cpu"),
         batch_size=batch_size,
@@ -145,23 +145,23 @@ def compared(
     batch: Batch,
     *,
     steps: int = 0,
-) -> tuple[Criterion, Trace, Trace]:
-    """Return an objective's criterion, its own layers trained for some steps, and both answers."""
-    criterion = open_criterion(objective, student, teacher, batch, from_seed(0))
+) -> tuple[Loss, Outputs, Outputs]:
+    """Return an objective's loss, its own layers trained for some steps, and both answers."""
+    loss_fn = open_loss(objective, student, teacher, batch, from_seed(0))
     with (
-        Taps(student, criterion.taps.student) as ours,
-        Taps(teacher, criterion.taps.teacher) as its,
+        FeatureRecorder(student, loss_fn.features.student) as ours,
+        FeatureRecorder(teacher, loss_fn.features.teacher) as its,
         torch.no_grad(),
     ):
-        traces = ours.trace(batch.images), its.trace(batch.images)
+        traces = ours.record(batch.images), its.record(batch.images)
     if steps:
-        optimizer = torch.optim.Adam(criterion.parameters(), lr=0.01)
+        optimizer = torch.optim.Adam(loss_fn.parameters(), lr=0.01)
         for _ in range(steps):
-            loss = torch.stack(list(criterion(*traces, batch).values())).sum()
+            loss = torch.stack(list(loss_fn(*traces, batch).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return criterion, *traces
+    return loss_fn, *traces
 
 
 def matrix(axes: Axes, values: Tensor, title: str, below: str = "") -> None:

@@ -1,6 +1,6 @@
 """What a generator makes in five steps, the more often it has done so."""
 
-from drawing import digits_teacher, label, picture, plain, site, tile
+from drawing import context, digits_teacher, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.nets.generators import GeneratorPlan
@@ -14,7 +14,7 @@ def main() -> None:
     teacher = digits_teacher()
     generator = GeneratorPlan(head="sigmoid", width=16)
     source = FastMeta(generator=generator, shift=1, flip=0.0)
-    stream = source.open(site(teacher.contract, BATCH), teacher, from_seed(0))
+    stream = source.open(context(teacher.contract, BATCH), teacher, from_seed(0))
     with picture("fast_meta", 64 * len(SHOWN), colours=64, scale=1.2) as figure:
         grid = iter(figure.subplots(len(SHOWN), COLUMNS))
         for call in range(max(SHOWN)):

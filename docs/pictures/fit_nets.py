@@ -10,10 +10,10 @@ from doublure.objectives.fit_nets import FitNets
 def main() -> None:
     teacher, student, images, _ = digits_pair()
     batch = image_batch(images)
-    criterion, ours, theirs = compared(FitNets(), student, teacher, batch, steps=300)
-    ((seen, hint),) = criterion.read(ours, theirs)
+    loss, ours, theirs = compared(FitNets(), student, teacher, batch, steps=300)
+    ((seen, hint),) = loss.read(ours, theirs)
     with torch.no_grad():
-        regressed = criterion.eval().adapters[0](seen)[0]
+        regressed = loss.eval().adapters[0](seen)[0]
     taught = hint[0]
     strongest = taught.var((1, 2)).argsort(descending=True)[:4].tolist()
     with picture("fit_nets", 230, colours=64) as figure:

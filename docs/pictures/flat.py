@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from drawing import COLOUR, picture, plain, site, tile
+from drawing import COLOUR, context, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.flat import Flat
@@ -11,7 +11,7 @@ COLUMNS = 8
 
 
 def main() -> None:
-    place = site(replace(COLOUR, size=(32, 32)), COLUMNS)
+    place = context(replace(COLOUR, size=(32, 32)), COLUMNS)
     with picture("flat", 136) as figure:
         rows = figure.subplots(2, COLUMNS)
         for row, gradient in zip(rows, (False, True), strict=True):

@@ -2,7 +2,7 @@
 
 import copy
 
-from drawing import FAINT, STUDENT, TEACHER, digits_teacher, picture, site
+from drawing import FAINT, STUDENT, TEACHER, context, digits_teacher, picture
 from torch import nn
 
 from doublure.core.seeding import from_seed
@@ -41,10 +41,10 @@ def main() -> None:
                 Noise(),
                 SoftTargets(),
                 settings=SETTINGS,
-                site=site(teacher.contract, 32, steps=60),
+                context=context(teacher.contract, 32, steps=60),
                 rng=from_seed(0),
                 rules=rules,
-                journal=lambda line: curve.append((line["step"], moved(student, teacher))),  # noqa: B023
+                logger=lambda line: curve.append((line["step"], moved(student, teacher))),  # noqa: B023
             )
             axes.plot(*zip(*curve, strict=True), color=colour, label=name)
         axes.set_xlabel("steps on noise")

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
+from drawing import STUDENT, TEACHER, context, digits_teacher, picture, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
@@ -13,7 +13,7 @@ SMOOTHING, CLASSES = 0.1, 10
 def main() -> None:
     teacher = digits_teacher()
     source = Surrogate(data="builtin/digits", labels=True)
-    batch = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
+    batch = source.open(context(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
     assert batch.labels is not None
     with torch.no_grad():
         answers = teacher(batch.images).softmax(-1)

@@ -1,16 +1,16 @@
 """How far a ResNet-8 is from its ResNet-20 at each stage: blocks left out, and repaired."""
 
 import torch
-from drawing import FAINT, STUDENT, TEACHER, picture, residual_digits_teacher, site
+from drawing import FAINT, STUDENT, TEACHER, context, picture, residual_digits_teacher
 from torch import Tensor, nn
 
 from doublure.compress.inherit import Inherit, copy_weights_
 from doublure.core.seeding import from_seed
 from doublure.engine.loading import load
 from doublure.nets.blocks import find_counterparts
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 
@@ -20,7 +20,7 @@ STAGES = ("layer1", "layer2", "layer3", "linear")
 def main() -> None:
     teacher = residual_digits_teacher()
     source = Matched(source=Shaders(num_programs=64))
-    stream = source.open(site(teacher.contract, 128), teacher, from_seed(0))
+    stream = source.open(context(teacher.contract, 128), teacher, from_seed(0))
     batches = [stream.draw(step, None) for step in range(4)]
     seen = stream.draw(4, None).images
     dropped, repaired = (student(teacher) for _ in range(2))
@@ -51,8 +51,12 @@ def student(teacher: Network) -> Network:
 
 def errors(network: nn.Module, teacher: nn.Module, images: Tensor) -> list[float]:
     """Return how far a network's stages are from its teacher's on images of a pass of their own."""
-    with Taps(freeze(network), STAGES) as ours, Taps(teacher, STAGES) as theirs, torch.no_grad():
-        mine, taught = ours.trace(images).taps, theirs.trace(images).taps
+    with (
+        FeatureRecorder(freeze(network), STAGES) as ours,
+        FeatureRecorder(teacher, STAGES) as theirs,
+        torch.no_grad(),
+    ):
+        mine, taught = ours.record(images).features, theirs.record(images).features
     found = []
     for stage in STAGES:
         wanted = taught[stage].transpose(0, 1).flatten(1)

@@ -1,7 +1,7 @@
 """A mistaken answer, the same adjusted in both ways, and the temperatures of a batch."""
 
 import torch
-from drawing import STUDENT, TEACHER, THIRD, digits_teacher, picture, site, tile
+from drawing import STUDENT, TEACHER, THIRD, context, digits_teacher, picture, tile
 from torch import Tensor
 
 from doublure.core.seeding import from_seed
@@ -30,7 +30,7 @@ def main() -> None:
         source=Surrogate(data="builtin/digits", labels=True),
         augmentation=Augmentation(flip=0.0, num_operations=0),
     )
-    batch = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
+    batch = source.open(context(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
     labels = batch.labels
     assert labels is not None
     with torch.no_grad():

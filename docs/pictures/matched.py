@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from drawing import COLOUR, label, picture, plain, site, tile
+from drawing import COLOUR, context, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.matched import Matched
@@ -17,9 +17,9 @@ def main() -> None:
     shaders = Shaders(num_programs=COLUMNS, instances=1)
     matched = Matched(source=shaders)
     rows = {
-        "as drawn": shaders.open(site(COLOUR, COLUMNS), None, from_seed(4)),
-        "ImageNet's": matched.open(site(IMAGENET, COLUMNS), None, from_seed(4)),
-        "dark data's": matched.open(site(DARK, COLUMNS), None, from_seed(4)),
+        "as drawn": shaders.open(context(COLOUR, COLUMNS), None, from_seed(4)),
+        "ImageNet's": matched.open(context(IMAGENET, COLUMNS), None, from_seed(4)),
+        "dark data's": matched.open(context(DARK, COLUMNS), None, from_seed(4)),
     }
     with picture("matched", 200, colours=128, scale=1.25) as figure:
         grid = figure.subplots(len(rows), COLUMNS)

@@ -1,6 +1,6 @@
 """Images, their partners, and the two ways to mix them."""
 
-from drawing import COLOUR, label, picture, plain, site, tile
+from drawing import COLOUR, context, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.mixing import Mixed
@@ -11,7 +11,7 @@ COLUMNS = 7
 
 def main() -> None:
     source = Shaders(num_programs=COLUMNS, instances=1)
-    place = site(COLOUR, COLUMNS)
+    place = context(COLOUR, COLUMNS)
     rows = {"as drawn": Mixed(source=source, share=0.0)}
     rows |= {"mixup": Mixed(source=source), "cutmix": Mixed(source=source, blend="cutmix")}
     with picture("mixed", 200, colours=128, scale=1.25) as figure:

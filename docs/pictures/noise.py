@@ -1,7 +1,18 @@
 """Noise, and what a network that knows digits calls it: few of its classes."""
 
 import torch
-from drawing import FAINT, INK, STUDENT, THIRD, digits_teacher, picture, plain, shares, site, tile
+from drawing import (
+    FAINT,
+    INK,
+    STUDENT,
+    THIRD,
+    context,
+    digits_teacher,
+    picture,
+    plain,
+    shares,
+    tile,
+)
 
 from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise
@@ -12,7 +23,7 @@ COUNT, SHOWN = 4096, 5
 def main() -> None:
     teacher = digits_teacher()
     kinds = (("Gaussian", Noise(), STUDENT), ("uniform", Noise(distribution="uniform"), THIRD))
-    place = site(teacher.contract, COUNT)
+    place = context(teacher.contract, COUNT)
     with picture("noise", 230) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(1, 2.1))
         tiles = above.subplots(1, 2 * SHOWN)

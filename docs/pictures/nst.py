@@ -4,14 +4,14 @@ import torch.nn.functional as F
 from drawing import compared, digits_pair, matrix, picture, tile
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.nst import Nst
+from doublure.objectives.nst import NST
 from doublure.objectives.pairing import MIDDLE
 
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, ours, theirs = compared(Nst(layers=MIDDLE), student, teacher, image_batch(images))
-    ((student_maps, teacher_maps),) = criterion.read(ours, theirs)
+    loss, ours, theirs = compared(NST(layers=MIDDLE), student, teacher, image_batch(images))
+    ((student_maps, teacher_maps),) = loss.read(ours, theirs)
     with picture("nst", 200, colours=64) as figure:
         grid = figure.subplots(1, 3)
         tile(grid[0], images[0], "image")

@@ -1,6 +1,6 @@
 """The inputs of a layer, and the grids of four bits that two clips lay over them."""
 
-from drawing import FAINT, STUDENT, TEACHER, THIRD, digits_teacher, picture, site
+from drawing import FAINT, STUDENT, TEACHER, THIRD, context, digits_teacher, picture
 
 from doublure.compress.post_training_quantization import (
     affine,
@@ -17,7 +17,7 @@ BITS = 4
 def main() -> None:
     teacher = digits_teacher()
     stream = Surrogate(data="builtin/digits").open(
-        site(teacher.contract, 256), teacher, from_seed(0)
+        context(teacher.contract, 256), teacher, from_seed(0)
     )
     images = [stream.draw(0, None).images]
     seen = ranges_seen(teacher, ["conv2"], images)

@@ -1,18 +1,18 @@
 """Importance of every group of channels of a digits network, and which of them go."""
 
-from drawing import FAINT, INK, STUDENT, TEACHER, digits_teacher, picture, site
+from drawing import FAINT, INK, STUDENT, TEACHER, context, digits_teacher, picture
 
 from doublure.compress.pruning import importances, least_important
 from doublure.core.seeding import child, from_seed
-from doublure.engine.distill import Answered
+from doublure.engine.distill import TeacherStream
 from doublure.nets.channels import trace_channels
 from doublure.sources.noise import Noise
 
 
 def main() -> None:
     teacher = digits_teacher()
-    stream = Noise().open(site(teacher.contract, 64), teacher, from_seed(0))
-    batches = [Answered(stream, teacher).draw(step, None) for step in range(4)]
+    stream = Noise().open(context(teacher.contract, 64), teacher, from_seed(0))
+    batches = [TeacherStream(stream, teacher).draw(step, None) for step in range(4)]
     channels = trace_channels(teacher)
     scores = importances(teacher, channels, batches, "fisher", child(from_seed(0), "change"))
     gone = set(least_important(channels, scores, 0.35, 1))

@@ -1,7 +1,7 @@
 """How old the images are that a step shows, and how many there are."""
 
 import torch
-from drawing import FAINT, STUDENT, TEACHER, picture, site
+from drawing import FAINT, STUDENT, TEACHER, context, picture
 
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
@@ -13,14 +13,14 @@ STEPS, BATCH = 500, 64
 
 
 def main() -> None:
-    stream = Replay(source=Noise()).open(site(SMALL, BATCH, steps=STEPS), None, from_seed(0))
+    stream = Replay(source=Noise()).open(context(SMALL, BATCH, steps=STEPS), None, from_seed(0))
     pool, fresh = [], []
     known = torch.empty(0, SMALL.channels, *SMALL.size)
     for step in range(STEPS):
         batch = stream.draw(step, None)
         seen = (batch.images[:, None] == known[None]).flatten(2).all(-1).any(1)
         known = torch.cat([known, batch.images[~seen]])
-        pool.append(batch.facts["pool_images"].item())
+        pool.append(batch.metrics["pool_images"].item())
         fresh.append(100 * (~seen).float().mean().item())
     with picture("replay", 200) as figure:
         above, below = figure.subplots(2, 1, sharex=True)

@@ -6,7 +6,7 @@ import torch
 from drawing import STUDENT, TEACHER, picture
 from torch import Tensor
 
-from doublure.core.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
 from doublure.core.seeding import from_seed
 from doublure.objectives.divergence import Divergence
 from doublure.tasks.translation.return_to_go import ReturnToGo
@@ -44,9 +44,9 @@ def main() -> None:
             views={},
             labels=chosen,
             mask=torch.ones_like(chosen, dtype=torch.bool),
-            facts={OWN_SENTENCES: torch.ones(())},
+            metrics={OWN_SENTENCES: torch.ones(())},
         )
-        answers = Trace(output=behind(student, chosen)), Trace(output=behind(teacher, chosen))
+        answers = Outputs(output=behind(student, chosen)), Outputs(output=behind(teacher, chosen))
         (token,) = Divergence()(*answers, batch).values()
         (later,) = ReturnToGo(per_token=False)(*answers, batch).values()
         for name, loss in zip(sums, (token, token + later), strict=True):

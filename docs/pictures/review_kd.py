@@ -5,15 +5,15 @@ import torch.nn.functional as F
 from drawing import compared, digits_pair, matrix, picture, tile
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.review_kd import ReviewKd
+from doublure.objectives.review_kd import ReviewKD
 
 SCALES = (8, 4, 2, 1)
 
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    review, ours, theirs = compared(ReviewKd(), student, teacher, image_batch(images), steps=100)
-    within = review._criterion
+    review, ours, theirs = compared(ReviewKD(), student, teacher, image_batch(images), steps=100)
+    within = review._loss
     residual = None
     with torch.no_grad():
         pairs = list(zip(within.fusions, within._levels.maps(ours, theirs), strict=True))

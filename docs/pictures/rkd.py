@@ -3,14 +3,14 @@
 from drawing import FAINT, STUDENT, THIRD, compared, digits_pair, picture
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.rkd import Rkd, angles, relative_distances
+from doublure.objectives.rkd import RKD, angles, relative_distances
 
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, ours, theirs = compared(Rkd(), student, teacher, image_batch(images))
-    (name,), (taught,) = criterion.taps.student, criterion.taps.teacher
-    one, other = ours.taps[name], theirs.taps[taught]
+    loss, ours, theirs = compared(RKD(), student, teacher, image_batch(images))
+    (name,), (taught,) = loss.features.student, loss.features.teacher
+    one, other = ours.features[name], theirs.features[taught]
     with picture("rkd", 250, colours=64) as figure:
         axes = figure.subplots(1, 2)
         for part, relation, title, colour, every in (

@@ -7,7 +7,7 @@ import torch
 from drawing import STUDENT, picture
 from matplotlib.colors import ListedColormap
 
-from doublure.core.protocols import PAD, Site
+from doublure.core.protocols import PAD, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.tasks.translation.parallel_text import contract_of, open_text, padded
 from doublure.tasks.translation.sentences import Sentences
@@ -26,8 +26,10 @@ def main() -> None:
         for language in ("de", "en"):
             (Path(folder) / f"train.{language}").write_text("\n".join(lines) + "\n")
         contract = contract_of(open_text(f"{folder}:de-en"), 200)
-        site = Site(contract=contract, device=torch.device("cpu"), batch_size=ROWS, steps=9)
-        stream = Sentences(data=folder).open(site, None, from_seed(1))
+        context = StreamContext(
+            contract=contract, device=torch.device("cpu"), batch_size=ROWS, steps=9
+        )
+        stream = Sentences(data=folder).open(context, None, from_seed(1))
         alike = [stream.draw(step, None).labels for step in range(3)]
         rows = [row[row != PAD].tolist() for batch in alike for row in batch]
         order = torch.randperm(len(rows), generator=rng).tolist()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from drawing import COLOUR, label, picture, plain, site, tile
+from drawing import COLOUR, context, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.shader_files import ShaderFiles
@@ -42,7 +42,7 @@ def main() -> None:
             folder = Path(name) / Path(file).stem
             folder.mkdir()
             (folder / file).write_text(text)
-            stream = ShaderFiles(folder=folder).open(site(COLOUR, COLUMNS), None, from_seed(0))
+            stream = ShaderFiles(folder=folder).open(context(COLOUR, COLUMNS), None, from_seed(0))
             for axes, image in zip(row, stream.draw(0, None).images, strict=True):
                 tile(axes, image)
                 plain(axes)

@@ -1,6 +1,6 @@
 """Shader images on their way: as they begin, and after 3 and 15 steps of inversion."""
 
-from drawing import digits_in_colour, label, picture, plain, site, tile
+from drawing import context, digits_in_colour, label, picture, plain, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.short_inversion import ShortInversion
@@ -11,7 +11,7 @@ COLUMNS, BATCH, STEPS = 10, 100, (0, 3, 15)
 def main() -> None:
     teacher = digits_in_colour()
     inversion = ShortInversion()
-    stream = inversion.open(site(teacher.contract, BATCH), teacher, from_seed(0))
+    stream = inversion.open(context(teacher.contract, BATCH), teacher, from_seed(0))
     shares = [step / inversion.iterations for step in STEPS[:-1]]
     batch, path = stream.draw_followed(0, None, shares, BATCH)
     assert batch.labels is not None

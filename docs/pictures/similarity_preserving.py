@@ -1,13 +1,13 @@
 """Which of fifty images look alike to the pixels, to an untrained network, and to a teacher."""
 
 import torch
-from drawing import digits_teacher, picture, site
+from drawing import context, digits_teacher, picture
 
 from doublure.core.seeding import from_seed
 from doublure.engine.loading import load
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.references import NetworkRef
 from doublure.nets.stages import find_stages
-from doublure.nets.taps import Taps
 from doublure.objectives.similarity_preserving import similarities
 from doublure.sources.surrogate import Surrogate
 
@@ -18,14 +18,14 @@ def main() -> None:
     teacher = digits_teacher()
     student = load(NetworkRef(ref="builtin/convnet-4"), like=teacher.contract, rng=from_seed(1))
     source = Surrogate(data="builtin/digits", labels=True)
-    batch = source.open(site(teacher.contract, COUNT), teacher, from_seed(0)).draw(0, None)
+    batch = source.open(context(teacher.contract, COUNT), teacher, from_seed(0)).draw(0, None)
     assert batch.labels is not None
     images = batch.images[batch.labels.argsort(stable=True)]
     shown = {"pixels": similarities(images)}
     for name, network in (("untrained", student), ("teacher", teacher)):
         layer = find_stages(network, images).ends[-1].after_activation()
-        with Taps(network.eval(), (layer.name,)) as taps, torch.no_grad():
-            shown[name] = similarities(layer.as_map(taps.trace(images).taps[layer.name]))
+        with FeatureRecorder(network.eval(), (layer.name,)) as recorder, torch.no_grad():
+            shown[name] = similarities(layer.as_map(recorder.record(images).features[layer.name]))
     with picture("similarity_preserving", 190) as figure:
         for axes, (name, matrix) in zip(figure.subplots(1, 3), shown.items(), strict=True):
             axes.imshow(matrix, cmap="viridis", vmin=0)

@@ -1,7 +1,7 @@
 """What one answer of a teacher says at three temperatures."""
 
 import torch
-from drawing import STUDENT, TEACHER, digits_teacher, picture, site, tile
+from drawing import STUDENT, TEACHER, context, digits_teacher, picture, tile
 
 from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
@@ -12,7 +12,7 @@ TEMPERATURES = (1.0, 4.0, 20.0)
 def main() -> None:
     teacher = digits_teacher()
     source = Surrogate(data="builtin/digits")
-    images = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None).images
+    images = source.open(context(teacher.contract, 64), teacher, from_seed(0)).draw(0, None).images
     with torch.no_grad():
         logits = teacher(images)
     # The image of which the teacher is least sure.

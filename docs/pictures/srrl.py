@@ -4,7 +4,7 @@ import torch
 from drawing import FAINT, STUDENT, compared, digits_pair, picture
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.srrl import Srrl
+from doublure.objectives.srrl import SRRL
 
 
 def main() -> None:
@@ -13,10 +13,10 @@ def main() -> None:
     with picture("srrl", 230) as figure:
         axes = figure.subplots(1, 2, sharex=True, sharey=True)
         for part, steps in zip(axes, (1, 300), strict=True):
-            criterion, ours, theirs = compared(Srrl(), student, teacher, batch, steps=steps)
+            loss, ours, theirs = compared(SRRL(), student, teacher, batch, steps=steps)
             with torch.no_grad():
-                ((seen, _),) = criterion.read(ours, theirs)
-                adapted = criterion.adapters[0](seen).flatten(1)
+                ((seen, _),) = loss.read(ours, theirs)
+                adapted = loss.adapters[0](seen).flatten(1)
                 read = teacher.body.linear(adapted)
             part.scatter(theirs.output.flatten(), read.flatten(), s=5, color=STUDENT)
             low, high = theirs.output.min().item(), theirs.output.max().item()

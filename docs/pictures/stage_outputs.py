@@ -10,10 +10,8 @@ from doublure.objectives.stage_outputs import StageOutputs, relative_error
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, ours, theirs = compared(
-        StageOutputs(), student, teacher, image_batch(images), steps=300
-    )
-    stages = zip(criterion.read(ours, theirs), criterion.adapters, strict=True)
+    loss, ours, theirs = compared(StageOutputs(), student, teacher, image_batch(images), steps=300)
+    stages = zip(loss.read(ours, theirs), loss.adapters, strict=True)
     with picture("stage_outputs", 230, colours=64) as figure:
         grid = figure.subplots(2, 4)
         tile(grid[0, 0], images[0], "image")

@@ -1,7 +1,7 @@
 """Three stand-ins for the digits, and which classes their teacher sees in each."""
 
 import torch
-from drawing import FAINT, INK, STUDENT, digits_teacher, picture, plain, shares, site, tile
+from drawing import FAINT, INK, STUDENT, context, digits_teacher, picture, plain, shares, tile
 
 from doublure.core.protocols import Source
 from doublure.core.seeding import from_seed
@@ -19,7 +19,7 @@ def main() -> None:
         "dead leaves": Leaves(),
         "noise": Noise(),
     }
-    place = site(teacher.contract, COUNT)
+    place = context(teacher.contract, COUNT)
     with picture("surrogate", 300) as figure:
         grid = figure.add_gridspec(len(sets), SHOWN + 1, width_ratios=(*[1] * SHOWN, 5.2))
         for row, (name, source) in enumerate(sets.items()):

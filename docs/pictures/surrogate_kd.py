@@ -1,11 +1,11 @@
 """A surrogate set on its way to the student: as it is, augmented, mixed; and the answers to it."""
 
 import torch
-from drawing import FAINT, TEACHER, digits_in_colour, label, picture, plain, site, tile
+from drawing import FAINT, TEACHER, context, digits_in_colour, label, picture, plain, tile
 
 from doublure.core.protocols import Source
 from doublure.core.seeding import from_seed
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.recipes import surrogate_kd
 from doublure.sources.leaves import Leaves
 
@@ -16,12 +16,12 @@ TEMPERATURE = 2.0
 
 def main() -> None:
     teacher = digits_in_colour()
-    (stage,) = surrogate_kd(Given(contract=teacher.contract, base=Leaves()))
+    (stage,) = surrogate_kd(MethodInputs(contract=teacher.contract, base=Leaves()))
     sources: list[Source] = [stage.source]
     while hasattr(sources[-1], "source"):
         sources.append(sources[-1].source)
     sources.reverse()
-    place = site(teacher.contract, COLUMNS)
+    place = context(teacher.contract, COLUMNS)
     with picture("surrogate_kd", 290, colours=96, scale=1.25) as figure:
         grid = figure.subplots(len(sources) + 1, COLUMNS, height_ratios=(*[1] * len(sources), 0.8))
         for row, source in zip(grid, sources, strict=False):

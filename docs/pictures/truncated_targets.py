@@ -1,7 +1,7 @@
 """What a teacher says of an image, and of the same image after AutoAugment's sort of changes."""
 
 import torch
-from drawing import FAINT, TEACHER, digits_teacher, picture, site, tile
+from drawing import FAINT, TEACHER, context, digits_teacher, picture, tile
 
 from doublure.core.seeding import from_seed
 from doublure.objectives.truncated_targets import TruncatedTargets, likeliest
@@ -14,7 +14,7 @@ KEPT = TruncatedTargets().num_kept
 def main() -> None:
     teacher = digits_teacher()
     source = Surrogate(data="builtin/digits", labels=True)
-    batch = source.open(site(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
+    batch = source.open(context(teacher.contract, 64), teacher, from_seed(0)).draw(0, None)
     changed = augment(batch.images, Augmentation(flip=0.0), from_seed(0))
     with torch.no_grad():
         before, after = teacher(batch.images).softmax(-1), teacher(changed).softmax(-1)

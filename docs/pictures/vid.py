@@ -3,17 +3,17 @@
 from drawing import FAINT, STUDENT, TEACHER, THIRD, compared, digits_pair, picture
 
 from doublure.core.protocols import image_batch
-from doublure.objectives.vid import Vid
+from doublure.objectives.vid import VID
 
 COLOURS = (STUDENT, TEACHER, THIRD)
 
 
 def main() -> None:
     teacher, student, images, _ = digits_pair()
-    criterion, ours, theirs = compared(Vid(), student, teacher, image_batch(images), steps=1500)
+    loss, ours, theirs = compared(VID(), student, teacher, image_batch(images), steps=1500)
     with picture("vid", 210) as figure:
         axes = figure.subplots()
-        pairs = zip(criterion.adapters, criterion.read(ours, theirs), COLOURS, strict=True)
+        pairs = zip(loss.adapters, loss.read(ours, theirs), COLOURS, strict=True)
         for stage, (regressor, (_, taught), colour) in enumerate(pairs, 1):
             own = taught.var((0, 2, 3))
             # A channel that is never active has no variance to be a share of.

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from doublure.core.protocols import Batch, InputContract, Trace
+    from doublure.core.protocols import Batch, InputContract, Outputs
     from doublure.nets.network import Network
     from doublure.nets.references import NetworkRef
     from doublure.verbs.continual import continual
@@ -34,7 +34,7 @@ _HOMES = {
     "InputContract": "core.protocols",
     "Network": "nets.network",
     "NetworkRef": "nets.references",
-    "Trace": "core.protocols",
+    "Outputs": "core.protocols",
     **{
         verb: f"verbs.{verb}"
         for verb in (
@@ -63,7 +63,7 @@ __all__ = [
     "InputContract",
     "Network",
     "NetworkRef",
-    "Trace",
+    "Outputs",
     "continual",
     "demo",
     "distill",

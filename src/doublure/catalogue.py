@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from doublure.compress import inherit, post_training_quantization, pruning, widening
+from doublure.compress import expand_classifier, inherit, post_training_quantization, pruning
 from doublure.core.cards import Card
 from doublure.core.checks import one_of
 from doublure.objectives import (
@@ -136,7 +136,7 @@ SOURCES = (
         room="sources/lcw",
         verb="synthesize lcw --set generator=RUN",
         card=cramer_wold.CARD,
-        settings=lcw.Lcw,
+        settings=lcw.LCW,
     ),
     _source(surrogate.Surrogate, surrogate.CARD),
     Entry(
@@ -157,8 +157,8 @@ SOURCES = (
         card=_PLAIN,
         settings=sentences.Sentences,
     ),
-    _recipe_source(dfad.Dfad, dfad.CARD),
-    _recipe_source(rdskd.Rdskd, rdskd.CARD),
+    _recipe_source(dfad.DFAD, dfad.CARD),
+    _recipe_source(rdskd.RDSKD, rdskd.CARD),
     _recipe_source(fast_meta.FastMeta, fast_meta.CARD),
 )
 WRAPPERS = (
@@ -196,22 +196,22 @@ OBJECTIVES = (
     _objective(activation_boundaries.ActivationBoundaries, activation_boundaries.CARD),
     _objective(knowledge_representing.KnowledgeRepresenting, knowledge_representing.CARD),
     _objective(hard_labels.HardLabels, hard_labels.CARD),
-    _objective(dkd.Dkd, dkd.CARD),
-    _objective(dist.Dist, dist.CARD),
-    _objective(wsld.Wsld, wsld.CARD),
+    _objective(dkd.DKD, dkd.CARD),
+    _objective(dist.DIST, dist.CARD),
+    _objective(wsld.WSLD, wsld.CARD),
     _objective(logit_standardisation.LogitStandardisation, logit_standardisation.CARD),
-    _objective(mlld.Mlld, mlld.CARD),
+    _objective(mlld.MLLD, mlld.CARD),
     _objective(fit_nets.FitNets, fit_nets.CARD),
     _objective(stage_outputs.StageOutputs, stage_outputs.CARD),
     _objective(attention_transfer.AttentionTransfer, attention_transfer.CARD),
-    _objective(nst.Nst, nst.CARD),
-    _objective(vid.Vid, vid.CARD),
-    _objective(review_kd.ReviewKd, review_kd.CARD),
-    _objective(srrl.Srrl, srrl.CARD),
-    _objective(rkd.Rkd, rkd.CARD),
-    _objective(pkt.Pkt, pkt.CARD),
+    _objective(nst.NST, nst.CARD),
+    _objective(vid.VID, vid.CARD),
+    _objective(review_kd.ReviewKD, review_kd.CARD),
+    _objective(srrl.SRRL, srrl.CARD),
+    _objective(rkd.RKD, rkd.CARD),
+    _objective(pkt.PKT, pkt.CARD),
     _objective(correlation_congruence.CorrelationCongruence, correlation_congruence.CARD),
-    _objective(crd.Crd, crd.CARD),
+    _objective(crd.CRD, crd.CARD),
     _objective(return_to_go.ReturnToGo, return_to_go.CARD),
     _objective(weighted.Weighted),
     Entry(
@@ -282,11 +282,11 @@ TRANSFORMS = (
         settings=post_training_quantization.PostTrainingQuantization,
     ),
     Entry(
-        name="widening",
-        room="compress/widening",
+        name="expand-classifier",
+        room="compress/expand_classifier",
         verb="continual",
         card=continual.CARD,
-        settings=widening.Widening,
+        settings=expand_classifier.ExpandClassifier,
     ),
 )
 INITIALISATIONS = (

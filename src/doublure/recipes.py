@@ -11,8 +11,8 @@ from dataclasses import replace
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Given, Method
-from doublure.engine.recipe import Change, Recipe, Stage, Verb
+from doublure.engine.method import Method, MethodInputs
+from doublure.engine.recipe import ModelTransform, Recipe, Stage, Verb
 from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
@@ -25,11 +25,11 @@ from doublure.sources.augmentation import Augmented
 from doublure.sources.augmenting import shifted_and_mirrored
 from doublure.sources.balanced import Balanced
 from doublure.sources.deep_inversion import settings_for
-from doublure.sources.dfad import Dfad
+from doublure.sources.dfad import DFAD
 from doublure.sources.fast_meta import FastMeta
 from doublure.sources.matched import Matched
 from doublure.sources.mixing import Mixed
-from doublure.sources.rdskd import Rdskd
+from doublure.sources.rdskd import RDSKD
 from doublure.sources.replay import Replay
 from doublure.sources.shaders import Shaders
 from doublure.tasks.classification import auto
@@ -48,38 +48,38 @@ _INITIALISED = 0.1
 _TINY = 16
 
 
-def shader_kd(given: Given) -> tuple[Stage, ...]:
+def shader_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """Matched, balanced shader images, heavily augmented, mixed and attacked; soft targets, T = 20.
 
     Frank, Davis: arXiv:2310.13782; settings of their arXiv:2411.12817 where those are known.
     """
-    return (_augmented_and_mixed(given, "extreme", temperature=20.0),)
+    return (_augmented_and_mixed(inputs, "extreme", temperature=20.0),)
 
 
-def surrogate_kd(given: Given) -> tuple[Stage, ...]:
+def surrogate_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """The same with any images one has; mixup always, soft targets at T = 2, no attack.
 
     Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817.
     """
-    left_out = given.without | set(PARTS).difference(_OF_IMAGES)
-    return (_augmented_and_mixed(replace(given, without=left_out), "standard", temperature=2.0),)
+    left_out = inputs.without | set(PARTS).difference(_OF_IMAGES)
+    return (_augmented_and_mixed(replace(inputs, without=left_out), "standard", temperature=2.0),)
 
 
-def _augmented_and_mixed(given: Given, augmentation: str, temperature: float) -> Stage:
+def _augmented_and_mixed(inputs: MethodInputs, augmentation: str, temperature: float) -> Stage:
     """Return shader images, or what was given in their place, with every part not left out."""
-    tiny = min(given.of_images.size) < _TINY
-    precision = fast_precision(given.device)
-    source = given.base or Shaders()
-    if "matching" not in given.without:
+    tiny = min(inputs.image_contract.size) < _TINY
+    precision = fast_precision(inputs.device)
+    source = inputs.base or Shaders()
+    if "matching" not in inputs.without:
         source = Matched(source=source)
-    if "balance" not in given.without:
+    if "balance" not in inputs.without:
         # Below 16 showings an image costs more to draw than to learn from.
         source = Balanced(source=source, precision=precision, least_showings=16, fill_every=2)
-    if "augmentation" not in given.without and not tiny:
+    if "augmentation" not in inputs.without and not tiny:
         source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
-    if "mixup" not in given.without and not tiny:
+    if "mixup" not in inputs.without and not tiny:
         source = Mixed(source=source)
-    if "attack" not in given.without:
+    if "attack" not in inputs.without:
         source = Adversarial(source=source)
     return Stage(
         source=source,
@@ -88,13 +88,13 @@ def _augmented_and_mixed(given: Given, augmentation: str, temperature: float) ->
     )
 
 
-def activation_boundary(given: Given) -> tuple[Stage, ...]:
+def activation_boundary(inputs: MethodInputs) -> tuple[Stage, ...]:
     """A tenth of the steps by activation boundaries, then soft targets at T = 3, a new optimizer.
 
     Heo, Lee, Yun, Choi: arXiv:1811.03233. What is shown is shader-kd's, or of images given
     surrogate-kd's.
     """
-    (stage,) = shader_kd(given) if given.base is None else surrogate_kd(given)
+    (stage,) = shader_kd(inputs) if inputs.base is None else surrogate_kd(inputs)
     begun = max(1, round(_INITIALISED * stage.fit.steps))
     return tuple(
         replace(stage, objective=objective, fit=replace(stage.fit, steps=steps))
@@ -105,13 +105,13 @@ def activation_boundary(given: Given) -> tuple[Stage, ...]:
     )
 
 
-def dfad(given: Given) -> tuple[Stage, ...]:
+def dfad(inputs: MethodInputs) -> tuple[Stage, ...]:
     """A generator that plays against the student; both go by the logits' absolute difference.
 
     Fang et al.: arXiv:1912.11006, their CIFAR setting; the student's cosine is ours.
     """
     stage = Stage(
-        source=given.base or Dfad(),
+        source=inputs.base or DFAD(),
         objective=LogitL1(),
         # Half precision rounds logits by as much as the two differ in the end.
         fit=FitSettings(nesterov=False, warmup=0.0),
@@ -119,7 +119,7 @@ def dfad(given: Given) -> tuple[Stage, ...]:
     return (stage,)
 
 
-def rdskd(given: Given) -> tuple[Stage, ...]:
+def rdskd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """A generator trained on the teacher alone, then a student on its images; T = 10, Adam.
 
     Han et al.: arXiv:2011.03749; the cosine is ours.
@@ -130,51 +130,51 @@ def rdskd(given: Given) -> tuple[Stage, ...]:
         learning_rate=2e-3,
         weight_decay=0.0,
         warmup=0.0,
-        precision=fast_precision(given.device),
+        precision=fast_precision(inputs.device),
     )
     objective = SoftTargets(temperature=10.0)
-    return (Stage(source=given.base or Rdskd(), objective=objective, fit=fit),)
+    return (Stage(source=inputs.base or RDSKD(), objective=objective, fit=fit),)
 
 
-def deep_inversion(given: Given) -> tuple[Stage, ...]:
+def deep_inversion(inputs: MethodInputs) -> tuple[Stage, ...]:
     """Images inverted from the teacher, one new batch every 50 steps, T = 3.
 
     Yin et al.: arXiv:1912.08795; the cosine and the weight decay are ours.
     """
-    return _replayed(given, settings_for(given.of_images))
+    return _replayed(inputs, settings_for(inputs.image_contract))
 
 
-def adaptive_deep_inversion(given: Given) -> tuple[Stage, ...]:
+def adaptive_deep_inversion(inputs: MethodInputs) -> tuple[Stage, ...]:
     """The same with images at which the student, as it stands, disagrees with the teacher."""
-    return _replayed(given, settings_for(given.of_images, adaptive=True))
+    return _replayed(inputs, settings_for(inputs.image_contract, adaptive=True))
 
 
-def _replayed(given: Given, inverted: Source) -> tuple[Stage, ...]:
+def _replayed(inputs: MethodInputs, inverted: Source) -> tuple[Stage, ...]:
     stage = Stage(
-        source=Replay(source=given.base or inverted),
+        source=Replay(source=inputs.base or inverted),
         objective=SoftTargets(temperature=3.0),
-        fit=FitSettings(precision=fast_precision(given.device)),
+        fit=FitSettings(precision=fast_precision(inputs.device)),
     )
     return (stage,)
 
 
-def fast_meta(given: Given) -> tuple[Stage, ...]:
+def fast_meta(inputs: MethodInputs) -> tuple[Stage, ...]:
     """Five steps of a generator for each batch, 20 batches and one more every 400 steps; T = 20.
 
     Fang et al.: arXiv:2112.06253. The teacher sees images shifted by an eighth of the side, the
     published 4 pixels of 32, and mirrored if they are coloured; so does the student, above 16.
     """
-    mild = shifted_and_mirrored(given.of_images)
-    source = given.base or FastMeta(shift=mild.shift, flip=mild.flip)
+    mild = shifted_and_mirrored(inputs.image_contract)
+    source = inputs.base or FastMeta(shift=mild.shift, flip=mild.flip)
     source = Replay(source=source, every=400, first=20)
-    if min(given.of_images.size) >= _TINY:
+    if min(inputs.image_contract.size) >= _TINY:
         source = Augmented(source=source, augmentation=mild)
     fit = FitSettings(
         learning_rate=0.2,
         weight_decay=1e-4,
         nesterov=False,
         warmup=0.0,
-        precision=fast_precision(given.device),
+        precision=fast_precision(inputs.device),
     )
     return (Stage(source=source, objective=SoftTargets(temperature=20.0), fit=fit),)
 
@@ -200,17 +200,17 @@ METHODS = {
 
 
 def published(
-    method: str, teacher: NetworkRef, student: NetworkRef, given: Given, *, seed: int = 0
+    method: str, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
 ) -> Recipe:
     """Return the recipe of a method of `METHODS`, by its name."""
-    return METHODS[one_of("method", method, METHODS)].recipe(teacher, student, given, seed=seed)
+    return METHODS[one_of("method", method, METHODS)].recipe(teacher, student, inputs, seed=seed)
 
 
 def smaller(
     verb: Verb,
     network: NetworkRef,
     contract: InputContract,
-    changes: Sequence[Change],
+    changes: Sequence[ModelTransform],
     *,
     transfer: Source | None = None,
     steps: int,
@@ -226,10 +226,10 @@ def smaller(
         transfer: what is shown in place of the shader recipe's images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
     """
-    (taught,) = shader_kd(Given(contract=contract, base=transfer))
+    (taught,) = shader_kd(MethodInputs(contract=contract, base=transfer))
     each, rest = divmod(steps, len(changes))
     stages = []
-    for i, change in enumerate(changes):
+    for i, model_transform in enumerate(changes):
         settings = replace(
             taught.fit,
             steps=each + (i < rest),
@@ -238,5 +238,5 @@ def smaller(
             precision="float32",
         )
         rules = () if train_batchnorm else (FrozenBatchNorm(),)
-        stages.append(replace(taught, fit=settings, rules=rules, change=change))
+        stages.append(replace(taught, fit=settings, rules=rules, model_transform=model_transform))
     return Recipe(verb=verb, teacher=network, student=network, stages=tuple(stages))

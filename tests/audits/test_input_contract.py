@@ -57,7 +57,7 @@ def verdict_of(made):
 
 
 def normalisation_of(made):
-    return inspect_network(made).figures["normalisation"]
+    return inspect_network(made).measurements["normalisation"]
 
 
 def test_the_photographs_of_these_tests_are_like_photographs():
@@ -67,21 +67,21 @@ def test_the_photographs_of_these_tests_are_like_photographs():
 
 
 def test_counts_by_hand():
-    figures = inspect_network(network()).figures
+    measurements = inspect_network(network()).measurements
     # 3x3 convolutions 3-16-32-64, BatchNorm, 64 x 10 + 10; see also the buffers' three counters.
     parameters = 9 * (3 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 650
     buffers = 2 * (16 + 32 + 64) + 3
-    assert figures["parameters"] == parameters
-    assert figures["buffers"] == buffers
-    assert figures["weight_bytes"] == 4 * parameters + 4 * (buffers - 3) + 8 * 3
-    assert figures["layers"] == {"Conv2d": 3, "BatchNorm2d": 3, "Linear": 1}
-    assert figures["batchnorm_layers"] == 3
+    assert measurements["parameters"] == parameters
+    assert measurements["buffers"] == buffers
+    assert measurements["weight_bytes"] == 4 * parameters + 4 * (buffers - 3) + 8 * 3
+    assert measurements["layers"] == {"Conv2d": 3, "BatchNorm2d": 3, "Linear": 1}
+    assert measurements["batchnorm_layers"] == 3
 
 
 def test_operations_by_hand():
-    figures = inspect_network(network()).figures
+    measurements = inspect_network(network()).measurements
     convolutions = 9 * (3 * 16 * 32**2 + 16 * 32 * 16**2 + 32 * 64 * 8**2)
-    assert figures["flops_per_image"] == 2 * (convolutions + 64 * 10)
+    assert measurements["flops_per_image"] == 2 * (convolutions + 64 * 10)
 
 
 def test_attention_is_counted():
@@ -89,18 +89,20 @@ def test_attention_is_counted():
     tokens, dim, layers = 65, 192, 6
     linear = 64 * 48 * dim + layers * 12 * tokens * dim**2 + dim * 10
     attention = layers * 2 * tokens**2 * dim
-    assert inspect_network(network(body)).figures["flops_per_image"] == 2 * (linear + attention)
+    assert inspect_network(network(body)).measurements["flops_per_image"] == 2 * (
+        linear + attention
+    )
 
 
 def test_the_contract_is_told():
-    figures = inspect_network(network()).figures
-    assert figures["size"] == (32, 32)
-    assert figures["classes"] == 10
-    assert figures["mean"] == (0.485, 0.456, 0.406)
+    measurements = inspect_network(network()).measurements
+    assert measurements["size"] == (32, 32)
+    assert measurements["classes"] == 10
+    assert measurements["mean"] == (0.485, 0.456, 0.406)
 
 
 def test_figures_are_plain_values():
-    json.dumps(dict(inspect_network(shown_convnet("imagenet")).figures), allow_nan=False)
+    json.dumps(dict(inspect_network(shown_convnet("imagenet")).measurements), allow_nan=False)
 
 
 def test_looking_changes_nothing():
@@ -156,7 +158,7 @@ def test_a_swap_of_red_and_blue_is_not_claimed_to_be_seen():
     )
     finding = inspect_network(Network(body, stated))
     assert finding.verdict == "ok"
-    assert finding.figures["normalisation"]["channel_order"] == "cannot be told"
+    assert finding.measurements["normalisation"]["channel_order"] == "cannot be told"
 
 
 class Scaled(nn.Module):
@@ -189,7 +191,7 @@ def test_where_nothing_can_be_read_nothing_is_doubted(body, reason):
     finding = inspect_network(network(body()))
     if finding.verdict == "ok":
         assert "not checkable" in finding.summary
-    assert reason in finding.figures["normalisation"]["reason"]
+    assert reason in finding.measurements["normalisation"]["reason"]
 
 
 def test_a_first_layer_of_few_filters_is_not_judged():
@@ -210,7 +212,7 @@ def test_a_weight_that_is_not_a_number_fails_by_name():
     finding = inspect_network(made)
     assert finding.verdict == "fail"
     assert "'conv2.weight' holds 2 NaN or infinite value(s)" in finding.summary
-    assert finding.figures["not_finite"] == {"conv2.weight": 2}
+    assert finding.measurements["not_finite"] == {"conv2.weight": 2}
 
 
 def test_statistics_that_are_not_numbers_fail_too():
@@ -272,7 +274,7 @@ def train_on_brightness(name, steps=150):
 def test_public_checkpoints_are_doubted_where_they_should_be(real_data, depth, stated, verdict):
     finding = inspect_network(Network(public_resnet(real_data, depth), contract(stated)))
     assert finding.verdict == verdict
-    assert finding.figures["normalisation"]["candidates"][0]["name"] == "imagenet"
+    assert finding.measurements["normalisation"]["candidates"][0]["name"] == "imagenet"
 
 
 def public_resnet(folder, depth):

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from doublure.audits.calibration import NotCalibrated, Prediction
-from doublure.audits.transfer_card import Limits, TransferSetCard, judge, ranked_text
+from doublure.audits.transfer_card import TransferSetCard, VerdictLimits, judge, ranked_text
 from doublure.audits.transfer_tally import Estimate, StreamDiagnostics
 from doublure.core.findings import Finding
 from tests.tiny import CONTRACT
@@ -21,13 +21,13 @@ ORDER = ("ok", "warn", "fail")
 
 
 def stream(histogram=(40, 30, 30), count=100, **changes):
-    figures = {
+    measurements = {
         name: Estimate(value=value, low=0.9 * value, high=1.1 * value)
         for name, value in (GOOD | changes).items()
     }
     return StreamDiagnostics(
         count=count,
-        figures=figures,
+        measurements=measurements,
         missing={},
         histogram=histogram,
         deciles=tuple(i / 10 for i in range(11)),
@@ -53,7 +53,7 @@ def card(**changes):
         "reasons": (),
         "notes": (),
         "prediction": Prediction(ratio=0.83, low=0.7, high=0.95),
-        "limits": Limits(),
+        "limits": VerdictLimits(),
     }
     return TransferSetCard(**(fields | changes))
 
@@ -70,14 +70,14 @@ def card(**changes):
     ],
 )
 def test_the_verdict_follows_the_rule_and_names_the_figure(changes, verdict, named):
-    found, reasons = judge(stream(**changes), Limits())
+    found, reasons = judge(stream(**changes), VerdictLimits())
     assert found == verdict
     assert len(reasons) == (verdict != "ok")
     assert named in " ".join(reasons)
 
 
 def test_few_images_for_many_classes_are_a_warning():
-    verdict, reasons = judge(stream(count=50), Limits())
+    verdict, reasons = judge(stream(count=50), VerdictLimits())
     assert verdict == "warn"
     assert "150 would do" in reasons[0]
 
@@ -85,27 +85,32 @@ def test_few_images_for_many_classes_are_a_warning():
 @pytest.mark.parametrize("count", [30, 59, 60, 1000])
 @pytest.mark.parametrize("worse", [{}, {"pair_coverage": 0.1}, {"class_entropy": 0.1}])
 def test_one_more_starved_class_never_improves_the_verdict(count, worse):
-    before, _ = judge(stream(count=count, **worse), Limits())
+    before, _ = judge(stream(count=count, **worse), VerdictLimits())
     starved = {"uncovered": 1.0, "min_class_share": 0.0} | worse
-    after, _ = judge(stream((40, 30, 30, 0), count, **starved), Limits())
+    after, _ = judge(stream((40, 30, 30, 0), count, **starved), VerdictLimits())
     assert ORDER.index(after) >= ORDER.index(before)
 
 
 def test_a_teacher_without_batchnorm_is_not_warned_about():
     found = stream()
-    figures = {name: figure for name, figure in found.figures.items() if name != "bn_distance"}
-    assert judge(dataclasses.replace(found, figures=figures), Limits()) == ("ok", ())
+    measurements = {
+        name: figure for name, figure in found.measurements.items() if name != "bn_distance"
+    }
+    assert judge(dataclasses.replace(found, measurements=measurements), VerdictLimits()) == (
+        "ok",
+        (),
+    )
 
 
 def test_json_holds_both_streams_and_plain_values_only():
     table = json.loads(json.dumps(card().to_json(), allow_nan=False))
-    assert table["raw"]["figures"]["class_entropy"]["value"] == 0.97
-    assert table["fed"]["figures"]["class_entropy"]["value"] == 0.91
+    assert table["raw"]["measurements"]["class_entropy"]["value"] == 0.97
+    assert table["fed"]["measurements"]["class_entropy"]["value"] == 0.91
     assert table["predicted"] == {"ratio": 0.83, "low": 0.7, "high": 0.95}
     assert table["not_calibrated"] is None
     assert table["ranked_by"]["figure"] == "bn_distance"
     assert table["ranked_by"]["better"] == "lower"
-    assert table["ranked_by"]["value"] == table["fed"]["figures"]["bn_distance"]["value"]
+    assert table["ranked_by"]["value"] == table["fed"]["measurements"]["bn_distance"]["value"]
 
 
 def test_a_figure_out_of_its_range_is_marked_with_its_side():
@@ -145,11 +150,11 @@ def test_a_finding_says_that_it_predicts_or_that_it_cannot():
         "how evenly the teacher names its classes; 1 is evenly",
         "> 0.9",
     )
-    assert set(found.meanings) <= set(found.figures["as fed"])
+    assert set(found.meanings) <= set(found.measurements["as fed"])
     silent = card(prediction=NotCalibrated(reason="100 classes")).to_finding()
     assert silent.tag == "proxy"
     assert "no accuracy is predicted: not calibrated here (100 classes)" in silent.summary
-    assert "predicted" not in silent.figures
+    assert "predicted" not in silent.measurements
 
 
 def test_text_fits_eighty_columns_and_shows_every_part():

@@ -42,7 +42,7 @@ def card(source, teacher: Network | None = None, count: int = 300, **changes):
 
 
 def plain(found):
-    return {name: estimate.value for name, estimate in found.figures.items()}
+    return {name: estimate.value for name, estimate in found.measurements.items()}
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,10 @@ def test_every_figure_of_the_card_is_there(stacked):
         ),
         *("boundary_success", "boundary_distance"),
     }
-    assert expected <= stacked.fed.figures.keys()
-    assert stacked.raw.figures.keys() - stacked.fed.figures.keys() == {"augmentation_agreement"}
+    assert expected <= stacked.fed.measurements.keys()
+    assert stacked.raw.measurements.keys() - stacked.fed.measurements.keys() == {
+        "augmentation_agreement"
+    }
 
 
 def test_the_same_seed_gives_the_same_card_and_another_another():
@@ -196,7 +198,7 @@ def test_a_calibration_predicts_where_it_was_measured():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens:
-    def open(self, site, teacher, rng):
+    def open(self, stream_context, teacher, rng):
         return TokenStream()
 
 

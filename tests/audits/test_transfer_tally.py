@@ -57,7 +57,7 @@ def distance(
     for part in images.split(batch_size):
         with tally.watching(torch.ones(1, len(part), dtype=torch.float64)):
             net(part)
-    found = tally.figures().get(name)
+    found = tally.measurements().get(name)
     return None if found is None else found.item()
 
 
@@ -121,7 +121,7 @@ def test_neither_order_nor_batch_size_moves_the_distance():
 
 def test_without_batchnorm_there_is_no_distance_and_it_is_said():
     found = tallied(IMAGES, body=nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    assert "bn_distance" not in found.figures
+    assert "bn_distance" not in found.measurements
     for name in ("bn_distance", "bn_divergence"):
         assert "no BatchNorm" in found.missing[name]
 
@@ -130,7 +130,7 @@ def test_without_a_last_linear_layer_features_are_left_out_and_it_is_said():
     body = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
     found = tallied(IMAGES, body=body, centres=torch.zeros(2, 5))
     left_out = {"feature_coverage", "feature_rank", "duplicates"}
-    assert left_out.isdisjoint(found.figures)
+    assert left_out.isdisjoint(found.measurements)
     assert left_out < found.missing.keys()
     assert "nn.Linear" in found.missing["duplicates"]
 
@@ -138,15 +138,15 @@ def test_without_a_last_linear_layer_features_are_left_out_and_it_is_said():
 def test_two_classes_are_enough():
     found = tallied(IMAGES, classes=2, body=nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
     assert sum(found.histogram) == 150
-    assert 0 <= found.figures["pair_coverage"].value <= 1
+    assert 0 <= found.measurements["pair_coverage"].value <= 1
 
 
 def test_a_stream_added_bit_by_bit_is_the_stream_added_at_once():
     centres = Watch(teacher(), 3).answer(IMAGES[:9]).features
     whole, parts = (tallied(IMAGES, size, centres=centres) for size in (150, 11))
     assert whole.histogram == parts.histogram
-    for name, estimate in whole.figures.items():
-        assert parts.figures[name].value == pytest.approx(estimate.value, abs=1e-6), name
+    for name, estimate in whole.measurements.items():
+        assert parts.measurements[name].value == pytest.approx(estimate.value, abs=1e-6), name
     assert parts.deciles == pytest.approx(whole.deciles, abs=1e-6)
     assert parts.std == pytest.approx(whole.std, abs=1e-6)
 
@@ -154,8 +154,8 @@ def test_a_stream_added_bit_by_bit_is_the_stream_added_at_once():
 def test_the_order_of_the_images_does_not_matter():
     shuffled = IMAGES[torch.randperm(150, generator=from_seed(4))]
     ours, theirs = tallied(IMAGES), tallied(shuffled)
-    for name, estimate in ours.figures.items():
-        assert theirs.figures[name].value == pytest.approx(estimate.value, abs=1e-6), name
+    for name, estimate in ours.measurements.items():
+        assert theirs.measurements[name].value == pytest.approx(estimate.value, abs=1e-6), name
 
 
 def test_the_same_seed_gives_the_same_report():
@@ -164,10 +164,10 @@ def test_the_same_seed_gives_the_same_report():
 
 def test_an_interval_holds_its_figure_and_is_as_wide_as_theory_says():
     images = torch.rand(2000, 1, 8, 8, generator=from_seed(5))
-    figures = tallied(images, 500).figures
-    for name, estimate in figures.items():
+    measurements = tallied(images, 500).measurements
+    for name, estimate in measurements.items():
         assert estimate.low <= estimate.value <= estimate.high, name
-    share = figures["near_boundary"]
+    share = measurements["near_boundary"]
     error = math.sqrt(share.value * (1 - share.value) / 2000)
     assert (share.high - share.low) / 2 == pytest.approx(1.645 * error, rel=0.35)
 
@@ -180,15 +180,15 @@ def test_deciles_and_pixels_are_those_of_the_images():
     assert found.deciles[10] == pytest.approx(confidence.max().item())
     assert found.mean[0] == pytest.approx(IMAGES.mean().item(), rel=1e-5)
     assert found.std[0] == pytest.approx(IMAGES.std(correction=0).item(), rel=1e-5)
-    assert found.figures["clipped"].value == 0.0
-    assert tallied(IMAGES.round()).figures["clipped"].value == 1.0
+    assert found.measurements["clipped"].value == 0.0
+    assert tallied(IMAGES.round()).measurements["clipped"].value == 1.0
 
 
 def test_a_set_that_holds_every_cluster_covers_them():
     seen = Watch(teacher(), 3).answer(IMAGES).features
     assert seen is not None
     far = torch.cat([seen[:4], seen[:1] + 1e4])
-    assert tallied(IMAGES, centres=far).figures["feature_coverage"].value == pytest.approx(0.8)
+    assert tallied(IMAGES, centres=far).measurements["feature_coverage"].value == pytest.approx(0.8)
 
 
 def test_more_images_take_no_more_memory_side_by_side():

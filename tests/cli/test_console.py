@@ -10,7 +10,7 @@ from doublure.cli.console import Lines, Pace, waiting
 
 
 def line(step: int, seconds: float, **figures: float) -> dict:
-    return {"step": step, "seconds": seconds, "images_per_second": 1234.5, "facts": {}} | figures
+    return {"step": step, "seconds": seconds, "images_per_second": 1234.5, "metrics": {}} | figures
 
 
 def test_a_pace_says_how_far_how_fast_and_how_long_it_will_take():

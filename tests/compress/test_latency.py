@@ -62,7 +62,7 @@ def test_what_costs_time_goes_first_where_time_outweighs_all(tmp_path):
     file = write(tmp_path / "table.json", table_of(network, {slow: 1.0}))
     time = {}
     for weight, latency in ((0.0, None), (1e6, file)):
-        pruning = Pruning(share=0.3, latency=latency, latency_weight=weight)
+        pruning = Pruning(ratio=0.3, latency=latency, latency_weight=weight)
         smaller = pruning(network, batches(), from_seed(0))
         layer = smaller.body.get_submodule(slow)
         time[weight] = layer.in_channels * layer.out_channels
@@ -72,8 +72,8 @@ def test_what_costs_time_goes_first_where_time_outweighs_all(tmp_path):
 def test_a_weight_too_small_to_matter_leaves_the_network_as_without(tmp_path):
     network = made("resnet8-0.5")
     file = write(tmp_path / "table.json", table_of(network, {"layer2.0.conv1": 1.0}))
-    plain = Pruning(share=0.2)(network, batches(), from_seed(0))
-    timed = Pruning(share=0.2, latency=file, latency_weight=1e-30)(network, batches(), from_seed(0))
+    plain = Pruning(ratio=0.2)(network, batches(), from_seed(0))
+    timed = Pruning(ratio=0.2, latency=file, latency_weight=1e-30)(network, batches(), from_seed(0))
     ours, theirs = plain.state_dict(), timed.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

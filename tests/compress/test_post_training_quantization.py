@@ -69,7 +69,7 @@ def test_32_bits_are_the_values_themselves():
 
 
 def test_weights_alone_at_32_bits_leave_the_answer_bit_for_bit(network):
-    made = quantized(network, activation_bits=8, weight_bits=32, end_bits=0)
+    made = quantized(network, activation_bits=8, weight_bits=32, first_last_bits=0)
     for name in grids_of(made.body):
         layer = made.body.get_submodule(name)
         assert torch.equal(fake_quantize_weight(layer.weight, 32), layer.weight)
@@ -110,11 +110,11 @@ def test_zero_is_on_the_grid_whatever_the_range(low, high):
     assert (fake_quantize(ends, scale, zero_point, 8) - ends).abs().max() <= scale / 2 + 1e-6
 
 
-@pytest.mark.parametrize("clip", ["minmax", "percentile", "mse"])
-def test_calibration_does_not_mind_the_order_of_its_images(network, clip):
+@pytest.mark.parametrize("calibration_method", ["minmax", "percentile", "mse"])
+def test_calibration_does_not_mind_the_order_of_its_images(network, calibration_method):
     images = torch.cat([b.images for b in batches()])
     turned = images[torch.randperm(len(images), generator=from_seed(5))]
-    settings = PostTrainingQuantization(clip=clip)
+    settings = PostTrainingQuantization(calibration_method=calibration_method)
     one, other = (
         settings(network, [image_batch(part) for part in some.split(8)], tiny.rng())
         for some in (images, turned)
@@ -193,7 +193,7 @@ def test_the_first_and_the_last_layer_keep_their_bits(network):
     bits = {name: (grid.weight_bits, grid.activation_bits) for name, grid in grids.items()}
     assert bits.pop("conv1") == bits.pop("linear") == (8, 8)
     assert set(bits.values()) == {(4, 4)}
-    same = grids_of(quantized(network, weight_bits=4, activation_bits=4, end_bits=0).body)
+    same = grids_of(quantized(network, weight_bits=4, activation_bits=4, first_last_bits=0).body)
     assert {grid.weight_bits for grid in same.values()} == {4}
 
 
@@ -209,7 +209,7 @@ def test_a_quantized_network_is_read_back_with_its_grids_and_plain_keys(network,
 
 def test_the_network_that_came_in_is_left_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    quantized(network, weight_bits=3, clip="mse", correct_bias=True)
+    quantized(network, weight_bits=3, calibration_method="mse", correct_bias=True)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     assert grids_of(network.body) == {}

@@ -13,7 +13,7 @@ from doublure.compress.pruning import (
     shared_gradients,
     taylor_importance,
 )
-from doublure.core.protocols import Batch, InputContract, Trace, image_batch
+from doublure.core.protocols import Batch, InputContract, Outputs, image_batch
 from doublure.core.seeding import from_seed
 from doublure.engine.loading import load, save
 from doublure.exports.measure import count_flops
@@ -74,7 +74,7 @@ def test_shared_gates_sum_their_gradients_and_divide_by_their_number():
 
 def test_the_kl_of_a_network_with_itself_gives_no_importance(resnet, channels):
     answered = [
-        Batch(views=b.views, teacher=Trace(output=resnet(b.images).detach())) for b in batches()
+        Batch(views=b.views, teacher=Outputs(output=resnet(b.images).detach())) for b in batches()
     ]
     scores = importances(resnet, channels, answered, "kl", tiny.rng())
     assert scores.max() < 1e-12
@@ -128,7 +128,7 @@ def test_removed_channels_answer_as_shut_ones_do(name):
     found = trace_channels(network)
     scores = torch.rand(len(found.prunable), generator=from_seed(1))
     removed = least_important(found, scores, 0.4, 1)
-    pruned = Pruning(share=0.4, importance="random")(network, None, from_seed(5))
+    pruned = Pruning(ratio=0.4, importance="random")(network, None, from_seed(5))
     gone = sum(found.filters[label] for label in removed)
     assert gone / sum(found.filters[label] for label in found.prunable) > 0.3
     assert count_parameters(pruned) < 0.8 * count_parameters(network)
@@ -136,7 +136,7 @@ def test_removed_channels_answer_as_shut_ones_do(name):
 
 
 def test_what_is_masked_and_what_is_removed_agree_to_the_last_digits(resnet):
-    pruned = Pruning(share=0.3)(resnet, batches(), tiny.rng())
+    pruned = Pruning(ratio=0.3)(resnet, batches(), tiny.rng())
     found = trace_channels(resnet)
     scores = importances(resnet, found, batches(), "fisher", tiny.rng())
     gates = [g for label in least_important(found, scores, 0.3, 1) for g in found.gates[label]]
@@ -156,7 +156,7 @@ def test_a_group_with_few_filters_left_stays():
 
 
 def test_a_share_below_one_group_is_refused(channels):
-    with pytest.raises(ValueError, match=r"a share of 0\.001 of the filters is less than one"):
+    with pytest.raises(ValueError, match=r"a ratio of 0\.001 of the filters is less than one"):
         least_important(channels, torch.zeros(len(channels.prunable)), 0.001, 1)
 
 
@@ -184,8 +184,8 @@ def test_the_same_seed_prunes_the_same(resnet):
 
 
 def test_a_pruned_network_is_read_back_without_a_pickle(resnet, tmp_path):
-    once = Pruning(share=0.3)(resnet, batches(), tiny.rng())
-    twice = Pruning(share=0.3)(once, batches(), tiny.rng())
+    once = Pruning(ratio=0.3)(resnet, batches(), tiny.rng())
+    twice = Pruning(ratio=0.3)(once, batches(), tiny.rng())
     save(twice, tmp_path)
     again = load(str(tmp_path))
     assert again.plan == twice.plan
@@ -225,7 +225,7 @@ def test_what_is_not_followed_stays_and_the_rest_goes():
     assert set(unit[0].tolist()) <= found.fixed  # what the split hands out
     assert set(found.layers["layer1.0.conv5"][1].tolist()) <= found.fixed  # what is shuffled
     with pytest.warns(UserWarning, match="filters stay: they meet channels that are laid out anew"):
-        pruned = Pruning(share=0.5, importance="random")(network, None, tiny.rng())
+        pruned = Pruning(ratio=0.5, importance="random")(network, None, tiny.rng())
     assert count_parameters(pruned) < 0.7 * count_parameters(network)
     assert pruned.body.conv1.out_channels < 24
 
@@ -260,7 +260,7 @@ def test_odd_layers_hold_their_own_channels_alone():
         "weights that are no layer's": 6,
     }
     with pytest.warns(UserWarning, match=r"^18 of 31 filters stay: they meet 'twice'"):
-        pruned = Pruning(share=0.5)(network, batches(), tiny.rng())
+        pruned = Pruning(ratio=0.5)(network, batches(), tiny.rng())
     assert pruned.body.inner.out_channels + pruned.body.last.out_channels == 7  # 6 of 13 went
 
 
@@ -280,7 +280,7 @@ class Mnist(nn.Module):
 
 def test_a_network_that_ends_in_a_softmax_loses_channels_but_no_class():
     network = Network(Mnist().eval(), CONTRACT)
-    pruned = Pruning(share=0.4)(network, batches(), tiny.rng())
+    pruned = Pruning(ratio=0.4)(network, batches(), tiny.rng())
     assert pruned.body.conv2.out_channels < 8
     assert pruned.body.fc1.in_features == 4 * pruned.body.conv2.out_channels
     answers = pruned(torch.rand(2, 1, 8, 8))
@@ -314,10 +314,10 @@ class Counting(nn.Module):
 
 def test_a_forward_that_counts_its_channels_is_refused():
     with pytest.raises(ValueError, match="its forward counts on the number of its channels"):
-        Pruning(share=0.5)(Network(Counting(), CONTRACT), batches(), tiny.rng())
+        Pruning(ratio=0.5)(Network(Counting(), CONTRACT), batches(), tiny.rng())
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
-def test_a_share_outside_of_0_1_is_refused(share):
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\)"):
-        Pruning(share=share)
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1])
+def test_a_share_outside_of_0_1_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\)"):
+        Pruning(ratio=ratio)

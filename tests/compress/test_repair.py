@@ -127,7 +127,7 @@ def test_families_are_repaired_and_what_came_in_stays(name):
     network = made(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     shown = [image_batch(torch.rand(64, 1, 8, 8, generator=from_seed(1)))]
-    settings = {"share": 0.4, "importance": "l1"}
+    settings = {"ratio": 0.4, "importance": "l1"}
     plain = Pruning(**settings)(network, shown, tiny.rng())
     repaired = Pruning(**settings, repair=True)(network, shown, tiny.rng())
     assert count_parameters(repaired) == count_parameters(plain)
@@ -143,7 +143,7 @@ def test_a_pruned_digits_network_knows_more_digits_when_repaired():
     images, _ = images_and_labels("train")
     shown = [image_batch(images[:256])]
     scores = [
-        accuracy(Pruning(share=0.5, repair=asked)(network, shown, tiny.rng()))
+        accuracy(Pruning(ratio=0.5, repair=asked)(network, shown, tiny.rng()))
         for asked in (False, True)
     ]
     assert scores[1] > scores[0] + 0.1

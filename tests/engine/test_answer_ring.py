@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.core.protocols import Batch, Site
+from doublure.core.protocols import Batch, StreamContext
 from doublure.engine.answer_ring import Ring, RingPlan, RingStream, to_bytes, to_images
-from doublure.engine.distill import Answered, distill, open_distillation
+from doublure.engine.distill import TeacherStream, distill, open_distillation
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import freeze
-from doublure.nets.taps import Taps
 from doublure.objectives.pairing import Layers
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
@@ -24,7 +24,7 @@ STAGES = Layers(student=("4",), teacher=("4",))
 BOTH = Weighted(terms=((1.0, SoftTargets()), (1.0, StageOutputs(layers=STAGES))))
 
 
-def opened(ring: Ring | None = None, source: Any = None, *, steps: int = 40, **site: Any):
+def opened(ring: Ring | None = None, source: Any = None, *, steps: int = 40, **context: Any):
     """Return a stream with answers and its teacher, which counts how often it is asked."""
     teacher, fit_settings = tiny.network(0).eval(), tiny.settings(steps=steps)
     answered, _ = open_distillation(
@@ -33,17 +33,17 @@ def opened(ring: Ring | None = None, source: Any = None, *, steps: int = 40, **s
         source or tiny.Grey(labels=True),
         BOTH,
         settings=fit_settings,
-        site=tiny.site(fit_settings, **site),
+        context=tiny.context(fit_settings, **context),
         rng=tiny.rng(),
         ring=ring,
     )
     return answered
 
 
-def asked(answered: Answered) -> list[int]:
+def asked(answered: TeacherStream) -> list[int]:
     """Return a list that grows by one with each pass of the teacher."""
     passes: list[int] = []
-    answered.taps.network.register_forward_hook(lambda *_: passes.append(1))
+    answered.recorder.network.register_forward_hook(lambda *_: passes.append(1))
     return passes
 
 
@@ -53,8 +53,8 @@ def fields(batch: Batch) -> dict[str, Any]:
         "images": batch.images,
         "labels": batch.labels,
         "output": batch.teacher.output,
-        "taps": dict(batch.teacher.taps),
-        "facts": dict(batch.facts),
+        "taps": dict(batch.teacher.features),
+        "metrics": dict(batch.metrics),
     }
 
 
@@ -84,7 +84,7 @@ def test_used_once_each_answer_is_the_plain_one_on_rounded_views():
         one, other = ring.draw(step, None), plain.draw(step, None)
         same(one.images, to_images(to_bytes(other.images)))
         same(one.labels, other.labels)
-        same(one.facts, other.facts)
+        same(one.metrics, other.metrics)
         torch.testing.assert_close(one.teacher.output, other.teacher.output, atol=0.01, rtol=0)
 
 
@@ -111,13 +111,15 @@ def test_the_source_is_asked_for_all_its_draws_and_knows_how_many():
 
     @dataclass(frozen=True, kw_only=True)
     class Watched:
-        def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Any:
+        def open(
+            self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+        ) -> Any:
             class Stream(tiny.GreyStream):
                 def draw(self, step: int, student: nn.Module | None) -> Batch:
-                    seen.append((step, self.site.steps))
+                    seen.append((step, self.context.steps))
                     return super().draw(step, student)
 
-            return Stream(site, rng, labels=False)
+            return Stream(context, rng, labels=False)
 
     answered = opened(Ring(reuse=3), Watched())
     seen.clear()
@@ -131,12 +133,12 @@ def test_every_answer_is_the_teachers_own_on_that_very_view_and_label():
     shown = {}
     for step in range(40):
         batch = answered.draw(step, None)
-        with Taps(answered.taps.network, ("4",)) as taps, torch.no_grad():
-            truth = taps.trace(batch.images)
+        with FeatureRecorder(answered.recorder.network, ("4",)) as recorder, torch.no_grad():
+            truth = recorder.record(batch.images)
         torch.testing.assert_close(batch.teacher.output, truth.output, atol=1e-5, rtol=1e-5)
-        largest = truth.taps["4"].abs().max().item()
+        largest = truth.features["4"].abs().max().item()
         torch.testing.assert_close(
-            batch.teacher.taps["4"], truth.taps["4"], atol=largest * 2**-11 + 1e-6, rtol=0
+            batch.teacher.features["4"], truth.features["4"], atol=largest * 2**-11 + 1e-6, rtol=0
         )
         for image, label in zip(to_bytes(batch.images), batch.labels.tolist(), strict=True):
             assert shown.setdefault(image.numpy().tobytes(), label) == label
@@ -166,15 +168,15 @@ def test_features_too_large_for_half_precision_are_held_as_well():
         return output * 1e9
 
     teacher[4].register_forward_hook(large)
-    with Taps(teacher, ("4",)) as taps:
+    with FeatureRecorder(teacher, ("4",)) as recorder:
         plan = RingPlan(reuse=3, batch_size=8, batches=4, bytes_per_batch=1)
-        inner = tiny.Grey().open(tiny.site(), None, tiny.rng())
-        stream = RingStream(inner, taps.trace, plan, tiny.site(), tiny.rng())
+        inner = tiny.Grey().open(tiny.context(), None, tiny.rng())
+        stream = RingStream(inner, recorder.record, plan, tiny.context(), tiny.rng())
         for step in range(5):
             batch = stream.draw(step, None)
-        held = batch.teacher.taps["4"]
+        held = batch.teacher.features["4"]
         with torch.no_grad():
-            truth = taps.trace(batch.images).taps["4"]
+            truth = recorder.record(batch.images).features["4"]
     assert truth.max() > 65504
     torch.testing.assert_close(held, truth, rtol=2**-10, atol=truth.max().item() * 2**-24)
 
@@ -198,7 +200,7 @@ def test_going_on_is_the_same_as_not_stopping(at):
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_student():
-    def run(keeper: tiny.Memory) -> nn.Module:
+    def run(checkpointer: tiny.Memory) -> nn.Module:
         settings = tiny.settings(steps=20)
         return distill(
             tiny.network(1),
@@ -206,18 +208,18 @@ def test_a_run_that_was_stopped_ends_with_the_same_student():
             tiny.Grey(),
             BOTH,
             settings=settings,
-            site=tiny.site(settings),
+            context=tiny.context(settings),
             rng=tiny.rng(),
-            keeper=keeper,
+            checkpointer=checkpointer,
             ring=Ring(reuse=3, views=40),
         ).network
 
     whole = tiny.Memory(3, 10, 17)
     expected = run(whole)
     for state in whole.states:
-        keeper = tiny.Memory()
-        keeper.held = state
-        assert tiny.same_weights(run(keeper), expected)
+        checkpointer = tiny.Memory()
+        checkpointer.held = state
+        assert tiny.same_weights(run(checkpointer), expected)
 
 
 def test_a_checkpoint_holds_views_and_labels_and_no_answers():
@@ -261,18 +263,18 @@ def test_a_ring_with_no_room_for_two_batches_is_off_and_says_so():
 def test_the_newest_facts_are_carried_and_rounds_are_said_in_steps():
     told = [{"pool": torch.tensor(0.1 * draw), "round": torch.tensor(16.0)} for draw in range(9)]
 
-    class Telling(tiny.GreyStream):
+    class HasNotes(tiny.GreyStream):
         def draw(self, step: int, student: nn.Module | None) -> Batch:
-            return dataclasses.replace(super().draw(step, student), facts=told[step])
+            return dataclasses.replace(super().draw(step, student), metrics=told[step])
 
     plan = RingPlan(reuse=3, batch_size=8, batches=9, bytes_per_batch=1)
-    with Taps(freeze(tiny.network(0))) as taps:
-        inner = Telling(tiny.site(), tiny.rng(), labels=False)
-        stream = RingStream(inner, taps.trace, plan, tiny.site(), tiny.rng())
-        facts = [stream.draw(step, None).facts for step in range(8)]
-    pools = [round(fact["pool"].item(), 1) for fact in facts]
+    with FeatureRecorder(freeze(tiny.network(0))) as recorder:
+        inner = HasNotes(tiny.context(), tiny.rng(), labels=False)
+        stream = RingStream(inner, recorder.record, plan, tiny.context(), tiny.rng())
+        metrics = [stream.draw(step, None).metrics for step in range(8)]
+    pools = [round(fact["pool"].item(), 1) for fact in metrics]
     assert pools == [0.0, 0.1, 0.2, 0.3, 0.3, 0.3, 0.4, 0.4]
-    assert {fact["round"].item() for fact in facts} == {48.0}
+    assert {fact["round"].item() for fact in metrics} == {48.0}
 
 
 @pytest.mark.parametrize(
@@ -288,13 +290,15 @@ def test_the_newest_facts_are_carried_and_rounds_are_said_in_steps():
 def test_what_cannot_be_shown_again_row_by_row_is_refused_before_the_first_step(change, message):
     @dataclass(frozen=True, kw_only=True)
     class Odd:
-        def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Any:
+        def open(
+            self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+        ) -> Any:
             class Stream(tiny.GreyStream):
                 def draw(self, step: int, student: nn.Module | None) -> Batch:
                     batch = super().draw(step, student)
                     return dataclasses.replace(batch, **change(batch.images))
 
-            return Stream(site, rng, labels=False)
+            return Stream(context, rng, labels=False)
 
     student, teacher, settings = tiny.network(1), tiny.network(0), tiny.settings()
     with pytest.raises(ValueError, match=f"{message}.*; leave the ring away"):
@@ -304,7 +308,7 @@ def test_what_cannot_be_shown_again_row_by_row_is_refused_before_the_first_step(
             Odd(),
             SoftTargets(),
             settings=settings,
-            site=tiny.site(settings),
+            context=tiny.context(settings),
             rng=tiny.rng(),
             ring=Ring(),
         )

@@ -7,9 +7,9 @@ from torch import nn
 
 from doublure.core.protocols import Batch, InputContract, Stream
 from doublure.core.seeding import from_seed
-from doublure.engine.distill import Answered, distill, open_distillation, site_of
+from doublure.engine.distill import TeacherStream, distill, open_distillation, stream_context
 from doublure.engine.fit import fit
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import replace_keys
 from doublure.nets.builtin import build
 from doublure.nets.network import Network, freeze
@@ -27,19 +27,19 @@ def run(teacher, student, **changes):
         tiny.Grey(),
         SoftTargets(temperature=4.0),
         settings=settings,
-        site=tiny.site(settings),
+        context=tiny.context(settings),
         rng=tiny.rng(),
     )
 
 
 def test_the_student_comes_closer_to_its_teacher():
     teacher, student = tiny.network(0).eval(), tiny.network(1)
-    images = tiny.Grey().open(tiny.site(batch_size=64), None, tiny.rng(9)).draw(0, None).images
+    images = tiny.Grey().open(tiny.context(batch_size=64), None, tiny.rng(9)).draw(0, None).images
     before = soft_target_loss(student.eval()(images), teacher(images), 1.0).mean()
-    outcome = run(teacher, student, steps=150, learning_rate=0.05)
-    after = soft_target_loss(outcome.network(images), teacher(images), 1.0).mean()
+    result = run(teacher, student, steps=150, learning_rate=0.05)
+    after = soft_target_loss(result.network(images), teacher(images), 1.0).mean()
     assert after < before / 5
-    assert outcome.images == 150 * 8
+    assert result.images == 150 * 8
 
 
 def test_the_teacher_is_left_as_it_was():
@@ -61,11 +61,11 @@ def test_a_batch_that_brings_its_answer_is_not_asked_again():
         def draw(self, step, student):
             batch = super().draw(step, student)
             return dataclasses.replace(
-                batch, teacher=Answered(self, teacher).taps.trace(batch.images)
+                batch, teacher=TeacherStream(self, teacher).recorder.record(batch.images)
             )
 
-    stream = Knowing(tiny.site(), tiny.rng(), labels=False)
-    answered = Answered(stream, teacher)
+    stream = Knowing(tiny.context(), tiny.rng(), labels=False)
+    answered = TeacherStream(stream, teacher)
     assert answered.draw(0, None).teacher is not None
     assert len(calls) == 1
 
@@ -93,22 +93,22 @@ class Watched:
 def test_between_two_rounds_of_attacks_no_step_waits_for_the_device():
     contract = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)
     teacher, student = (Network(build("resnet8", classes=10), contract).cuda() for _ in "ts")
-    given = Given(contract=contract, device="cuda")
+    given = MethodInputs(contract=contract, device="cuda")
     recipe = published("shader-kd", NetworkRef(ref="t"), NetworkRef(ref="s"), given)
     stage = replace_keys(recipe, {"pool_size": "64", "attack_fill": "false"}).stages[0]
     settings = dataclasses.replace(stage.fit, steps=32, batch_size=16, log_every=32)
-    stream, criterion = open_distillation(
+    stream, loss = open_distillation(
         student,
         teacher,
         stage.source,
         stage.objective,
         settings=settings,
-        site=site_of(contract, student, settings),
+        context=stream_context(contract, student, settings),
         rng=from_seed(0),
     )
     # The pool is full, and attacks begin at steps 0 and 16.
     watched = Watched(stream, 17, 31)
     try:
-        fit(student, watched, criterion, settings=settings, rng=from_seed(0))
+        fit(student, watched, loss, settings=settings, rng=from_seed(0))
     finally:
         torch.cuda.set_sync_debug_mode("default")

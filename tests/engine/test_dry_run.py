@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.engine.dry_run import check_pair, rehearse, weights_digest
+from doublure.engine.dry_run import check_pair, dry_run, weights_digest
 from doublure.nets.network import Network
 from tests import tiny
 
@@ -17,7 +17,7 @@ def network(**contract) -> Network:
 def test_a_network_that_answers_as_it_says_passes_and_is_left_as_it_was():
     able = network().train()
     before = copy.deepcopy(able.state_dict())
-    assert rehearse("teacher", able) == []
+    assert dry_run("teacher", able) == []
     assert able.training
     torch.testing.assert_close(able.state_dict(), before, rtol=0, atol=0)
 
@@ -29,34 +29,34 @@ def test_weights_that_are_not_finite_are_named(value):
     with pytest.raises(
         ValueError, match=r"the teacher's '1.running_var' holds values that are NaN"
     ):
-        rehearse("teacher", broken)
+        dry_run("teacher", broken)
 
 
 def test_a_network_that_does_not_take_its_images_is_named_with_their_shape():
     with pytest.raises(
         ValueError, match=r"the student does not take an image of 2 x 8 x 8 \(.*chan"
     ):
-        rehearse("student", network(channels=2, mean=(0.5,) * 2, std=(0.5,) * 2))
+        dry_run("student", network(channels=2, mean=(0.5,) * 2, std=(0.5,) * 2))
 
 
 def test_a_network_that_answers_other_classes_than_it_says_is_named():
     with pytest.raises(
         ValueError, match=r"answers an image with \(3,\) numbers, .* know 4 classes"
     ):
-        rehearse("teacher", network(classes=4))
+        dry_run("teacher", network(classes=4))
 
 
 @pytest.mark.parametrize(("last", "doubted"), [(nn.Softmax(-1), True), (nn.LogSoftmax(-1), False)])
 def test_a_network_that_answers_probabilities_is_doubted(last, doubted):
     ends = Network(nn.Sequential(tiny.network(0), last), tiny.CONTRACT)
-    notes = rehearse("teacher", ends)
+    notes = dry_run("teacher", ends)
     assert ["answers probabilities, not logits" in note for note in notes] == [True] * doubted
 
 
 def test_a_network_whose_answers_hang_on_the_batch_is_doubted_by_the_layer():
     body = tiny.network(0)
     body[1] = nn.BatchNorm2d(body[1].num_features, track_running_stats=False)
-    (note,) = rehearse("teacher", Network(body, tiny.CONTRACT))
+    (note,) = dry_run("teacher", Network(body, tiny.CONTRACT))
     assert note.startswith("teacher: answers an image by the others of its batch")
     assert "'1' keeps no running statistics" in note
 
@@ -64,7 +64,7 @@ def test_a_network_whose_answers_hang_on_the_batch_is_doubted_by_the_layer():
 def test_a_network_of_one_number_is_refused_with_the_way_out():
     one = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), replace(tiny.CONTRACT, classes=1))
     with pytest.raises(ValueError, match=r"the teacher answers one number .* let it answer two"):
-        rehearse("teacher", one)
+        dry_run("teacher", one)
 
 
 def test_an_answer_that_is_no_tensor_is_left_to_the_task():
@@ -72,7 +72,7 @@ def test_an_answer_that_is_no_tensor_is_left_to_the_task():
         def forward(self, images):
             return {"boxes": images}
 
-    rehearse("teacher", Network(Boxes(), tiny.CONTRACT))
+    dry_run("teacher", Network(Boxes(), tiny.CONTRACT))
 
 
 def test_a_pair_must_agree_in_classes_and_channels():

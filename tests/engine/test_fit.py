@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 from doublure.core.seeding import reseed
 from doublure.engine.fit import FitSettings, NonFiniteLossError, fit, learning_rate_at
 from doublure.objectives.hard_labels import HardLabels
@@ -12,18 +12,18 @@ from doublure.objectives.weighted import Stateless
 from tests import tiny
 
 
-def train(seed: int = 0, *, keeper=None, journal=None, loss=None, **changes):
+def train(seed: int = 0, *, checkpointer=None, logger=None, loss=None, **changes):
     student = tiny.network(1)
     settings = tiny.settings(**changes)
-    stream = tiny.Grey(labels=True).open(tiny.site(settings), None, tiny.rng(seed))
+    stream = tiny.Grey(labels=True).open(tiny.context(settings), None, tiny.rng(seed))
     return fit(
         student,
         stream,
         Stateless(loss or HardLabels()),
         settings=settings,
         rng=tiny.rng(seed),
-        keeper=keeper,
-        journal=journal,
+        checkpointer=checkpointer,
+        logger=logger,
     )
 
 
@@ -44,11 +44,13 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another():
 )
 def test_going_on_from_any_saved_step_gives_the_same_bits(changes):
     whole = tiny.Memory(3, 4, 7)
-    expected = train(keeper=whole, **changes)
+    expected = train(checkpointer=whole, **changes)
     for state in whole.states:
-        keeper = tiny.Memory()
-        keeper.held = state
-        assert tiny.same_weights(train(keeper=keeper, **changes).network, expected.network)
+        checkpointer = tiny.Memory()
+        checkpointer.held = state
+        assert tiny.same_weights(
+            train(checkpointer=checkpointer, **changes).network, expected.network
+        )
 
 
 def test_the_betas_are_those_of_adamw():
@@ -62,20 +64,20 @@ def test_the_betas_are_those_of_adamw():
 
 def test_journal_and_keeper_never_change_the_student():
     lines = []
-    told = train(journal=lines.append, keeper=tiny.Memory(*range(12)), log_every=1)
+    told = train(logger=lines.append, checkpointer=tiny.Memory(*range(12)), log_every=1)
     assert tiny.same_weights(told.network, train().network)
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert {"loss", "hard_labels", "learning_rate", "images_per_second"} <= set(lines[0])
-    assert set(lines[0]["facts"]) == {"brightness"}
+    assert set(lines[0]["metrics"]) == {"brightness"}
 
 
 def test_a_resumed_journal_says_what_the_uninterrupted_one_said():
     whole, lines = tiny.Memory(6), []
-    train(keeper=whole, journal=lines.append)
-    keeper, rest = tiny.Memory(), []
-    keeper.held = whole.states[0]
-    train(keeper=keeper, journal=rest.append)
-    figures = ("step", "loss", "hard_labels", "facts", "learning_rate")
+    train(checkpointer=whole, logger=lines.append)
+    checkpointer, rest = tiny.Memory(), []
+    checkpointer.held = whole.states[0]
+    train(checkpointer=checkpointer, logger=rest.append)
+    figures = ("step", "loss", "hard_labels", "metrics", "learning_rate")
     assert [[line[f] for f in figures] for line in rest] == [
         [line[f] for f in figures] for line in lines[1:]
     ]
@@ -99,7 +101,7 @@ def test_torchs_global_generator_is_put_back():
 def test_a_term_that_goes_bad_stops_the_run_with_its_step_and_name():
     calls = iter(range(100))
 
-    def loss(student: Trace, teacher: Trace | None, batch: Batch):
+    def loss(student: Outputs, teacher: Outputs | None, batch: Batch):
         bad = math.nan if next(calls) == 5 else 1.0
         return {"fine": student.output.mean(), "broken": student.output.mean() * bad}
 
@@ -108,13 +110,13 @@ def test_a_term_that_goes_bad_stops_the_run_with_its_step_and_name():
 
 
 def test_nothing_bad_is_ever_saved():
-    def loss(student: Trace, teacher: Trace | None, batch: Batch):
+    def loss(student: Outputs, teacher: Outputs | None, batch: Batch):
         return {"broken": student.output.mean() * math.inf}
 
-    keeper = tiny.Memory(1, 2, 3)
+    checkpointer = tiny.Memory(1, 2, 3)
     with pytest.raises(NonFiniteLossError):
-        train(loss=loss, keeper=keeper, log_every=100)
-    assert keeper.states == []
+        train(loss=loss, checkpointer=checkpointer, log_every=100)
+    assert checkpointer.states == []
 
 
 def test_a_rate_of_zero_freezes_the_parameters_it_names():
@@ -149,7 +151,7 @@ def test_the_loop_takes_the_step_that_sgd_by_hand_takes():
     start = tiny.network(1)
     start[3] = nn.Identity()
     settings = tiny.settings(steps=1, schedule="constant", momentum=0.0, weight_decay=0.0)
-    stream = tiny.Grey(labels=True).open(tiny.site(settings), None, tiny.rng())
+    stream = tiny.Grey(labels=True).open(tiny.context(settings), None, tiny.rng())
     batch = stream.draw(0, None)
     by_hand = tiny.network(1)
     by_hand[3] = nn.Identity()

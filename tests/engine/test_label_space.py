@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from doublure.engine.label_space import check_own_classes
+from doublure.engine.label_space import check_label_space
 from doublure.engine.loading import load
 from doublure.engine.recipe import from_toml, to_toml
 from doublure.engine.recipe import read as read_recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
-from doublure.objectives.crd import Crd
+from doublure.objectives.crd import CRD
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.similarity_preserving import SimilarityPreserving
 from doublure.objectives.soft_targets import SoftTargets
@@ -70,7 +70,7 @@ def test_initialised_by_layers_it_goes_on_to_learn_its_own_labels(tmp_path):
     )
     recipe = read_recipe(out / "recipe.toml")
     assert [type(s.objective) for s in recipe.stages] == [ActivationBoundaries, HardLabels]
-    assert recipe.own_classes
+    assert recipe.own_label_space
     assert from_toml(to_toml(recipe)) == recipe
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert "activation_boundaries" in lines[0]
@@ -110,7 +110,7 @@ def test_a_module_may_have_classes_of_its_own_as_well(tmp_path):
         ({"transfer": "noise"}, "compares its answers with the teacher's"),
         ({"transfer": "noise", "objective": ["dkd", "fit-nets"]}, "compares its answers"),
         ({"transfer": "noise", "method": "activation-boundary"}, "compares its answers"),
-        ({"method": "dfad", "objective": ["fit-nets"]}, "Dfad goes by the teacher's"),
+        ({"method": "dfad", "objective": ["fit-nets"]}, "DFAD goes by the teacher's"),
         ({"method": "deep-inversion", "objective": ["fit-nets"]}, "DeepInversion goes by"),
     ],
 )
@@ -129,19 +129,21 @@ def test_a_student_of_other_classes_that_are_not_said_to_be_its_own_is_refused(t
 
 
 def test_which_objectives_and_sources_let_a_student_have_its_own_classes():
-    own = Weighted(terms=((1.0, HardLabels()), (3000.0, SimilarityPreserving()), (0.8, Crd())))
-    check_own_classes(own, Mixed(source=Noise()))
+    own = Weighted(terms=((1.0, HardLabels()), (3000.0, SimilarityPreserving()), (0.8, CRD())))
+    check_label_space(own, Mixed(source=Noise()))
     for objective in (SoftTargets(), HardLabels(of="teacher")):
         with pytest.raises(ValueError, match="compares its answers"):
-            check_own_classes(Weighted(terms=((1.0, own), (1.0, objective))), Noise())
+            check_label_space(Weighted(terms=((1.0, own), (1.0, objective))), Noise())
     for source in (Balanced(source=Noise()), Adversarial(source=Noise()), DeepInversion()):
         with pytest.raises(ValueError, match=f"{type(source).__name__} goes by the teacher's"):
-            check_own_classes(own, Mixed(source=source))
+            check_label_space(own, Mixed(source=source))
 
 
 @pytest.mark.slow
 def test_with_few_labels_an_initialised_student_beats_one_that_learns_from_labels_alone(tmp_path):
-    data, judges = (parity_of_digits(*part, tmp_path) for part in (("train", 60), ("test", 500)))
+    data, evaluation_data = (
+        parity_of_digits(*part, tmp_path) for part in (("train", 60), ("test", 500))
+    )
     arms = {
         "initialised": {"method": "activation-boundary"},
         "labels alone": {"method": "surrogate-kd", "objective": ["hard-labels"]},
@@ -156,7 +158,7 @@ def test_with_few_labels_an_initialised_student_beats_one_that_learns_from_label
                 transfer=data,
                 labels=True,
                 student_classes=2,
-                eval=judges,
+                eval=evaluation_data,
                 seed=seed,
                 **(SHORT | {"steps": 60, "batch_size": 32}),
                 **told,

@@ -4,7 +4,7 @@ import pytest
 
 from doublure.core.protocols import MARKS, TextContract
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Given, Method, suited
+from doublure.engine.method import Method, MethodInputs, choose_optimizer
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.builtin import build
 from doublure.nets.references import NetworkRef
@@ -16,15 +16,15 @@ from tests import tiny
 
 TEACHER, STUDENT = NetworkRef(ref="teacher"), NetworkRef(ref="student")
 TEXT = TextContract(languages=("de", "en"), source=MARKS, target=MARKS)
-PLAIN = Given(contract=tiny.CONTRACT)
+PLAIN = MethodInputs(contract=tiny.CONTRACT)
 
 
-def two_stages(given: Given) -> tuple[Stage, ...]:
+def two_stages(given: MethodInputs) -> tuple[Stage, ...]:
     stage = Stage(source=given.base or Noise(), objective=SoftTargets(), fit=FitSettings(steps=5))
     return (stage, stage)
 
 
-def recipe(given: Given, **said) -> Recipe:
+def recipe(given: MethodInputs, **said) -> Recipe:
     return Method(name="mine", stages=two_stages, **said).recipe(TEACHER, STUDENT, given, seed=3)
 
 
@@ -64,9 +64,9 @@ def test_what_a_method_needs_is_asked_for(needs, told):
 
 def test_sentences_are_asked_for_and_images_refused_where_the_teacher_translates():
     with pytest.raises(ValueError, match="mine needs sentences; name parallel text"):
-        recipe(Given(contract=TEXT), needs="sentences")
+        recipe(MethodInputs(contract=TEXT), needs="sentences")
     with pytest.raises(ValueError, match="mine is for images, but the teacher translates"):
-        recipe(Given(contract=TEXT))
+        recipe(MethodInputs(contract=TEXT))
 
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are():
@@ -80,17 +80,17 @@ def test_a_part_that_is_not_there_is_refused_with_those_that_are():
 def test_a_student_with_layer_normalisation_alone_learns_by_adamw():
     made = recipe(PLAIN)
     shape = {"classes": 3, "channels": 1, "size": (8, 8)}
-    fits = [stage.fit for stage in suited(made, build("vit-small", **shape)).stages]
+    fits = [stage.fit for stage in choose_optimizer(made, build("vit-small", **shape)).stages]
     assert {fit.optimizer for fit in fits} == {"adamw"}
     assert [fit.learning_rate for fit in fits] == [1e-3, 1e-3]
     assert [fit.steps for fit in fits] == [5, 5]
-    assert suited(made, build("convnet-6", **shape)) == made
+    assert choose_optimizer(made, build("convnet-6", **shape)) == made
 
 
 def test_an_optimizer_other_than_sgd_is_kept():
-    def adam(given: Given) -> tuple[Stage, ...]:
+    def adam(given: MethodInputs) -> tuple[Stage, ...]:
         fit = FitSettings(optimizer="adamw", learning_rate=5e-4)
         return (Stage(source=Noise(), objective=SoftTargets(), fit=fit),)
 
     made = Method(name="mine", stages=adam).recipe(TEACHER, STUDENT, PLAIN)
-    assert suited(made, build("vit-small", classes=3, channels=1, size=(8, 8))) == made
+    assert choose_optimizer(made, build("vit-small", classes=3, channels=1, size=(8, 8))) == made

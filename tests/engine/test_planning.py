@@ -4,7 +4,7 @@ import pytest
 
 from doublure.compress.inherit import Inherit
 from doublure.engine.answer_ring import Ring
-from doublure.engine.budget import Timing
+from doublure.engine.budget import StepTiming
 from doublure.engine.fit import FitSettings
 from doublure.engine.planning import Costs, plan_stage
 from doublure.engine.recipe import Stage
@@ -28,7 +28,7 @@ def stage_of(source, num_images=0):
 
 
 def costs(*, step=0.1, batch=2.0, beside=2.0, begin=0.0, filling=0.0):
-    timing = Timing(step=step, filling=filling, spent=0.0)
+    timing = StepTiming(step=step, filling=filling, spent=0.0)
     return Costs(begin=begin, batch=batch, beside=beside, timing=timing)
 
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from doublure.engine.processes import Team, team
-from doublure.engine.run_folder import read_journal
+from doublure.engine.processes import ProcessGroup, process_group
+from doublure.engine.run_folder import read_metrics
 from doublure.verbs.train import train
 from tests.command import command
 
@@ -67,10 +67,10 @@ def launched(*words: object) -> tuple[int, str, str]:
 
 
 def test_alone_a_process_agrees_with_itself():
-    with team(cpu=True) as alone:
-        assert alone == Team(rank=0, world=1)
+    with process_group(cpu=True) as alone:
+        assert alone == ProcessGroup(rank=0, world=1)
         assert alone.first
-        assert alone.agree("value") == "value"
+        assert alone.broadcast("value") == "value"
         assert alone.gather("value") == ["value"]
     assert not torch.distributed.is_initialized()
 
@@ -110,7 +110,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_bits(folder):
     assert launched(*words, "--out", folder / "whole")[0] == 0
     killed = folder / "killed"
     process = launch(*words, "--out", killed)
-    while process.poll() is None and len(journal(killed)) < 20:
+    while process.poll() is None and len(metrics_log(killed)) < 20:
         time.sleep(0.01)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
@@ -121,12 +121,12 @@ def test_two_processes_that_were_killed_go_on_to_the_same_bits(folder):
     assert status == 0, told
     assert "going on from step " in told
     assert (killed / WEIGHTS).read_bytes() == (folder / "whole" / WEIGHTS).read_bytes()
-    assert journal(killed) == list(range(2, 201, 2))
+    assert metrics_log(killed) == list(range(2, 201, 2))
 
 
-def journal(out: Path) -> list[int]:
+def metrics_log(out: Path) -> list[int]:
     path = out / "metrics.jsonl"
-    return [line["step"] for line in read_journal(path)]
+    return [line["step"] for line in read_metrics(path)]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from doublure.core.protocols import InputContract
 from doublure.engine import recipe as recipe_file
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
 from doublure.nets.references import NetworkRef
 from doublure.objectives.attention_transfer import AttentionTransfer
@@ -32,7 +32,7 @@ PLAIN = Recipe(
 
 def made(method, contract=CONTRACT, **given):
     given["without"] = frozenset(given.get("without", ()))
-    return published(method, TEACHER, STUDENT, Given(contract=contract, **given))
+    return published(method, TEACHER, STUDENT, MethodInputs(contract=contract, **given))
 
 
 def all_recipes() -> list[Recipe]:

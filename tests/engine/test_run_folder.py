@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from doublure.engine.run_folder import (
-    FolderKeeper,
-    Journal,
+    FolderCheckpointer,
+    MetricsFile,
     RunFolder,
     RunFolderError,
     TensorBoard,
-    read_journal,
+    read_metrics,
     write_json,
     write_whole,
 )
@@ -85,10 +85,10 @@ STATE = {"step": 3, "weights": torch.arange(1000.0), "stream": {"drawn": 7}}
 
 
 def test_a_keeper_gives_back_what_it_saved(tmp_path):
-    keeper = FolderKeeper(made(tmp_path / "run"), 0)
-    assert keeper.load() is None
-    keeper.save(STATE)
-    state = keeper.load()
+    checkpointer = FolderCheckpointer(made(tmp_path / "run"), 0)
+    assert checkpointer.load() is None
+    checkpointer.save(STATE)
+    state = checkpointer.load()
     assert torch.equal(state["weights"], STATE["weights"])
     assert (state["step"], state["stream"]) == (3, {"drawn": 7})
 
@@ -96,78 +96,78 @@ def test_a_keeper_gives_back_what_it_saved(tmp_path):
 def test_of_several_processes_the_first_writes_the_streams_of_all(tmp_path):
     folder = made(tmp_path / "run")
 
-    def keeper(rank, gather=lambda _: None):
-        return FolderKeeper(folder, 0, steps=5, rank=rank, world=2, gather=gather)
+    def checkpointer(rank, gather=lambda _: None):
+        return FolderCheckpointer(folder, 0, steps=5, rank=rank, world=2, gather=gather)
 
-    keeper(1).save(STATE)
-    assert keeper(1).load() is None
-    keeper(0, lambda mine: [mine, {"drawn": 8}]).save(STATE)
-    assert [keeper(rank).load()["stream"]["drawn"] for rank in (0, 1)] == [7, 8]
+    checkpointer(1).save(STATE)
+    assert checkpointer(1).load() is None
+    checkpointer(0, lambda mine: [mine, {"drawn": 8}]).save(STATE)
+    assert [checkpointer(rank).load()["stream"]["drawn"] for rank in (0, 1)] == [7, 8]
     with pytest.raises(RunFolderError, match="is of 2 processes, not of 1; go on with as many"):
-        FolderKeeper(folder, 0).load()
+        FolderCheckpointer(folder, 0).load()
 
 
 def test_a_checkpoint_is_given_back_to_its_own_teacher_only(tmp_path):
     folder = made(tmp_path / "run")
-    FolderKeeper(folder, 0, taught_by="one").save(STATE)
-    assert FolderKeeper(folder, 0, taught_by="one").load()["step"] == 3
+    FolderCheckpointer(folder, 0, taught_by="one").save(STATE)
+    assert FolderCheckpointer(folder, 0, taught_by="one").load()["step"] == 3
     with pytest.raises(RunFolderError, match="learned from a teacher with other weights"):
-        FolderKeeper(folder, 0, taught_by="another").load()
+        FolderCheckpointer(folder, 0, taught_by="another").load()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_checkpoint_that_was_cut_short_is_named_with_the_way_out(tmp_path, share):
-    keeper = FolderKeeper(made(tmp_path / "run"), 0)
-    keeper.save(STATE)
-    whole = keeper.path.read_bytes()
-    keeper.path.write_bytes(whole[: int(share * len(whole))])
+    checkpointer = FolderCheckpointer(made(tmp_path / "run"), 0)
+    checkpointer.save(STATE)
+    whole = checkpointer.path.read_bytes()
+    checkpointer.path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(RunFolderError, match=r"stage0.pt is damaged \(.*start afresh with --over"):
-        keeper.load()
+        checkpointer.load()
 
 
 def test_a_single_changed_bit_of_a_checkpoint_is_noticed(tmp_path):
-    keeper = FolderKeeper(made(tmp_path / "run"), 0)
-    keeper.save(STATE)
-    whole = bytearray(keeper.path.read_bytes())
+    checkpointer = FolderCheckpointer(made(tmp_path / "run"), 0)
+    checkpointer.save(STATE)
+    whole = bytearray(checkpointer.path.read_bytes())
     whole[whole.find(STATE["weights"].numpy().tobytes()) + 500] ^= 1
-    keeper.path.write_bytes(whole)
+    checkpointer.path.write_bytes(whole)
     with pytest.raises(RunFolderError, match=r"is damaged \(.* has changed since it was written"):
-        keeper.load()
+        checkpointer.load()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(tmp_path, monkeypatch):
-    keeper = FolderKeeper(made(tmp_path / "run"), 0)
-    keeper.save(STATE)
+    checkpointer = FolderCheckpointer(made(tmp_path / "run"), 0)
+    checkpointer.save(STATE)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(
         RunFolderError, match=r"the checkpoint .*: No space left; the one before it"
     ):
-        keeper.save({**STATE, "step": 4})
-    assert keeper.load()["step"] == 3
-    assert [item.name for item in keeper.path.parent.iterdir()] == ["stage0.pt"]
+        checkpointer.save({**STATE, "step": 4})
+    assert checkpointer.load()["step"] == 3
+    assert [item.name for item in checkpointer.path.parent.iterdir()] == ["stage0.pt"]
 
 
 def test_a_journal_is_cut_back_to_the_checkpoint(tmp_path):
     folder = made(tmp_path / "run")
-    journal = Journal(folder, 0)
+    logger = MetricsFile(folder, 0)
     for step in (10, 20, 30):
-        journal({"step": step, "loss": 1.0})
-    journal.close()
+        logger({"step": step, "loss": 1.0})
+    logger.close()
     with folder.file("metrics.jsonl").open("a") as file:
         file.write('{"stage": 0, "st')
-    Journal(folder, 0, after_step=20).close()
-    assert [line["step"] for line in read_journal(folder.file("metrics.jsonl"))] == [10, 20]
+    MetricsFile(folder, 0, after_step=20).close()
+    assert [line["step"] for line in read_metrics(folder.file("metrics.jsonl"))] == [10, 20]
 
 
 def test_the_journal_of_a_finished_stage_leaves_the_lines_of_the_next(tmp_path):
     folder = made(tmp_path / "run")
     for stage in (0, 1):
-        with Journal(folder, stage) as journal:
+        with MetricsFile(folder, stage) as logger:
             for step in (10, 20):
-                journal({"step": step})
-    Journal(folder, 0, after_step=20).close()
-    Journal(folder, 1, after_step=10).close()
-    lines = read_journal(folder.file("metrics.jsonl"))
+                logger({"step": step})
+    MetricsFile(folder, 0, after_step=20).close()
+    MetricsFile(folder, 1, after_step=10).close()
+    lines = read_metrics(folder.file("metrics.jsonl"))
     assert [(line["stage"], line["step"]) for line in lines] == [(0, 10), (0, 20), (1, 10)]
 
 
@@ -178,7 +178,7 @@ def test_the_journal_is_written_for_tensorboard_and_cut_back_as_well(tmp_path):
     for first, after in ((1.0, 0), (2.0, 10)):
         with TensorBoard(folder, 0, after_step=after) as board:
             for step in (after + 10, after + 20):
-                board({"step": step, "loss": first, "facts": {"pool": 0.5}})
+                board({"step": step, "loss": first, "metrics": {"pool": 0.5}})
     events = EventAccumulator(str(folder.file("tensorboard") / "stage0")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 1.0), (20, 2.0), (30, 2.0)]
-    assert "facts/pool" in events.Tags()["scalars"]
+    assert "metrics/pool" in events.Tags()["scalars"]

@@ -1,7 +1,7 @@
 import dataclasses
 
 from doublure.engine import summary
-from doublure.engine.fit import Outcome
+from doublure.engine.fit import FitResult
 from doublure.nets.network import Network
 from tests import tiny
 
@@ -11,10 +11,10 @@ def network(seed: int) -> Network:
 
 
 def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
-    facts = {"generator_restarts": 0.0}
-    well = Outcome(network=network(0), steps=1, images=1, seconds=1.0, terms={"facts": facts})
+    metrics = {"generator_restarts": 0.0}
+    well = FitResult(network=network(0), steps=1, images=1, seconds=1.0, terms={"metrics": metrics})
     assert summary._warnings([well], 3) == []
-    ill = dataclasses.replace(well, terms={"facts": {"generator_restarts": 1.0}})
+    ill = dataclasses.replace(well, terms={"metrics": {"generator_restarts": 1.0}})
     assert summary._warnings([well, ill], 3) == [
         "The generator collapsed while the student learnt, and was started afresh."
     ]
@@ -22,7 +22,7 @@ def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
 
 def test_a_network_that_answers_worse_than_guessing_is_said_in_the_summary():
     terms = {"hard_labels": 1.2}  # ln 3 = 1.10
-    made = Outcome(network=network(0), steps=1, images=1, seconds=1.0, terms=terms)
+    made = FitResult(network=network(0), steps=1, images=1, seconds=1.0, terms=terms)
     (told,) = summary._warnings([made], 3)
     assert "above that of guessing" in told
     assert summary._warnings([made], 4) == []

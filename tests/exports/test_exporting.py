@@ -16,7 +16,7 @@ from doublure.engine.loading import load
 from doublure.engine.run_folder import RunFolderError
 from doublure.exports import exporting
 from doublure.exports.exporting import LIST, export_network, held_against
-from doublure.exports.measure import Exported, Pace, Timing
+from doublure.exports.measure import Exported, LatencyRatio, Timing
 from doublure.exports.verify import VerificationError
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
@@ -83,9 +83,9 @@ def test_int8_of_a_network_that_rounds_is_held_against_one_that_does_not(
 ) -> None:
     rounds = PostTrainingQuantization()(network, [image_batch(images(32))], from_seed(0))
     paces = {
-        "onnx": Pace(latency_ms=8.0, images_per_second=1.0),  # slow by its rounding
-        "float32 ONNX without rounding": Pace(latency_ms=4.0, images_per_second=10.0),
-        "int8-onnx": Pace(latency_ms=2.0, images_per_second=15.0),
+        "onnx": LatencyRatio(latency_ms=8.0, images_per_second=1.0),  # slow by its rounding
+        "float32 ONNX without rounding": LatencyRatio(latency_ms=4.0, images_per_second=10.0),
+        "int8-onnx": LatencyRatio(latency_ms=2.0, images_per_second=15.0),
     }
     monkeypatch.setattr(
         exporting, "time_forms", lambda forms, *_: {name: paces[name] for name in forms}

@@ -265,7 +265,7 @@ def test_a_network_that_rounds_leaves_as_it_answers(tmp_path: Path) -> None:
     assert [row.agreement for row in rows] == [1.0] * 4
     # All eight bits are taken, around 128, which no kernel saturates at.
     assert {one.dtype.name for one in weights_of(tmp_path / "student.int8.onnx")} == {"uint8"}
-    five = PostTrainingQuantization(weight_bits=5, end_bits=0, activation_bits=8)
+    five = PostTrainingQuantization(weight_bits=5, first_last_bits=0, activation_bits=8)
     rounded = five(network, shown, from_seed(0))
     *_, row = export_network(
         rounded, tmp_path / "5", ["int8-onnx"], [images(32)], images(16), timing=timing

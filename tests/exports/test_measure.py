@@ -8,14 +8,14 @@ from doublure.exports import measure
 from doublure.exports.measure import (
     Answer,
     Exported,
-    Pace,
+    LatencyRatio,
     Timing,
     count_flops,
     on_cpu,
     time_forms,
     time_pair,
 )
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network
 from doublure.nets.quantized import Grid, quantize_
 from tests.exports.conftest import CONTRACT, images
@@ -62,12 +62,12 @@ def small() -> Network:
 
 def test_a_network_and_what_it_was_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     paces = {
-        "teacher": Pace(latency_ms=2.0, images_per_second=10.0),
-        "student": Pace(latency_ms=1.0, images_per_second=15.0),
+        "teacher": LatencyRatio(latency_ms=2.0, images_per_second=10.0),
+        "student": LatencyRatio(latency_ms=1.0, images_per_second=15.0),
     }
     asked = []
 
-    def time_forms(forms: dict[str, Answer], *rest: object) -> dict[str, Pace]:
+    def time_forms(forms: dict[str, Answer], *rest: object) -> dict[str, LatencyRatio]:
         asked.append({name: answer(images(2)) for name, answer in forms.items()})
         return paces
 
@@ -94,7 +94,7 @@ def test_a_network_that_rounds_is_not_timed() -> None:
 
 def test_how_a_network_lies_in_memory_does_not_change_what_is_timed() -> None:
     network = small().train()
-    assert lay_channels_last(network)
+    assert to_channels_last_(network)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     answer = on_cpu(network)(images(2))
     assert not answer.requires_grad

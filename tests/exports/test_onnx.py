@@ -19,7 +19,7 @@ from doublure.exports.onnx import (
     export_onnx,
     open_session,
 )
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network, count_parameters
 from tests.exports.conftest import CONTRACT, images
 
@@ -93,7 +93,7 @@ def test_a_channels_last_network_leaves_as_the_same_graph(
     network: Network, float_file: Path, tmp_path: Path
 ) -> None:
     last = copy.deepcopy(network)
-    assert lay_channels_last(last)
+    assert to_channels_last_(last)
     export_onnx(last, tmp_path / "last.onnx")
     ours, theirs = (onnx.load(path).graph for path in (tmp_path / "last.onnx", float_file))
     assert [node.op_type for node in ours.node] == [node.op_type for node in theirs.node]

@@ -14,10 +14,10 @@ from doublure.nets.batchnorm_statistics import (
     batchnorm_layers,
     stored_statistics,
 )
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.folding import affine_of, behind, fold_batchnorm
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.nets.taps import Taps
 from tests import tiny
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -118,8 +118,8 @@ def test_a_tap_at_batchnorms_path_sees_what_it_saw():
     folded = fold_batchnorm(network, tiny.CONTRACT).network
     seen = []
     for asked in (network, folded):
-        with Taps(asked, ["norm"]) as taps:
-            seen.append(taps.trace(images()).taps["norm"])
+        with FeatureRecorder(asked, ["norm"]) as recorder:
+            seen.append(recorder.record(images()).features["norm"])
     torch.testing.assert_close(*seen)
 
 
@@ -232,10 +232,10 @@ def test_linear_layers_are_folded_where_rows_enter_and_not_where_tokens_do():
 def test_activations_in_place_leave_what_a_folded_layer_answered():
     network = lived_in(tiny.network(0))
     folded = fold_batchnorm(network, tiny.CONTRACT).network
-    with Taps(folded, ["1"]) as taps:
+    with FeatureRecorder(folded, ["1"]) as recorder:
         seen: list[Tensor] = []
         handle = folded[1].register_forward_hook(lambda m, i, output: seen.append(output))
-        traced = taps.trace(images()).taps["1"]
+        traced = recorder.record(images()).features["1"]
         handle.remove()
     assert torch.equal(seen[0], traced)
     assert (traced < 0).any()

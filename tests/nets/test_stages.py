@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from doublure.core.protocols import InputContract
 from doublure.nets import builtin
+from doublure.nets.features import FeatureRecorder, layers_where
 from doublure.nets.network import Network
 from doublure.nets.stages import find_layers, find_stages
-from doublure.nets.taps import Taps, layers_where
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=10)
@@ -63,11 +63,11 @@ def test_depth_is_the_share_of_layers_with_weights_that_was_passed():
 def test_the_features_are_what_enters_the_classifier(name):
     network = built(name).eval()
     stages = find_stages(network, IMAGES)
-    with Taps(network, (stages.features.name,)) as taps:
-        trace = taps.trace(IMAGES)
-    features = stages.features.as_vector(trace.taps[stages.features.name])
+    with FeatureRecorder(network, (stages.features.name,)) as recorder:
+        outputs = recorder.record(IMAGES)
+    features = stages.features.as_vector(outputs.features[stages.features.name])
     head = network.get_submodule(stages.classifier)
-    torch.testing.assert_close(head(features), trace.output)
+    torch.testing.assert_close(head(features), outputs.output)
 
 
 def sides(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -75,8 +75,8 @@ def sides(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
     ends = find_stages(network, IMAGES).ends
     layers = [(end.before_activation(), end.after_activation()) for end in ends]
     names = [layer.name for pair in layers for layer in pair]
-    with Taps(network.eval(), names) as taps, torch.no_grad():
-        seen = taps.trace(IMAGES).taps
+    with FeatureRecorder(network.eval(), names) as recorder, torch.no_grad():
+        seen = recorder.record(IMAGES).features
     return [tuple(layer.as_map(seen[layer.name]) for layer in pair) for pair in layers]
 
 
@@ -92,8 +92,8 @@ def test_of_a_pre_activation_network_a_stage_goes_on_as_the_batchnorm_of_the_nex
     network = built(name)
     # The signs of the sum are not those of its BatchNorm.
     network.block2.layer[0].bn1.running_mean.fill_(1.0)
-    with Taps(network.eval(), ("block1", "block2.layer.0.conv1:input")) as taps:
-        seen = taps.trace(IMAGES).taps
+    with FeatureRecorder(network.eval(), ("block1", "block2.layer.0.conv1:input")) as recorder:
+        seen = recorder.record(IMAGES).features
     entering, leaving = sides(network)[0]
     assert torch.equal(leaving, seen["block2.layer.0.conv1:input"])
     assert torch.equal(entering, network.block2.layer[0].bn1(seen["block1"]))

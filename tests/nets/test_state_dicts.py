@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from doublure.nets import builtin
-from doublure.nets.state_dicts import builtin_of, counted_in, load_state_
+from doublure.nets.state_dicts import builtin_of, count_from_weights, load_state_
 
 
 def fit(network: nn.Module, state: dict[str, Tensor], classes: int = 10, channels: int = 3) -> None:
@@ -106,8 +106,8 @@ def test_weights_tell_the_architecture_the_classes_and_the_channels(name):
         return builtin.build(name, classes=classes, channels=channels)
 
     state = state_of(name, classes=7, channels=1)
-    assert counted_in(state, "classes", make) == 7
-    assert counted_in(state, "channels", make) == 1
+    assert count_from_weights(state, "classes", make) == 7
+    assert count_from_weights(state, "channels", make) == 1
     assert builtin_of(state, (32, 32)) == (f"builtin/{name}", 7)
 
 
@@ -115,7 +115,7 @@ def test_weights_of_another_network_tell_nothing():
     def make(classes: int, channels: int) -> nn.Module:
         return builtin.build("resnet8", classes=classes, channels=channels)
 
-    assert counted_in({"weight": torch.ones(3, 3)}, "classes", make) is None
+    assert count_from_weights({"weight": torch.ones(3, 3)}, "classes", make) is None
     assert builtin_of({"weight": torch.ones(3, 3)}, (32, 32)) is None
 
 

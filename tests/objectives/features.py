@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Criterion, Trace, image_batch
+from doublure.core.protocols import Batch, Loss, Outputs, image_batch
 from doublure.nets import builtin
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import freeze
-from doublure.nets.taps import Taps
-from doublure.objectives.weighted import open_criterion
+from doublure.objectives.weighted import open_loss
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -27,30 +27,30 @@ def built(name: str, seed: int = 0) -> nn.Module:
         return builtin.build(name, classes=5, size=(16, 16))
 
 
-def opened(objective: Any, student: nn.Module, teacher: nn.Module, seed: int = 0) -> Criterion:
+def opened(objective: Any, student: nn.Module, teacher: nn.Module, seed: int = 0) -> Loss:
     rng = torch.Generator().manual_seed(seed)
-    return open_criterion(objective, student, freeze(teacher), BATCH, rng)
+    return open_loss(objective, student, freeze(teacher), BATCH, rng)
 
 
 def asked(
-    criterion: Criterion, student: nn.Module, teacher: nn.Module, batch: Batch = BATCH
+    loss_fn: Loss, student: nn.Module, teacher: nn.Module, batch: Batch = BATCH
 ) -> dict[str, Tensor]:
-    """Return the terms of a criterion about what two networks say of a batch."""
-    with Taps(student, criterion.taps.student) as taps:
-        ours: Trace = taps.trace(batch.images)
-    with Taps(freeze(teacher), criterion.taps.teacher) as taps, torch.no_grad():
-        theirs = taps.trace(batch.images)
-    return criterion(ours, theirs, batch)
+    """Return the terms of a loss about what two networks say of a batch."""
+    with FeatureRecorder(student, loss_fn.features.student) as recorder:
+        ours: Outputs = recorder.record(batch.images)
+    with FeatureRecorder(freeze(teacher), loss_fn.features.teacher) as recorder, torch.no_grad():
+        theirs = recorder.record(batch.images)
+    return loss_fn(ours, theirs, batch)
 
 
 def learns(objective: Any, student: str, teacher: str, steps: int = 12) -> tuple[float, float]:
     """Return the loss of a pair before and after some steps of its optimizer."""
     one, other = built(student, 1), built(teacher)
-    criterion = opened(objective, one, other)
-    optimizer = torch.optim.Adam([*one.parameters(), *criterion.parameters()], lr=3e-3)
+    loss_fn = opened(objective, one, other)
+    optimizer = torch.optim.Adam([*one.parameters(), *loss_fn.parameters()], lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = torch.stack(list(asked(criterion, one, other).values())).sum()
+        loss = torch.stack(list(asked(loss_fn, one, other).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

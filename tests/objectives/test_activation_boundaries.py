@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from doublure.core.protocols import image_batch
 from doublure.engine.distill import distill
 from doublure.nets.convnet import ConvNet
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import freeze
-from doublure.nets.taps import Taps
 from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
     agreeing,
@@ -88,21 +88,24 @@ def test_an_always_inactive_student_is_half_right_when_balanced():
 def asked(objective: ActivationBoundaries) -> torch.Tensor:
     student, teacher = network(0, 3), freeze(network(1, 5))
     batch = image_batch(IMAGES)
-    criterion = objective.open(student, teacher, batch, tiny.rng())
-    with Taps(student, criterion.taps.student) as ours, Taps(teacher, criterion.taps.teacher) as t:
-        return criterion(ours.trace(IMAGES), t.trace(IMAGES), batch)["activation_boundaries"]
+    loss_fn = objective.open(student, teacher, batch, tiny.rng())
+    with (
+        FeatureRecorder(student, loss_fn.features.student) as ours,
+        FeatureRecorder(teacher, loss_fn.features.teacher) as t,
+    ):
+        return loss_fn(ours.record(IMAGES), t.record(IMAGES), batch)["activation_boundaries"]
 
 
 def test_the_deepest_layer_counts_one_and_each_before_it_half_as_much():
     names = ("bn1", "bn2", "bn3")
     objective = ActivationBoundaries(layers=Layers(student=names, teacher=names))
     student, teacher = network(0, 3), freeze(network(1, 5))
-    criterion = objective.open(student, teacher, image_batch(IMAGES), tiny.rng())
-    with Taps(student, names) as ours, Taps(teacher, names) as theirs:
-        mine, taught = ours.trace(IMAGES), theirs.trace(IMAGES)
+    loss_fn = objective.open(student, teacher, image_batch(IMAGES), tiny.rng())
+    with FeatureRecorder(student, names) as ours, FeatureRecorder(teacher, names) as theirs:
+        mine, taught = ours.record(IMAGES), theirs.record(IMAGES)
     expected = 0.0
-    for name, connector, weight in zip(names, criterion.adapters, (0.25, 0.5, 1.0), strict=True):
-        loss = boundary_loss(connector(mine.taps[name]), taught.taps[name], 1.0)
+    for name, connector, weight in zip(names, loss_fn.adapters, (0.25, 0.5, 1.0), strict=True):
+        loss = boundary_loss(connector(mine.features[name]), taught.features[name], 1.0)
         expected += 0.003 * weight * loss.sum().item() / len(IMAGES)
     assert asked(objective).item() == pytest.approx(expected, rel=1e-5)
 
@@ -110,8 +113,8 @@ def test_the_deepest_layer_counts_one_and_each_before_it_half_as_much():
 def test_a_mean_is_the_sum_over_the_number_of_neurons():
     objective = ActivationBoundaries(layers=Layers(student=("bn3",), teacher=("bn3",)))
     teacher = freeze(network(1, 5))
-    with Taps(teacher, ("bn3",)) as taps:
-        neurons = taps.trace(IMAGES).taps["bn3"][0].numel()
+    with FeatureRecorder(teacher, ("bn3",)) as recorder:
+        neurons = recorder.record(IMAGES).features["bn3"][0].numel()
     torch.testing.assert_close(
         asked(replace(objective, reduction="mean")) * neurons, asked(objective)
     )
@@ -128,9 +131,9 @@ def test_it_aligns_the_states_and_leaves_the_classifier_alone():
         tiny.Grey(),
         ActivationBoundaries(),
         settings=settings,
-        site=tiny.site(settings),
+        context=tiny.context(settings),
         rng=tiny.rng(),
-        journal=lines.append,
+        logger=lines.append,
     )
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert head
@@ -148,10 +151,10 @@ def test_the_journal_says_how_many_neurons_of_each_layer_are_on_the_teacher_s_si
         tiny.Grey(),
         Weighted(terms=((2.0, ActivationBoundaries()),)),
         settings=settings,
-        site=tiny.site(settings),
+        context=tiny.context(settings),
         rng=tiny.rng(),
-        journal=lines.append,
+        logger=lines.append,
     )
-    agreed = [[line["facts"][f"boundaries_{i}"] for i in (1, 2, 3)] for line in lines]
+    agreed = [[line["metrics"][f"boundaries_{i}"] for i in (1, 2, 3)] for line in lines]
     assert all(0 <= share <= 1 for line in agreed for share in line)
     assert sum(agreed[-1]) > sum(agreed[0])

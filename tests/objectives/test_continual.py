@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.core.seeding import from_seed
 from doublure.objectives.continual import Continual, new_class_loss, no_new_class
 from doublure.objectives.soft_targets import soft_target_loss
@@ -19,7 +19,7 @@ OLD, STUDENT = logits(0, 3), logits(1, 5)
 
 def terms(student: torch.Tensor, objective: Continual) -> dict[str, torch.Tensor]:
     batch = image_batch(torch.zeros(6, 1, 1, 1), labels=LABELS)
-    return objective(Trace(output=student), Trace(output=OLD), batch)
+    return objective(Outputs(output=student), Outputs(output=OLD), batch)
 
 
 def test_each_term_is_a_mean_over_its_own_images():
@@ -93,7 +93,7 @@ def test_a_student_that_answers_as_before_has_nothing_to_remember():
 
 def test_without_transfer_images_the_rehearsal_is_zero_and_not_nan():
     batch = image_batch(torch.zeros(6, 1, 1, 1), labels=torch.full((6,), 4))
-    found = Continual()(Trace(output=STUDENT), Trace(output=OLD), batch)
+    found = Continual()(Outputs(output=STUDENT), Outputs(output=OLD), batch)
     assert found["rehearsal"] == 0
 
 
@@ -104,7 +104,7 @@ def test_plain_fine_tuning_has_one_term():
 def test_labels_are_needed():
     batch = image_batch(torch.zeros(6, 1, 1, 1))
     with pytest.raises(ValueError, match="needs class labels; give labelled images"):
-        Continual()(Trace(output=STUDENT), Trace(output=OLD), batch)
+        Continual()(Outputs(output=STUDENT), Outputs(output=OLD), batch)
 
 
 def test_labels_over_new_classes_and_separation_would_call_everything_old():

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from doublure.core.protocols import Trace
-from doublure.objectives.crd import Banks, Crd, contrastive_loss, negative_counts
+from doublure.core.protocols import Outputs
+from doublure.objectives.crd import CRD, Banks, contrastive_loss, negative_counts
 from tests.objectives.features import BATCH, asked, built, opened
 
-SMALL = Crd(num_negatives=16, dim=8)
+SMALL = CRD(num_negatives=16, dim=8)
 
 
 def test_it_agrees_with_a_loop_over_negatives():
@@ -110,21 +110,21 @@ def test_an_item_is_first_contrasted_with_itself_or_as_published_with_a_random_v
     terms = {}
     for beginning in ("seen", "random"):
         settings = dataclasses.replace(SMALL, beginning=beginning)
-        criterion = opened(settings, student, teacher)
+        loss_fn = opened(settings, student, teacher)
         later = dataclasses.replace(BATCH, index=torch.arange(20, 26))
-        terms[beginning] = asked(criterion, student, teacher, later)["crd"]
-        assert len(criterion.banks.items) == {"seen": 6, "random": 26}[beginning]
+        terms[beginning] = asked(loss_fn, student, teacher, later)["crd"]
+        assert len(loss_fn.banks.items) == {"seen": 6, "random": 26}[beginning]
     assert not torch.equal(terms["seen"], terms["random"])
 
 
 def test_the_first_batch_sets_the_scale_once():
     student, teacher = built("resnet8", 1).eval(), built("vgg8")
-    criterion = opened(SMALL, student, teacher)
-    asked(criterion, student, teacher)
-    scale = criterion.banks.scale.clone()
-    asked(criterion, student, teacher)
+    loss_fn = opened(SMALL, student, teacher)
+    asked(loss_fn, student, teacher)
+    scale = loss_fn.banks.scale.clone()
+    asked(loss_fn, student, teacher)
     assert scale.gt(0).all()
-    assert torch.equal(criterion.banks.scale, scale)
+    assert torch.equal(loss_fn.banks.scale, scale)
 
 
 @pytest.mark.parametrize("beginning", ["seen", "random"])
@@ -142,18 +142,18 @@ def test_it_goes_on_from_its_state_with_the_same_bits(beginning):
 
 def test_the_pair_of_one_item_is_told_from_pairs_of_two():
     """Free vectors for the student, one direction for each item of the teacher."""
-    criterion = opened(SMALL, built("resnet8"), built("vgg8"))
-    (ours,), (theirs,) = criterion.taps.student, criterion.taps.teacher
+    loss_fn = opened(SMALL, built("resnet8"), built("vgg8"))
+    (ours,), (theirs,) = loss_fn.features.student, loss_fn.features.teacher
     vectors = torch.randn(6, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     taught = torch.eye(6, 512)
-    optimizer = torch.optim.Adam([vectors, *criterion.parameters()], lr=0.01)
+    optimizer = torch.optim.Adam([vectors, *loss_fn.parameters()], lr=0.01)
     for _ in range(100):
-        student = Trace(output=None, taps={ours: vectors})
-        terms = criterion(student, Trace(output=None, taps={theirs: taught}), BATCH)
+        student = Outputs(output=None, features={ours: vectors})
+        terms = loss_fn(student, Outputs(output=None, features={theirs: taught}), BATCH)
         optimizer.zero_grad()
         terms["crd"].backward()
         optimizer.step()
-    products = criterion.banks.student @ criterion.banks.teacher.T
+    products = loss_fn.banks.student @ loss_fn.banks.teacher.T
     assert torch.equal(products.argmax(1), torch.arange(6))
     assert products.diag().mean() > products.mean() + 0.5
 
@@ -161,4 +161,4 @@ def test_the_pair_of_one_item_is_told_from_pairs_of_two():
 def test_a_set_of_nameless_images_is_refused_before_the_first_step():
     nameless = dataclasses.replace(BATCH, index=None)
     with pytest.raises(ValueError, match="does not say which item an image is"):
-        Crd().open(built("resnet8"), built("vgg8"), nameless, torch.Generator())
+        CRD().open(built("resnet8"), built("vgg8"), nameless, torch.Generator())

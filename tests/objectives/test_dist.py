@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
-from doublure.objectives.dist import Dist, correlation, dist_losses
+from doublure.core.protocols import Outputs, image_batch
+from doublure.objectives.dist import DIST, correlation, dist_losses
 from tests.objectives.features import numbers
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
@@ -48,6 +48,6 @@ def test_constant_answers_have_a_finite_gradient():
 
 
 def test_a_batch_of_one_is_refused():
-    trace = Trace(output=STUDENT[:1])
+    outputs = Outputs(output=STUDENT[:1])
     with pytest.raises(ValueError, match="2 samples or more"):
-        Dist()(trace, trace, image_batch(torch.zeros(1, 1, 1, 1)))
+        DIST()(outputs, outputs, image_batch(torch.zeros(1, 1, 1, 1)))

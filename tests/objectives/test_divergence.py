@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.divergence import (
     Divergence,
     divergence_loss,
@@ -13,7 +13,7 @@ from doublure.objectives.divergence import (
     relative_entropy,
 )
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.objectives.weighted import Weighted, open_criterion
+from doublure.objectives.weighted import Weighted, open_loss
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
@@ -195,10 +195,10 @@ def test_the_two_directions_can_be_summed():
         terms=((0.5, Divergence(form="forward")), (0.5, Divergence(form="reverse")))
     )
     batch = image_batch(torch.zeros(2, 1, 1, 1))
-    criterion = open_criterion(
+    loss_fn = open_loss(
         objective, torch.nn.Identity(), None, batch, torch.Generator().manual_seed(0)
     )
-    terms = criterion(Trace(output=STUDENT.float()), Trace(output=TEACHER.float()), batch)
+    terms = loss_fn(Outputs(output=STUDENT.float()), Outputs(output=TEACHER.float()), batch)
     assert sum(terms.values()).item() == pytest.approx((1.4496416 + 1.7500878) / 2, rel=1e-5)
 
 

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
-from doublure.objectives.dkd import Dkd, decoupled_losses
+from doublure.core.protocols import Outputs, image_batch
+from doublure.objectives.dkd import DKD, decoupled_losses
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.objectives.weighted import open_criterion
+from doublure.objectives.weighted import open_loss
 from tests.objectives.features import numbers
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
@@ -40,17 +40,17 @@ def test_what_a_sure_teacher_knows_of_the_others_still_counts():
 
 
 def test_labels_are_the_batchs_or_the_teachers_top_1():
-    student, teacher = Trace(output=STUDENT), Trace(output=TEACHER)
+    student, teacher = Outputs(output=STUDENT), Outputs(output=TEACHER)
     batch = image_batch(IMAGES, labels=TEACHER.argmax(-1))
     rng = torch.Generator()
-    of_batch = open_criterion(Dkd(), torch.nn.Identity(), None, batch, rng)
-    of_teacher = open_criterion(Dkd(of="teacher"), torch.nn.Identity(), None, batch, rng)
+    of_batch = open_loss(DKD(), torch.nn.Identity(), None, batch, rng)
+    of_teacher = open_loss(DKD(of="teacher"), torch.nn.Identity(), None, batch, rng)
     assert of_batch(student, teacher, batch) == of_teacher(student, teacher, image_batch(IMAGES))
 
 
 def test_a_set_without_labels_is_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"brings none.*of='teacher'"):
-        open_criterion(Dkd(), torch.nn.Identity(), None, image_batch(IMAGES), torch.Generator())
+        open_loss(DKD(), torch.nn.Identity(), None, image_batch(IMAGES), torch.Generator())
 
 
 def test_gradients_are_those_of_the_equation():

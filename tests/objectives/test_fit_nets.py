@@ -18,9 +18,9 @@ def test_the_regressor_is_trained_with_the_student():
 
 
 def test_the_middle_stage_is_the_hint():
-    criterion = opened(FitNets(), built("resnet8"), built("vgg8"))
-    assert criterion.taps.student == ("layer2",)
-    assert criterion.taps.teacher == ("block1",)
+    loss = opened(FitNets(), built("resnet8"), built("vgg8"))
+    assert loss.features.student == ("layer2",)
+    assert loss.features.teacher == ("block1",)
 
 
 def test_named_layers_of_several_pairs_are_summed():

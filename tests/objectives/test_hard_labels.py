@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.hard_labels import HardLabels, hard_label_loss
 
 LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(3.0), 0.0]])
@@ -23,11 +23,11 @@ def test_a_one_hot_distribution_is_the_label_itself():
 
 
 def test_labels_of_the_teacher_are_its_top_1():
-    student, teacher = Trace(output=LOGITS), Trace(output=-LOGITS)
+    student, teacher = Outputs(output=LOGITS), Outputs(output=-LOGITS)
     terms = HardLabels(of="teacher")(student, teacher, image_batch(IMAGES))
     assert terms["hard_labels"].item() == pytest.approx(-math.log(0.25))
 
 
 def test_a_batch_without_labels_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"brings none.*of='teacher'"):
-        HardLabels()(Trace(output=LOGITS), None, image_batch(IMAGES))
+        HardLabels()(Outputs(output=LOGITS), None, image_batch(IMAGES))

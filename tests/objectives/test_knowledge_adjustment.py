@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Batch, Trace, image_batch
+from doublure.core.protocols import Batch, Outputs, image_batch
 from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     confidence_hardness,
@@ -38,7 +38,7 @@ def batch(labels: torch.Tensor | None) -> Batch:
 
 
 def loss_of(objective: KnowledgeAdjustment, labels: torch.Tensor | None = LABELS) -> torch.Tensor:
-    terms = objective(Trace(output=STUDENT), Trace(output=TEACHER), batch(labels))
+    terms = objective(Outputs(output=STUDENT), Outputs(output=TEACHER), batch(labels))
     return terms["knowledge_adjustment"]
 
 
@@ -133,15 +133,15 @@ def test_only_mistaken_answers_are_smoothed_or_dropped():
 
 
 def test_an_adjusted_answer_that_is_met_scores_zero():
-    met = Trace(output=shift_logits(TEACHER, LABELS))
-    terms = KnowledgeAdjustment()(met, Trace(output=TEACHER), batch(LABELS))
+    met = Outputs(output=shift_logits(TEACHER, LABELS))
+    terms = KnowledgeAdjustment()(met, Outputs(output=TEACHER), batch(LABELS))
     assert terms["knowledge_adjustment"].item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_no_gradient_goes_through_the_temperatures():
     objective = replace(PLAIN, hardness="confidence", bias=2.0)
     student = STUDENT.float().requires_grad_()
-    term = objective(Trace(output=student), Trace(output=TEACHER), batch(None))
+    term = objective(Outputs(output=student), Outputs(output=TEACHER), batch(None))
     ours = torch.autograd.grad(term["knowledge_adjustment"], student)[0]
     tau = sample_temperatures(confidence_hardness(student), 4.0, 2.0).detach()
     target = (TEACHER.float() / tau[:, None]).softmax(-1)

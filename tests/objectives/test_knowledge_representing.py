@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.nets.convnet import ConvNet
 from doublure.nets.network import freeze
 from doublure.objectives.knowledge_representing import (
@@ -87,9 +87,9 @@ def test_weights_are_grouped_by_stage_without_the_classifier():
 
 def gradients(sparsity: float, student: ConvNet) -> list[torch.Tensor]:
     teacher, batch = freeze(network(1, 5)), image_batch(IMAGES)
-    criterion = KnowledgeRepresenting(sparsity=sparsity).open(student, teacher, batch, tiny.rng())
-    none = Trace(output=torch.zeros(2, 3))
-    (loss,) = criterion(none, none, batch).values()
+    loss_fn = KnowledgeRepresenting(sparsity=sparsity).open(student, teacher, batch, tiny.rng())
+    none = Outputs(output=torch.zeros(2, 3))
+    (loss,) = loss_fn(none, none, batch).values()
     student.zero_grad()
     loss.backward()
     return [w.grad.clone() for w in (student.conv1.weight, student.conv2.weight)]
@@ -109,8 +109,8 @@ def test_a_network_is_its_own_prior_in_any_order_and_at_any_scale():
     teacher = network(0, 4)
     with torch.no_grad():
         teacher.conv2.weight.copy_(3 * teacher.conv2.weight.flip(0))
-    none = Trace(output=torch.zeros(2, 3))
-    criterion = KnowledgeRepresenting().open(student, freeze(teacher), batch, tiny.rng())
-    assert criterion(none, none, batch)["weight_prior"].item() == pytest.approx(0.0, abs=1e-6)
+    none = Outputs(output=torch.zeros(2, 3))
+    loss_fn = KnowledgeRepresenting().open(student, freeze(teacher), batch, tiny.rng())
+    assert loss_fn(none, none, batch)["weight_prior"].item() == pytest.approx(0.0, abs=1e-6)
     other = KnowledgeRepresenting().open(student, freeze(network(1, 6)), batch, tiny.rng())
     assert other(none, none, batch)["weight_prior"] > 1e-3

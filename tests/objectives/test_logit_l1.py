@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.tiny import rng
@@ -41,6 +41,6 @@ def test_dense_outputs_are_averaged_over_pixels():
 
 def test_the_objective_names_its_term():
     batch = image_batch(torch.zeros(2, 1, 8, 8))
-    terms = LogitL1()(Trace(output=STUDENT), Trace(output=TEACHER), batch)
+    terms = LogitL1()(Outputs(output=STUDENT), Outputs(output=TEACHER), batch)
     assert terms.keys() == {"logit_l1"}
     assert terms["logit_l1"].item() == pytest.approx(1.8333333, abs=1e-6)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.logit_standardisation import LogitStandardisation, standardised
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.objectives.features import numbers
@@ -13,7 +13,7 @@ IMAGES = torch.zeros(4, 1, 1, 1)
 
 def term(student, teacher):
     (value,) = LogitStandardisation()(
-        Trace(output=student), Trace(output=teacher), image_batch(IMAGES)
+        Outputs(output=student), Outputs(output=teacher), image_batch(IMAGES)
     ).values()
     return value.item()
 
@@ -40,7 +40,7 @@ def test_it_is_soft_targets_of_standardised_logits():
 
 def test_equal_logits_leave_the_gradient_finite():
     student = torch.zeros(4, 6, requires_grad=True)
-    LogitStandardisation()(Trace(output=student), Trace(output=numbers(4, 6)), image_batch(IMAGES))[
-        "standardised_targets"
-    ].backward()
+    LogitStandardisation()(
+        Outputs(output=student), Outputs(output=numbers(4, 6)), image_batch(IMAGES)
+    )["standardised_targets"].backward()
     assert student.grad.isfinite().all()

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from doublure.core.protocols import Trace, image_batch
-from doublure.objectives.mlld import Mlld, batch_loss, class_loss
+from doublure.core.protocols import Outputs, image_batch
+from doublure.objectives.mlld import MLLD, batch_loss, class_loss
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.objectives.features import numbers
 
@@ -21,7 +21,7 @@ def test_it_agrees_with_loops_over_samples_and_classes():
 def test_terms_are_means_over_the_temperatures():
     student, teacher = numbers(3, 4).float(), numbers(3, 4, seed=1).float()
     batch = image_batch(torch.zeros(3, 1, 1, 1))
-    terms = Mlld()(Trace(output=student), Trace(output=teacher), batch)
+    terms = MLLD()(Outputs(output=student), Outputs(output=teacher), batch)
     each = [soft_target_loss(student, teacher, float(t)).mean().item() for t in range(2, 7)]
     assert terms["mlld_instance"].item() == pytest.approx(sum(each) / 5)
 
@@ -31,9 +31,9 @@ def test_a_teacher_that_is_sure_weighs_the_same_in_batches_of_any_size_and_of_an
 
     def terms(samples: int, classes: int) -> list[float]:
         sure = 1e4 * torch.eye(classes).repeat(samples // classes, 1)
-        nothing = Trace(output=torch.zeros_like(sure))
+        nothing = Outputs(output=torch.zeros_like(sure))
         batch = image_batch(torch.zeros(samples, 1, 1, 1))
-        made = Mlld(images_per_class=1.0)(nothing, Trace(output=sure), batch)
+        made = MLLD(images_per_class=1.0)(nothing, Outputs(output=sure), batch)
         return [
             made[name].item() * classes / (classes - 1) for name in ("mlld_batch", "mlld_class")
         ]
@@ -45,7 +45,7 @@ def test_a_teacher_that_is_sure_weighs_the_same_in_batches_of_any_size_and_of_an
 def test_at_the_paper_s_batch_the_terms_are_the_paper_s():
     student, teacher = numbers(64, 100).float(), numbers(64, 100, seed=1).float()
     batch = image_batch(torch.zeros(64, 1, 1, 1))
-    made = Mlld(temperatures=(1.0,))(Trace(output=student), Trace(output=teacher), batch)
+    made = MLLD(temperatures=(1.0,))(Outputs(output=student), Outputs(output=teacher), batch)
     q, p = student.softmax(-1), teacher.softmax(-1)
     torch.testing.assert_close(made["mlld_batch"], batch_loss(q, p))
     torch.testing.assert_close(made["mlld_class"], class_loss(q, p))
@@ -53,4 +53,4 @@ def test_at_the_paper_s_batch_the_terms_are_the_paper_s():
 
 def test_without_temperatures_it_is_refused():
     with pytest.raises(ValueError, match="temperatures must not be empty"):
-        Mlld(temperatures=())
+        MLLD(temperatures=())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from doublure.objectives.nst import Nst, selectivity_loss
+from doublure.objectives.nst import NST, selectivity_loss
 from tests.objectives.features import learns, numbers
 
 
@@ -35,5 +35,5 @@ def test_a_squared_discrepancy_is_never_negative():
 
 
 def test_the_student_learns_to_be_as_selective():
-    first, last = learns(Nst(), "resnet8", "vgg8")
+    first, last = learns(NST(), "resnet8", "vgg8")
     assert last < 0.9 * first

@@ -6,8 +6,8 @@ from torch import nn
 from doublure.core.protocols import image_batch
 from doublure.nets import builtin
 from doublure.nets.adapters import conv_adapter
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.stages import Layer
-from doublure.nets.taps import Taps
 from doublure.objectives.pairing import (
     FEATURES,
     INNER,
@@ -106,9 +106,9 @@ def test_stages_are_compared_after_their_activation_unless_told_otherwise(name):
     network = built(name).eval()
     for before in (True, False):
         pairing = pair_layers(STAGES, network, network, BATCH, before_activation=before)
-        with Taps(network, pairing.taps.student) as taps:
-            trace = taps.trace(IMAGES)
-        for ours, theirs in pairing.maps(trace, trace):
+        with FeatureRecorder(network, pairing.features.student) as recorder:
+            outputs = recorder.record(IMAGES)
+        for ours, theirs in pairing.maps(outputs, outputs):
             assert torch.equal(ours, theirs)
             assert bool(ours.lt(0).any()) == before
 
@@ -136,14 +136,14 @@ def test_a_criterion_adapts_the_student_to_the_teacher():
     student, teacher = built("resnet8"), built("vgg8")
     pairing = pair_layers(LAST, student, teacher, BATCH)
     adapter = conv_adapter(64, 512, torch.Generator().manual_seed(0))
-    criterion = Compared(pairing, lambda pairs: {"gap": F.mse_loss(*pairs[0])}, [adapter])
+    loss = Compared(pairing, lambda pairs: {"gap": F.mse_loss(*pairs[0])}, [adapter])
     with (
-        Taps(student, criterion.taps.student) as ours,
-        Taps(teacher, criterion.taps.teacher) as its,
+        FeatureRecorder(student, loss.features.student) as ours,
+        FeatureRecorder(teacher, loss.features.teacher) as its,
     ):
-        terms = criterion(ours.trace(IMAGES), its.trace(IMAGES), BATCH)
+        terms = loss(ours.record(IMAGES), its.record(IMAGES), BATCH)
     terms["gap"].backward()
-    assert {name for name, p in criterion.named_parameters() if p.grad is not None} == {
+    assert {name for name, p in loss.named_parameters() if p.grad is not None} == {
         "adapters.0.0.weight",
         "adapters.0.1.weight",
         "adapters.0.1.bias",

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from doublure.objectives.pkt import Pkt, neighbour_probabilities, pkt_loss
+from doublure.objectives.pkt import PKT, neighbour_probabilities, pkt_loss
 from tests.objectives.features import learns, numbers
 
 
@@ -44,5 +44,5 @@ def test_opposite_vectors_leave_it_finite():
 
 
 def test_the_student_learns_who_is_near_whom():
-    first, last = learns(Pkt(), "resnet8", "vgg8")
+    first, last = learns(PKT(), "resnet8", "vgg8")
     assert last < 0.9 * first

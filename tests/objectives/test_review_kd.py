@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from doublure.objectives.review_kd import Fusion, ReviewKd, hierarchical_context_loss
+from doublure.objectives.review_kd import Fusion, ReviewKD, hierarchical_context_loss
 from tests.objectives.features import asked, built, learns, numbers, opened
 
 
@@ -22,9 +22,9 @@ def test_a_map_of_one_place_is_compared_as_it_is():
 
 
 def test_levels_are_the_stages_before_their_activation_and_the_features():
-    criterion = opened(ReviewKd(), built("resnet8"), built("vgg8"))
-    assert criterion.taps.teacher == ("block0", "block1", "block4", "classifier:input")
-    assert criterion.taps.student[-1] == "linear:input"
+    loss = opened(ReviewKD(), built("resnet8"), built("vgg8"))
+    assert loss.features.teacher == ("block0", "block1", "block4", "classifier:input")
+    assert loss.features.student[-1] == "linear:input"
 
 
 def test_deeper_levels_reach_shallower_ones():
@@ -39,13 +39,13 @@ def test_deeper_levels_reach_shallower_ones():
 
 def test_it_rises_over_its_warm_up():
     student, teacher = built("resnet8", 1).eval(), built("vgg8").eval()
-    whole = opened(ReviewKd(), student, teacher)
-    rising = opened(ReviewKd(warmup_steps=4), student, teacher)
+    whole = opened(ReviewKD(), student, teacher)
+    rising = opened(ReviewKD(warmup_steps=4), student, teacher)
     expected = asked(whole, student, teacher)["review"].item()
     assert asked(rising, student, teacher)["review"].item() == pytest.approx(expected / 4)
 
 
 @pytest.mark.parametrize("student", ["resnet8", "mobilenetv2-0.5"])
 def test_the_student_learns(student):
-    first, last = learns(ReviewKd(), student, "vgg8")
+    first, last = learns(ReviewKD(), student, "vgg8")
     assert last < 0.9 * first

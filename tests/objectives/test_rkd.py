@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.objectives.rkd import Rkd, angle_loss, distance_loss, relative_distances
+from doublure.objectives.rkd import RKD, angle_loss, distance_loss, relative_distances
 from tests.objectives.features import asked, built, numbers, opened
 
 STUDENT = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
@@ -66,7 +66,7 @@ def test_samples_that_fall_together_leave_the_gradient_finite():
 
 def test_a_weight_of_zero_leaves_a_term_out():
     student, teacher = built("resnet8", 1), built("vgg8")
-    terms = asked(opened(Rkd(angle_weight=0.0), student, teacher), student, teacher)
+    terms = asked(opened(RKD(angle_weight=0.0), student, teacher), student, teacher)
     assert list(terms) == ["rkd_distance"]
     with pytest.raises(ValueError, match="one must be positive"):
-        Rkd(distance_weight=0.0, angle_weight=0.0)
+        RKD(distance_weight=0.0, angle_weight=0.0)

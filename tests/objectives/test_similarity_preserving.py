@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from doublure.core.protocols import image_batch
 from doublure.nets.convnet import ConvNet
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import freeze
-from doublure.nets.taps import Taps
 from doublure.objectives.pairing import STAGES
 from doublure.objectives.similarity_preserving import (
     SimilarityPreserving,
@@ -88,9 +88,12 @@ def asked(objective: SimilarityPreserving, count: int = 6) -> torch.Tensor:
         student = ConvNet(width=3, classes=3, channels=1).eval()
         teacher = freeze(ConvNet(width=5, classes=3, channels=1))
     batch = image_batch(images)
-    criterion = objective.open(student, teacher, batch, tiny.rng())
-    with Taps(student, criterion.taps.student) as ours, Taps(teacher, criterion.taps.teacher) as t:
-        return criterion(ours.trace(images), t.trace(images), batch)["similarity"]
+    loss_fn = objective.open(student, teacher, batch, tiny.rng())
+    with (
+        FeatureRecorder(student, loss_fn.features.student) as ours,
+        FeatureRecorder(teacher, loss_fn.features.teacher) as t,
+    ):
+        return loss_fn(ours.record(images), t.record(images), batch)["similarity"]
 
 
 def test_the_weight_is_that_of_the_batch_it_was_stated_for():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.soft_targets import SoftTargets, soft_target_loss
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_at_high_temperature_it_is_logit_matching():  # eq. 4, for zero-mean log
 
 
 def test_half_precision_answers_are_compared_in_float32():
-    student, teacher = (Trace(output=x.to(torch.bfloat16)) for x in (STUDENT, TEACHER))
+    student, teacher = (Outputs(output=x.to(torch.bfloat16)) for x in (STUDENT, TEACHER))
     (term,) = SoftTargets()(student, teacher, image_batch(torch.zeros(2, 1, 1, 1))).values()
     assert term.dtype == torch.float32
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from doublure.engine.recipe import replace_keys
-from doublure.nets.taps import Taps
+from doublure.nets.features import FeatureRecorder
 from doublure.objectives.fit_nets import hint_loss
 from doublure.objectives.pairing import Layers
 from doublure.objectives.stage_outputs import StageOutputs, relative_error
@@ -57,7 +57,7 @@ def test_a_dead_stage_is_finite():
 def test_networks_of_one_width_take_no_adapters_and_others_a_convolution_where_it_is_needed():
     same = opened(StageOutputs(), built("resnet8"), built("resnet14"))
     assert [*same.parameters()] == []
-    assert same.taps.student == ("layer1", "layer2", "layer3")
+    assert same.features.student == ("layer1", "layer2", "layer3")
     narrow = opened(StageOutputs(), built("resnet8-0.5"), built("resnet8"))
     kinds = [type(adapter) for adapter in narrow.adapters]
     assert kinds == [nn.Sequential] * 3
@@ -87,10 +87,10 @@ def test_a_twin_is_at_zero_and_its_sum_is_of_all_stages():
 
 def test_the_maps_are_behind_the_activation():
     teacher = built("resnet8").eval()
-    criterion = opened(StageOutputs(), teacher, teacher)
+    loss = opened(StageOutputs(), teacher, teacher)
     images = torch.rand(4, 3, 16, 16)
-    with Taps(teacher, criterion.taps.teacher) as taps, torch.no_grad():
-        tapped = taps.trace(images).taps
+    with FeatureRecorder(teacher, loss.features.teacher) as recorder, torch.no_grad():
+        tapped = recorder.record(images).features
     assert all(value.min() >= 0 for value in tapped.values())
 
 

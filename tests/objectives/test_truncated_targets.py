@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.truncated_targets import TruncatedTargets, likeliest, truncated_loss
 
@@ -99,7 +99,7 @@ def test_one_class_says_nothing_and_is_refused():
 def test_fewer_classes_than_are_to_be_kept_are_all_kept():
     few = TEACHER[:, :3]
     terms = TruncatedTargets()(
-        Trace(output=STUDENT[:, :3]), Trace(output=few), image_batch(torch.zeros(1, 1, 1, 1))
+        Outputs(output=STUDENT[:, :3]), Outputs(output=few), image_batch(torch.zeros(1, 1, 1, 1))
     )
     expected = soft_target_loss(STUDENT[:, :3].float(), few.float(), 1.0).mean()
     torch.testing.assert_close(terms["truncated_targets"], expected)

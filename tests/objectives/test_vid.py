@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from doublure.objectives.vid import Vid, information_loss
+from doublure.objectives.vid import VID, information_loss
 from tests.objectives.features import built, learns, numbers, opened
 
 
@@ -23,12 +23,12 @@ def test_the_best_variance_is_the_mean_squared_error():
 
 
 def test_the_variance_starts_at_5_and_is_trained():
-    criterion = opened(Vid(), built("resnet8"), built("vgg8"))
-    names = dict(criterion.named_parameters())
-    assert criterion.adapters[0].variance.detach().unique().tolist() == pytest.approx([5.0])
+    loss = opened(VID(), built("resnet8"), built("vgg8"))
+    names = dict(loss.named_parameters())
+    assert loss.adapters[0].variance.detach().unique().tolist() == pytest.approx([5.0])
     assert "adapters.0.raw_variance" in names
 
 
 def test_the_student_learns_what_the_teacher_knows():
-    first, last = learns(Vid(), "resnet8", "vgg8")
+    first, last = learns(VID(), "resnet8", "vgg8")
     assert last < first

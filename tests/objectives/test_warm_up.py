@@ -1,19 +1,19 @@
 import torch
 
-from doublure.core.protocols import Trace, image_batch
+from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless
 
 BATCH = image_batch(torch.zeros(1, 1, 1, 1))
-TRACE = Trace(output=torch.ones(1, 2))
+TRACE = Outputs(output=torch.ones(1, 2))
 
 
 def one(student, teacher, batch):
     return {"term": student.output.mean()}
 
 
-def terms(criterion, count):
-    return [criterion(TRACE, TRACE, BATCH)["term"].item() for _ in range(count)]
+def terms(loss, count):
+    return [loss(TRACE, TRACE, BATCH)["term"].item() for _ in range(count)]
 
 
 def test_terms_rise_linearly_to_their_weight():

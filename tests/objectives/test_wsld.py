@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from doublure.core.protocols import Trace, image_batch
-from doublure.objectives.wsld import Wsld, soft_label_weights, weighted_soft_label_loss
+from doublure.core.protocols import Outputs, image_batch
+from doublure.objectives.wsld import WSLD, soft_label_weights, weighted_soft_label_loss
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
@@ -41,5 +41,5 @@ def test_a_certain_teacher_leaves_it_finite():
 
 def test_the_coefficient_is_the_papers():
     batch = image_batch(torch.zeros(2, 1, 1, 1), labels=LABELS)
-    (term,) = Wsld()(Trace(output=STUDENT), Trace(output=TEACHER), batch).values()
+    (term,) = WSLD()(Outputs(output=STUDENT), Outputs(output=TEACHER), batch).values()
     assert term.item() == pytest.approx(2.5 * 2.98916, rel=1e-5)

@@ -96,7 +96,7 @@ def samples(classes: int = 10, side: int = 32, channels: int = 3, count: int = 4
     }
 
 
-def search_path(count: int = 6, side: int = 32, channels: int = 3) -> Files:
+def optimisation_path(count: int = 6, side: int = 32, channels: int = 3) -> Files:
     """Noise that becomes waves, at six points of 2000 iterations."""
     shown = samples(side=side, channels=channels, count=count)["raw"]
     noise = np.random.default_rng(3).integers(0, 256, shown.shape)
@@ -123,7 +123,7 @@ def findings() -> list[Files]:
             "verdict": "ok",
             "summary": "Predicted to keep 95 % of the teacher's accuracy (88 to 98 %).",
             "tag": "predicted",
-            "figures": {
+            "measurements": {
                 "predicted ratio": 0.951,
                 "interval": [0.88, 0.98],
                 "class balance": 0.87,
@@ -137,7 +137,7 @@ def findings() -> list[Files]:
             "verdict": "warn",
             "summary": "One layer's range grows 6-fold under a targeted shift.",
             "tag": "proxy",
-            "figures": {"largest range growth": 6.02, "layer": "layer3.0.conv2"},
+            "measurements": {"largest range growth": 6.02, "layer": "layer3.0.conv2"},
         },
     ]
 
@@ -208,7 +208,7 @@ def whole_run(**summary_fields: Any) -> Files:
         "summary.json": summary(**summary_fields),
         "metrics.jsonl": metrics(),
         "samples.npz": samples(),
-        "search_path.npz": search_path(),
+        "optimisation_path.npz": optimisation_path(),
         "findings.json": findings(),
         "exports.json": exports(),
         "recipe.toml": RECIPE,
@@ -222,7 +222,7 @@ def demo_run() -> Files:
     small = {"side": 8, "channels": 1}
     return whole_run(**fields) | {
         "samples.npz": samples(**small),
-        "search_path.npz": search_path(**small),
+        "optimisation_path.npz": optimisation_path(**small),
     }
 
 
@@ -238,13 +238,13 @@ def many_classes_run() -> Files:
     return whole_run() | {
         "summary.json": summary(classes=100),
         "samples.npz": samples(classes=100, side=112, count=64),
-        "search_path.npz": search_path(side=112),
+        "optimisation_path.npz": optimisation_path(side=112),
     }
 
 
 def continual_run() -> Files:
     """A network that learned five classes more; two of the old ones suffered."""
-    return whole_run(**CONTINUAL) | {"samples.npz": None, "search_path.npz": None}
+    return whole_run(**CONTINUAL) | {"samples.npz": None, "optimisation_path.npz": None}
 
 
 CONTINUAL: Files = {

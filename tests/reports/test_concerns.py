@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from doublure.reports.concerns import (
-    Limits,
+    ConcernLimits,
     bad_findings,
     lost_classes,
     unseen_classes,
@@ -11,7 +11,7 @@ from doublure.reports.concerns import (
 from doublure.reports.record import ClassScore, ExportedForm, SavedFinding, Summary
 from doublure.reports.shown_images import Samples
 
-LIMITS = Limits()
+LIMITS = ConcernLimits()
 FLOAT = ExportedForm(form="torch", bytes=1000, latency_ms=2.0, accuracy=0.9, agreement=1.0)
 
 

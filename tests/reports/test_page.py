@@ -8,7 +8,7 @@ import pytest
 
 from doublure.engine.run_folder import RunFolderError
 from doublure.reports import page
-from doublure.reports.concerns import Limits
+from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import RunRecord
 from doublure.reports.verdict import judge
 from tests.reports.conftest import (
@@ -49,7 +49,7 @@ class Elements(HTMLParser):
 
 
 def page_of(record_of: RecordOf, files: Files) -> str:
-    return page.render(record_of(files), Limits())
+    return page.render(record_of(files), ConcernLimits())
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -108,8 +108,8 @@ def test_equal_runs_give_equal_bytes(pages: dict[str, Path], write_run: WriteRun
 
 def test_the_verdict_stands_on_the_page(record_of: RecordOf):
     record = record_of(whole_run())
-    verdict = judge(record, Limits())
-    text = Elements(page.render(record, Limits())).text.replace("\u00a0", " ")
+    verdict = judge(record, ConcernLimits())
+    text = Elements(page.render(record, ConcernLimits())).text.replace("\u00a0", " ")
     assert verdict.label in text
     assert verdict.headline in text
     assert all(reason.text in text for reason in verdict.reasons)
@@ -135,7 +135,13 @@ def test_markup_from_the_run_stays_text(record_of: RecordOf):
         arms=[{"name": evil, "accuracy": 0.5, "count": 10}],
     )
     files["findings.json"] = [
-        {"name": evil, "verdict": "warn", "summary": evil, "tag": "proxy", "figures": {evil: evil}}
+        {
+            "name": evil,
+            "verdict": "warn",
+            "summary": evil,
+            "tag": "proxy",
+            "measurements": {evil: evil},
+        }
     ]
     files["exports.json"] = [{"form": evil, "bytes": size, "note": evil} for size in (5, 6)]
     files["recipe.toml"] = evil
@@ -165,14 +171,14 @@ def test_a_missing_part_is_said_to_be_missing(pages: dict[str, Path]):
 
 def test_images_come_without_their_raw_twins_where_none_were_kept(record_of: RecordOf):
     without = {name: array for name, array in samples(side=4).items() if name != "raw"}
-    text = page_of(record_of, whole_run() | {"samples.npz": without, "search_path.npz": None})
+    text = page_of(record_of, whole_run() | {"samples.npz": without, "optimisation_path.npz": None})
     assert text.count("<img ") == 48
     assert "Each pair is one image" not in text
 
 
 def test_images_may_come_without_answers(record_of: RecordOf):
     images = {"images": samples(side=4)["images"]}
-    files = whole_run(class_names=None) | {"samples.npz": images, "search_path.npz": None}
+    files = whole_run(class_names=None) | {"samples.npz": images, "optimisation_path.npz": None}
     text = page_of(record_of, files)
     assert text.count("<img ") == 48
 
@@ -188,7 +194,7 @@ def test_searched_images_are_shown_on_their_way_with_the_class_they_end_as(recor
 
 
 def test_a_run_that_searched_for_nothing_says_nothing_of_it(record_of: RecordOf):
-    text = page_of(record_of, whole_run() | {"search_path.npz": None})
+    text = page_of(record_of, whole_run() | {"optimisation_path.npz": None})
     assert "searched images" not in text
 
 

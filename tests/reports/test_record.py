@@ -20,8 +20,8 @@ def test_every_file_is_read(record_of: RecordOf):
     assert len(record.metrics) == 200
     assert record.samples is not None
     assert record.samples.histogram_count == 4096
-    assert record.search_path is not None
-    assert record.search_path.iterations[-1] == 2000
+    assert record.optimisation_path is not None
+    assert record.optimisation_path.iterations[-1] == 2000
     assert record.findings is not None
     assert record.findings[0].tag == "predicted"
     assert record.exports is not None

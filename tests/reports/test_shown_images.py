@@ -5,7 +5,7 @@ import pytest
 
 from doublure.engine.run_folder import RunFolderError
 from doublure.reports.record import RunRecord, read_run
-from tests.reports.conftest import Files, WriteRun, samples, search_path, whole_run
+from tests.reports.conftest import Files, WriteRun, optimisation_path, samples, whole_run
 
 RecordOf = Callable[[Files], RunRecord]
 
@@ -42,7 +42,7 @@ def test_arrays_that_do_not_fit_are_refused(
         ("images", np.zeros((6, 4, 4, 3), np.uint8), r"images must be uint8 \(points, images"),
         ("images", np.zeros((6, 6, 4, 4, 3), np.float32), r"images must be uint8"),
         ("iterations", np.arange(5), r"iterations must be integers \(6,\)"),
-        ("named", np.full(6, 11), r"names 10 classes, search_path.npz has class 11"),
+        ("named", np.full(6, 11), r"names 10 classes, optimisation_path.npz has class 11"),
         ("named", np.full(6, -1), r"named must be a class"),
         ("sure", np.zeros((6, 5), np.float32), r"sure must be float \(6, 6\)"),
     ],
@@ -51,13 +51,15 @@ def test_a_way_that_does_not_fit_is_refused(
     record_of: RecordOf, name: str, array: np.ndarray, message: str
 ):
     with pytest.raises(RunFolderError, match=message):
-        record_of(whole_run() | {"search_path.npz": search_path() | {name: array}})
+        record_of(whole_run() | {"optimisation_path.npz": optimisation_path() | {name: array}})
 
 
 def test_a_way_without_its_counts_is_refused(record_of: RecordOf):
-    part = {"images": search_path()["images"]}
-    with pytest.raises(RunFolderError, match=r"search_path.npz has no iterations, named, sure"):
-        record_of(whole_run() | {"search_path.npz": part})
+    part = {"images": optimisation_path()["images"]}
+    with pytest.raises(
+        RunFolderError, match=r"optimisation_path.npz has no iterations, named, sure"
+    ):
+        record_of(whole_run() | {"optimisation_path.npz": part})
 
 
 def test_an_object_array_is_never_unpickled(write_run: WriteRun):

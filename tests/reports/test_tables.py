@@ -43,7 +43,7 @@ def test_old_and_new_classes_stand_apart_with_what_was_forgotten():
         new_count=20,
     )
     assert texts(old_and_new_table(summary)) == [
-        ["", "Before", "After", "Change", "Correct", "95 % interval"],
+        ["", "Before", "After", "ModelTransform", "Correct", "95 % interval"],
         ["Old classes", "90.0 %", "70.0 %", "−20.0 points", "7 of 10", "39.7 to 89.2 %"],
         ["New classes", "–", "55.0 %", "–", "11 of 20", "34.2 to 74.2 %"],
         ["All classes", "–", "60.0 %", "–", "18 of 30", "42.3 to 75.4 %"],
@@ -105,7 +105,7 @@ def test_a_finding_is_judged_by_the_figures_whose_meaning_is_told():
         verdict="ok",
         summary="Good.",
         tag="predicted",
-        figures={
+        measurements={
             "raw": {"entropy": 0.4699, "rank": 3.9},
             "as fed": {"entropy": 0.9897, "rank": 8.8},
             "predicted": {"ratio": 0.6},

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doublure.reports.concerns import Limits
+from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import ClassScore, ExportedForm, RunRecord, SavedFinding, Summary
 from doublure.reports.shown_images import Samples
 from doublure.reports.verdict import Verdict, chance, judge
 
-LIMITS = Limits()
+LIMITS = ConcernLimits()
 GOOD = Summary(
     teacher_accuracy=0.972,
     student_accuracy=0.936,

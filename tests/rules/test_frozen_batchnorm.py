@@ -15,7 +15,7 @@ def trained(*rules: FrozenBatchNorm) -> tuple[dict[str, torch.Tensor], torch.nn.
         tiny.Grey(),
         SoftTargets(),
         settings=tiny.settings(),
-        site=tiny.site(),
+        context=tiny.context(),
         rng=tiny.rng(),
         rules=rules,
     )

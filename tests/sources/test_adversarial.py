@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from doublure.core.protocols import (
     Batch,
     InputContract,
-    Site,
     Source,
     State,
     Stream,
+    StreamContext,
     image_batch,
 )
 from doublure.core.seeding import child, from_seed
@@ -38,23 +38,25 @@ class Speckle:
     two_views: bool = False
     size: int = 6
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "SpeckleStream":
-        return SpeckleStream(self, site, rng)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "SpeckleStream":
+        return SpeckleStream(self, context, rng)
 
 
 class SpeckleStream:
-    def __init__(self, settings: Speckle, site: Site, rng: torch.Generator) -> None:
-        self.settings, self.site, self.rng, self.draws = settings, site, rng, 0
+    def __init__(self, settings: Speckle, context: StreamContext, rng: torch.Generator) -> None:
+        self.settings, self.context, self.rng, self.draws = settings, context, rng, 0
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         self.draws += 1
-        rng = child(self.rng, self.site.split, self.site.rank, step)
-        shape = (self.site.batch_size, 1, self.settings.size, self.settings.size)
+        rng = child(self.rng, self.context.split, self.context.rank, step)
+        shape = (self.context.batch_size, 1, self.settings.size, self.settings.size)
         images = torch.randint(8, shape, generator=rng) / 7
-        facts = {"brightness": images.mean()}
+        metrics = {"brightness": images.mean()}
         if self.settings.two_views:
             return Batch(views={"student": images, "teacher": images.clone()})
-        return image_batch(images, labels=torch.zeros(shape[0], dtype=torch.int64), facts=facts)
+        return image_batch(images, labels=torch.zeros(shape[0], dtype=torch.int64), metrics=metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"draws": self.draws}
@@ -63,10 +65,10 @@ class SpeckleStream:
         self.draws = state["draws"]
 
 
-def site(**changes: Any) -> Site:
+def context(**changes: Any) -> StreamContext:
     contract = InputContract(size=(6, 6), channels=1, mean=(0.0,), std=(1.0,), classes=CLASSES)
     fields = {"contract": contract, "device": torch.device("cpu"), "batch_size": 32, "steps": 100}
-    return Site(**(fields | changes))
+    return StreamContext(**(fields | changes))
 
 
 def settings(**changes: Any) -> Adversarial:
@@ -75,7 +77,7 @@ def settings(**changes: Any) -> Adversarial:
 
 
 def open_stream(adversarial: Adversarial, seed: int = 0, **changes: Any) -> AdversarialStream:
-    return adversarial.open(site(**changes), teacher(), from_seed(seed))
+    return adversarial.open(context(**changes), teacher(), from_seed(seed))
 
 
 def from_the_source(images: Tensor) -> Tensor:
@@ -100,14 +102,14 @@ def test_every_other_class_is_equally_likely():
 
 def test_the_stated_share_of_a_batch_is_attacked_and_the_rest_is_the_sources():
     stream = open_stream(settings(share=0.25))
-    inner = Speckle().open(site(), None, child(from_seed(0), "source"))
+    inner = Speckle().open(context(), None, child(from_seed(0), "source"))
     for step in range(5):
         batch = stream.draw(step, None)
         drawn = inner.draw(step, None).images
         kept = from_the_source(batch.images)
         assert kept.sum() == 24
         assert torch.equal(batch.images[kept], drawn[kept])
-        assert batch.facts["attacked_share"].item() == 0.25
+        assert batch.metrics["attacked_share"].item() == 0.25
         assert 0 <= batch.images.min() <= batch.images.max() <= 1
 
 
@@ -171,20 +173,20 @@ def test_the_ring_holds_the_newest_rounds():
 def test_failed_attacks_leave_the_inner_images_in_place():
     stream = open_stream(settings(attack=BoundaryAttack(step_size=1e-9, num_steps=1)))
     batch = stream.draw(0, None)
-    inner = Speckle().open(site(), None, child(from_seed(0), "source"))
+    inner = Speckle().open(context(), None, child(from_seed(0), "source"))
     assert torch.equal(batch.images, inner.draw(0, None).images)
-    assert batch.facts["attack_success"] == 0
-    assert batch.facts["attacked_share"] == 0
+    assert batch.metrics["attack_success"] == 0
+    assert batch.metrics["attacked_share"] == 0
 
 
 def test_the_facts_say_what_attacks_cost_and_keep_those_of_the_inner_source():
     stream = open_stream(settings())
-    facts = stream.draw(0, None).facts
+    metrics = stream.draw(0, None).metrics
     cost = stream.state_dict()["cost"]
-    assert facts["attack_passes"].item() == pytest.approx(cost["passes"] / 32)
-    assert facts["attack_success"].item() == pytest.approx(cost["found"] / cost["attacked"])
-    assert "brightness" in facts
-    assert all(value.dim() == 0 for value in facts.values())
+    assert metrics["attack_passes"].item() == pytest.approx(cost["passes"] / 32)
+    assert metrics["attack_success"].item() == pytest.approx(cost["found"] / cost["attacked"])
+    assert "brightness" in metrics
+    assert all(value.dim() == 0 for value in metrics.values())
 
 
 def test_the_labels_of_the_inner_source_are_dropped():
@@ -194,7 +196,7 @@ def test_the_labels_of_the_inner_source_are_dropped():
 def test_teacher_and_inner_images_are_left_as_they_were():
     net = teacher()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    stream = settings().open(site(), net, from_seed(0))
+    stream = settings().open(context(), net, from_seed(0))
     stream.draw(0, None)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -236,7 +238,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(kill_at: int):
     for step in range(kill_at, kill_at + 8):
         batch = second.draw(step, None)
         assert torch.equal(batch.images, batches[step].images)
-        assert batch.facts["attack_passes"] == batches[step].facts["attack_passes"]
+        assert batch.metrics["attack_passes"] == batches[step].metrics["attack_passes"]
     assert second.state_dict()["source"] == whole.state_dict()["source"]
 
 
@@ -249,13 +251,13 @@ def test_it_is_a_source_and_its_stream_has_state():
 
 def test_without_a_teacher_it_says_what_to_do():
     with pytest.raises(ValueError, match="there is none; use the inner source without Adversarial"):
-        settings().open(site(), None, from_seed(0))
+        settings().open(context(), None, from_seed(0))
 
 
 def test_one_class_has_no_boundary():
-    contract = dataclasses.replace(site().contract, classes=1)
+    contract = dataclasses.replace(context().contract, classes=1)
     with pytest.raises(ValueError, match="two classes, but the teacher has 1"):
-        settings().open(site(contract=contract), teacher(), from_seed(0))
+        settings().open(context(contract=contract), teacher(), from_seed(0))
 
 
 def test_two_different_views_are_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Site, Source, Stream, Trace, image_batch
+from doublure.core.protocols import Batch, Outputs, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import from_seed
 from doublure.sources.augmentation import (
     EVERY_OPERATION,
@@ -16,7 +16,7 @@ from doublure.sources.augmentation import (
     Augmented,
     augment,
 )
-from tests.tiny import Grey, rng, site
+from tests.tiny import Grey, context, rng
 
 # Nothing but what is named, so that one thing can be looked at.
 STILL = Augmentation(crop_area=(1.0, 1.0), flip=0.0, turn=0.0, num_operations=0)
@@ -194,14 +194,14 @@ def test_wrong_settings_are_refused(changes, complaint):
 
 def open_augmented(source: Source | None = None, **changes: Any) -> Stream:
     augmented = Augmented(source=source or Grey(labels=True))
-    return augmented.open(site(**changes), None, rng())
+    return augmented.open(context(**changes), None, rng())
 
 
 def test_labels_and_facts_pass_and_both_networks_see_the_same():
-    plain = Augmented(source=Grey(labels=True), augmentation=STILL).open(site(), None, rng())
+    plain = Augmented(source=Grey(labels=True), augmentation=STILL).open(context(), None, rng())
     batch, before = open_augmented().draw(3, None), plain.draw(3, None)
     assert torch.equal(batch.labels, before.labels)
-    assert torch.equal(batch.facts["brightness"], before.facts["brightness"])
+    assert torch.equal(batch.metrics["brightness"], before.metrics["brightness"])
     assert batch.views["student"] is batch.views["teacher"]
     assert changed(batch.images, before.images).any()
 
@@ -216,7 +216,7 @@ def test_a_draw_depends_on_the_step_and_not_on_earlier_draws():
 def test_ranks_and_splits_augment_differently():
     drawn = [
         Augmented(source=Fixed()).open(where, None, rng()).draw(0, None).images
-        for where in (site(), site(rank=1, world=2), site(split="held_out"))
+        for where in (context(), context(rank=1, world=2), context(split="held_out"))
     ]
     assert changed(drawn[0], drawn[1]).any()
     assert changed(drawn[0], drawn[2]).any()
@@ -228,7 +228,9 @@ class Fixed:
 
     fields: tuple[tuple[str, Any], ...] = ()
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Fixed":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "Fixed":
         return self
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -242,7 +244,7 @@ class Fixed:
 
 
 def test_a_stale_answer_of_the_teacher_is_dropped():
-    answered = Fixed(fields=(("teacher", Trace(output=torch.zeros(8, 3))),))
+    answered = Fixed(fields=(("teacher", Outputs(output=torch.zeros(8, 3))),))
     assert open_augmented(answered).draw(0, None).teacher is None
 
 
@@ -270,7 +272,7 @@ class TwoSizes(Fixed):
 
 def test_views_of_two_sizes_meet_the_same_changes():
     moved = Augmentation(num_operations=0, padding="border")
-    stream = Augmented(source=TwoSizes(), augmentation=moved).open(site(), None, rng())
+    stream = Augmented(source=TwoSizes(), augmentation=moved).open(context(), None, rng())
     batch = stream.draw(0, None)
     half = torch.nn.functional.avg_pool2d(batch.views["teacher"], 2)
     torch.testing.assert_close(batch.views["student"], half, atol=0.01, rtol=0)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from doublure.core.protocols import (
     Batch,
     InputContract,
-    Site,
     Source,
     State,
     Stream,
+    StreamContext,
     image_batch,
 )
 from doublure.core.seeding import child, from_seed
@@ -53,21 +53,26 @@ class Grey:
     power: float = 1.0
     seen: list[Any] = dataclasses.field(default_factory=list)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "GreyStream":
-        return GreyStream(self, site, rng)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "GreyStream":
+        return GreyStream(self, context, rng)
 
 
 class GreyStream:
-    def __init__(self, settings: Grey, site: Site, rng: torch.Generator) -> None:
-        self.settings, self.site, self.rng, self.draws = settings, site, rng, 0
+    def __init__(self, settings: Grey, context: StreamContext, rng: torch.Generator) -> None:
+        self.settings, self.context, self.rng, self.draws = settings, context, rng, 0
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         assert student is None
         assert step == self.draws
         self.draws += 1
         self.settings.seen.append(step)
-        count, shape = self.site.batch_size, (self.site.contract.channels, *self.site.contract.size)
-        rng = child(self.rng, self.site.split, self.site.rank, step)
+        count, shape = (
+            self.context.batch_size,
+            (self.context.contract.channels, *self.context.contract.size),
+        )
+        rng = child(self.rng, self.context.split, self.context.rank, step)
         level = self.settings.top * torch.rand(count, generator=rng) ** self.settings.power
         return image_batch(level.view(-1, 1, 1, 1).expand(count, *shape).contiguous())
 
@@ -78,10 +83,10 @@ class GreyStream:
         self.draws = state["draws"]
 
 
-def site(**changes: Any) -> Site:
+def context(**changes: Any) -> StreamContext:
     contract = InputContract(size=(3, 3), channels=1, mean=(0.0,), std=(1.0,), classes=CLASSES)
     fields = {"contract": contract, "device": torch.device("cpu"), "batch_size": 16, "steps": 100}
-    return Site(**(fields | changes))
+    return StreamContext(**(fields | changes))
 
 
 def settings(source: Source | None = None, **changes: Any) -> Balanced:
@@ -90,7 +95,7 @@ def settings(source: Source | None = None, **changes: Any) -> Balanced:
 
 
 def open_stream(balanced: Balanced, seed: int = 0, **changes: Any) -> BalancedStream:
-    return balanced.open(site(**changes), ByBrightness(), from_seed(seed))
+    return balanced.open(context(**changes), ByBrightness(), from_seed(seed))
 
 
 def fill(stream: BalancedStream) -> int:
@@ -269,12 +274,12 @@ def test_a_source_of_one_colour_still_gives_batches():
     stream = open_stream(settings(Grey(top=0.0), attack_fill=False))
     fill(stream)
     assert stream.report()["uncovered"] == [1, 2, 3]
-    assert stream.draw(99, None).facts["pool_uncovered"] == 3
+    assert stream.draw(99, None).metrics["pool_uncovered"] == 3
 
 
 def test_one_class_needs_no_balance():
-    contract = dataclasses.replace(site().contract, classes=1)
-    stream = settings().open(site(contract=contract), ByBrightness(1), from_seed(0))
+    contract = dataclasses.replace(context().contract, classes=1)
+    stream = settings().open(context(contract=contract), ByBrightness(1), from_seed(0))
     fill(stream)
     assert stream.report()["counts"] == [400]
 
@@ -347,9 +352,9 @@ def test_a_pool_file_that_is_missing_short_or_changed_is_refused(tmp_path: Path)
 
 def test_what_the_pool_cost_is_among_the_facts():
     stream = open_stream(settings(Grey(top=0.5)))
-    facts = stream.draw(0, None).facts
+    metrics = stream.draw(0, None).metrics
     report = stream.report()
-    assert {name: value.item() for name, value in facts.items()} == pytest.approx(
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
         {
             "pool_images": report["images"],
             "pool_draws": report["draws"],
@@ -360,7 +365,7 @@ def test_what_the_pool_cost_is_among_the_facts():
             "pool": report["images"] / report["capacity"],
         }
     )
-    assert all(value.dim() == 0 for value in facts.values())
+    assert all(value.dim() == 0 for value in metrics.values())
 
 
 def test_it_is_a_source_and_its_stream_has_state():
@@ -372,7 +377,7 @@ def test_it_is_a_source_and_its_stream_has_state():
 
 def test_without_a_teacher_it_says_what_to_do():
     with pytest.raises(ValueError, match="no teacher; use the inner source without Balanced"):
-        settings().open(site(), None, from_seed(0))
+        settings().open(context(), None, from_seed(0))
 
 
 class Answers(nn.Module):
@@ -393,7 +398,7 @@ class Answers(nn.Module):
     ],
 )
 def test_a_teacher_that_does_not_classify_is_refused(answer, error, message):
-    stream = settings().open(site(), Answers(answer).eval(), from_seed(0))
+    stream = settings().open(context(), Answers(answer).eval(), from_seed(0))
     with pytest.raises(error, match=message):
         stream.draw(0, None)
 
@@ -402,7 +407,9 @@ def test_a_teacher_that_does_not_classify_is_refused(answer, error, message):
 class Fixed:
     images: Tensor
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "FixedStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "FixedStream":
         return FixedStream(self.images)
 
 

@@ -16,7 +16,7 @@ from doublure.sources.collapse import (
     look_at,
 )
 from tests import tiny
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 WELL = Look(entropy=0.9, doubt=0.1, duplicates=0.0, commonest=0.2, gap=0.5, kappa=0.4)
 
@@ -55,7 +55,7 @@ def varied(num_images, rng):
 
 
 def watch(**changes) -> CollapseWatch:
-    return CollapseWatch(CollapseCheck(**({"every": 4, "count": 32} | changes)), site(), Sure())
+    return CollapseWatch(CollapseCheck(**({"every": 4, "count": 32} | changes)), context(), Sure())
 
 
 def test_a_duplicate_is_no_farther_than_one_step_of_eight_bits():
@@ -77,7 +77,7 @@ def test_kappa_by_hand():
 
 def test_a_look_tells_what_the_teacher_makes_of_the_images():
     images = torch.tensor([0.1, 0.5, 0.5, 0.9]).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
-    look = look_at(images, Sure(), None, site(), rng())
+    look = look_at(images, Sure(), None, context(), rng())
     assert look.commonest == 0.5
     assert look.entropy == pytest.approx(1.5 * 0.693147 / 1.098612, abs=1e-5)
     assert look.doubt < 1e-6
@@ -86,15 +86,15 @@ def test_a_look_tells_what_the_teacher_makes_of_the_images():
 
 
 def test_a_student_that_equals_its_teacher_is_not_at_chance():
-    look = look_at(varied(64, rng()), Sure(), Sure(), site(), rng())
+    look = look_at(varied(64, rng()), Sure(), Sure(), context(), rng())
     assert look.gap == 0
     assert CollapseCheck().reason(look) is None
 
 
 def test_a_student_that_only_agrees_on_the_generators_images_is_at_chance():
     noise = torch.rand(256, 1, 8, 8, generator=rng(1))
-    found = look_at(noise, Halves(0), Halves(0), site(), rng())
-    lost = look_at(noise, Halves(0), Halves(1), site(), rng())
+    found = look_at(noise, Halves(0), Halves(0), context(), rng())
+    lost = look_at(noise, Halves(0), Halves(1), context(), rng())
     assert found.kappa == 1
     assert lost.kappa is not None
     assert abs(lost.kappa) < 0.2
@@ -125,8 +125,8 @@ def test_a_generator_that_varies_is_left_alone():
     watching = watch(patience=1)
     for step in (4, 8, 12):
         assert not watching.tell(step, varied, None, rng(step))
-    assert watching.facts()["generator_restarts"] == 0
-    assert watching.facts()["generator_entropy"] > 0.8
+    assert watching.metrics()["generator_restarts"] == 0
+    assert watching.metrics()["generator_entropy"] > 0.8
 
 
 def test_a_stuck_generator_is_warned_of_started_afresh_once_and_then_stops_the_run():
@@ -134,7 +134,7 @@ def test_a_stuck_generator_is_warned_of_started_afresh_once_and_then_stops_the_r
     assert not watching.tell(4, constant, None, rng())
     with pytest.warns(RuntimeWarning, match="by draw 8: 100% of its fresh images are duplicates"):
         assert watching.tell(8, constant, None, rng())
-    assert watching.facts()["generator_restarts"] == 1
+    assert watching.metrics()["generator_restarts"] == 1
     assert not watching.tell(12, constant, None, rng())
     with pytest.raises(CollapseError, match=r"by draw 16, again after a fresh start: 100% of"):
         watching.tell(16, constant, None, rng())

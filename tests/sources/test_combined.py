@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from doublure.core.protocols import Batch, Site, innermost, parts_of
+from doublure.core.protocols import Batch, StreamContext, innermost, parts_of
 from doublure.engine.recipe import Stage
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
@@ -32,22 +32,24 @@ class Changed:
     fields: Any
     labels: bool = False
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Any:
-        return ChangedStream(self.fields, site, rng, labels=self.labels)
+    def open(self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator) -> Any:
+        return ChangedStream(self.fields, context, rng, labels=self.labels)
 
 
 class ChangedStream(tiny.GreyStream):
-    def __init__(self, fields: Any, site: Site, rng: torch.Generator, *, labels: bool) -> None:
-        super().__init__(site, rng, labels=labels)
+    def __init__(
+        self, fields: Any, context: StreamContext, rng: torch.Generator, *, labels: bool
+    ) -> None:
+        super().__init__(context, rng, labels=labels)
         self.fields = fields
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         return dataclasses.replace(super().draw(step, student), **self.fields)
 
 
-def opened(*sources, shares=(0.75, 0.25), batch_size=8, **site):
+def opened(*sources, shares=(0.75, 0.25), batch_size=8, **context):
     combined = Combined(sources=sources, shares=shares)
-    return combined.open(tiny.site(batch_size=batch_size, **site), None, tiny.rng())
+    return combined.open(tiny.context(batch_size=batch_size, **context), None, tiny.rng())
 
 
 @pytest.mark.parametrize(
@@ -100,11 +102,11 @@ def test_labels_become_probabilities_where_one_source_has_those():
 
 
 def test_a_pool_is_as_full_as_the_emptiest_and_rounds_are_the_most_frequent():
-    def told(**facts):
-        return Changed(fields={"facts": {k: torch.tensor(float(v)) for k, v in facts.items()}})
+    def told(**metrics):
+        return Changed(fields={"metrics": {k: torch.tensor(float(v)) for k, v in metrics.items()}})
 
-    facts = opened(told(pool=0.5, round=64, images=1), told(pool=0.25, round=16, images=2, own=3))
-    told = {name: value.item() for name, value in facts.draw(0, None).facts.items()}
+    metrics = opened(told(pool=0.5, round=64, images=1), told(pool=0.25, round=16, images=2, own=3))
+    told = {name: value.item() for name, value in metrics.draw(0, None).metrics.items()}
     assert told == {"pool": 0.25, "round": 16, "images": 1, "own": 3}
 
 

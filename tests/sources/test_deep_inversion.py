@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, OptimisedSource, SearchingStream, Source
+from doublure.core.protocols import Batch, OptimisedSource, OptimisingStream, Source
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
-from doublure.engine.distill import distill, site_of
+from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.engine.loading import load
 from doublure.nets.batchnorm_statistics import (
@@ -32,7 +32,7 @@ from doublure.sources.deep_inversion import (
     total_variation,
     total_variation_l1,
 )
-from doublure.sources.image_search import ImageSearch, moved
+from doublure.sources.image_optimisation import ImageOptimisation, moved
 from doublure.sources.inversion import Seen, labels_in_turn
 from doublure.sources.knowledge_within import Inceptionism
 from doublure.sources.replay import Replay
@@ -56,18 +56,22 @@ def drawn(
     *,
     step: int = 0,
     seed: int = 0,
-    **site,
+    **context,
 ) -> Batch:
     settings = settings or small()
-    where = tiny.site(**({"batch_size": 6, "steps": 4} | site))
+    where = tiny.context(**({"batch_size": 6, "steps": 4} | context))
     stream = settings.open(where, freeze(teacher or tiny.network(0)), from_seed(seed))
     return stream.draw(step, student)
 
 
 def small(**changes) -> DeepInversion:
-    search = {"iterations": 25, "learning_rate": 0.1, "jitter": 1}
-    search |= {name: changes.pop(name) for name in list(changes) if name in vars(ImageSearch())}
-    return DeepInversion(**({"features": 1.0, "search": ImageSearch(**search)} | changes))
+    optimisation = {"iterations": 25, "learning_rate": 0.1, "jitter": 1}
+    optimisation |= {
+        name: changes.pop(name) for name in list(changes) if name in vars(ImageOptimisation())
+    }
+    return DeepInversion(
+        **({"features": 1.0, "optimisation": ImageOptimisation(**optimisation)} | changes)
+    )
 
 
 def test_total_variation_of_a_ramp_by_hand():
@@ -187,11 +191,11 @@ def test_smoothness_is_not_asked_of_the_seam():
 
 
 def of_digits(settings: DeepInversion, student: nn.Module | None = None) -> Batch:
-    return settings.open(taught.site(20), taught.teacher(), from_seed(0)).draw(0, student)
+    return settings.open(taught.context(20), taught.teacher(), from_seed(0)).draw(0, student)
 
 
 def test_images_are_called_by_their_labels_and_nearer_to_the_statistics():
-    start, end = (of_digits(small(iterations=count, clamp=True)).facts for count in (1, 80))
+    start, end = (of_digits(small(iterations=count, clamp=True)).metrics for count in (1, 80))
     assert start["recognised"] < 0.5
     assert end["recognised"] > start["recognised"] + 0.4
     assert end["feature_distance"] < 0.6 * start["feature_distance"]
@@ -199,8 +203,8 @@ def test_images_are_called_by_their_labels_and_nearer_to_the_statistics():
 
 
 def test_the_way_to_a_batch_ends_at_the_batch_and_begins_in_noise():
-    stream = small(iterations=40).open(taught.site(6), taught.teacher(), from_seed(0))
-    assert isinstance(stream, SearchingStream)
+    stream = small(iterations=40).open(taught.context(6), taught.teacher(), from_seed(0))
+    assert isinstance(stream, OptimisingStream)
     followed, path = stream.draw_followed(0, None, (0.0, 0.1, 0.5), 4)
     assert path.iterations == (0, 4, 20, 40)
     batch = stream.draw(0, None)
@@ -220,8 +224,8 @@ def test_facts_are_of_the_images_that_are_handed_out():
     with MomentsRecorder(teacher, known) as recorder:
         recognised = (teacher(batch.images).argmax(-1) == batch.labels).float().mean()
         distance = feature_statistics_loss(recorder.read(), known, 1.0)
-    torch.testing.assert_close(batch.facts["feature_distance"], distance)
-    assert batch.facts["recognised"] == recognised
+    torch.testing.assert_close(batch.metrics["feature_distance"], distance)
+    assert batch.metrics["recognised"] == recognised
 
 
 def test_competition_finds_images_at_which_the_student_disagrees():
@@ -249,13 +253,13 @@ def test_the_student_competes_in_eval_mode_and_comes_back_as_it_was():
 
 
 def test_what_is_drawn_for_its_shape_alone_costs_one_step():
-    assert drawn(small(coarse_iterations=9), draft=True).facts["image_passes"] == 6
+    assert drawn(small(coarse_iterations=9), draft=True).metrics["image_passes"] == 6
 
 
 def test_a_coarse_search_asks_the_teacher_about_smaller_images():
     batch = drawn(small(coarse_iterations=20))
     assert batch.images.shape == (6, 1, 8, 8)
-    assert batch.facts["image_passes"] == 6 * (25 + 20 / 4)
+    assert batch.metrics["image_passes"] == 6 * (25 + 20 / 4)
     flat = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match=r"images of \(4, 4\) in place of \(8, 8\).*set coarse"):
         drawn(small(coarse_iterations=20), flat)
@@ -265,38 +269,38 @@ def test_a_teacher_without_statistics_is_refused_or_given_images_to_take_them_fr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vit = VisionTransformer(size=(8, 8), classes=10, channels=1, dim=12, depth=1, heads=2)
-    site = taught.site(10)
+    context = taught.context(10)
 
     def drawn_from_it(settings: DeepInversion) -> Batch:
-        return settings.open(site, freeze(vit), from_seed(0)).draw(0, None)
+        return settings.open(context, freeze(vit), from_seed(0)).draw(0, None)
 
     with pytest.raises(ValueError, match=r"no BatchNorm layer; .* features=0 and patches=1"):
         drawn_from_it(small())
     prior_only = drawn_from_it(small(features=0.0))
-    assert "feature_distance" not in prior_only.facts
+    assert "feature_distance" not in prior_only.metrics
     known = drawn_from_it(small(statistics="builtin/digits", features=10.0, iterations=60))
     bare = small(statistics="builtin/digits", features=0.0, iterations=60)
     bare = drawn_from_it(bare)
-    assert known.facts["feature_distance"] < bare.facts["feature_distance"]
+    assert known.metrics["feature_distance"] < bare.metrics["feature_distance"]
 
 
 def test_of_a_transformer_the_patches_are_asked_to_differ():
     vit = freeze(load("builtin/vit-small", like=taught.CONTRACT))
 
     def drawn_from_it(settings: Source) -> Batch:
-        return settings.open(taught.site(4), vit, from_seed(0)).draw(0, None)
+        return settings.open(taught.context(4), vit, from_seed(0)).draw(0, None)
 
     brief = {"iterations": 25, "clamp": True, "features": 0.0, "total_variation": 0.0}
     plain, asked = (drawn_from_it(small(patches=weight, **brief)) for weight in (0.0, 1.0))
-    assert "patch_entropy" not in plain.facts
+    assert "patch_entropy" not in plain.metrics
     attention = attention_layers(vit)
     with torch.no_grad(), PatchRecorder(vit, attention) as recorder:
         vit(plain.images)
         before = patch_entropy(recorder.read())
-    assert asked.facts["patch_entropy"] > before + 0.1 * len(attention)
+    assert asked.metrics["patch_entropy"] > before + 0.1 * len(attention)
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in vit.modules())
-    smooth = drawn_from_it(Inceptionism(patches=1.0, search=small(iterations=3).search))
-    assert "patch_entropy" in smooth.facts
+    smooth = drawn_from_it(Inceptionism(patches=1.0, optimisation=small(iterations=3).optimisation))
+    assert "patch_entropy" in smooth.metrics
 
 
 def test_patches_are_not_asked_of_a_network_without_attention():
@@ -308,7 +312,7 @@ def test_patches_are_not_asked_of_a_network_without_attention():
 
 def test_what_cannot_be_inverted_is_refused():
     with pytest.raises(ValueError, match="needs a teacher to invert"):
-        small().open(tiny.site(), None, from_seed(0))
+        small().open(tiny.context(), None, from_seed(0))
     with pytest.raises(ValueError, match=r"3 logits per image, but the teacher answers"):
         drawn(small(), nn.Sequential(nn.BatchNorm2d(1)))
     with pytest.raises(ValueError, match="competition must not be negative"):
@@ -319,14 +323,14 @@ def test_it_is_a_source_that_optimises_images():
     assert isinstance(small(), Source)
     assert isinstance(small(), OptimisedSource)
     assert small().optimises == "images"
-    assert PUBLISHED["imagenet-fast"].search.passes_per_image == 1000 + 2000 / 4
+    assert PUBLISHED["imagenet-fast"].optimisation.passes_per_image == 1000 + 2000 / 4
 
 
 def test_settings_go_by_the_size_of_the_images():
     def of_side(side: int) -> DeepInversion:
         return settings_for(dataclasses.replace(tiny.CONTRACT, size=(side, side)))
 
-    assert of_side(8).search.iterations == 250
+    assert of_side(8).optimisation.iterations == 250
     assert of_side(32) == PUBLISHED["cifar10"] == DeepInversion()
     assert of_side(224) == PUBLISHED["imagenet-fast"]
 
@@ -336,10 +340,10 @@ def taught_by_inversion(
 ) -> float:
     """Return the accuracy of a student that was shown inverted images alone."""
     settings = settings_for(taught.CONTRACT)
-    search = dataclasses.replace(settings.search, iterations=iterations)
-    settings = dataclasses.replace(settings, features=features, search=search)
+    optimisation = dataclasses.replace(settings.optimisation, iterations=iterations)
+    settings = dataclasses.replace(settings, features=features, optimisation=optimisation)
     teacher = taught.teacher(seed)
-    stream = settings.open(taught.site(count), teacher, from_seed(seed))
+    stream = settings.open(taught.context(count), teacher, from_seed(seed))
     images = stream.draw(0, None).images
     return taught.accuracy(taught.student_of(teacher, images, seed=seed, **lesson))
 
@@ -362,7 +366,7 @@ def accuracy_on_digits(features: float, teacher: Network, seed: int) -> float:
         source,
         SoftTargets(temperature=3.0),
         settings=fit,
-        site=site_of(teacher.contract, student, fit),
+        context=stream_context(teacher.contract, student, fit),
         rng=from_seed(seed),
     )
     return evaluate(student, open_data(DATA, teacher.contract, split="test")).accuracy

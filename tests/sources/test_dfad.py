@@ -10,9 +10,9 @@ from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
 from doublure.objectives.logit_l1 import LogitL1, logit_l1_loss
 from doublure.sources.collapse import CollapseCheck, CollapseError
-from doublure.sources.dfad import PUBLISHED, Dfad, DfadStream, generator_loss
+from doublure.sources.dfad import DFAD, PUBLISHED, DFADStream, generator_loss
 from tests import tiny
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]])
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
@@ -20,16 +20,16 @@ SMALL = GeneratorPlan(latent=8, width=8)
 NEVER = CollapseCheck(every=0)
 
 
-def settings(**changes) -> Dfad:
-    return Dfad(**({"generator": SMALL, "collapse": NEVER} | changes))
+def settings(**changes) -> DFAD:
+    return DFAD(**({"generator": SMALL, "collapse": NEVER} | changes))
 
 
-def opened(dfad: Dfad, teacher: nn.Module | None = None, **changes) -> DfadStream:
-    where = site(**({"batch_size": 16, "steps": 1000} | changes))
+def opened(dfad: DFAD, teacher: nn.Module | None = None, **changes) -> DFADStream:
+    where = context(**({"batch_size": 16, "steps": 1000} | changes))
     return dfad.open(where, freeze(teacher or tiny.network(0)), rng())
 
 
-def weights(stream: DfadStream) -> dict[str, torch.Tensor]:
+def weights(stream: DFADStream) -> dict[str, torch.Tensor]:
     return stream.state_dict()["generator"]
 
 
@@ -56,7 +56,7 @@ def test_against_a_student_that_equals_its_teacher_the_generator_stands_still():
     stream = opened(settings(imitation_steps=1), teacher)
     before = weights(stream)
     batch = stream.draw(1, teacher)
-    assert batch.facts["discrepancy"] == 0
+    assert batch.metrics["discrepancy"] == 0
     assert not moved(before, weights(stream))
 
 
@@ -67,14 +67,14 @@ def test_the_generator_moves_after_every_so_many_draws_and_never_at_the_first():
         before = weights(stream)
         batch = stream.draw(step, student)
         moves.append(moved(before, weights(stream)))
-        passes.append(batch.facts["teacher_passes"].item())
+        passes.append(batch.metrics["teacher_passes"].item())
     assert moves == [False, False, False, True, False, False, True, False]
     assert passes == [0, 0, 0, 2, 0, 0, 2, 0]
 
 
 def test_a_turn_of_two_steps_costs_twice():
     batch = opened(settings(imitation_steps=1, generator_steps=2)).draw(1, tiny.network(1))
-    assert batch.facts["teacher_passes"] == 4
+    assert batch.metrics["teacher_passes"] == 4
 
 
 def test_no_image_is_shown_twice_and_none_carries_a_gradient():
@@ -86,7 +86,7 @@ def test_no_image_is_shown_twice_and_none_carries_a_gradient():
 
 def test_with_the_student_held_the_discrepancy_rises():
     stream, student = opened(settings(imitation_steps=1, learning_rate=1e-2)), tiny.network(1)
-    told = [stream.draw(step, student).facts["discrepancy"].item() for step in range(51)]
+    told = [stream.draw(step, student).metrics["discrepancy"].item() for step in range(51)]
     assert sum(told[41:]) / 10 > 1.3 * sum(told[1:11]) / 10
 
 
@@ -100,9 +100,9 @@ def test_with_the_generator_held_the_discrepancy_falls():
         held,
         LogitL1(),
         settings=fit,
-        site=site(fit),
+        context=context(fit),
         rng=rng(),
-        journal=lambda line: lines.append(line["loss"]),
+        logger=lambda line: lines.append(line["loss"]),
     )
     assert lines[-1] < 0.6 * lines[0]
 
@@ -138,8 +138,8 @@ def test_asking_the_student_in_eval_mode_is_another_game():
     one, other = (
         opened(settings(imitation_steps=1, student_evaluates=how)) for how in (False, True)
     )
-    facts = [stream.draw(1, student).facts["discrepancy"] for stream in (one, other)]
-    assert facts[0] != facts[1]
+    metrics = [stream.draw(1, student).metrics["discrepancy"] for stream in (one, other)]
+    assert metrics[0] != metrics[1]
     assert student.training
 
 
@@ -160,20 +160,20 @@ def test_dense_outputs_take_the_logarithm_unless_told_otherwise():
         stream = opened(settings(imitation_steps=1, loss=loss), Pixelwise(40.0))
         batch = stream.draw(1, Pixelwise(0.0))
         updates.append(stream.state_dict()["optimizer"]["state"][0]["exp_avg"])
-    discrepancy = batch.facts["discrepancy"]
+    discrepancy = batch.metrics["discrepancy"]
     assert discrepancy > 1
     assert torch.equal(updates[0], updates[1])
     torch.testing.assert_close(updates[1], updates[2] / (1 + discrepancy), rtol=1e-3, atol=1e-7)
 
 
 def test_the_learning_rate_falls_at_the_milestones():
-    rates = [Dfad().learning_rate_at(progress) for progress in (0.0, 0.19, 0.2, 0.39, 0.4, 1.0)]
+    rates = [DFAD().learning_rate_at(progress) for progress in (0.0, 0.19, 0.2, 0.39, 0.4, 1.0)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert PUBLISHED["mnist"].learning_rate_at(0.9) == 1e-3
     assert PUBLISHED["nyuv2"].learning_rate_at(0.9) == pytest.approx(9e-5)
 
 
-def stick(stream: DfadStream) -> None:
+def stick(stream: DFADStream) -> None:
     """Make the generator say the same whatever its code."""
     state = stream.state_dict()
     for name, value in state["generator"].items():
@@ -189,7 +189,7 @@ def test_a_stuck_generator_is_noticed_started_afresh_once_and_then_refused():
     stuck = weights(stream)
     with pytest.warns(RuntimeWarning, match="100% of its fresh images are duplicates"):
         batch = stream.draw(2, tiny.network(1))
-    assert batch.facts["generator_restarts"] == 1
+    assert batch.metrics["generator_restarts"] == 1
     assert moved(stuck, weights(stream))
     stick(stream)
     again = opened(settings(collapse=check, imitation_steps=10_000))
@@ -210,7 +210,7 @@ def test_a_fresh_start_has_other_weights_than_the_first():
 
 def test_without_a_teacher_or_a_student_it_says_what_to_do():
     with pytest.raises(ValueError, match="there is no teacher; use a source that needs none"):
-        Dfad().open(site(), None, rng())
+        DFAD().open(context(), None, rng())
     stream = opened(settings(imitation_steps=1))
     assert stream.draw(0, None).images.shape == (16, 1, 8, 8)
     with pytest.raises(ValueError, match="none is there; use distill --method dfad"):
@@ -218,17 +218,17 @@ def test_without_a_teacher_or_a_student_it_says_what_to_do():
 
 
 def test_it_is_a_source_whose_images_cannot_be_held_out():
-    assert isinstance(Dfad(), Source)
-    assert isinstance(Dfad(), OptimisedSource)
+    assert isinstance(DFAD(), Source)
+    assert isinstance(DFAD(), OptimisedSource)
     assert isinstance(opened(settings()), Stream)
 
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="imitation_steps must be positive, got 0"):
-        Dfad(imitation_steps=0)
+        DFAD(imitation_steps=0)
 
 
 def test_the_published_settings_are_those_of_the_paper():
-    assert PUBLISHED["cifar"] == Dfad()
-    assert (Dfad().imitation_steps, Dfad().generator.latent) == (5, 256)
+    assert PUBLISHED["cifar"] == DFAD()
+    assert (DFAD().imitation_steps, DFAD().generator.latent) == (5, 256)
     assert PUBLISHED["caltech101"].generator.shape == "deconvolution"

@@ -24,7 +24,7 @@ from doublure.sources.fast_meta import (
     masked_adversarial_loss,
 )
 from tests import tiny
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 NEVER = CollapseCheck(every=0)
 
@@ -42,7 +42,7 @@ def settings(**changes) -> FastMeta:
 
 
 def opened(fast: FastMeta, teacher: nn.Module | None = None, **changes) -> FastMetaStream:
-    where = site(**({"batch_size": 16, "steps": 100} | changes))
+    where = context(**({"batch_size": 16, "steps": 100} | changes))
     return fast.open(where, freeze(teacher or tiny.network(0)), rng())
 
 
@@ -107,7 +107,7 @@ def test_with_one_inner_step_that_is_the_gradient_at_the_generator_itself():
 
 def test_during_the_inner_steps_the_generator_stands_still():
     teacher = freeze(tiny.network(0))
-    stream = settings().open(site(batch_size=16), teacher, rng())
+    stream = settings().open(context(batch_size=16), teacher, rng())
     start, seen = weights(stream), []
     teacher.register_forward_hook(lambda *_: seen.append(not moved(start, weights(stream))))
     stream.draw(0, None)
@@ -138,7 +138,7 @@ def test_the_images_of_the_least_loss_are_kept(monkeypatch):
     monkeypatch.setattr(stream, "_loss_of", loss_of)
     batch = stream.draw(0, None)
     assert torch.equal(batch.images, seen[1])
-    assert batch.facts["synthesis_loss"] == 1.0
+    assert batch.metrics["synthesis_loss"] == 1.0
 
 
 class Counted(nn.Module):
@@ -200,8 +200,8 @@ def test_a_generator_that_learns_comes_nearer_in_as_many_steps_than_one_that_beg
     for mode in ("maml", "fresh"):
         stream = opened(settings(mode=mode, learning_rate=1e-2, momentum=0.0), batch_size=32)
         for step in range(60):
-            facts = stream.draw(step, None).facts
-        loss[mode] = facts["synthesis_loss"].item()
+            metrics = stream.draw(step, None).metrics
+        loss[mode] = metrics["synthesis_loss"].item()
     assert loss["maml"] < 0.95 * loss["fresh"]
 
 
@@ -229,7 +229,7 @@ def test_labels_and_cost_are_told():
     batch = opened(settings()).draw(0, None)
     assert batch.labels is not None
     assert batch.labels.shape == (16,)
-    assert batch.facts["teacher_passes"] == 6
+    assert batch.metrics["teacher_passes"] == 6
     assert not batch.images.requires_grad
 
 
@@ -251,7 +251,7 @@ def test_a_stuck_generator_is_started_afresh_once_and_then_refused():
     stream.draw(0, None)
     with pytest.warns(RuntimeWarning, match="of its fresh images are duplicates"):
         batch = stream.draw(1, None)
-    assert batch.facts["generator_restarts"] == 1
+    assert batch.metrics["generator_restarts"] == 1
     stream._generator.draw_codes = lambda count, rng: torch.zeros(count, 8)  # type: ignore[method-assign]
     with pytest.raises(CollapseError, match="again after a fresh start"):
         stream.draw(2, None)
@@ -270,7 +270,7 @@ def test_the_published_settings_differ_in_steps_and_rates_alone():
 def test_it_cannot_be_held_out_and_needs_a_teacher():
     assert isinstance(FastMeta(), OptimisedSource)
     with pytest.raises(ValueError, match="there is none; use a source that needs none"):
-        FastMeta().open(site(), None, rng())
+        FastMeta().open(context(), None, rng())
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_contrast_changes_what_is_made_and_is_refused_without_batchnorm():
     plain, told_apart = opened(settings()), opened(settings(contrast=5.0))
     one, other = (stream.draw(0, None) for stream in (plain, told_apart))
     assert not torch.equal(one.images, other.images)
-    assert (one.facts["teacher_passes"], other.facts["teacher_passes"]) == (6, 15)
+    assert (one.metrics["teacher_passes"], other.metrics["teacher_passes"]) == (6, 15)
     assert len(told_apart.state_dict()["contrast"]["bank"]) == 16
     bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ValueError, match="set contrast to 0"):

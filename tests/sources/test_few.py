@@ -42,7 +42,7 @@ def bare(tmp_path: Path) -> str:
 
 
 def opened(data: str, *, split: str = "train", batch_size: int = 8, **fields) -> Stream:
-    place = tiny.site(split=split, batch_size=batch_size)
+    place = tiny.context(split=split, batch_size=batch_size)
     return Few(data=data, **fields).open(place, None, tiny.rng())
 
 
@@ -95,7 +95,7 @@ def test_what_teaches_and_what_judges_are_all_and_apart(labelled):
 
 def test_the_split_depends_on_its_own_seed_and_not_on_that_of_the_run(labelled):
     def judging(seed: int, **fields: int) -> set[int]:
-        place = tiny.site(split="held_out")
+        place = tiny.context(split="held_out")
         return shown(Few(data=labelled, **fields).open(place, None, tiny.rng(seed)))
 
     assert judging(0) == judging(1)
@@ -160,7 +160,7 @@ def test_a_share_that_is_no_image_is_refused(labelled):
 
 
 def test_they_are_shown_shifted_ever_anew(labelled):
-    stream = shown_few(Few(data=labelled), tiny.CONTRACT).open(tiny.site(), None, tiny.rng())
+    stream = shown_few(Few(data=labelled), tiny.CONTRACT).open(tiny.context(), None, tiny.rng())
     plain = opened(labelled)
     assert all(
         not torch.equal(stream.draw(step, None).images, plain.draw(step, None).images)
@@ -173,7 +173,7 @@ def test_they_are_starts_of_inversion_and_part_of_the_mix(labelled):
     inverted = Replay(source=ShortInversion(source=starts, iterations=2), first=1)
     source = Combined(sources=(inverted, Few(data=labelled)), shares=(0.75, 0.25))
     teacher = tiny.network(0).eval()
-    batch = source.open(tiny.site(), teacher, tiny.rng()).draw(0, tiny.network(1))
+    batch = source.open(tiny.context(), teacher, tiny.rng()).draw(0, tiny.network(1))
     assert batch.images.shape == (8, 1, 8, 8)
     assert batch.labels is None
 

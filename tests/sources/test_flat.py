@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from doublure.core.protocols import InputContract
 from doublure.sources.flat import Flat, linear_gradient
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 COLOUR = InputContract(size=(6, 9), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=10)
 
 
 def draw(source: Flat) -> torch.Tensor:
-    where = replace(site(), contract=COLOUR)
+    where = replace(context(), contract=COLOUR)
     return source.open(where, None, rng()).draw(0, None).images
 
 

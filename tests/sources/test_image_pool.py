@@ -25,8 +25,10 @@ def drawn(count: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(params=["memory", "file"])
 def pool(request, tmp_path: Path) -> ImagePool:
-    site = dataclasses.replace(tiny.site(), scratch=None if request.param == "memory" else tmp_path)
-    return open_pool(site, tiny.rng(), 20)
+    context = dataclasses.replace(
+        tiny.context(), scratch=None if request.param == "memory" else tmp_path
+    )
+    return open_pool(context, tiny.rng(), 20)
 
 
 def test_what_is_appended_comes_back_in_its_order(pool):
@@ -57,17 +59,17 @@ def test_what_came_after_the_state_is_gone_when_it_is_loaded(pool):
 
 
 def test_a_pool_is_a_file_where_the_site_has_a_folder_and_the_images_are_trained_on(tmp_path):
-    site = dataclasses.replace(tiny.site(), scratch=tmp_path)
-    assert isinstance(open_pool(site, tiny.rng(), 4), FilePool)
-    held_out = dataclasses.replace(site, split="held_out")
+    context = dataclasses.replace(tiny.context(), scratch=tmp_path)
+    assert isinstance(open_pool(context, tiny.rng(), 4), FilePool)
+    held_out = dataclasses.replace(context, split="held_out")
     assert isinstance(open_pool(held_out, tiny.rng(), 4), MemoryPool)
-    assert isinstance(open_pool(tiny.site(), tiny.rng(), 4), MemoryPool)
+    assert isinstance(open_pool(tiny.context(), tiny.rng(), 4), MemoryPool)
 
 
 def test_pools_of_two_seeds_and_of_two_processes_are_files_of_their_own(tmp_path):
     for rank, seed in ((0, 0), (1, 0), (0, 1)):
-        site = dataclasses.replace(tiny.site(), scratch=tmp_path, rank=rank, world=2)
-        open_pool(site, tiny.rng(seed), 4).append(drawn(1))
+        context = dataclasses.replace(tiny.context(), scratch=tmp_path, rank=rank, world=2)
+        open_pool(context, tiny.rng(seed), 4).append(drawn(1))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -82,4 +84,4 @@ def test_images_that_are_not_finite_or_of_another_size_are_refused():
     with pytest.raises(ValueError, match="values that are not finite"):
         to_bytes(torch.full((1, 1, 8, 8), torch.nan))
     with pytest.raises(ValueError, match=r"put what changes the size around Replay"):
-        check_shape(drawn(2)[..., :4], tiny.site(), "Replay")
+        check_shape(drawn(2)[..., :4], tiny.context(), "Replay")

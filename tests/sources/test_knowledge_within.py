@@ -14,7 +14,7 @@ from doublure.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from doublure.nets.network import freeze
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.inversion import Seen
 from doublure.sources.knowledge_within import (
     COMBINED,
@@ -28,11 +28,11 @@ from doublure.sources.knowledge_within import (
 )
 from tests import taught, tiny
 
-SEARCH = ImageSearch(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
+SEARCH = ImageOptimisation(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
 
 
 def drawn(settings: Source, steps: int = 1, count: int = 30) -> list[Batch]:
-    stream = settings.open(taught.site(count), taught.teacher(), from_seed(0))
+    stream = settings.open(taught.context(count), taught.teacher(), from_seed(0))
     return [stream.draw(step, None) for step in range(steps)]
 
 
@@ -79,31 +79,31 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 
 def test_images_take_on_the_stored_statistics_and_bear_no_labels():
-    (batch,) = drawn(BatchNormStatistics(search=SEARCH))
+    (batch,) = drawn(BatchNormStatistics(optimisation=SEARCH))
     noise = torch.rand(30, 1, 8, 8, generator=from_seed(1))
     assert divergence(batch.images) < 0.2 * divergence(noise)
     assert batch.labels is None
-    assert "recognised" not in batch.facts
+    assert "recognised" not in batch.metrics
 
 
 def test_with_labels_the_images_are_also_called_by_them():
-    (batch,) = drawn(BatchNormStatistics(divergence=1.0, cross_entropy=1.0, search=SEARCH))
-    assert batch.facts["recognised"] > 0.8
+    (batch,) = drawn(BatchNormStatistics(divergence=1.0, cross_entropy=1.0, optimisation=SEARCH))
+    assert batch.metrics["recognised"] > 0.8
     assert batch.labels.bincount(minlength=10).tolist() == [3] * 10
 
 
 def test_inceptionism_finds_smooth_images_of_the_classes_that_the_statistics_do_not_know():
-    (smooth,) = drawn(Inceptionism(search=SEARCH))
-    (rough,) = drawn(Inceptionism(search=SEARCH, smoothness=0.0))
-    (known,) = drawn(BatchNormStatistics(search=SEARCH))
-    assert smooth.facts["recognised"] > 0.8
+    (smooth,) = drawn(Inceptionism(optimisation=SEARCH))
+    (rough,) = drawn(Inceptionism(optimisation=SEARCH, smoothness=0.0))
+    (known,) = drawn(BatchNormStatistics(optimisation=SEARCH))
+    assert smooth.metrics["recognised"] > 0.8
     assert roughness(smooth.images) < 0.7 * roughness(rough.images)
     assert divergence(known.images) < 0.3 * divergence(smooth.images)
 
 
 def test_a_set_has_the_statistics_where_its_single_batches_may_not():
-    batches = drawn(BatchNormStatistics(search=SEARCH), steps=3, count=6)
-    whole = drawn(BatchNormStatistics(search=SEARCH, granularity="set"), steps=3, count=6)
+    batches = drawn(BatchNormStatistics(optimisation=SEARCH), steps=3, count=6)
+    whole = drawn(BatchNormStatistics(optimisation=SEARCH, granularity="set"), steps=3, count=6)
     assert torch.equal(batches[0].images, whole[0].images)
     of_batches, of_set = (
         divergence(torch.cat([batch.images for batch in drawn])) for drawn in (batches, whole)
@@ -112,9 +112,9 @@ def test_a_set_has_the_statistics_where_its_single_batches_may_not():
 
 
 def test_the_jitter_goes_by_the_size_of_the_images():
-    assert inceptionism_for(taught.CONTRACT).search.jitter == 1
-    assert batch_norm_statistics_for(taught.CONTRACT).search.jitter == 1
-    assert Inceptionism().search.jitter == 4
+    assert inceptionism_for(taught.CONTRACT).optimisation.jitter == 1
+    assert batch_norm_statistics_for(taught.CONTRACT).optimisation.jitter == 1
+    assert Inceptionism().optimisation.jitter == 4
 
 
 def test_the_same_picture_is_asked_to_be_as_smooth_at_any_size():
@@ -136,9 +136,9 @@ def test_the_same_picture_is_asked_to_be_as_smooth_at_any_size():
 def test_what_cannot_be_is_refused():
     bare = freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with pytest.raises(ValueError, match="no BatchNorm layer"):
-        BatchNormStatistics().open(taught.site(4), bare, from_seed(0))
+        BatchNormStatistics().open(taught.context(4), bare, from_seed(0))
     with pytest.raises(ValueError, match="needs a teacher to invert"):
-        Inceptionism().open(taught.site(4), None, from_seed(0))
+        Inceptionism().open(taught.context(4), None, from_seed(0))
     with pytest.raises(ValueError, match="smoothness must not be negative"):
         Inceptionism(smoothness=-1.0)
     with pytest.raises(ValueError, match="nothing is asked for"):

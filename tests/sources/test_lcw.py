@@ -8,9 +8,9 @@ from doublure.core.protocols import InputContract
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.generator_file import generator_files
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
-from doublure.sources.lcw import Lcw, draw_codes, fit_images, load_generator
+from doublure.sources.lcw import LCW, draw_codes, fit_images, load_generator
 from doublure.verbs.naming import source_named
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 PLAN = CramerWoldPlan(latent=3, noise=2, width=8, hidden=6)
 
@@ -37,12 +37,14 @@ def run(tmp_path) -> str:
 
 def test_it_shows_what_the_generator_makes_of_noise(run):
     generator = make_generator()
-    images = Lcw(generator=run).open(site(), None, rng()).draw(3, None).images
+    images = LCW(generator=run).open(context(), None, rng()).draw(3, None).images
     drawn = torch.stack([generator(torch.randn((1, 2), generator=rng(i)))[0] for i in range(200)])
     assert images.shape == (8, 1, 8, 8)
     # Its images lie on the surface that two numbers span, and others' hardly.
     apart = torch.cdist(images.flatten(1), drawn.flatten(1)).min(1).values
-    baseline = Lcw(generator=run, codes="gaussian").open(site(), None, rng()).draw(3, None).images
+    baseline = (
+        LCW(generator=run, codes="gaussian").open(context(), None, rng()).draw(3, None).images
+    )
     other = torch.cdist(baseline.flatten(1), drawn.flatten(1)).min(1).values
     assert apart.max() < other.min()
 
@@ -76,7 +78,7 @@ def test_normal_codes_are_standard_normal():
 
 def test_images_follow_the_networks_size_and_colours(run):
     contract = InputContract(size=(16, 12), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=3)
-    images = Lcw(generator=run).open(replace(site(), contract=contract), None, rng())
+    images = LCW(generator=run).open(replace(context(), contract=contract), None, rng())
     shown = images.draw(0, None).images
     assert shown.shape == (8, 3, 16, 12)
     assert torch.equal(shown[:, 0], shown[:, 2])
@@ -91,12 +93,12 @@ def test_colours_become_grey_by_luminance():
 def test_colours_that_nobody_knows_are_refused(run):
     contract = InputContract(size=(8, 8), channels=4, mean=(0.5,) * 4, std=(1.0,) * 4, classes=3)
     with pytest.raises(ValueError, match="images have 1 channels, but the network takes 4"):
-        Lcw(generator=run).open(replace(site(), contract=contract), None, rng())
+        LCW(generator=run).open(replace(context(), contract=contract), None, rng())
 
 
 def test_without_a_generator_it_says_how_to_make_one():
     with pytest.raises(ValueError, match="--set generator=RUN, made by `doublure train-gen"):
-        Lcw().open(site(), None, rng())
+        LCW().open(context(), None, rng())
 
 
 def test_weights_that_do_not_fit_their_plan_are_refused(tmp_path):
@@ -107,4 +109,4 @@ def test_weights_that_do_not_fit_their_plan_are_refused(tmp_path):
 
 
 def test_the_folder_of_a_generator_is_named_as_a_source_by_itself(run):
-    assert source_named(run) == Lcw(generator=run)
+    assert source_named(run) == LCW(generator=run)

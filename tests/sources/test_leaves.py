@@ -18,7 +18,7 @@ from doublure.sources.leaves import (
     radius_at,
     radius_cdf,
 )
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 TURN = 2 * math.pi
 
@@ -127,7 +127,7 @@ def test_shapes_are_painted_as_a_slow_painter_would(monkeypatch):
 
 def test_images_have_any_shape_and_number_of_channels():
     grey = InputContract(size=(8, 20), channels=1, mean=(0.5,), std=(0.5,), classes=3)
-    stream = Leaves().open(replace(site(), contract=grey), None, rng())
+    stream = Leaves().open(replace(context(), contract=grey), None, rng())
     images = stream.draw(0, None).images
     assert images.shape == (8, 1, 8, 20)
     assert (images > 0).all()

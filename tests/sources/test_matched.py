@@ -35,7 +35,7 @@ def test_a_flat_image_stays_flat():
 def test_it_is_a_function_of_seed_and_step_within_the_range():
     def draw(step, seed=0):
         source = Matched(source=Noise(), spread=1.0)
-        return source.open(tiny.site(), None, tiny.rng(seed)).draw(step, None).images
+        return source.open(tiny.context(), None, tiny.rng(seed)).draw(step, None).images
 
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))

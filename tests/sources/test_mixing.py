@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Site, Stream, Trace, image_batch
+from doublure.core.protocols import Batch, Outputs, Stream, StreamContext, image_batch
 from doublure.core.seeding import from_seed
 from doublure.sources.mixing import Mixed, _partners, boxes, cutmix, mixup
-from tests.tiny import Grey, rng, site
+from tests.tiny import Grey, context, rng
 
 
 def draw(seed: int) -> Tensor:
@@ -23,7 +23,9 @@ class Numbered:
 
     fields: tuple[tuple[str, Any], ...] = ()
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Numbered":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "Numbered":
         return self
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -39,7 +41,7 @@ class Numbered:
 
 
 def open_mixed(mixed: Mixed, **changes: Any) -> Stream:
-    return mixed.open(site(batch_size=16, **changes), None, rng())
+    return mixed.open(context(batch_size=16, **changes), None, rng())
 
 
 def test_mixup_by_hand():
@@ -162,7 +164,7 @@ def test_a_draw_depends_on_seed_step_and_rank_alone():
 
 
 def test_a_stale_answer_is_dropped_and_index_and_state_pass():
-    answered = Numbered(fields=(("teacher", Trace(output=torch.zeros(16, 3))),))
+    answered = Numbered(fields=(("teacher", Outputs(output=torch.zeros(16, 3))),))
     stream = open_mixed(Mixed(source=answered))
     batch = stream.draw(0, None)
     assert batch.teacher is None
@@ -183,4 +185,4 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got 2"):
         replace(Mixed(source=Grey()), share=2.0)
     with pytest.raises(ValueError, match="mixing needs a batch_size of 2 or more, got 1"):
-        Mixed(source=Grey()).open(site(batch_size=1), None, rng())
+        Mixed(source=Grey()).open(context(batch_size=1), None, rng())

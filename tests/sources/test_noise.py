@@ -6,13 +6,13 @@ import torch
 from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import from_seed
 from doublure.sources.noise import Noise, gaussian_noise, uniform_noise
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 COLOUR = InputContract(size=(16, 12), channels=3, mean=(0.5, 0.4, 0.6), std=(0.1,) * 3, classes=10)
 
 
 def draw(source: Source, step: int = 0) -> torch.Tensor:
-    where = replace(site(batch_size=64), contract=COLOUR)
+    where = replace(context(batch_size=64), contract=COLOUR)
     return source.open(where, None, rng()).draw(step, None).images
 
 

@@ -11,21 +11,21 @@ from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import freeze
 from doublure.sources.collapse import CollapseCheck, CollapseError
 from doublure.sources.rdskd import (
-    Rdskd,
-    RdskdStream,
+    RDSKD,
+    RDSKDStream,
     authenticity_loss,
     class_diversity_loss,
     exponential_penalty,
     sample_diversity_loss,
 )
 from tests import tiny
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
 NEVER = CollapseCheck(every=0)
 
 
-def settings(**changes) -> Rdskd:
+def settings(**changes) -> RDSKD:
     small = {
         "generator": GeneratorPlan(latent=8, width=8),
         "generator_steps": 4,
@@ -33,11 +33,11 @@ def settings(**changes) -> Rdskd:
         "generator_batch": 32,
         "collapse": NEVER,
     }
-    return Rdskd(**(small | changes))
+    return RDSKD(**(small | changes))
 
 
-def opened(rdskd: Rdskd, teacher: nn.Module | None = None, seed: int = 0) -> RdskdStream:
-    where = site(batch_size=64, steps=1000)
+def opened(rdskd: RDSKD, teacher: nn.Module | None = None, seed: int = 0) -> RDSKDStream:
+    where = context(batch_size=64, steps=1000)
     return rdskd.open(where, freeze(teacher or tiny.network(0)), rng(seed))
 
 
@@ -167,7 +167,7 @@ class Bright(nn.Module):
         return 12 * parts
 
 
-def classes_of(stream: RdskdStream) -> torch.Tensor:
+def classes_of(stream: RDSKDStream) -> torch.Tensor:
     images = stream.draw(0, None).images
     return Bright()(images).argmax(1).bincount(minlength=3) / len(images)
 
@@ -189,12 +189,12 @@ def test_the_generator_is_trained_once_and_frozen_from_then_on():
     first = stream.draw(0, None)
     trained = stream.state_dict()["generator"]
     assert any(not torch.equal(start[name], trained[name]) for name in start)
-    assert first.facts["teacher_passes"] == 2 * 4 * 32 / 64
+    assert first.metrics["teacher_passes"] == 2 * 4 * 32 / 64
     second = stream.draw(1, None)
     torch.testing.assert_close(stream.state_dict()["generator"], trained, rtol=0, atol=0)
-    assert second.facts["teacher_passes"] == 0
+    assert second.metrics["teacher_passes"] == 0
     assert not torch.equal(first.images, second.images)
-    assert {"authenticity", "class_diversity", "sample_diversity"} <= second.facts.keys()
+    assert {"authenticity", "class_diversity", "sample_diversity"} <= second.metrics.keys()
 
 
 def test_the_images_of_a_trained_generator_are_like_those_it_was_trained_with():
@@ -209,21 +209,21 @@ def test_the_images_of_a_trained_generator_are_like_those_it_was_trained_with():
 @pytest.mark.parametrize(("draws", "steps"), [(10, 3), (40, 1), (1, 8)])
 def test_a_short_run_trains_its_generator_less(draws, steps):
     few = settings(draws_per_step=draws, generator_steps=8).open(
-        site(batch_size=32, steps=30), freeze(tiny.network(0)), rng()
+        context(batch_size=32, steps=30), freeze(tiny.network(0)), rng()
     )
-    assert few.draw(0, None).facts["teacher_passes"] == 2 * steps * 32 / 32
+    assert few.draw(0, None).metrics["teacher_passes"] == 2 * steps * 32 / 32
 
 
 def test_the_published_run_trains_its_generator_in_full():
     student_steps = 1000 * 120
-    assert student_steps // Rdskd().draws_per_step == Rdskd().generator_steps
+    assert student_steps // RDSKD().draws_per_step == RDSKD().generator_steps
 
 
 def test_a_draft_trains_it_for_one_step():
     draft = settings(generator_steps=100).open(
-        site(batch_size=2, draft=True), freeze(tiny.network(0)), rng()
+        context(batch_size=2, draft=True), freeze(tiny.network(0)), rng()
     )
-    assert draft.draw(0, None).facts["teacher_passes"] == 2 * 1 * 32 / 2
+    assert draft.draw(0, None).metrics["teacher_passes"] == 2 * 1 * 32 / 2
 
 
 class Constant(nn.Module):
@@ -243,9 +243,9 @@ def test_a_generator_in_one_class_is_trained_afresh_once_and_then_refused():
 
 
 def test_it_cannot_be_held_out_and_needs_a_teacher():
-    assert isinstance(Rdskd(), OptimisedSource)
+    assert isinstance(RDSKD(), OptimisedSource)
     with pytest.raises(ValueError, match="there is no teacher; use a source that needs none"):
-        Rdskd().open(site(), None, rng())
+        RDSKD().open(context(), None, rng())
 
 
 @pytest.mark.parametrize(

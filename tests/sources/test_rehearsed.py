@@ -7,9 +7,9 @@ from doublure.sources.rehearsed import Rehearsed
 from tests import tiny
 
 
-def opened(share: float = 0.5, **site: object) -> Stream:
+def opened(share: float = 0.5, **context: object) -> Stream:
     source = Rehearsed(source=Noise(), new=tiny.Grey(labels=True), share=share)
-    return source.open(tiny.site(batch_size=8, **site), None, tiny.rng())
+    return source.open(tiny.context(batch_size=8, **context), None, tiny.rng())
 
 
 def test_new_images_come_first_with_their_labels_and_the_others_with_none():
@@ -32,7 +32,7 @@ def test_neither_side_is_left_out(share, new):
 def test_new_images_without_labels_are_refused():
     source = Rehearsed(source=Noise(), new=tiny.Grey())
     with pytest.raises(ValueError, match="the new classes need labels"):
-        source.open(tiny.site(), None, tiny.rng()).draw(0, None)
+        source.open(tiny.context(), None, tiny.rng()).draw(0, None)
 
 
 def test_a_share_of_one_is_no_rehearsal():

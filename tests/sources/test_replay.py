@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.protocols import Batch, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.sources.replay import Replay, ReplayStream
 from tests import tiny
@@ -20,23 +20,25 @@ class Counted:
     labels: bool = True
     calls: list[Any] = dataclasses.field(default_factory=list)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "CountedStream":
-        return CountedStream(self, site)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "CountedStream":
+        return CountedStream(self, context)
 
 
 class CountedStream:
-    def __init__(self, settings: Counted, site: Site) -> None:
-        self.settings, self.site, self.drawn = settings, site, 0
+    def __init__(self, settings: Counted, context: StreamContext) -> None:
+        self.settings, self.context, self.drawn = settings, context, 0
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        count = self.site.batch_size
+        count = self.context.batch_size
         assert step * count == self.drawn
         self.settings.calls.append((step, student))
         number = torch.arange(self.drawn, self.drawn + count)
         self.drawn += count
         images = (number / 255).view(-1, 1, 1, 1).expand(count, 1, 8, 8).contiguous()
         labels = number % 3 if self.settings.labels else None
-        return image_batch(images, labels=labels, facts={"cost": torch.tensor(float(step))})
+        return image_batch(images, labels=labels, metrics={"cost": torch.tensor(float(step))})
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": self.drawn}
@@ -45,10 +47,10 @@ class CountedStream:
         self.drawn = state["drawn"]
 
 
-def opened(source: Source | None = None, *, site: Site | None = None, **changes: Any):
+def opened(source: Source | None = None, *, context: StreamContext | None = None, **changes: Any):
     settings = {"every": 3, "first": 2} | changes
     replay = Replay(source=source or Counted(), **settings)
-    return replay.open(site or tiny.site(batch_size=8, steps=12), None, tiny.rng())
+    return replay.open(context or tiny.context(batch_size=8, steps=12), None, tiny.rng())
 
 
 def numbers(batch: Batch) -> Tensor:
@@ -75,7 +77,7 @@ def test_only_what_is_made_between_steps_sees_the_student():
 
 
 def test_a_new_batch_is_shown_at_once_and_the_rest_comes_evenly_from_all_before():
-    stream = opened(site=tiny.site(batch_size=8, steps=300), every=3, capacity=40)
+    stream = opened(context=tiny.context(batch_size=8, steps=300), every=3, capacity=40)
     seen = torch.zeros(40, dtype=torch.int64)
     for step in range(300):
         shown = numbers(stream.draw(step, None))
@@ -116,14 +118,14 @@ def test_a_full_pool_makes_no_more():
 
 def test_neither_a_glance_nor_the_held_out_split_makes_more_than_it_needs():
     source = Counted()
-    opened(source, site=tiny.site(batch_size=2, steps=1), first=4).draw(0, None)
+    opened(source, context=tiny.context(batch_size=2, steps=1), first=4).draw(0, None)
     assert len(source.calls) == 1
-    held = opened(site=tiny.site(batch_size=8, steps=12, split="held_out"))
+    held = opened(context=tiny.context(batch_size=8, steps=12, split="held_out"))
     assert held.planned == 2
 
 
 def test_processes_share_the_pool():
-    one = opened(site=tiny.site(batch_size=8, steps=99, rank=0, world=2), capacity=48)
+    one = opened(context=tiny.context(batch_size=8, steps=99, rank=0, world=2), capacity=48)
     assert one.planned == 3
 
 
@@ -132,9 +134,9 @@ def test_processes_share_the_pool():
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, on_disk: bool, kill_at: int):
     def fresh() -> ReplayStream:
         where = tmp_path if on_disk else None
-        return opened(site=tiny.site(batch_size=8, steps=14, scratch=where))
+        return opened(context=tiny.context(batch_size=8, steps=14, scratch=where))
 
-    whole = opened(site=tiny.site(batch_size=8, steps=14))
+    whole = opened(context=tiny.context(batch_size=8, steps=14))
     expected = [whole.draw(step, None) for step in range(14)]
     first = fresh()
     for step in range(kill_at):
@@ -148,11 +150,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, on_disk: bool, ki
         batch = second.draw(step, None)
         assert torch.equal(batch.images, expected[step].images)
         assert torch.equal(batch.labels, expected[step].labels)
-        assert batch.facts == expected[step].facts
+        assert batch.metrics == expected[step].metrics
 
 
 def test_with_a_scratch_folder_the_state_holds_no_images(tmp_path: Path):
-    stream = opened(site=tiny.site(batch_size=8, steps=12, scratch=tmp_path))
+    stream = opened(context=tiny.context(batch_size=8, steps=12, scratch=tmp_path))
     stream.draw(0, None)
     assert set(stream.state_dict()["pool"]) == {"filled", "checksum"}
     (file,) = tmp_path.iterdir()
@@ -161,16 +163,18 @@ def test_with_a_scratch_folder_the_state_holds_no_images(tmp_path: Path):
 
 def test_facts_say_how_full_the_pool_is_and_what_the_newest_batch_cost():
     stream = opened()
-    facts = {name: value.item() for name, value in stream.draw(0, None).facts.items()}
-    assert facts == {"cost": 1, "pool_images": 16, "pool": pytest.approx(2 / 5)}
+    metrics = {name: value.item() for name, value in stream.draw(0, None).metrics.items()}
+    assert metrics == {"cost": 1, "pool_images": 16, "pool": pytest.approx(2 / 5)}
     stream.draw(3, None)
-    assert stream.draw(4, None).facts["cost"] == 2
+    assert stream.draw(4, None).metrics["cost"] == 2
 
 
 def test_images_of_another_size_are_refused():
     @dataclass(frozen=True, kw_only=True)
     class Small:
-        def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Small":
+        def open(
+            self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+        ) -> "Small":
             return self
 
         def draw(self, step: int, student: nn.Module | None) -> Batch:

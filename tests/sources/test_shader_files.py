@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from doublure.core import optional
-from doublure.core.protocols import InputContract, Site
+from doublure.core.protocols import InputContract, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.shaders.opengl import OpenGLError, open_context
 from doublure.sources.shader_files import FileStream, ShaderFiles, shader_files
@@ -47,14 +47,14 @@ def _needs_opengl() -> None:
 def opened(folder: Path, split="train", size=(6, 8), batch_size=8, **settings) -> FileStream:
     grey = (0.5,) * 3
     contract = InputContract(size=size, channels=3, mean=grey, std=grey, classes=10)
-    site = Site(
+    context = StreamContext(
         contract=contract,
         device=torch.device("cpu"),
         batch_size=batch_size,
         steps=9,
         split=split,
     )
-    return ShaderFiles(folder=folder, **settings).open(site, None, from_seed(0))
+    return ShaderFiles(folder=folder, **settings).open(context, None, from_seed(0))
 
 
 def written(folder: Path, files: dict[str, str]) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.core.protocols import InputContract, Site, Source, Stream
+from doublure.core.protocols import InputContract, Source, Stream, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.shaders.families import ABSTRACT, FAMILIES
 from doublure.shaders.program import Program
@@ -16,15 +16,15 @@ from doublure.sources.shaders import CARD, Shaders, ShaderStream, worth_showing,
 CPU = torch.device("cpu")
 
 
-def site(size=(12, 12), batch_size=20, channels=3, **fields) -> Site:
+def context(size=(12, 12), batch_size=20, channels=3, **fields) -> StreamContext:
     grey = (0.5,) * channels
     contract = InputContract(size=size, channels=channels, mean=grey, std=grey, classes=10)
-    return Site(contract=contract, device=CPU, batch_size=batch_size, steps=9, **fields)
+    return StreamContext(contract=contract, device=CPU, batch_size=batch_size, steps=9, **fields)
 
 
 def opened(where=None, seed=0, **settings) -> ShaderStream:
     settings = {"num_programs": 5, **settings}
-    return Shaders(**settings).open(where or site(), None, from_seed(seed))
+    return Shaders(**settings).open(where or context(), None, from_seed(seed))
 
 
 def record(stream: ShaderStream, steps=range(4)) -> tuple[set[int], set[int]]:
@@ -59,13 +59,13 @@ def test_another_seed_gives_other_images():
 def test_the_generator_handed_in_is_left_as_it_was():
     rng = from_seed(0)
     before = rng.get_state()
-    Shaders(num_programs=2).open(site(), None, rng).draw(0, None)
+    Shaders(num_programs=2).open(context(), None, rng).draw(0, None)
     assert torch.equal(rng.get_state(), before)
 
 
 @pytest.mark.parametrize(("size", "channels"), [((8, 20), 3), ((20, 8), 1), ((9, 9), 1)])
 def test_images_have_the_networks_shape_and_lie_between_zero_and_one(size, channels):
-    batch = opened(site(size=size, channels=channels, batch_size=11)).draw(0, None)
+    batch = opened(context(size=size, channels=channels, batch_size=11)).draw(0, None)
     assert batch.images.shape == (11, channels, *size)
     assert batch.images.dtype == torch.float32
     assert batch.images.min() >= 0
@@ -76,19 +76,19 @@ def test_images_have_the_networks_shape_and_lie_between_zero_and_one(size, chann
 def test_grey_images_are_the_luminance_of_the_coloured_ones():
     colour = opened().draw(0, None).images
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    grey = opened(site(channels=1)).draw(0, None).images
+    grey = opened(context(channels=1)).draw(0, None).images
     torch.testing.assert_close(grey, (colour * weights).sum(1, keepdim=True))
 
 
 def test_every_family_has_its_share_of_the_programs():
-    stream = opened(site(batch_size=2 * len(ABSTRACT)), num_programs=len(ABSTRACT), instances=2)
+    stream = opened(context(batch_size=2 * len(ABSTRACT)), num_programs=len(ABSTRACT), instances=2)
     families = [turn.program.family for turn in stream.plan(0)]
     assert sorted(families) == sorted(ABSTRACT)
     assert set(ABSTRACT) < set(FAMILIES)
 
 
 def test_every_program_has_a_turn_before_any_has_another():
-    stream = opened(site(batch_size=10), num_programs=5, instances=2)
+    stream = opened(context(batch_size=10), num_programs=5, instances=2)
     laps = [[turn.program.seed for turn in stream.plan(step)] for step in range(3)]
     assert len({tuple(sorted(lap)) for lap in laps}) == 1
     assert len(set(laps[0])) == 5
@@ -101,8 +101,8 @@ def test_no_image_is_shown_twice():
 
 
 def test_the_splits_share_neither_programs_nor_images_whatever_the_seeds():
-    shown = [record(opened(site(split="train"), seed=seed)) for seed in range(3)]
-    held_out = [record(opened(site(split="held_out"), seed=seed)) for seed in range(3)]
+    shown = [record(opened(context(split="train"), seed=seed)) for seed in range(3)]
+    held_out = [record(opened(context(split="held_out"), seed=seed)) for seed in range(3)]
     for kind in (0, 1):
         assert all(seed % 2 == 0 for seeds in shown for seed in seeds[kind])
         assert all(seed % 2 == 1 for seeds in held_out for seed in seeds[kind])
@@ -117,14 +117,14 @@ def test_steps_may_be_skipped_and_drawn_far_apart():
 
 
 def test_a_batch_may_end_within_a_programs_turn_and_span_laps():
-    stream = opened(site(batch_size=19), num_programs=3, instances=4)
+    stream = opened(context(batch_size=19), num_programs=3, instances=4)
     counts = [len(showing.times) for showing in stream.plan(1)]
     assert counts == [4, 4, 4, 4, 3]
     assert stream.draw(1, None).images.shape[0] == 19
 
 
 def test_ranks_draw_parts_of_their_own():
-    seeds = [record(opened(site(rank=rank, world=2)))[1] for rank in range(2)]
+    seeds = [record(opened(context(rank=rank, world=2)))[1] for rank in range(2)]
     assert seeds[0].isdisjoint(seeds[1])
 
 
@@ -138,7 +138,7 @@ def test_an_image_can_be_painted_again_from_its_record():
 
 
 def test_the_same_images_are_kept_at_every_size():
-    small, large = opened(), opened(site(size=(48, 48)))
+    small, large = opened(), opened(context(size=(48, 48)))
     for mine, theirs in zip(small.plan(0), large.plan(0), strict=True):
         kept = worthy_instances(*mine, TorchPainter(CPU))
         assert torch.equal(kept.floats, worthy_instances(*theirs, TorchPainter(CPU)).floats)
@@ -148,7 +148,7 @@ def test_the_same_images_are_kept_at_every_size():
 
 def test_supersampling_changes_little_but_edges():
     rough, smooth = (
-        opened(site(size=(32, 32)), supersample=n, families=("plasma",)).draw(0, None).images
+        opened(context(size=(32, 32)), supersample=n, families=("plasma",)).draw(0, None).images
         for n in (1, 3)
     )
     assert (rough - smooth).abs().mean() < 0.05
@@ -216,7 +216,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match="but the network takes 4"):
-        opened(site(channels=4))
+        opened(context(channels=4))
 
 
 def test_a_foreign_state_is_refused():

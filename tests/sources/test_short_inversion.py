@@ -12,16 +12,16 @@ from doublure.core.protocols import (
     Batch,
     InputContract,
     OptimisedSource,
-    SearchingStream,
-    Site,
+    OptimisingStream,
     Source,
+    StreamContext,
     WrappingSource,
     image_batch,
     innermost,
     parts_of,
 )
 from doublure.core.seeding import child, from_seed
-from doublure.engine.label_space import check_own_classes
+from doublure.engine.label_space import check_label_space
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
@@ -61,9 +61,9 @@ def drawn(
     asked: nn.Module | None = None,
     step: int = 0,
     seed: int = 0,
-    **site,
+    **context,
 ) -> Batch:
-    where = dataclasses.replace(tiny.site(batch_size=12, steps=6), **site)
+    where = dataclasses.replace(tiny.context(batch_size=12, steps=6), **context)
     return settings.open(where, asked or teacher(), from_seed(seed)).draw(step, student)
 
 
@@ -100,7 +100,9 @@ def test_an_image_without_hope_does_not_decide_where_the_others_go():
 @pytest.mark.parametrize(("batch_size", "steps"), [(12, 1), (7, 3), (2, 3)])
 def test_every_class_comes_equally_often(batch_size, steps):
     settings = dataclasses.replace(PLAIN, iterations=1)
-    stream = settings.open(tiny.site(batch_size=batch_size, steps=steps), teacher(), from_seed(0))
+    stream = settings.open(
+        tiny.context(batch_size=batch_size, steps=steps), teacher(), from_seed(0)
+    )
     labels = torch.cat([stream.draw(step, None).labels for step in range(steps)])
     counts = labels.bincount(minlength=3)
     assert counts.max() - counts.min() <= (0 if len(labels) % 3 == 0 else 1)
@@ -122,8 +124,8 @@ def test_it_is_a_wrapper_that_optimises_images_and_shows_the_way():
     assert isinstance(settings, WrappingSource)
     assert isinstance(settings, OptimisedSource)
     assert settings.optimises == "images"
-    stream = PLAIN.open(tiny.site(), teacher(), from_seed(0))
-    assert isinstance(stream, SearchingStream)
+    stream = PLAIN.open(tiny.context(), teacher(), from_seed(0))
+    assert isinstance(stream, OptimisingStream)
 
 
 def test_what_optimises_images_is_the_innermost_source_whatever_it_begins_with():
@@ -134,7 +136,7 @@ def test_what_optimises_images_is_the_innermost_source_whatever_it_begins_with()
         *("Augmented", "ShortInversion", "Matched", "Shaders")
     ]
     with pytest.raises(ValueError, match="ShortInversion goes by"):
-        check_own_classes(ActivationBoundaries(), around)
+        check_label_space(ActivationBoundaries(), around)
 
 
 def test_the_statistics_come_nearer_to_those_of_the_teacher():
@@ -153,7 +155,7 @@ def test_the_teacher_calls_more_images_by_their_labels_and_surer():
 
 
 def start_and_result(settings: ShortInversion) -> tuple[Tensor, Tensor]:
-    stream = settings.open(tiny.site(batch_size=12, steps=6), teacher(), from_seed(0))
+    stream = settings.open(tiny.context(batch_size=12, steps=6), teacher(), from_seed(0))
     batch, path = stream.draw_followed(0, None, (0.0,), 12)
     assert path.iterations == (0, settings.iterations)
     assert torch.equal(path.images[-1], batch.images)
@@ -161,9 +163,9 @@ def start_and_result(settings: ShortInversion) -> tuple[Tensor, Tensor]:
 
 
 def test_the_way_begins_at_the_inner_sources_images():
-    stream = PLAIN.open(tiny.site(batch_size=12, steps=6), teacher(), from_seed(0))
+    stream = PLAIN.open(tiny.context(batch_size=12, steps=6), teacher(), from_seed(0))
     inner = PLAIN.source.open(
-        tiny.site(batch_size=12, steps=6), teacher(), child(from_seed(0), "source")
+        tiny.context(batch_size=12, steps=6), teacher(), child(from_seed(0), "source")
     )
     start = stream.draw_followed(3, None, (0.0,), 12)[1].images[0]
     assert torch.equal(start, inner.draw(3, None).images)
@@ -173,7 +175,9 @@ def test_the_way_begins_at_the_inner_sources_images():
 class Patterns:
     """A source of images none of which has anything of another: rows of a Hadamard matrix."""
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "Patterns":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "Patterns":
         return self
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -193,7 +197,7 @@ def test_starts_are_two_of_the_inner_images_mixed_and_matched_anew():
     # So little contrast that nothing is clipped.
     contract = dataclasses.replace(tiny.CONTRACT, std=(0.05,))
     settings = dataclasses.replace(PLAIN, source=Patterns(), mixing=0.5)
-    where = dataclasses.replace(tiny.site(batch_size=12, steps=6), contract=contract)
+    where = dataclasses.replace(tiny.context(batch_size=12, steps=6), contract=contract)
     stream = settings.open(where, teacher(), from_seed(0))
     start = stream.draw_followed(0, None, (0.0,), 12)[1].images[0].flatten(1)
     parts = (start - start.mean(1, keepdim=True)) @ HADAMARD[1:13].T / 64
@@ -258,16 +262,16 @@ def test_grey_images_are_never_mirrored_and_coloured_ones_are():
 
 
 def test_facts_count_the_passes_and_tell_the_terms():
-    facts = drawn(student=tiny.network(3)).facts
-    assert facts["teacher_passes"].item() == 1 + 2 * PLAIN.iterations
-    loss = 30 * facts["feature_divergence"] - 0.1 * facts["disagreement"]
-    assert facts["inversion_loss"] > loss  # the rest is cross-entropy
-    assert 0 <= facts["recognised"] <= 1
-    assert "disagreement" not in drawn().facts
+    metrics = drawn(student=tiny.network(3)).metrics
+    assert metrics["teacher_passes"].item() == 1 + 2 * PLAIN.iterations
+    loss = 30 * metrics["feature_divergence"] - 0.1 * metrics["disagreement"]
+    assert metrics["inversion_loss"] > loss  # the rest is cross-entropy
+    assert 0 <= metrics["recognised"] <= 1
+    assert "disagreement" not in drawn().metrics
 
 
 def test_a_draft_takes_one_iteration():
-    assert drawn(draft=True).facts["teacher_passes"].item() == 3
+    assert drawn(draft=True).metrics["teacher_passes"].item() == 3
 
 
 @pytest.mark.parametrize(
@@ -285,7 +289,7 @@ def test_impossible_settings_are_refused(wrong, message):
 
 def test_without_a_teacher_or_its_logits_there_is_nothing_to_invert():
     with pytest.raises(ValueError, match="needs a teacher"):
-        PLAIN.open(tiny.site(), None, from_seed(0))
+        PLAIN.open(tiny.context(), None, from_seed(0))
     dense = nn.Sequential(nn.BatchNorm2d(1)).eval()
     with pytest.raises(ValueError, match="only classifiers can be inverted"):
         drawn(asked=dense)
@@ -301,9 +305,9 @@ def test_without_batchnorm_labels_alone_pull_and_a_warning_says_so():
     network[1] = nn.GroupNorm(2, 4)
     network = freeze(network)
     with pytest.warns(RuntimeWarning, match="no BatchNorm statistics to hold images to"):
-        stream = PLAIN.open(tiny.site(batch_size=12, steps=6), network, from_seed(0))
+        stream = PLAIN.open(tiny.context(batch_size=12, steps=6), network, from_seed(0))
     batch, path = stream.draw_followed(0, None, (0.0,), 12)
-    assert "feature_divergence" not in batch.facts
+    assert "feature_divergence" not in batch.metrics
     start, result = (
         network(images).log_softmax(-1)[torch.arange(12), batch.labels].mean()
         for images in (path.images[0], batch.images)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from doublure.core.protocols import Stream
 from doublure.sources.surrogate import LEAST_HELD_OUT, Surrogate, hold_out
-from tests.tiny import rng, site
+from tests.tiny import context, rng
 
 NUM_IMAGES = 100
 
@@ -24,7 +24,9 @@ def images(tmp_path: Path) -> str:
 
 
 def open_set(data: str, *, labels: bool = False, held_out: float = 0.2, **changes) -> Stream:
-    return Surrogate(data=data, labels=labels, held_out=held_out).open(site(**changes), None, rng())
+    return Surrogate(data=data, labels=labels, held_out=held_out).open(
+        context(**changes), None, rng()
+    )
 
 
 def hashes(names: list[int]) -> list[bytes]:
@@ -98,7 +100,7 @@ def test_the_held_out_split_shows_what_training_never_does(images):
 def test_the_split_is_the_same_for_every_seed(images):
     source = Surrogate(data=images)
     held = [
-        set(indices(source.open(site(split="held_out"), None, rng(seed)), range(20)))
+        set(indices(source.open(context(split="held_out"), None, rng(seed)), range(20)))
         for seed in (0, 1)
     ]
     assert held[0] == held[1]

@@ -73,9 +73,7 @@ def test_a_quantized_run_needs_no_step(network, tmp_path):
 def test_the_ends_may_have_the_bits_of_the_other_layers(network, tmp_path):
     save(network, tmp_path / "plain")
     words = f"quantize --model {tmp_path / 'plain'} --out {tmp_path / 'run'} --transfer noise"
-    options = (
-        "--weight-bits 4 --activation-bits 4 --end-bits same --batch-size 8 --set pool_size=16"
-    )
+    options = "--weight-bits 4 --activation-bits 4 --first-last-bits same --set pool_size=16"
     assert command(*words.split(), *options.split()).status == 0
     made = load(str(tmp_path / "run"))
     assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4}
@@ -113,17 +111,17 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(network, tmp_path):
     assert whole["steps"] == 4
 
 
-@pytest.mark.parametrize("version", ["rehearsal", "plain"])
-def test_new_classes_are_scored_apart(network, more, tmp_path, version):
+@pytest.mark.parametrize("strategy", ["rehearsal", "plain"])
+def test_new_classes_are_scored_apart(network, more, tmp_path, strategy):
     settings = {name: value for name, value in RUN.items() if name not in ("audit", "transfer")}
-    if version == "rehearsal":
+    if strategy == "rehearsal":
         settings |= {"transfer": "noise", **SMALL}
     summary = doublure.continual(
-        network, more, out=tmp_path / "run", version=version, eval=more, steps=2, **settings
+        network, more, out=tmp_path / "run", strategy=strategy, eval=more, steps=2, **settings
     )
     assert summary["new_count"] == 60
     assert summary["old_accuracy"] is None
-    assert (summary["agreement"] is None) == (version == "plain")
+    assert (summary["agreement"] is None) == (strategy == "plain")
     assert json.loads((tmp_path / "run" / SUMMARY).read_text()) == summary
     assert summary["new_classes"] == 2
     assert summary["forgetting"] is None
@@ -143,7 +141,7 @@ def test_forgetting_is_what_the_old_network_knew_less_what_is_left(network, more
         network,
         more,
         out=tmp_path / "run",
-        version="plain",
+        strategy="plain",
         eval=str(tmp_path / "both.npz"),
         steps=30,
         lr=0.1,

@@ -1,7 +1,7 @@
 import pytest
 
 from doublure.engine.loading import load
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import from_toml, to_toml
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
@@ -15,7 +15,7 @@ RECIPE = published(
     "activation-boundary",
     NetworkRef(ref="builtin/convnet-4"),
     NetworkRef(ref="builtin/convnet-3"),
-    Given(contract=tiny.CONTRACT, base=Noise()),
+    MethodInputs(contract=tiny.CONTRACT, base=Noise()),
 )
 
 

@@ -9,7 +9,7 @@ from doublure.audits.transfer_set import COUNT
 from doublure.cli import looking
 from doublure.core.protocols import WrappingSource
 from doublure.engine import recipe as recipe_file
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.objectives.soft_targets import SoftTargets
@@ -42,7 +42,7 @@ def teacher():
 
 
 def leaves_recipe(**changes):
-    made = published("shader-kd", REFERENCE, REFERENCE, Given(contract=CONTRACT))
+    made = published("shader-kd", REFERENCE, REFERENCE, MethodInputs(contract=CONTRACT))
     objective = SoftTargets(temperature=2.0)
     stage = replace(made.stages[0], source=Augmented(source=Leaves()), objective=objective)
     return replace(made, stages=(stage,), **changes)
@@ -56,7 +56,9 @@ def wrappers(source):
 
 def test_a_source_is_scored_raw_and_as_the_default_recipe_feeds_it():
     (card,) = score(teacher(), ["noise"], count=64)
-    default = published("shader-kd", REFERENCE, REFERENCE, Given(contract=CONTRACT)).stages[0]
+    default = published("shader-kd", REFERENCE, REFERENCE, MethodInputs(contract=CONTRACT)).stages[
+        0
+    ]
     assert card.name == "noise"
     assert card.wrappers == wrappers(default.source)
     assert card.temperature == default.objective.temperature
@@ -108,7 +110,7 @@ def test_a_source_that_inverts_the_teacher_takes_the_settings_for_its_images(mon
     with pytest.raises(StopError):
         score(teacher(), ["deep-inversion"], count=64)
     assert opened == [settings_for(CONTRACT)]
-    assert opened[0].search.iterations < DeepInversion().search.iterations
+    assert opened[0].optimisation.iterations < DeepInversion().optimisation.iterations
 
 
 def test_images_on_disk_are_a_source():

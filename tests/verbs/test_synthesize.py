@@ -11,10 +11,10 @@ from doublure.data.image_set import ImageSetError, read_image_set
 from doublure.engine.run_folder import RunFolderError
 from doublure.nets.network import Network
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.knowledge_within import BatchNormStatistics
 from doublure.sources.noise import Noise
-from doublure.verbs.synthesize import SEARCH_PICTURE, synthesize
+from doublure.verbs.synthesize import OPTIMISATION_PICTURE, synthesize
 from tests import tiny
 
 VERB = "doublure.verbs.synthesize"
@@ -186,7 +186,7 @@ def test_to_go_on_with_another_seed_or_a_lost_state_is_refused(tmp_path):
 
 
 INVERTED = DeepInversion(
-    total_variation=0.0, search=ImageSearch(iterations=2, learning_rate=0.1, jitter=1)
+    total_variation=0.0, optimisation=ImageOptimisation(iterations=2, learning_rate=0.1, jitter=1)
 )
 
 
@@ -207,8 +207,8 @@ def test_inverted_images_go_on_at_the_last_shard_with_their_labels(tmp_path):
     assert told["digest"] == whole["digest"]
     labels = read_image_set(tmp_path / "set").labels
     assert np.bincount(labels).tolist() == [100, 100, 100]
-    picture = (tmp_path / "set" / SEARCH_PICTURE).read_bytes()
-    assert picture == (tmp_path / "whole" / SEARCH_PICTURE).read_bytes()
+    picture = (tmp_path / "set" / OPTIMISATION_PICTURE).read_bytes()
+    assert picture == (tmp_path / "whole" / OPTIMISATION_PICTURE).read_bytes()
 
 
 def test_the_way_of_searched_images_is_shown_beside_them_and_they_are_the_same_without(
@@ -217,22 +217,24 @@ def test_the_way_of_searched_images_is_shown_beside_them_and_they_are_the_same_w
     asked = {"count": 12, "teacher": Network(tiny.network(0), tiny.CONTRACT)}
     with_picture = synthesize(INVERTED, out=tmp_path / "set", **asked)
     seen = []
-    monkeypatch.setattr(f"{VERB}.search_picture", lambda record, _: seen.append(record) or b"")
+    monkeypatch.setattr(
+        f"{VERB}.optimisation_picture", lambda record, _: seen.append(record) or b""
+    )
     again = synthesize(INVERTED, out=tmp_path / "again", **asked)
     (record,) = seen
     assert record.images.shape == (3, 6, 8, 8, 1)  # after none, one, and both
     assert np.array_equal(record.images[-1], read_image_set(tmp_path / "set").images[:6])
-    monkeypatch.setattr(f"{VERB}.SearchingStream", nn.Module)
+    monkeypatch.setattr(f"{VERB}.OptimisingStream", nn.Module)
     without = synthesize(INVERTED, out=tmp_path / "without", **asked)
     assert with_picture["digest"] == again["digest"] == without["digest"]
-    assert (tmp_path / "set" / SEARCH_PICTURE).read_bytes().startswith(b"\x89PNG")
-    assert not (tmp_path / "without" / SEARCH_PICTURE).exists()
+    assert (tmp_path / "set" / OPTIMISATION_PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "without" / OPTIMISATION_PICTURE).exists()
 
 
 def test_a_search_is_followed_also_where_classes_are_balanced(tmp_path):
     asked = {"count": 9, "teacher": Network(tiny.network(0), tiny.CONTRACT), "balance": True}
     synthesize(INVERTED, out=tmp_path / "set", **asked)
-    assert (tmp_path / "set" / SEARCH_PICTURE).exists()
+    assert (tmp_path / "set" / OPTIMISATION_PICTURE).exists()
 
 
 def test_settings_of_an_inversion_go_by_the_size_of_the_teachers_images(tmp_path):
@@ -248,7 +250,7 @@ def test_settings_of_an_inversion_go_by_the_size_of_the_teachers_images(tmp_path
 
 
 def test_images_without_labels_are_written_without(tmp_path):
-    made = BatchNormStatistics(search=ImageSearch(iterations=1))
+    made = BatchNormStatistics(optimisation=ImageOptimisation(iterations=1))
     synthesize(made, out=tmp_path / "set", count=4, teacher=Network(tiny.network(0), tiny.CONTRACT))
     assert read_image_set(tmp_path / "set").labels is None
 

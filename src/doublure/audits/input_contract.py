@@ -62,16 +62,20 @@ def inspect_network(network: Network) -> Finding:
     """Return what the network is, and whether its stated normalisation fits what it has seen."""
     damaged = not_finite(network.body)
     probe = probe_network(network)
-    figures = _describe(network, probe)
-    figures["not_finite"] = damaged
-    verdict, summary, figures["normalisation"] = _check_normalisation(network, probe, damaged)
+    measurements = _describe(network, probe)
+    measurements["not_finite"] = damaged
+    verdict, summary, measurements["normalisation"] = _check_normalisation(network, probe, damaged)
     for doubt in doubts(network, probe.output):
         verdict, summary = "warn", f"the network {doubt}; {summary}"
     fault = _fault(network.contract, probe.output, damaged)
     if fault is not None:
         verdict, summary = "fail", fault
     return Finding(
-        name="input contract", verdict=verdict, summary=summary, tag="proxy", figures=figures
+        name="input contract",
+        verdict=verdict,
+        summary=summary,
+        tag="proxy",
+        measurements=measurements,
     )
 
 
@@ -198,27 +202,27 @@ def _check_normalisation(
         return "ok", summary, {"checkable": False, "reason": str(reason)}
     stated, known = rank(first, Normalisation(mean=contract.mean, std=contract.std))
     best = known[0]
-    figures = {
+    measurements = {
         "checkable": True,
-        "stated": _as_figures(stated, best),
-        "candidates": [_as_figures(reading, best) for reading in known],
+        "stated": _as_measurements(stated, best),
+        "candidates": [_as_measurements(reading, best) for reading in known],
         "equally_likely": [r.name for r in known if not _clearly_better(best, r)],
         "channel_order": "cannot be told",
     }
     if _clearly_better(best, stated):
-        return "warn", _doubt(stated, best), figures
+        return "warn", _doubt(stated, best), measurements
     summary = (
         "the stated normalisation is plausible: read through it, the first BatchNorm has seen "
         f"images of {_images(stated)}"
     )
-    return "ok", summary, figures
+    return "ok", summary, measurements
 
 
 def _clearly_better(reading: Reading, than: Reading) -> bool:
     return reading.log_likelihood - than.log_likelihood > math.log(_MARGIN)
 
 
-def _as_figures(reading: Reading, best: Reading) -> dict[str, Any]:
+def _as_measurements(reading: Reading, best: Reading) -> dict[str, Any]:
     return {
         "name": reading.name,
         "mean": reading.normalisation.mean,

@@ -145,8 +145,8 @@ def photograph_variances(
     """Return (2), the variance of each filter's output on photographs divided by `std`."""
     height, width = kernels.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    taps = torch.stack((rows.flatten(), columns.flatten()), dim=1).to(kernels)
-    correlation = torch.exp(-torch.cdist(taps, taps) / length)
+    features = torch.stack((rows.flatten(), columns.flatten()), dim=1).to(kernels)
+    correlation = torch.exp(-torch.cdist(features, features) / length)
     colours = kernels.new_tensor(
         [
             [1.0, _NEAR_COLOURS, _FAR_COLOURS],

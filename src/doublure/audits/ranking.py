@@ -47,10 +47,10 @@ class Standing:
         return f"{self.figure} {self.value:.3g}, {self.better} is better"
 
 
-def standing(figures: Mapping[str, Estimate]) -> Standing:
+def standing(measurements: Mapping[str, Estimate]) -> Standing:
     """Return what a set with these figures is ranked by."""
-    figure = next(name for name in RANKED_BY if name in figures)
-    found = figures[figure]
+    figure = next(name for name in RANKED_BY if name in measurements)
+    found = measurements[figure]
     return Standing(
         figure=figure,
         better=RANKED_BY[figure],
@@ -65,7 +65,7 @@ def places(standings: Sequence[Standing]) -> list[int]:
     return [1 + sum(other.before(one) for other in standings) for one in standings]
 
 
-def goodness(figures: Mapping[str, float]) -> float:
+def goodness(measurements: Mapping[str, float]) -> float:
     """Return a number that is larger for a set that ranks before, from the figures' values."""
-    found = standing({name: Estimate(value=v, low=v, high=v) for name, v in figures.items()})
+    found = standing({name: Estimate(value=v, low=v, high=v) for name, v in measurements.items()})
     return found.value if found.better == "higher" else -found.value

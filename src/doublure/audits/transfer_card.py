@@ -42,7 +42,7 @@ _MEANINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class VerdictLimits:
     """Where the verdict changes, and what is good.
 
     Args:
@@ -77,7 +77,7 @@ class Limits:
 
 
 def out_of_range(
-    raw: StreamDiagnostics, shown: StreamDiagnostics, limits: Limits
+    raw: StreamDiagnostics, shown: StreamDiagnostics, limits: VerdictLimits
 ) -> dict[str, tuple[float, Side]]:
     """Return the figures outside of where they are good, and on which side they lie."""
     found: dict[str, tuple[float, Side]] = {}
@@ -91,10 +91,10 @@ def out_of_range(
     return found
 
 
-def judge(stream: StreamDiagnostics, limits: Limits) -> tuple[Verdict, tuple[str, ...]]:
+def judge(stream: StreamDiagnostics, limits: VerdictLimits) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict on a stream and the reasons that pull it down."""
     classes = len(stream.histogram)
-    value = {name: estimate.value for name, estimate in stream.figures.items()}
+    value = {name: estimate.value for name, estimate in stream.measurements.items()}
     failed, warned = [], []
     if stream.count < limits.images_per_class * classes:
         # Not an excuse: else one more class, an empty one, could turn "fail" into "warn".
@@ -154,7 +154,7 @@ class TransferSetCard:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     prediction: Prediction | NotCalibrated
-    limits: Limits
+    limits: VerdictLimits
 
     @property
     def shown(self) -> StreamDiagnostics:
@@ -164,7 +164,7 @@ class TransferSetCard:
     @property
     def standing(self) -> Standing:
         """What the set is ranked by among others."""
-        return standing(self.shown.figures)
+        return standing(self.shown.measurements)
 
     @property
     def summary(self) -> str:
@@ -206,24 +206,24 @@ class TransferSetCard:
     def to_finding(self) -> Finding:
         """Return the card as the report of a run takes it up."""
         streams = {"raw": self.raw, "as fed": self.shown}
-        figures: dict[str, Any] = {
-            name: {key: estimate.value for key, estimate in stream.figures.items()}
+        measurements: dict[str, Any] = {
+            name: {key: estimate.value for key, estimate in stream.measurements.items()}
             for name, stream in streams.items()
             if name == "as fed" or self.fed is not None
         }
         predicted = isinstance(self.prediction, Prediction)
         if predicted:
-            figures["predicted"] = asdict(self.prediction)
+            measurements["predicted"] = asdict(self.prediction)
         return Finding(
             name=f"transfer set {self.name}",
             verdict=self.verdict,
             summary="; ".join([*self.reasons, self.summary]),
             tag="predicted" if predicted else "proxy",
-            figures=figures,
+            measurements=measurements,
             meanings={
                 name: (*words, (self._good(name).replace("<=", "≤") or "low") + self._mark(name))
                 for name, words in _MEANINGS.items()
-                if name in self.shown.figures
+                if name in self.shown.measurements
             },
         )
 
@@ -238,9 +238,9 @@ class TransferSetCard:
             _row("± half of 90 %", *(["raw", "as fed"] if self.fed else ["images"]), "good"),
         ]
         streams = [self.raw] if self.fed is None else [self.raw, self.fed]
-        names = dict.fromkeys(name for stream in streams for name in stream.figures)
+        names = dict.fromkeys(name for stream in streams for name in stream.measurements)
         for name in names:
-            cells = [_cell(stream.figures.get(name)) for stream in streams]
+            cells = [_cell(stream.measurements.get(name)) for stream in streams]
             lines.append(_row(name, *cells, self._good(name) + self._mark(name)))
         lines += [_row(name, *[_list(pick(s)) for s in streams]) for name, pick in _LISTS.items()]
         if self.wrappers:
@@ -278,7 +278,7 @@ def ranked_text(cards: Sequence[TransferSetCard]) -> str:
     ]
     ordered = sorted(zip(places(standings), cards, strict=True), key=_order)
     for place, card in ordered:
-        cell = _cell(card.shown.figures[by.figure])
+        cell = _cell(card.shown.measurements[by.figure])
         lines.append(_row(f"{place}. {card.name}", cell, card.verdict))
     return "\n".join(part for line in lines for part in _wrapped(line))
 
@@ -301,7 +301,7 @@ _LISTS: Mapping[str, Callable[[StreamDiagnostics], tuple[float, ...]]] = {
 def _stream_json(stream: StreamDiagnostics) -> dict[str, Any]:
     return {
         **asdict(stream),
-        "figures": {name: asdict(estimate) for name, estimate in stream.figures.items()},
+        "measurements": {name: asdict(estimate) for name, estimate in stream.measurements.items()},
     }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.audits.transfer_tally import Watch
-from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import child, from_seed
 from doublure.sources.flat import Flat
 from doublure.sources.leaves import Leaves
@@ -73,9 +73,9 @@ def _reference_batches(contract: InputContract, device: torch.device) -> Iterato
     known = contract.channels in (1, 3)
     families = [s for s in FAMILIES if known or not isinstance(s, Shaders)]
     steps = _IMAGES // len(families) // _BATCH
-    site = Site(contract=contract, device=device, batch_size=_BATCH, steps=steps)
+    context = StreamContext(contract=contract, device=device, batch_size=_BATCH, steps=steps)
     rng = from_seed(_SEED)
     for i, source in enumerate(families):
-        stream = source.open(site, None, child(rng, "reference", i))
+        stream = source.open(context, None, child(rng, "reference", i))
         for step in range(steps):
             yield stream.draw(step, None).images

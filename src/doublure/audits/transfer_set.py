@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from doublure.audits.calibration import Calibration, NotCalibrated, Prediction
-from doublure.audits.transfer_card import Limits, Side, TransferSetCard, judge, out_of_range
+from doublure.audits.transfer_card import Side, TransferSetCard, VerdictLimits, judge, out_of_range
 from doublure.audits.transfer_reference import reference_centres
 from doublure.audits.transfer_tally import (
     Estimate,
@@ -28,17 +28,17 @@ from doublure.core.checks import positive
 from doublure.core.protocols import (
     CombiningSource,
     InputContract,
-    Site,
     Source,
     Stream,
+    StreamContext,
     WrappingSource,
     innermost,
 )
 from doublure.core.seeding import child, from_seed
 from doublure.core.statistics import wilson_interval
 from doublure.nets.boundary import BoundaryAttack, boundary_distance
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
-from doublure.nets.taps import device_of
 from doublure.sources.augmentation import Augmented, augment
 
 # Images that `score` and every run look at, of either stream; what is known of it was measured so.
@@ -68,7 +68,7 @@ class TransferSetScorer:
         *,
         temperature: float,
         calibration: Calibration | None,
-        limits: Limits | None = None,
+        limits: VerdictLimits | None = None,
         watch: Callable[[str], None] = lambda _: None,
     ) -> None:
         positive("temperature", temperature)
@@ -77,7 +77,7 @@ class TransferSetScorer:
         self._contract = teacher.contract
         self._device = device_of(teacher)
         self._temperature, self._calibration = temperature, calibration
-        self._limits = limits or Limits()
+        self._limits = limits or VerdictLimits()
         self._watch = watch
         watch("reference images")
         self._centres = reference_centres(self._teacher, self._contract, self._device)
@@ -126,8 +126,10 @@ class TransferSetScorer:
         """Return the diagnostics of a stream and some of its images, evenly spaced."""
         self._watch(f"{name}: getting ready")
         steps = -(-length // _BATCH)
-        site = Site(contract=self._contract, device=self._device, batch_size=_BATCH, steps=steps)
-        stream = source.open(site, self._teacher, child(rng, "source"))
+        context = StreamContext(
+            contract=self._contract, device=self._device, batch_size=_BATCH, steps=steps
+        )
+        stream = source.open(context, self._teacher, child(rng, "source"))
         if isinstance(stream, Sized):
             # A second epoch shows nothing new.
             count = min(count, len(stream))
@@ -148,8 +150,8 @@ class TransferSetScorer:
             self._watch(f"{name}: {seen:,} of {count:,} images")
         kept = torch.cat(some)
         found = tally.finish()
-        figures = {**found.figures, **self._boundary(kept, child(rng, "boundary"))}
-        return dataclasses.replace(found, figures=figures), kept
+        measurements = {**found.measurements, **self._boundary(kept, child(rng, "boundary"))}
+        return dataclasses.replace(found, measurements=measurements), kept
 
     def _boundary(self, images: Tensor, rng: torch.Generator) -> dict[str, Estimate]:
         if self._contract.classes < 2:
@@ -161,14 +163,14 @@ class TransferSetScorer:
             ]
         )
         reached = distances[distances.isfinite()].double()
-        figures = {"boundary_success": _share(len(reached), len(distances))}
+        measurements = {"boundary_success": _share(len(reached), len(distances))}
         if len(reached):
             drawn = torch.randint(len(reached), (200, len(reached)), generator=rng)
             tails = torch.tensor([(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], dtype=torch.float64)
             low, high = reached[drawn].median(1).values.quantile(tails).tolist()
             value = reached.median().item()
-            figures["boundary_distance"] = Estimate(value=value, low=low, high=high)
-        return figures
+            measurements["boundary_distance"] = Estimate(value=value, low=low, high=high)
+        return measurements
 
     def _with_agreement(
         self, raw: StreamDiagnostics, source: Source, images: Tensor, rng: torch.Generator
@@ -185,13 +187,13 @@ class TransferSetScorer:
             for change in reversed(changes):
                 changed = augment(changed, change, child(rng, same))
             same += int((watch.answer(changed).logits.argmax(-1) == before).sum())
-        figures = {**raw.figures, "augmentation_agreement": _share(same, len(images))}
-        return dataclasses.replace(raw, figures=figures)
+        measurements = {**raw.measurements, "augmentation_agreement": _share(same, len(images))}
+        return dataclasses.replace(raw, measurements=measurements)
 
     def _predict(self, shown: StreamDiagnostics) -> Prediction | NotCalibrated:
         if self._calibration is None:
             return NotCalibrated(reason="no calibration at hand")
-        values = {name: estimate.value for name, estimate in shown.figures.items()}
+        values = {name: estimate.value for name, estimate in shown.measurements.items()}
         return self._calibration.predict(values, self._contract, shown.count)
 
 
@@ -205,7 +207,7 @@ def score_transfer_set(
     temperature: float,
     run_length: int | None = None,
     calibration: Calibration | None = None,
-    limits: Limits | None = None,
+    limits: VerdictLimits | None = None,
 ) -> TransferSetCard:
     """Return the report card of one transfer set; see `TransferSetScorer` for several."""
     scorer = TransferSetScorer(
@@ -243,7 +245,7 @@ def _share(part: int, whole: int) -> Estimate:
 
 
 def _notes(
-    raw: StreamDiagnostics, shown: StreamDiagnostics, contract: InputContract, limits: Limits
+    raw: StreamDiagnostics, shown: StreamDiagnostics, contract: InputContract, limits: VerdictLimits
 ) -> Iterator[str]:
     """Yield what a reader should know beside the verdict."""
     for name, (value, side) in out_of_range(raw, shown, limits).items():

@@ -48,7 +48,7 @@ class StreamDiagnostics:
     """What a teacher says of a stream of images.
 
     Args:
-        figures: by the names of `transfer_diagnostics`, and some of the stream itself.
+        measurements: by the names of `transfer_diagnostics`, and some of the stream itself.
         missing: why a figure is not there.
         histogram: images of each class, by the teacher.
         deciles: of the largest probability of each answer, from the lowest to the highest.
@@ -58,7 +58,7 @@ class StreamDiagnostics:
     """
 
     count: int
-    figures: Mapping[str, Estimate]
+    measurements: Mapping[str, Estimate]
     missing: Mapping[str, str]
     histogram: tuple[int, ...]
     deciles: tuple[float, ...]
@@ -68,11 +68,11 @@ class StreamDiagnostics:
 
     def value(self, name: str) -> float | None:
         """Return a figure, or None where it is missing."""
-        found = self.figures.get(name)
+        found = self.measurements.get(name)
         return None if found is None else found.value
 
 
-class Answer(NamedTuple):
+class TeacherAnswer(NamedTuple):
     """What a teacher answered, on the CPU; features are the input of its last linear layer."""
 
     logits: Float[Tensor, "images classes"]
@@ -97,7 +97,7 @@ class Watch:
         self._features: Tensor | None = None
 
     @torch.no_grad()
-    def answer(self, images: Float[Tensor, "batch channels height width"]) -> Answer:
+    def answer(self, images: Float[Tensor, "batch channels height width"]) -> TeacherAnswer:
         """Return logits (float64) and features (float32) of the images."""
         self._features = None
         handle = None if self._head is None else self._head.register_forward_pre_hook(self._see)
@@ -119,7 +119,7 @@ class Watch:
                 f"the teacher's logits are not finite for {bad} of {len(images)} images; check "
                 "its weights with `doublure inspect`"
             )
-        return Answer(logits.double().cpu(), self._features)
+        return TeacherAnswer(logits.double().cpu(), self._features)
 
     def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen = inputs[0].detach()
@@ -176,7 +176,7 @@ class BatchNormTally:
         )
         self._totals[i] += weights.sum(1, keepdim=True)
 
-    def figures(self) -> dict[str, Float[Tensor, " sets"]]:
+    def measurements(self) -> dict[str, Float[Tensor, " sets"]]:
         """Return bn_distance and bn_divergence of each set; nothing if no BatchNorm was called."""
         distances, divergences = [], []
         for layer, sums, total in zip(self._layers, self._sums, self._totals, strict=True):
@@ -237,7 +237,7 @@ class AnswerTally:
             torch.cat([self._keys, keys]), torch.cat([self._pairs, pairs], dim=1)
         )
 
-    def figures(self) -> dict[str, Tensor]:
+    def measurements(self) -> dict[str, Tensor]:
         """Return each figure of each set."""
         classes = self.histogram.shape[1]
         total = self._means[:, 4:].clamp(min=1)
@@ -277,7 +277,7 @@ class PixelTally:
         self._sums += torch.stack([values.sum(1), values.square().sum(1), at_end.sum(1)])
         self._count += values.shape[1]
 
-    def figures(self) -> tuple[Tensor, Tensor, float]:
+    def measurements(self) -> tuple[Tensor, Tensor, float]:
         """Return mean and standard deviation per channel, and the share at either end."""
         mean, square, at_end = self._sums / self._count
         return mean, (square - mean.square()).clamp(min=0).sqrt(), at_end.mean().item()
@@ -333,12 +333,12 @@ class StreamTally:
 
     def finish(self) -> StreamDiagnostics:
         """Return the diagnostics of all images added."""
-        figures = self._answers.figures()
+        measurements = self._answers.measurements()
         missing: dict[str, str] = {}
-        of_batchnorm = self._batchnorm.figures()
+        of_batchnorm = self._batchnorm.measurements()
         if not of_batchnorm:
             missing |= dict.fromkeys(("bn_distance", "bn_divergence"), NO_BATCHNORM)
-        figures |= of_batchnorm
+        measurements |= of_batchnorm
         if not self._features:
             missing |= dict.fromkeys(
                 ("feature_coverage", "feature_rank", "duplicates"), NO_FEATURES
@@ -346,17 +346,17 @@ class StreamTally:
         elif self._centres is None:
             missing["feature_coverage"] = "there is no reference stream to compare with"
         else:
-            figures["feature_coverage"] = (self._hits > 0).double().mean(1)
-        estimates = {name: _estimate(name, values) for name, values in figures.items()}
+            measurements["feature_coverage"] = (self._hits > 0).double().mean(1)
+        estimates = {name: _estimate(name, values) for name, values in measurements.items()}
         if self._features:
             estimates |= _side_by_side(torch.cat(self._features))
-        mean, std, clipped = self._pixels.figures()
+        mean, std, clipped = self._pixels.measurements()
         estimates["clipped"] = Estimate(value=clipped, low=clipped, high=clipped)
         levels = torch.linspace(0, 1, 11, dtype=torch.float64)
         histogram = self._answers.histogram[0]
         return StreamDiagnostics(
             count=self._seen,
-            figures=estimates,
+            measurements=estimates,
             missing=missing,
             histogram=tuple(histogram.long().tolist()),
             deciles=tuple(torch.cat(self._confidence).quantile(levels).tolist()),

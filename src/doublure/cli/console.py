@@ -34,7 +34,7 @@ _PATIENCE = 2.0
 # Seconds between two lines where there is no terminal to draw a bar on.
 _BETWEEN_LINES = 10.0
 _OURS = Path(doublure.__file__).parent
-# Journal lines that tell the pace.
+# Lines of metrics that tell the pace.
 _LINES = 20
 
 
@@ -52,7 +52,7 @@ class Pace:
         self._seen = deque([(0, 0.0)], maxlen=_LINES)
 
     def __call__(self, steps: int, line: dict[str, Any]) -> str:
-        """Return "done/steps, images a second, time left, loss" of a journal line."""
+        """Return "done/steps, images a second, time left, loss" of a line of metrics."""
         step, seconds = line["step"], line["seconds"]
         if step <= self._seen[-1][0]:  # a new run
             self._seen = deque([(0, 0.0)], maxlen=_LINES)

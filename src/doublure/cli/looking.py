@@ -48,8 +48,8 @@ def inspect(
     if json:
         print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
     else:
-        _print_figures(finding.figures)
-        _print_readings(finding.figures["normalisation"])
+        _print_measurements(finding.measurements)
+        _print_readings(finding.measurements["normalisation"])
     if finding.verdict == "fail":
         fail(finding.summary)
         raise typer.Exit(1)
@@ -210,8 +210,8 @@ def _note(text: str) -> None:
     errors.print(text, style="yellow", markup=False)
 
 
-def _print_figures(figures: Any) -> None:
-    for name, value in figures.items():
+def _print_measurements(measurements: Any) -> None:
+    for name, value in measurements.items():
         if value not in ({}, None) and name != "normalisation":
             results.print(f"{name.replace('_', ' '):24}{_in_words(value)}", markup=False)
 

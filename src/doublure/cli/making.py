@@ -65,7 +65,7 @@ def synthesize(
     json: o.Json = False,
 ) -> None:
     """Write images of any source to disk."""
-    from doublure.verbs.synthesize import SEARCH_PICTURE
+    from doublure.verbs.synthesize import OPTIMISATION_PICTURE
     from doublure.verbs.synthesize import synthesize as work
 
     with progression() as shown:
@@ -94,7 +94,7 @@ def synthesize(
         print_json(made)
     else:
         results.print(f"{made['counts']['images']:,} images in {made['folder']}", markup=False)
-        if (picture := out / SEARCH_PICTURE).exists():
+        if (picture := out / OPTIMISATION_PICTURE).exists():
             results.print(f"how the first were found: {picture}", markup=False)
 
 

@@ -6,7 +6,7 @@ import typer
 
 from doublure.cli import options as o
 from doublure.cli.console import print_json, progression, results
-from doublure.cli.running import TEACH, Option, carry_out, needed, sharing
+from doublure.cli.runs import TEACH, Option, needed, run_verb, sharing
 from doublure.compress.shrinking_plan import check_budget, parse_target
 from doublure.core.checks import one_of
 
@@ -48,13 +48,13 @@ def _loss(text: str) -> str:
 
 def _version(text: str) -> str:
     try:
-        return one_of("version", text, _DEFAULTS["versions"])
+        return one_of("strategy", text, _DEFAULTS["strategies"])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
 def _clip(text: str) -> str:
-    return o.known("clip", "clips", text)
+    return o.known("calibration_method", "calibration_methods", text)
 
 
 def _target(text: str) -> str:
@@ -171,7 +171,7 @@ def shrink(
 
 def _line(row: dict[str, Any], summary: dict[str, Any]) -> str:
     form = "int8" if row["form"] == "int8-onnx" else "float32"
-    agreed = " ".join(f"{share:6.1%}" for share in row["agreement"].values())
+    agreed = " ".join(f"{ratio:6.1%}" for ratio in row["agreement"].values())
     scored = "" if row["accuracy"] is None else f"  accuracy {row['accuracy']:.1%}"
     chosen = "  <-" if row["path"] == summary["recommendation"]["path"] else ""
     return (
@@ -185,10 +185,10 @@ def _line(row: dict[str, Any], summary: dict[str, Any]) -> str:
 def prune(
     out: o.Out,
     model: Model = None,
-    share: Annotated[
+    ratio: Annotated[
         float,
         typer.Option(metavar="SHARE", help="Of all filters, in (0, 1).", rich_help_panel=_CHANGE),
-    ] = _DEFAULTS["share"],
+    ] = _DEFAULTS["ratio"],
     importance: Annotated[
         Any,
         typer.Option(
@@ -240,10 +240,10 @@ def prune(
     needed(options, model=model)
     from doublure.verbs.prune import prune as work
 
-    carry_out(
+    run_verb(
         work,
         model,
-        share,
+        ratio,
         out=out,
         options=options,
         importance=importance,
@@ -279,7 +279,7 @@ def quantize(
         int,
         typer.Option(metavar="BITS", help="Of layers' inputs, likewise.", rich_help_panel=_CHANGE),
     ] = _DEFAULTS["activation_bits"],
-    end_bits: Annotated[
+    first_last_bits: Annotated[
         Any,
         typer.Option(
             parser=_end_bits,
@@ -287,16 +287,16 @@ def quantize(
             help="Of the first and last layer at least.",
             rich_help_panel=_CHANGE,
         ),
-    ] = str(_DEFAULTS["end_bits"]),
-    clip: Annotated[
+    ] = str(_DEFAULTS["first_last_bits"]),
+    calibration_method: Annotated[
         Any,
         typer.Option(
             parser=_clip,
             metavar="NAME",
-            help=f"How ranges are taken: {', '.join(o.REFERENCE['clips'])}.",
+            help=f"How ranges are taken: {', '.join(o.REFERENCE['calibration_methods'])}.",
             rich_help_panel=_CHANGE,
         ),
-    ] = _DEFAULTS["clip"],
+    ] = _DEFAULTS["calibration_method"],
     correct_bias: Annotated[
         bool,
         typer.Option(
@@ -314,7 +314,7 @@ def quantize(
     needed(options, model=model)
     from doublure.verbs.quantize import quantize as work
 
-    summary = carry_out(
+    summary = run_verb(
         work,
         model,
         calibration,
@@ -322,8 +322,8 @@ def quantize(
         options=options,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        end_bits=end_bits,
-        clip=clip,
+        first_last_bits=first_last_bits,
+        calibration_method=calibration_method,
         correct_bias=correct_bias,
         transfer=transfer,
         train_batchnorm=train_batchnorm,
@@ -339,15 +339,15 @@ def continual(
     out: o.Out,
     model: Model = None,
     data: o.Data = None,
-    version: Annotated[
+    strategy: Annotated[
         Any,
         typer.Option(
             parser=_version,
             metavar="NAME",
-            help=f"What holds the old classes: {', '.join(_DEFAULTS['versions'])}.",
+            help=f"What holds the old classes: {', '.join(_DEFAULTS['strategies'])}.",
             rich_help_panel=_CHANGE,
         ),
-    ] = _DEFAULTS["versions"][0],
+    ] = _DEFAULTS["strategies"][0],
     transfer: o.Transfer = None,
     train_batchnorm: TrainBatchNorm = False,
     **options: Any,
@@ -356,13 +356,13 @@ def continual(
     needed(options, model=model, data=data)
     from doublure.verbs.continual import continual as work
 
-    summary = carry_out(
+    summary = run_verb(
         work,
         model,
         data,
         out=out,
         options=options,
-        version=version,
+        strategy=strategy,
         transfer=transfer,
         train_batchnorm=train_batchnorm,
     )

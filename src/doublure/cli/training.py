@@ -6,7 +6,7 @@ import typer
 
 from doublure.cli import options as o
 from doublure.cli.console import print_json, progression, results
-from doublure.cli.running import DISTILL, TRAIN, carry_out, needed, sharing
+from doublure.cli.runs import DISTILL, TRAIN, needed, run_verb, sharing
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def distill(
     needed(options, teacher=teacher, student=student)
     from doublure.verbs.distill import distill as work
 
-    carry_out(
+    run_verb(
         work,
         teacher,
         student,
@@ -64,7 +64,7 @@ def train(
     needed(options, net=net, data=data)
     from doublure.verbs.train import train as work
 
-    carry_out(work, net, data, out=out, options=options, augment=augment or "mild")
+    run_verb(work, net, data, out=out, options=options, augment=augment or "mild")
 
 
 def train_generator(

@@ -38,7 +38,7 @@ CARD = Card(
     needs=("weights",),
 )
 
-Clip = Literal["minmax", "percentile", "mse"]
+CalibrationMethod = Literal["minmax", "percentile", "mse"]
 _BINS = 2048
 # Ranges tried by "mse", as shares of the one seen; below a fifth the clipping error has won.
 _SHARES = tuple(k / 100 for k in range(20, 101))
@@ -130,25 +130,25 @@ class PostTrainingQuantization:
     Args:
         weight_bits: 2 to 8, or 32 to leave weights as they are.
         activation_bits: of the layers' inputs, likewise.
-        end_bits: of weights and inputs of the first and the last layer at least; 0 treats
+        first_last_bits: of weights and inputs of the first and the last layer at least; 0 treats
             them as the others.
-        clip: how ranges are taken: "minmax", "percentile" or "mse".
+        calibration_method: how ranges are taken: "minmax", "percentile" or "mse".
         percentile: share of the values that stay inside, in percent; read by "percentile" only.
         correct_bias: move each output channel by the error of its mean.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
-    end_bits: int = 8
-    clip: Clip = "minmax"
+    first_last_bits: int = 8
+    calibration_method: CalibrationMethod = "minmax"
     percentile: float = 99.99
     correct_bias: bool = False
 
     def __post_init__(self) -> None:
-        one_of("clip", self.clip, get_args(Clip))
-        for name in ("weight_bits", "activation_bits", "end_bits"):
+        one_of("calibration_method", self.calibration_method, get_args(CalibrationMethod))
+        for name in ("weight_bits", "activation_bits", "first_last_bits"):
             bits = getattr(self, name)
-            free = (FLOAT, 0) if name == "end_bits" else (FLOAT,)
+            free = (FLOAT, 0) if name == "first_last_bits" else (FLOAT,)
             if bits not in free and not _FEWEST_BITS <= bits <= _MOST_BITS:
                 raise ValueError(f"{name} must lie in 2 to 8, or be 32 for none, got {bits}")
         if not 50 < self.percentile <= 100:
@@ -183,7 +183,7 @@ class PostTrainingQuantization:
                 zero_point=zero_point,
             )
             layer = made.body.get_submodule(name)
-            if self.clip == "mse" and weight_bits != FLOAT:
+            if self.calibration_method == "mse" and weight_bits != FLOAT:
                 with torch.no_grad():
                     layer.weight.copy_(mse_clip_weight(layer.weight, weight_bits))  # type: ignore[operator, arg-type]  # a Conv2d or Linear
         quantize_(made.body, grids)
@@ -193,7 +193,7 @@ class PostTrainingQuantization:
         return made.train(model.training)
 
     def _bits(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        least = self.end_bits
+        least = self.first_last_bits
         ends = {names[0], names[-1]}
         inner = (self.weight_bits, self.activation_bits)
         return {
@@ -205,10 +205,10 @@ class PostTrainingQuantization:
         self, network: Network, images: Sequence[Tensor], bits: Mapping[str, int]
     ) -> dict[str, tuple[float, float]]:
         seen = ranges_seen(network, list(bits), images)
-        if self.clip == "minmax":
+        if self.calibration_method == "minmax":
             return seen
         histograms = histograms_of(network, seen, images)
-        if self.clip == "percentile":
+        if self.calibration_method == "percentile":
             return {
                 name: percentile_range(histograms[name], self.percentile) for name in histograms
             }

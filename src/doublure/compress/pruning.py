@@ -44,10 +44,10 @@ from doublure.core.checks import one_of, positive
 from doublure.core.protocols import Batch
 from doublure.core.seeding import child
 from doublure.nets.channels import Channels, Gate, trace_channels
+from doublure.nets.features import device_of
 from doublure.nets.network import Network
 from doublure.nets.pruned import narrow_, record_of
 from doublure.nets.quantized import is_quantized
-from doublure.nets.taps import device_of
 from doublure.objectives.hard_labels import hard_label_loss
 from doublure.objectives.soft_targets import soft_target_loss
 
@@ -63,7 +63,7 @@ CARD = Card(
 )
 
 Importance = Literal["taylor", "l1", "random"]
-Loss = Literal["fisher", "labels", "kl"]
+PruningLoss = Literal["fisher", "labels", "kl"]
 _TOLERANCE = 1e-4
 
 
@@ -97,7 +97,7 @@ class Pruning:
     """Transform: the least important fifth of all filters goes.
 
     Args:
-        share: of the filters of all convolutions whose filters can go.
+        ratio: of the filters of all convolutions whose filters can go.
         importance: "taylor", or as controls "l1" (mean absolute weight) and "random".
         loss: whose gradient "taylor" squares: "fisher", "labels" or "kl".
         least: channels that every layer keeps.
@@ -106,19 +106,19 @@ class Pruning:
         repair: solve the layers that lost inputs by least squares, on the images shown.
     """
 
-    share: float = 0.2
+    ratio: float = 0.2
     importance: Importance = "taylor"
-    loss: Loss = "fisher"
+    loss: PruningLoss = "fisher"
     least: int = 1
     latency: str | None = None
     latency_weight: float = 0.0
     repair: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must lie in (0, 1), got {self.share}")
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"ratio must lie in (0, 1), got {self.ratio}")
         one_of("importance", self.importance, get_args(Importance))
-        one_of("loss", self.loss, get_args(Loss))
+        one_of("loss", self.loss, get_args(PruningLoss))
         positive("least", self.least)
         if self.latency_weight < 0 or (self.latency_weight > 0) != (self.latency is not None):
             raise ValueError(
@@ -144,7 +144,7 @@ class Pruning:
         if self.latency is not None:
             table = read_latencies(Path(self.latency))
             scores = scores.double() + self.latency_weight * latency_changes(table, channels)
-        removed = least_important(channels, scores, self.share, self.least)
+        removed = least_important(channels, scores, self.ratio, self.least)
         made = copy.deepcopy(model)
         kept = channels.without(removed)
         narrow_(made.body, kept)
@@ -183,7 +183,7 @@ def importances(
     model: Network,
     channels: Channels,
     batches: Iterable[Batch],
-    loss: Loss,
+    loss: PruningLoss,
     rng: torch.Generator,
 ) -> Float[Tensor, " labels"]:
     """Return the Taylor importance of each prunable label, over all samples of `batches`."""
@@ -244,7 +244,7 @@ def mean_absolute_weights(model: Network, channels: Channels) -> Float[Tensor, "
 
 
 def least_important(
-    channels: Channels, scores: Float[Tensor, " labels"], share: float, least: int
+    channels: Channels, scores: Float[Tensor, " labels"], ratio: float, least: int
 ) -> tuple[int, ...]:
     """Return the labels that go, least important first, for a share of the filters.
 
@@ -254,7 +254,7 @@ def least_important(
         ValueError: if not one group can go.
     """
     labels = channels.prunable
-    budget = round(share * sum(channels.filters[label] for label in labels))
+    budget = round(ratio * sum(channels.filters[label] for label in labels))
     left = {name: Counter(outputs.tolist()) for name, (_, outputs) in _layers(channels)}
     width = {name: sum(held.values()) for name, held in left.items()}
     removed: list[int] = []
@@ -271,8 +271,8 @@ def least_important(
         removed.append(label)
     if not removed:
         raise ValueError(
-            f"a share of {share:g} of the filters is less than one group of channels, or every "
-            f"layer is at its least of {least}; raise share"
+            f"a ratio of {ratio:g} of the filters is less than one group of channels, or every "
+            f"layer is at its least of {least}; raise ratio"
         )
     return tuple(removed)
 
@@ -288,7 +288,7 @@ def _importance_gates(gates: Sequence[Gate]) -> list[Gate]:
     return behind or list(gates)
 
 
-def _loss_of(loss: Loss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
+def _loss_of(loss: PruningLoss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
     def of(logits: Tensor, batch: Batch) -> Tensor:
         taught = logits.detach() if batch.teacher is None else batch.teacher.output
         if loss == "fisher":

@@ -28,7 +28,7 @@ class Finding:
     verdict: Literal["ok", "warn", "fail"]
     summary: str
     tag: Tag
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    measurements: Mapping[str, Any] = field(default_factory=dict)
     meanings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 
 Input = Tensor | Mapping[str, Tensor]
 Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
-Terms = dict[str, Tensor]
+LossTerms = dict[str, Tensor]
 Split = Literal["train", "held_out"]
 
 # The first tokens of every vocabulary: padding, the ends of a sentence, what no piece spells.
@@ -115,11 +115,11 @@ Contract = TypeVar("Contract", bound=InputContract | TextContract, default=Input
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace:
+class Outputs:
     """What a network answered: its output and the layers that were tapped on the way."""
 
     output: Any
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +135,16 @@ class Batch:
         index: which item of a fixed set each element is.
         teacher: the teacher's answer, where the source has asked already.
         size_factor: by how much this step's images are smaller than the contract says.
-        facts: figures about the batch worth logging, as 0-dimensional tensors.
+        metrics: figures about the batch worth logging, as 0-dimensional tensors.
     """
 
     views: Mapping[str, Any]
     labels: Tensor | None = None
     mask: Tensor | None = None
     index: Tensor | None = None
-    teacher: Trace | None = None
+    teacher: Outputs | None = None
     size_factor: float = 1.0
-    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> Tensor:
@@ -154,7 +154,7 @@ class Batch:
             raise TypeError(f"expected one image tensor in this batch, got {type(view).__name__}")
         return view
 
-    def changed(self, change: Callable[[Any], Any], **fields: Any) -> "Batch":
+    def map_views(self, change: Callable[[Any], Any], **fields: Any) -> "Batch":
         """Return the batch with each distinct view changed, once, and other fields replaced."""
         distinct = {id(view): view for view in self.views.values()}
         made = {key: change(view) for key, view in distinct.items()}
@@ -171,8 +171,8 @@ def image_batch(images: Tensor, **fields: Any) -> Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(Generic[Contract]):
-    """Where and for whom a source works; `Site` alone is one of images.
+class StreamContext(Generic[Contract]):
+    """Where and for whom a source works; `StreamContext` alone is one of images.
 
     Args:
         batch_size: images, or sentences, per draw, on this process.
@@ -213,7 +213,9 @@ class Stream(State, Protocol):
 class Source(Protocol):
     """What the student is shown. `open` does at most one batch of work."""
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream: ...
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> Stream: ...
 
 
 @runtime_checkable
@@ -269,7 +271,7 @@ class OptimisedSource(Source, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchPath:
+class OptimisationPath:
     """How a batch was found: the same images after ever more iterations of a search.
 
     Args:
@@ -282,52 +284,52 @@ class SearchPath:
 
 
 @runtime_checkable
-class SearchingStream(Stream, Protocol):
-    """A stream that searches for its images, and can show the way to a batch of them."""
+class OptimisingStream(Stream, Protocol):
+    """A stream that optimises its images, and can show the way to a batch of them."""
 
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
-    ) -> tuple[Batch, SearchPath]:
+    ) -> tuple[Batch, OptimisationPath]:
         """Return what `draw` does, and its first images after these shares of their search."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TapNames:
-    """Which layers a criterion wants to see, by dotted module path, on either side."""
+class FeatureNames:
+    """Which layers a loss wants to see, by dotted module path, on either side."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
 
 
 @runtime_checkable
-class Criterion(State, Protocol):
+class Loss(State, Protocol):
     """An objective at work. Returns named, already weighted scalars; their sum is minimised."""
 
     @property
-    def taps(self) -> TapNames: ...
+    def features(self) -> FeatureNames: ...
     def parameters(self) -> Iterable[nn.Parameter]: ...
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch, /) -> Terms: ...
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch, /) -> LossTerms: ...
 
 
 @runtime_checkable
-class Telling(Protocol):
-    """A criterion with something to say before the first step: which layers it compares."""
+class HasNotes(Protocol):
+    """A loss with something to say before the first step: which layers it compares."""
 
     @property
     def notes(self) -> tuple[str, ...]: ...
 
 
 @runtime_checkable
-class Measuring(Protocol):
-    """A criterion with figures about its last step worth logging, as 0-dimensional tensors."""
+class HasMetrics(Protocol):
+    """A loss with figures about its last step worth logging, as 0-dimensional tensors."""
 
     @property
-    def facts(self) -> Mapping[str, Tensor]: ...
+    def metrics(self) -> Mapping[str, Tensor]: ...
 
 
-def facts_of(criterion: Criterion) -> Mapping[str, Tensor]:
-    """Return what a criterion measured in its last step; most measure nothing."""
-    return criterion.facts if isinstance(criterion, Measuring) else {}
+def metrics_of(loss: Loss) -> Mapping[str, Tensor]:
+    """Return what a loss measured in its last step; most measure nothing."""
+    return loss.metrics if isinstance(loss, HasMetrics) else {}
 
 
 @runtime_checkable
@@ -340,14 +342,14 @@ class Objective(Protocol):
         teacher: nn.Module | None,
         example: Batch,
         rng: torch.Generator,
-    ) -> Criterion: ...
+    ) -> Loss: ...
 
 
 @runtime_checkable
 class StatelessObjective(Protocol):
     """What the student must match, where a function of the two answers is enough."""
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch, /) -> Terms: ...
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch, /) -> LossTerms: ...
 
 
 @runtime_checkable

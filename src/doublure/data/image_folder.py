@@ -193,11 +193,11 @@ def _visit(paths: Sequence[Path], read: Callable[[int], list[str]]) -> _Survey:
         except _UNREADABLE as error:
             return str(error).splitlines()[0] if str(error) else type(error).__name__
 
-    for path, outcome in zip(paths, in_threads(attempt, range(len(paths))), strict=True):
-        if isinstance(outcome, str):
-            bad[path] = outcome
+    for path, result in zip(paths, in_threads(attempt, range(len(paths))), strict=True):
+        if isinstance(result, str):
+            bad[path] = result
         else:
-            changes.update(outcome)
+            changes.update(result)
     return _Survey(changes=changes, bad=bad)
 
 

@@ -27,10 +27,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from doublure.core.checks import positive
-from doublure.core.protocols import ROUND, Batch, Site, Stream, Trace, image_batch
+from doublure.core.protocols import ROUND, Batch, Outputs, Stream, StreamContext, image_batch
 from doublure.core.seeding import child
 
-Ask = Callable[[Tensor], Trace]
+Ask = Callable[[Tensor], Outputs]
 
 # From how many held batches one is put together.
 _MIXED = 4
@@ -109,12 +109,12 @@ class _Held:
     Args:
         kept: what a checkpoint holds: views as bytes, and labels and indices where there are any.
         output: the teacher's.
-        taps: the teacher's features, each over its magnitude.
+        features: the teacher's features, each over its magnitude.
     """
 
     kept: Mapping[str, Tensor]
     output: Float[Tensor, "batch ..."]
-    taps: Mapping[str, Float[Tensor, "batch ..."]]
+    features: Mapping[str, Float[Tensor, "batch ..."]]
     magnitudes: Mapping[str, Float[Tensor, ""]]
 
     def __len__(self) -> int:
@@ -123,16 +123,21 @@ class _Held:
     @property
     def num_bytes(self) -> int:
         """How much memory it takes."""
-        return sum(part.nbytes for part in (*self.kept.values(), self.output, *self.taps.values()))
+        return sum(
+            part.nbytes for part in (*self.kept.values(), self.output, *self.features.values())
+        )
 
     def rows(self, rows: Tensor) -> Batch:
         """Return some of its rows as a batch."""
-        taps = {
-            name: value[rows].float() * self.magnitudes[name] for name, value in self.taps.items()
+        features = {
+            name: value[rows].float() * self.magnitudes[name]
+            for name, value in self.features.items()
         }
         fields = {name: self.kept[name][rows] for name in _FIELDS if name in self.kept}
         images = to_images(self.kept["views"][rows])
-        return image_batch(images, teacher=Trace(output=self.output[rows], taps=taps), **fields)
+        return image_batch(
+            images, teacher=Outputs(output=self.output[rows], features=features), **fields
+        )
 
 
 def plan_ring(ring: Ring, example: Batch, ask: Ask, batch_size: int) -> RingPlan:
@@ -160,13 +165,13 @@ class RingStream:
     """
 
     def __init__(
-        self, stream: Stream, ask: Ask, plan: RingPlan, site: Site, rng: torch.Generator
+        self, stream: Stream, ask: Ask, plan: RingPlan, context: StreamContext, rng: torch.Generator
     ) -> None:
-        self._stream, self._ask, self._plan, self._device = stream, ask, plan, site.device
-        self._rng = child(rng, site.split, site.rank)
+        self._stream, self._ask, self._plan, self._device = stream, ask, plan, context.device
+        self._rng = child(rng, context.split, context.rank)
         self._held: list[_Held] = []
         self._drawn = 0
-        self._facts: dict[str, Tensor] = {}
+        self._metrics: dict[str, Tensor] = {}
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         if len(self._held) < self._plan.mixed or self._plan.is_drawn(step):
@@ -185,13 +190,13 @@ class RingStream:
         return {
             "source": self._stream.state_dict(),
             "drawn": self._drawn,
-            "facts": _copied(self._facts, torch.device("cpu")),
+            "metrics": _copied(self._metrics, torch.device("cpu")),
             "held": [_copied(held.kept, torch.device("cpu")) for held in self._held],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._stream.load_state_dict(state["source"])
-        self._drawn, self._facts = state["drawn"], _copied(state["facts"], self._device)
+        self._drawn, self._metrics = state["drawn"], _copied(state["metrics"], self._device)
         self._held = []
         for kept in state["held"]:
             fields = _copied(kept, self._device)
@@ -200,13 +205,13 @@ class RingStream:
 
     def _draw_new(self, student: nn.Module | None) -> Batch:
         batch = _answered(self._stream.draw(self._drawn, student), self._ask)
-        self._facts = dict(batch.facts)
-        if ROUND in self._facts:  # said in draws
-            self._facts[ROUND] = self._facts[ROUND] * self._plan.reuse
+        self._metrics = dict(batch.metrics)
+        if ROUND in self._metrics:  # said in draws
+            self._metrics[ROUND] = self._metrics[ROUND] * self._plan.reuse
         place = self._drawn % self._plan.batches
         self._held[place : place + 1] = [_hold(batch)]
         self._drawn += 1
-        return dataclasses.replace(batch, facts=self._facts)
+        return dataclasses.replace(batch, metrics=self._metrics)
 
     def _draw_held(self, rng: torch.Generator) -> Batch:
         """Return a batch put together from some of the held ones."""
@@ -217,7 +222,7 @@ class RingStream:
             count = (size + i) // num_parts  # which add up to the size
             rows = torch.randperm(len(held), generator=rng)[:count]
             parts.append(held.rows(rows.to(self._device, non_blocking=True)))
-        return _joined(parts, self._facts)
+        return _joined(parts, self._metrics)
 
 
 def to_bytes(images: Float[Tensor, "batch ..."]) -> UInt8[Tensor, "batch ..."]:
@@ -270,24 +275,27 @@ def _hold(batch: Batch) -> _Held:
     kept |= {name: part for name in _FIELDS if (part := getattr(batch, name)) is not None}
     magnitudes = {
         name: value.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-        for name, value in batch.teacher.taps.items()
+        for name, value in batch.teacher.features.items()
     }
-    taps = {name: (v / magnitudes[name]).half() for name, v in batch.teacher.taps.items()}
-    return _Held(kept=kept, output=batch.teacher.output, taps=taps, magnitudes=magnitudes)
+    features = {name: (v / magnitudes[name]).half() for name, v in batch.teacher.features.items()}
+    return _Held(kept=kept, output=batch.teacher.output, features=features, magnitudes=magnitudes)
 
 
-def _joined(parts: Sequence[Batch], facts: Mapping[str, Tensor]) -> Batch:
+def _joined(parts: Sequence[Batch], metrics: Mapping[str, Tensor]) -> Batch:
     answers = [part.teacher for part in parts if part.teacher is not None]
     fields = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in _FIELDS
         if getattr(parts[0], name) is not None
     }
-    taps = {name: torch.cat([answer.taps[name] for answer in answers]) for name in answers[0].taps}
+    features = {
+        name: torch.cat([answer.features[name] for answer in answers])
+        for name in answers[0].features
+    }
     return image_batch(
         torch.cat([part.images for part in parts]),
-        teacher=Trace(output=torch.cat([answer.output for answer in answers]), taps=taps),
-        facts=facts,
+        teacher=Outputs(output=torch.cat([answer.output for answer in answers]), features=features),
+        metrics=metrics,
         **fields,
     )
 

@@ -26,7 +26,7 @@ WARM_UP = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timing:
+class StepTiming:
     """Seconds of a plain step, of all that fills pools, and what was spent to find out.
 
     Args:
@@ -45,7 +45,7 @@ class EnoughTimedError(Exception):
     """The steps timed so far tell what is asked; no more time should go into it."""
 
 
-def steps_within(budget: float, timing: Timing) -> int:
+def steps_within(budget: float, timing: StepTiming) -> int:
     """Return how many steps fit into `budget` seconds.
 
     Raises:
@@ -67,7 +67,7 @@ def time_steps(
     settings: FitSettings,
     clock: Clock = time.perf_counter,
     limit: float = float("inf"),
-) -> Timing:
+) -> StepTiming:
     """Return what steps cost, from at most 20 of them.
 
     Args:
@@ -88,7 +88,7 @@ class _Step(NamedTuple):
 
 
 class Lap:
-    """A journal that remembers when each step ended and how full the pool was."""
+    """A metrics log that remembers when each step ended and how full the pool was."""
 
     def __init__(self, clock: Clock = time.perf_counter, limit: float = float("inf")) -> None:
         self._clock, self._limit = clock, limit
@@ -99,9 +99,9 @@ class Lap:
         """Count from now on; what came before the first step was no step."""
         self._began = self._last = self._clock()
 
-    def __call__(self, figures: dict[str, Any]) -> None:
-        now, facts = self._clock(), figures["facts"]
-        full, every = facts.get(POOL, 1.0), int(facts.get(ROUND, 0))
+    def __call__(self, line: dict[str, Any]) -> None:
+        now, metrics = self._clock(), line["metrics"]
+        full, every = metrics.get(POOL, 1.0), int(metrics.get(ROUND, 0))
         more = full - self._steps[-1].full if self._steps else 0.0
         begins = every > 0 and len(self._steps) % every == 0
         self._steps.append(_Step(now - self._last, full, more, every if begins else 0))
@@ -109,7 +109,7 @@ class Lap:
         if now - self._began > self._limit and len(self._steps) > 5:
             raise EnoughTimedError
 
-    def timing(self, planned: int) -> Timing:
+    def timing(self, planned: int) -> StepTiming:
         """Return what was seen.
 
         Args:
@@ -133,7 +133,7 @@ class Lap:
         if rounds:
             filled = extra if rounds[-1].more > 0 else 0.0
             step += max(rounds[-1].seconds - plain - filled, 0.0) / rounds[-1].every
-        return Timing(
+        return StepTiming(
             step=step,
             filling=filling,
             spent=self._last - self._began,

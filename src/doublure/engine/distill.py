@@ -1,7 +1,7 @@
 """The spine: teacher + transfer set + objective -> student.
 
-`Answered` puts the teacher's answer into each batch of a source; `fit` does the rest. With a ring,
-answers are shown again in new combinations (see `answer_ring`).
+`TeacherStream` puts the teacher's answer into each batch of a source; `fit` does the rest. With a
+ring, answers are shown again in new combinations (see `answer_ring`).
 """
 
 import dataclasses
@@ -15,33 +15,33 @@ from torch import nn
 from doublure.core.protocols import (
     Batch,
     Contract,
-    Criterion,
     InputContract,
+    Loss,
     Rule,
-    Site,
     Source,
     Stream,
+    StreamContext,
     Transform,
 )
 from doublure.core.seeding import child
 from doublure.engine.answer_ring import Ring, RingPlan, RingStream, plan_ring
-from doublure.engine.fit import FitSettings, Journal, Keeper, Outcome, fit
-from doublure.nets.memory_order import lay_channels_last
+from doublure.engine.fit import Checkpointer, FitResult, FitSettings, MetricsLogger, fit
+from doublure.nets.features import FeatureRecorder, device_of
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import freeze
 from doublure.nets.precision import Precision
-from doublure.nets.taps import Taps, device_of
-from doublure.objectives.weighted import AnyObjective, open_criterion
+from doublure.objectives.weighted import AnyObjective, open_loss
 
 # Images of one batch that a transform is shown.
 _SHOWN_AT_ONCE = 64
 
 
-class Answered:
+class TeacherStream:
     """A stream whose batches carry the teacher's answer, asked once a batch and without gradient.
 
     Args:
         teacher: frozen; see `nets.network.freeze`.
-        taps: layers of the teacher that the criterion wants to see.
+        features: layers of the teacher that the loss wants to see.
 
     `last` is the batch that was drawn last, to be looked at after a run; `notes` are worth saying
     before it.
@@ -51,11 +51,11 @@ class Answered:
         self,
         stream: Stream,
         teacher: nn.Module,
-        taps: Sequence[str] = (),
+        features: Sequence[str] = (),
         precision: Precision = "float32",
     ) -> None:
         self.stream = stream
-        self.taps = Taps(teacher, taps, precision)
+        self.recorder = FeatureRecorder(teacher, features, precision)
         self.last: Batch | None = None
         self.notes: tuple[str, ...] = ()
 
@@ -63,11 +63,11 @@ class Answered:
         self.last = self._answer(self.stream.draw(step, student))
         return self.last
 
-    def reuse(self, plan: RingPlan, site: Site, rng: torch.Generator) -> None:
+    def reuse(self, plan: RingPlan, context: StreamContext, rng: torch.Generator) -> None:
         """Show answers again, as planned; with a plan that holds nothing, only say so."""
         self.notes = (plan.note,)
         if plan.batches:
-            self.stream = RingStream(self.stream, self.taps.trace, plan, site, rng)
+            self.stream = RingStream(self.stream, self.recorder.record, plan, context, rng)
 
     def stated(self) -> dict[str, int]:
         """Return what a ring holds: batches, views, bytes; {} without one."""
@@ -83,23 +83,23 @@ class Answered:
         if batch.teacher is not None:
             return batch
         with torch.no_grad():
-            return dataclasses.replace(batch, teacher=self.taps.trace(batch.views["teacher"]))
+            return dataclasses.replace(batch, teacher=self.recorder.record(batch.views["teacher"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A stage that is ready to be carried out: call it with keeper and journal."""
+    """A stage that is ready to be carried out: call it with checkpointer and metrics log."""
 
     stream: Stream
-    begin: Callable[..., Outcome]
+    begin: Callable[..., FitResult]
 
-    def __call__(self, **told: Any) -> Outcome:
+    def __call__(self, **told: Any) -> FitResult:
         return self.begin(**told)
 
     @property
     def last(self) -> Batch | None:
         """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
-        return self.stream.last if isinstance(self.stream, Answered) else None
+        return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 
 def open_distillation(
@@ -109,13 +109,13 @@ def open_distillation(
     objective: AnyObjective,
     *,
     settings: FitSettings,
-    site: Site,
+    context: StreamContext,
     rng: torch.Generator,
     ring: Ring | None = None,
-) -> tuple[Answered, Criterion]:
-    """Return what `fit` needs beside the student: the stream, with answers, and the criterion.
+) -> tuple[TeacherStream, Loss]:
+    """Return what `fit` needs beside the student: the stream, with answers, and the loss.
 
-    A ring for which there is no room is left out, and `Answered.notes` say so.
+    A ring for which there is no room is left out, and `TeacherStream.notes` say so.
 
     The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
     example of two items, drawn from a stream of its own. Whatever is wrong with the source or the
@@ -123,19 +123,19 @@ def open_distillation(
     """
     frozen = freeze(teacher)
     if settings.channels_last:
-        lay_channels_last(frozen)
-    small = dataclasses.replace(site, batch_size=2, steps=1, scratch=None, draft=True)
+        to_channels_last_(frozen)
+    small = dataclasses.replace(context, batch_size=2, steps=1, scratch=None, draft=True)
     example = source.open(small, frozen, child(rng, "example")).draw(0, student)
-    criterion = open_criterion(objective, student, frozen, example, child(rng, "objective"))
-    asked = frozen, criterion.taps.teacher, settings.precision
+    loss = open_loss(objective, student, frozen, example, child(rng, "objective"))
+    asked = frozen, loss.features.teacher, settings.precision
     if ring is None:
-        return Answered(source.open(site, frozen, child(rng, "source")), *asked), criterion
-    with Taps(*asked) as taps:
-        plan = plan_ring(ring, example, taps.trace, site.batch_size)
-    drawn = dataclasses.replace(site, steps=plan.num_draws(site.steps))
-    answered = Answered(source.open(drawn, frozen, child(rng, "source")), *asked)
-    answered.reuse(plan, site, child(rng, "ring"))
-    return answered, criterion
+        return TeacherStream(source.open(context, frozen, child(rng, "source")), *asked), loss
+    with FeatureRecorder(*asked) as recorder:
+        plan = plan_ring(ring, example, recorder.record, context.batch_size)
+    drawn = dataclasses.replace(context, steps=plan.num_draws(context.steps))
+    answered = TeacherStream(source.open(drawn, frozen, child(rng, "source")), *asked)
+    answered.reuse(plan, context, child(rng, "ring"))
+    return answered, loss
 
 
 def distill(
@@ -145,30 +145,30 @@ def distill(
     objective: AnyObjective,
     *,
     settings: FitSettings,
-    site: Site,
+    context: StreamContext,
     rng: torch.Generator,
     rules: Sequence[Rule] = (),
-    keeper: Keeper | None = None,
-    journal: Journal | None = None,
+    checkpointer: Checkpointer | None = None,
+    logger: MetricsLogger | None = None,
     ring: Ring | None = None,
-) -> Outcome:
+) -> FitResult:
     """Train `student` in place to match `teacher` on what `source` shows.
 
     A source that asks the teacher itself (`Batch.teacher`) must bring the taps it is asked for.
     """
-    stream, criterion = open_distillation(
-        student, teacher, source, objective, settings=settings, site=site, rng=rng, ring=ring
+    stream, loss = open_distillation(
+        student, teacher, source, objective, settings=settings, context=context, rng=rng, ring=ring
     )
     return fit(
         student,
         stream,
-        criterion,
+        loss,
         settings=settings,
         rng=rng,
         rules=rules,
-        keeper=keeper,
-        journal=journal,
-        world=site.world,
+        checkpointer=checkpointer,
+        logger=logger,
+        world=context.world,
     )
 
 
@@ -190,23 +190,23 @@ def transform(
     if source is None:
         return apply(student, None, rng)
     size = min(num_images, _SHOWN_AT_ONCE)
-    site = Site(
+    context = StreamContext(
         contract=contract,
         device=device_of(student),
         batch_size=size,
         steps=-(-num_images // size),
     )
     asked = None if teacher is None else freeze(teacher)
-    stream: Stream = source.open(site, asked, child(rng, "source"))
+    stream: Stream = source.open(context, asked, child(rng, "source"))
     if asked is not None:
-        stream = Answered(stream, asked)
-    batches = [stream.draw(step, student) for step in range(site.steps)]
+        stream = TeacherStream(stream, asked)
+    batches = [stream.draw(step, student) for step in range(context.steps)]
     return apply(student, batches, rng)
 
 
-def site_of(
+def stream_context(
     contract: Contract, network: nn.Module, settings: FitSettings, **fields: Any
-) -> Site[Contract]:
+) -> StreamContext[Contract]:
     """Return the site of a run: where `network` lives, at the batch and length of `settings`."""
     world = fields.get("world", 1)
     if settings.batch_size % world:
@@ -214,7 +214,7 @@ def site_of(
             f"batch_size {settings.batch_size} does not divide over {world} processes; "
             f"use a multiple of {world}"
         )
-    return Site(
+    return StreamContext(
         contract=contract,
         device=device_of(network),
         batch_size=settings.batch_size // world,

@@ -9,8 +9,8 @@ from torch import nn
 from doublure.core.protocols import BEGIN, END, InputContract, TextContract
 from doublure.data.checkpoints import first_line
 from doublure.nets.batchnorm_statistics import by_batch
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
-from doublure.nets.taps import device_of
 from doublure.tasks.classification.scores import are_probabilities
 
 PROBABILITIES = (
@@ -29,7 +29,7 @@ ONE_NUMBER = (
 )
 
 
-def rehearse(role: str, network: Network[Any]) -> list[str]:
+def dry_run(role: str, network: Network[Any]) -> list[str]:
     """Raise unless the weights are finite and a black image, or no word, is answered as agreed.
 
     Args:
@@ -46,7 +46,7 @@ def rehearse(role: str, network: Network[Any]) -> list[str]:
                 "infinite; take an earlier checkpoint"
             )
     if isinstance(contract, TextContract):
-        _rehearse_words(role, network)
+        _dry_run_words(role, network)
         return []
     if contract.classes == 1:
         raise ValueError(f"the {role} {ONE_NUMBER}")
@@ -78,7 +78,7 @@ def doubts(network: Network[Any], answer: Any) -> list[str]:
     return found
 
 
-def _rehearse_words(role: str, network: Network[TextContract]) -> None:
+def _dry_run_words(role: str, network: Network[TextContract]) -> None:
     def token(number: int) -> torch.Tensor:
         return torch.tensor([[number]], device=device_of(network))
 

@@ -1,12 +1,12 @@
 """The one training loop: draw, answer, compare, step.
 
-It knows no teacher, no paper and no file. A stream brings batches, a criterion turns the
-student's answer into named scalars, rules act between optimizer steps, a keeper holds what the
-next step depends on, a journal is told a line of figures now and then.
+It knows no teacher, no paper and no file. A stream brings batches, a loss turns the
+student's answer into named scalars, rules act between optimizer steps, a checkpointer holds what
+the next step depends on, a metrics log is told a line of figures now and then.
 
-A run is a function of (settings, seed, student, stream, criterion): stopping it at any step and
-going on from the keeper's state gives the same bits on the CPU. So that dropout is part of that
-function, torch's global generator is seeded afresh for each step, and put back at the end.
+A run is a function of (settings, seed, student, stream, loss): stopping it at any step and
+going on from the checkpointer's state gives the same bits on the CPU. So that dropout is part of
+that function, torch's global generator is seeded afresh for each step, and put back at the end.
 """
 
 import fnmatch
@@ -23,13 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from doublure.core.checks import one_of, positive, share
-from doublure.core.protocols import Batch, Criterion, Hook, Rule, Stream, Terms, facts_of
+from doublure.core.protocols import Batch, Hook, Loss, LossTerms, Rule, Stream, metrics_of
 from doublure.core.seeding import child, child_seed, reseed
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.features import FeatureRecorder, device_of
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
-from doublure.nets.taps import Taps, device_of
 
-Journal = Callable[[dict[str, Any]], None]
+MetricsLogger = Callable[[dict[str, Any]], None]
 _Optimizer = Literal["sgd", "adamw"]
 _Schedule = Literal["cosine", "one-cycle", "constant"]
 
@@ -39,7 +39,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Holds the state of a run outside of it."""
 
     def due(self, step: int) -> bool: ...
@@ -61,7 +61,7 @@ class FitSettings:
         channels_last: the memory order of each network that can be called in it.
         gradient_clip: largest norm of the gradient, or None.
         ema_decay: decay of an exponential moving average that becomes the student, or None.
-        log_every: steps between two lines of the journal.
+        log_every: steps between two lines of the metrics log.
     """
 
     steps: int = 10_000
@@ -100,11 +100,11 @@ class FitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FitResult:
     """What a run made, and what it took.
 
     Args:
-        terms: the last journal line: loss, its terms and the facts, as means over its steps.
+        terms: the last line of metrics: loss, its terms and the facts, as means over its steps.
         seconds: wall time in the loop, over all parts of an interrupted run.
     """
 
@@ -144,44 +144,44 @@ def learning_rate_at(settings: FitSettings, step: int) -> float:
 def fit(
     student: nn.Module,
     stream: Stream,
-    criterion: Criterion,
+    loss: Loss,
     *,
     settings: FitSettings,
     rng: torch.Generator,
     rules: Sequence[Rule] = (),
-    keeper: Keeper | None = None,
-    journal: Journal | None = None,
+    checkpointer: Checkpointer | None = None,
+    logger: MetricsLogger | None = None,
     world: int = 1,
-) -> Outcome:
+) -> FitResult:
     """Train `student` in place and return it, or what the rules made of it.
 
     Args:
         world: number of processes; above 1, torch.distributed must be up.
 
     Raises:
-        NonFiniteLossError: at the first journal line or checkpoint after a term went bad.
+        NonFiniteLossError: at the first line of metrics or checkpoint after a term went bad.
     """
     with _seeded_apart(device_of(student)):
-        loop = _Loop(student, stream, criterion, settings, rng, rules, world)
-        loop.run(keeper, journal)
-        return loop.outcome()
+        loop = _Loop(student, stream, loss, settings, rng, rules, world)
+        loop.run(checkpointer, logger)
+        return loop.result()
 
 
 class _Step(nn.Module):
-    """Student and criterion as one module, so that several processes average both gradients."""
+    """Student and loss as one module, so that several processes average both gradients."""
 
-    def __init__(self, taps: Taps, criterion: Criterion) -> None:
+    def __init__(self, recorder: FeatureRecorder, loss: Loss) -> None:
         super().__init__()
-        self.student = taps.network
-        self.adapters = nn.ParameterList(criterion.parameters())
-        self._taps = taps
-        self._criterion = criterion
+        self.student = recorder.network
+        self.adapters = nn.ParameterList(loss.parameters())
+        self._recorder = recorder
+        self._loss = loss
 
-    def forward(self, batch: Batch) -> Terms:
-        return self._criterion(self._taps.trace(batch.views["student"]), batch.teacher, batch)
+    def forward(self, batch: Batch) -> LossTerms:
+        return self._loss(self._recorder.record(batch.views["student"]), batch.teacher, batch)
 
 
-class _Ledger:
+class _Meter:
     """Sums terms on the device; one readback a line. Remembers when a term first went bad."""
 
     def __init__(self) -> None:
@@ -190,10 +190,10 @@ class _Ledger:
         self._bad: dict[str, Tensor] = {}
         self._count = 0
 
-    def add(self, step: int, terms: Terms, facts: dict[str, Tensor]) -> None:
+    def add(self, step: int, terms: LossTerms, metrics: dict[str, Tensor]) -> None:
         self._count += 1
         self._terms = list(terms)
-        for name, value in (terms | facts).items():
+        for name, value in (terms | metrics).items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         for name, value in terms.items():
@@ -214,7 +214,7 @@ class _Ledger:
         means = {name: value.item() / self._count for name, value in self._sums.items()}
         terms = {name: means.pop(name) for name in self._terms}
         self._sums, self._count = {}, 0
-        return {"loss": sum(terms.values()), **terms, "facts": means}
+        return {"loss": sum(terms.values()), **terms, "metrics": means}
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self._sums, "count": self._count}
@@ -228,23 +228,23 @@ class _Loop:
         self,
         student: nn.Module,
         stream: Stream,
-        criterion: Criterion,
+        loss: Loss,
         settings: FitSettings,
         rng: torch.Generator,
         rules: Sequence[Rule],
         world: int,
     ) -> None:
-        self.settings, self.stream, self.criterion = settings, stream, criterion
+        self.settings, self.stream, self.loss = settings, stream, loss
         # Each process drops out units of its own.
         rank = torch.distributed.get_rank() if world > 1 else 0
         self.seed = child_seed(rng.initial_seed(), "step", rank)
         self.student, self.device = student.train(), device_of(student)
         if settings.channels_last:
-            lay_channels_last(student)
+            to_channels_last_(student)
         if settings.compile:
             student.compile()
-        self.taps = Taps(student, criterion.taps.student, settings.precision)
-        self.module: nn.Module = _Step(self.taps, criterion)
+        self.recorder = FeatureRecorder(student, loss.features.student, settings.precision)
+        self.module: nn.Module = _Step(self.recorder, loss)
         self.parameters = list(self.module.parameters())
         self.optimizer = _optimizer(self.module, settings)
         self.average = _average(student, settings)
@@ -255,11 +255,11 @@ class _Loop:
         if world > 1:
             # Some objectives never reach the classifier, and then in no step.
             self.module = DistributedDataParallel(self.module, static_graph=True)
-        self.ledger, self.line = _Ledger(), dict[str, Any]()
+        self.meter, self.line = _Meter(), dict[str, Any]()
         self.step, self.seconds = 0, 0.0
 
-    def run(self, keeper: Keeper | None, journal: Journal | None) -> None:
-        saved = keeper.load() if keeper else None
+    def run(self, checkpointer: Checkpointer | None, logger: MetricsLogger | None) -> None:
+        saved = checkpointer.load() if checkpointer else None
         if saved is not None:
             self.load_state_dict(saved)
         began = time.perf_counter() - self.seconds
@@ -269,12 +269,12 @@ class _Loop:
                 last = self.step == self.settings.steps
                 self.seconds = time.perf_counter() - began
                 if self.step % self.settings.log_every == 0 or last:
-                    self._close_line(journal)
-                if keeper and (keeper.due(self.step) or last):
-                    self.ledger.check()
-                    keeper.save(self.state_dict())
+                    self._close_line(logger)
+                if checkpointer and (checkpointer.due(self.step) or last):
+                    self.meter.check()
+                    checkpointer.save(self.state_dict())
         finally:
-            self.taps.close()
+            self.recorder.close()
 
     def _advance(self) -> None:
         rate = learning_rate_at(self.settings, self.step)
@@ -294,26 +294,26 @@ class _Loop:
             hook.after_step(self.step)
         if self.average is not None:
             self.average.update_parameters(self.student)
-        self.ledger.add(self.step, terms, {**batch.facts, **facts_of(self.criterion)})
+        self.meter.add(self.step, terms, {**batch.metrics, **metrics_of(self.loss)})
         self.step += 1
 
-    def _close_line(self, journal: Journal | None) -> None:
-        self.line = self.ledger.close_line()
-        if journal is not None:
+    def _close_line(self, logger: MetricsLogger | None) -> None:
+        self.line = self.meter.close_line()
+        if logger is not None:
             rate = self.optimizer.param_groups[0]["lr"]
             speed = self.step * self.settings.batch_size / self.seconds
-            journal(
+            logger(
                 {"step": self.step, **self.line, "learning_rate": rate}
                 | {"images_per_second": speed, "seconds": self.seconds}
             )
 
-    def outcome(self) -> Outcome:
+    def result(self) -> FitResult:
         network: nn.Module = self.student if self.average is None else self.average.module
         for hook in self.hooks:
             made = hook.finish()
             network = network if made is self.student else made
         images = self.step * self.settings.batch_size
-        return Outcome(
+        return FitResult(
             network=network.eval(),
             steps=self.step,
             images=images,
@@ -328,11 +328,11 @@ class _Loop:
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "adapters": [p.detach() for p in self.criterion.parameters()],
+            "loss": self.loss.state_dict(),
+            "adapters": [p.detach() for p in self.loss.parameters()],
             "stream": self.stream.state_dict(),
             "hooks": [hook.state_dict() for hook in self.hooks],
-            "ledger": self.ledger.state_dict(),
+            "meter": self.meter.state_dict(),
             "line": self.line,
         }
 
@@ -341,16 +341,14 @@ class _Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.criterion.load_state_dict(state["criterion"])
+        self.loss.load_state_dict(state["loss"])
         with torch.no_grad():
-            for parameter, saved in zip(
-                self.criterion.parameters(), state["adapters"], strict=True
-            ):
+            for parameter, saved in zip(self.loss.parameters(), state["adapters"], strict=True):
                 parameter.copy_(saved)
         self.stream.load_state_dict(state["stream"])
         for hook, saved in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(saved)
-        self.ledger.load_state_dict(state["ledger"])
+        self.meter.load_state_dict(state["meter"])
         self.line = state["line"]
         self.step, self.seconds = state["step"], state["seconds"]
 

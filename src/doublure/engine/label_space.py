@@ -11,7 +11,7 @@ from doublure.sources.adversarial import Adversarial
 from doublure.sources.balanced import Balanced
 
 
-def check_own_classes(objective: AnyObjective, source: Source) -> None:
+def check_label_space(objective: AnyObjective, source: Source) -> None:
     """Raise unless a student whose classes are not the teacher's can learn so."""
     if compares_answers(objective):
         raise ValueError(

@@ -29,11 +29,17 @@ from doublure.data.student_file import (
 )
 from doublure.nets import builtin, user_file
 from doublure.nets.network import Network
+from doublure.nets.partial_contract import (
+    EMPTY_CONTRACT,
+    PartialContract,
+    first_value,
+    merge_contracts,
+    partial_contract,
+)
 from doublure.nets.plans import Plan
 from doublure.nets.plans import rebuild as rebuild_plan
 from doublure.nets.references import HUBS, NetworkRef, Reference, no_network, parse
-from doublure.nets.state_dicts import counted_in, load_state_, looks_like
-from doublure.nets.statements import SILENT, Statement, first_stated, settle, stated_by
+from doublure.nets.state_dicts import count_from_weights, load_state_, looks_like
 from doublure.nets.zoo import architecture_of, build_from_hub, stated_by_hub
 from doublure.tasks.translation.networks import assemble_translator, is_translator, text_contract
 
@@ -69,7 +75,7 @@ class _Opened:
 
     reference: Reference
     typed: bool = True
-    own: Statement = SILENT
+    own: PartialContract = EMPTY_CONTRACT
     state: Mapping[str, Tensor] | None = None
     weights: str = ""
     program: Path | None = None
@@ -132,7 +138,7 @@ def _resolved(
             "network itself, or name the run folder it was saved in"
         )
     if parsed.kind == "program":
-        return _load_program(said, Path(parsed.target), SILENT)
+        return _load_program(said, Path(parsed.target), EMPTY_CONTRACT)
     if parsed.kind == "builtin" and is_translator(parsed.target):
         state = None if said.weights is None else _read_weights(said)
         contract = text_contract(said, like if isinstance(like, TextContract) else None)
@@ -150,7 +156,7 @@ def _resolved(
         parsed = parse(description.architecture)
         state = state if said.weights is None else _read_weights(said)
         return _load_translator(parsed, description.contract, state, str(file.parent), rng)
-    own = stated_by(description.contract)
+    own = partial_contract(description.contract)
     program = file.with_name("student" + PROGRAM)
     if not description.architecture and program.exists() and said.weights is None:
         return _load_program(said, program, own)
@@ -217,7 +223,7 @@ def _open(said: NetworkRef, parsed: Reference, like: InputContract | None) -> _O
     if pretrained and own.classes is None:
         raise ValueError(f"{said.ref} has no classifier, only features; choose one that has")
     for name in ("classes", "channels") if pretrained else ():
-        asked, given = getattr(stated_by(said), name), getattr(own, name)
+        asked, given = getattr(partial_contract(said), name), getattr(own, name)
         if asked not in (None, given):
             raise ValueError(
                 f"{said.ref} comes with weights for {given} {name}, not {asked}; leave --{name} "
@@ -243,18 +249,22 @@ def _assemble(
     rebuild: Rebuild,
 ) -> Loaded:
     """Build the architecture, load the weights, settle the contract."""
-    places = [stated_by(said), opened.own, SILENT if like is None else stated_by(like)]
-    size = first_stated(places, "size") or _SIZE
+    places = [
+        partial_contract(said),
+        opened.own,
+        EMPTY_CONTRACT if like is None else partial_contract(like),
+    ]
+    size = first_value(places, "size") or _SIZE
     with _seeded(rng):
         make = _maker(opened, size, allow_code)
         places.append(_counted(places, opened, make))
-        channels, classes = first_stated(places, "channels"), first_stated(places, "classes")
+        channels, classes = first_value(places, "channels"), first_value(places, "classes")
         body = make(classes, channels)
     if opened.reference.kind == "file":
         channels = channels or user_file.first_channels(body) or _CHANNELS
         answered = user_file.count_classes(body, said.ref, classes, channels, size)
-        places.append(Statement(classes=answered))
-    contract, notes = settle(places, size, channels or _CHANNELS, said.ref)
+        places.append(PartialContract(classes=answered))
+    contract, notes = merge_contracts(places, size, channels or _CHANNELS, said.ref)
     body = rebuild(body, opened.plan)
     if opened.state is not None:
         load_state_(
@@ -325,17 +335,17 @@ def _permit(opened: _Opened, path: str, allow_code: bool | Collection[str | Path
 
 
 def _counted(
-    places: list[Statement],
+    places: list[PartialContract],
     opened: _Opened,
     make: Callable[[int | None, int | None], nn.Module],
-) -> Statement:
+) -> PartialContract:
     """Return the numbers that only the weights tell, for architectures that are cheap to build."""
     if opened.state is None or opened.reference.kind != "builtin":
-        return SILENT
-    classes, channels = first_stated(places, "classes"), first_stated(places, "channels")
-    return Statement(
-        classes=classes or counted_in(opened.state, "classes", make),
-        channels=channels or counted_in(opened.state, "channels", make),
+        return EMPTY_CONTRACT
+    classes, channels = first_value(places, "classes"), first_value(places, "channels")
+    return PartialContract(
+        classes=classes or count_from_weights(opened.state, "classes", make),
+        channels=channels or count_from_weights(opened.state, "channels", make),
     )
 
 
@@ -361,7 +371,7 @@ def _load_translator(
     return Loaded(network=network, random=state is None)
 
 
-def _load_program(said: NetworkRef, path: Path, own: Statement) -> Loaded:
+def _load_program(said: NetworkRef, path: Path, own: PartialContract) -> Loaded:
     """Return an exported program as a network; its normalisation is inside."""
     if said.weights is not None:
         raise ValueError(f"{path} holds its own weights; leave --weights out")
@@ -369,29 +379,31 @@ def _load_program(said: NetworkRef, path: Path, own: Statement) -> Loaded:
     image, answer = program_shapes(module)
     _, channels, height, width = image
     size = None if height is None or width is None else (height, width)
-    inside = Statement(size=size, channels=channels, classes=answer[1])
+    inside = PartialContract(size=size, channels=channels, classes=answer[1])
     for name in ("size", "channels", "classes"):
-        asked, given = getattr(stated_by(said), name), getattr(inside, name)
+        asked, given = getattr(partial_contract(said), name), getattr(inside, name)
         if asked is not None and given not in (None, asked):
             raise ValueError(f"{path} was exported with {name} {given}, not {asked}; leave it out")
-    places = [stated_by(said), inside, replace(own, mean=None, std=None), _said_beside(path)]
-    channels = first_stated(places, "channels") or _CHANNELS
-    places.append(Statement(mean=(0.0,) * channels, std=(1.0,) * channels))
-    if first_stated(places, "classes") is None:
+    places = [partial_contract(said), inside, replace(own, mean=None, std=None), _said_beside(path)]
+    channels = first_value(places, "channels") or _CHANNELS
+    places.append(PartialContract(mean=(0.0,) * channels, std=(1.0,) * channels))
+    if first_value(places, "classes") is None:
         raise ValueError(f"{path} does not tell how many classes it answers; say --classes")
-    contract, notes = settle(places, first_stated(places, "size") or _SIZE, channels, str(path))
+    contract, notes = merge_contracts(
+        places, first_value(places, "size") or _SIZE, channels, str(path)
+    )
     return Loaded(network=Network(module, contract, said.ref), notes=tuple(notes))
 
 
-def _said_beside(path: Path) -> Statement:
+def _said_beside(path: Path) -> PartialContract:
     """Return what was written into the program's file when it was exported."""
     text = read_extra(path, _PROGRAM_DESCRIPTION)
     if text is None:
-        return SILENT
+        return EMPTY_CONTRACT
     try:
         values = {name: json.loads(value) for name, value in json.loads(text).items()}
         names = values["class_names"]
-        return Statement(
+        return PartialContract(
             names=None if names is None else tuple(str(name) for name in names),
             interpolation=str(values["interpolation"]),
             crop_pct=float(values["crop_pct"]),

@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class MethodInputs:
     """What a person brings to a method.
 
     Args:
@@ -70,7 +70,7 @@ class Given:
     device: str = "auto"
 
     @property
-    def of_images(self) -> InputContract:
+    def image_contract(self) -> InputContract:
         """The contract, for methods that are for images alone."""
         assert isinstance(self.contract, InputContract)  # else refused by `Method.recipe`
         return self.contract
@@ -90,14 +90,14 @@ class Method:
     """
 
     name: str
-    stages: Callable[[Given], tuple[Stage, ...]]
+    stages: Callable[[MethodInputs], tuple[Stage, ...]]
     needs: Need = "nothing"
     parts: tuple[str, ...] = ()
-    plan: Callable[[Given], tuple[str, ...]] = lambda _: ()
+    plan: Callable[[MethodInputs], tuple[str, ...]] = lambda _: ()
     open: bool = False
 
     def recipe(
-        self, teacher: NetworkRef, student: NetworkRef, given: Given, *, seed: int = 0
+        self, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
     ) -> Recipe:
         """Return the recipe of a run; with a part swapped or left out its method is "custom".
 
@@ -105,13 +105,13 @@ class Method:
             ValueError: what the method needs was not given, it is not for such a teacher, or it has
                 no such part.
         """
-        self._refuse(given)
-        stages = self.stages(given)
-        if given.objective is not None:
+        self._refuse(inputs)
+        stages = self.stages(inputs)
+        if inputs.objective is not None:
             # What comes before the last stage prepares it.
-            stages = (*stages[:-1], replace(stages[-1], objective=given.objective))
-        shown = given.base is not None and self.needs == "nothing" and not self.open
-        swapped = shown or given.without or given.objective is not None
+            stages = (*stages[:-1], replace(stages[-1], objective=inputs.objective))
+        shown = inputs.base is not None and self.needs == "nothing" and not self.open
+        swapped = shown or inputs.without or inputs.objective is not None
         return Recipe(
             verb="distill",
             method="custom" if swapped else self.name,
@@ -119,20 +119,20 @@ class Method:
             student=student,
             stages=stages,
             seed=seed,
-            device=given.device,
-            plan=self.plan(given),
+            device=inputs.device,
+            plan=self.plan(inputs),
         )
 
-    def _refuse(self, given: Given) -> None:
-        text = isinstance(given.contract, TextContract)
+    def _refuse(self, inputs: MethodInputs) -> None:
+        text = isinstance(inputs.contract, TextContract)
         if text != (self.needs == "sentences"):
             kinds = ("images", "translates") if text else ("text", "takes images")
             raise ValueError(
                 f"{self.name} is for {kinds[0]}, but the teacher {kinds[1]}; leave --method away"
             )
-        if given.base is None and self.needs != "nothing":
+        if inputs.base is None and self.needs != "nothing":
             raise ValueError(f"{self.name} needs {_WANTED[self.needs]}")
-        for part in given.without:
+        for part in inputs.without:
             if not self.parts:
                 raise ValueError(
                     f"{self.name} has no part '{part}' to leave out; change its settings with --set"
@@ -147,7 +147,7 @@ def normalises_layers(network: nn.Module) -> bool:
     return not batches and any(isinstance(layer, nn.LayerNorm) for layer in layers)
 
 
-def suited(recipe: Recipe, student: nn.Module) -> Recipe:
+def choose_optimizer(recipe: Recipe, student: nn.Module) -> Recipe:
     """Return the recipe with an optimizer by which such a student learns: AdamW for transformers.
 
     That is, where it has LayerNorm and no BatchNorm layers, and a stage would take SGD.

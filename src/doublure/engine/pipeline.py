@@ -24,21 +24,20 @@ from doublure.core.protocols import TextContract
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
 from doublure.engine import recipe as recipe_file
-from doublure.engine.changes import changed, network_of
-from doublure.engine.dry_run import check_pair, rehearse, weights_digest
-from doublure.engine.fit import Journal as Watcher
-from doublure.engine.fit import Outcome
+from doublure.engine.dry_run import check_pair, dry_run, weights_digest
+from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.loading import rebuilds, resolve, save
+from doublure.engine.model_transform import apply_transform, network_of
 from doublure.engine.planning import seconds_to_answer, within_budget
-from doublure.engine.processes import Team, team
+from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.recipe import Recipe, RecipeError
 from doublure.engine.run_folder import (
     BEGINNING,
     MAKE_ROOM,
     RECIPE,
-    FolderKeeper,
-    Journal,
+    FolderCheckpointer,
+    MetricsFile,
     RunFolder,
     RunFolderError,
     TensorBoard,
@@ -69,7 +68,7 @@ _REPORTING = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conduct:
+class RunOptions:
     """How a run is carried out, as opposed to what it is.
 
     Args:
@@ -77,9 +76,9 @@ class Conduct:
         networks: networks made in Python, in place of the recipe's references, by role.
         skip_bad: leave unreadable files of the data to score on out, instead of raising.
         say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of the journal.
+        watch: is told the number of steps and each line of the metrics log.
         checkpoint_seconds: time between two checkpoints.
-        tensorboard: also write the journal for TensorBoard.
+        tensorboard: also write the metrics log for TensorBoard.
         audit: whether the transfer set is scored, or its search followed, for the report.
     """
 
@@ -96,7 +95,7 @@ class Conduct:
     audit: bool = True
 
 
-def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
+def run(recipe: Recipe, out: Path, options: RunOptions) -> dict[str, Any]:
     """Carry out `recipe` in the folder `out` and return its summary.
 
     Of several processes the first one writes; the others return nothing.
@@ -108,29 +107,33 @@ def run(recipe: Recipe, out: Path, conduct: Conduct) -> dict[str, Any]:
     """
     began = time.perf_counter()
     cpu = device_named(recipe.device).type == "cpu"
-    with team(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
-        return _run(recipe, folder, conduct, processes, began)
+    with process_group(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
+        return _run(recipe, folder, options, processes, began)
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
+    recipe: Recipe, folder: RunFolder, options: RunOptions, processes: ProcessGroup, began: float
 ) -> dict[str, Any]:
-    recipe, saved = processes.agree(_looked_up(recipe, folder, conduct, processes))
+    recipe, saved = processes.broadcast(_looked_up(recipe, folder, options, processes))
     asked = recipe
     notes: list[str] = []
-    teacher, student = open_networks(recipe, dataclasses.replace(conduct, say=notes.append))
-    begun = changed(recipe.stages[0], teacher, student, stage_rng(recipe, 0))
-    judges = None if recipe.eval is None else open_judges(recipe.eval, begun, conduct)
-    if judges is not None:
-        notes += [f"--eval: {note}" for note in judges.notes]
+    teacher, student = open_networks(recipe, dataclasses.replace(options, say=notes.append))
+    begun = apply_transform(recipe.stages[0], teacher, student, stage_rng(recipe, 0))
+    evaluation_data = (
+        None if recipe.eval is None else open_evaluation_data(recipe.eval, begun, options)
+    )
+    if evaluation_data is not None:
+        notes += [f"--eval: {note}" for note in evaluation_data.notes]
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
-    if conduct.budget is not None and not saved:
-        after = min(seconds_to_judge(teacher, begun, judges), _JUDGING_SHARE * conduct.budget)
-        left = conduct.budget - after - (time.perf_counter() - began)
-        recipe = processes.agree(within_budget(recipe, teacher, student, left, processes))
+    if options.budget is not None and not saved:
+        after = min(
+            seconds_to_judge(teacher, begun, evaluation_data), _JUDGING_SHARE * options.budget
+        )
+        left = options.budget - after - (time.perf_counter() - began)
+        recipe = processes.broadcast(within_budget(recipe, teacher, student, left, processes))
         notes.append(
-            f"budget {conduct.budget:.0f} s, {after:.0f} of them to judge and report: "
+            f"budget {options.budget:.0f} s, {after:.0f} of them to judge and report: "
             f"{sum(stage.fit.steps for stage in recipe.stages):,} steps"
         )
     notes += [f"plan: {line}" for line in recipe.plan]
@@ -141,98 +144,100 @@ def _run(
     compared: list[str] = []
     train = opening(recipe.stages[0], teacher, student, stage_rng(recipe, 0), say=compared.append)
     if processes.first:
-        conduct = _begun(recipe, asked, folder, conduct, [*notes, *compared], saved=saved)
-    train.note = functools.partial(_note_beginning, folder, conduct)
-    processes.agree(None)  # nobody goes on before the folder stands
+        options = _begun(recipe, asked, folder, options, [*notes, *compared], saved=saved)
+    train.note = functools.partial(_note_beginning, folder, options)
+    processes.broadcast(None)  # nobody goes on before the folder stands
     taught_by = "" if teacher is None else weights_digest(teacher)
-    outcomes = []
+    results = []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
-            student = changed(stage, teacher, student, stage_rng(recipe, i))
+            student = apply_transform(stage, teacher, student, stage_rng(recipe, i))
             said = len(compared)
             train = opening(stage, teacher, student, stage_rng(recipe, i), say=compared.append)
-            train.note = functools.partial(_note_beginning, folder, conduct)
+            train.note = functools.partial(_note_beginning, folder, options)
             for note in compared[said:] if processes.first else ():
-                conduct.say(note)
-        outcomes.append(
-            train_in_folder(train, i, stage.fit.steps, folder, conduct, processes, taught_by)
+                options.say(note)
+        results.append(
+            train_in_folder(train, i, stage.fit.steps, folder, options, processes, taught_by)
         )
     if not processes.first:
         return {}
-    made = network_of(outcomes[-1].network, student)
+    made = network_of(results[-1].network, student)
     save(made, folder.path)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
     return summarize(
         recipe,
         folder,
-        outcomes,
+        results,
         teacher,
         made,
-        judges,
+        evaluation_data,
         compared=compared,
         last=train.last,
-        audit=conduct.audit,
+        audit=options.audit,
     )
 
 
 def _looked_up(
-    recipe: Recipe, folder: RunFolder, conduct: Conduct, processes: Team
+    recipe: Recipe, folder: RunFolder, options: RunOptions, processes: ProcessGroup
 ) -> tuple[Recipe, bool]:
     """Return the recipe to carry out, and whether it is one to go on with; nothing is written."""
-    if conduct.tensorboard:
+    if options.tensorboard:
         require("torch.utils.tensorboard")
-    if not processes.first or not folder.check(resume=conduct.resume, overwrite=conduct.overwrite):
+    if not processes.first or not folder.check(resume=options.resume, overwrite=options.overwrite):
         return recipe, False
-    return _going_on(recipe, folder, conduct), True
+    return _going_on(recipe, folder, options), True
 
 
 def _begun(
     recipe: Recipe,
     asked: Recipe,
     folder: RunFolder,
-    conduct: Conduct,
+    options: RunOptions,
     notes: Sequence[str],
     *,
     saved: bool,
-) -> Conduct:
+) -> RunOptions:
     """Make the folder, with the recipe, and return the conduct that also writes its log.
 
     Args:
         asked: the recipe before a budget was planned.
     """
-    folder.begin(overwrite=conduct.overwrite)
-    if not saved and conduct.budget is not None:
+    folder.begin(overwrite=options.overwrite)
+    if not saved and options.budget is not None:
         write_whole(folder.scratch / _ASKED_FOR, recipe_file.to_toml(asked))
     if not saved:
         write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
-    say = folder.logging(conduct.say)
+    say = folder.logging(options.say)
     for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
         say(note)
-    return dataclasses.replace(conduct, say=say)
+    return dataclasses.replace(options, say=say)
 
 
-def open_judges(spec: str, student: Network[Any], conduct: Conduct) -> Dataset | ParallelText:
+def open_evaluation_data(
+    spec: str, student: Network[Any], options: RunOptions
+) -> Dataset | ParallelText:
     """Return the data to score on: labelled images, or sentences with references."""
     contract = student.contract
     if isinstance(contract, TextContract):
         require("sacrebleu")  # which is better missed now than after the training
         return open_text(spec, split="test", languages=contract.languages)
-    return open_data(spec, contract, split="test", labels=True, skip_bad=conduct.skip_bad)
+    return open_data(spec, contract, split="test", labels=True, skip_bad=options.skip_bad)
 
 
-def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None, Network[Any]]:
+def open_networks(recipe: Recipe, options: RunOptions) -> tuple[Network[Any] | None, Network[Any]]:
     """Return the teacher, where there is one, and the student before its first step.
 
     Raises:
         ValueError: one of them cannot be loaded, answered, or kept; or they do not fit together.
     """
     device = device_named(recipe.device)
-    made = dict(conduct.networks)
+    made = dict(options.networks)
     if "teacher" not in made and recipe.teacher is not None:
-        opened = resolve(recipe.teacher, allow_code=conduct.allow_code)
+        opened = resolve(recipe.teacher, allow_code=options.allow_code)
         for note in opened.notes:
-            conduct.say(f"teacher: {note}")
+            options.say(f"teacher: {note}")
         made["teacher"] = opened.network
     if recipe.verb in CHANGING:
         # A teacher that was handed over frozen has a student that learns all the same.
@@ -241,15 +246,15 @@ def open_networks(recipe: Recipe, conduct: Conduct) -> tuple[Network[Any] | None
         made["student"] = resolve(
             recipe.student,
             like=made["teacher"].contract if "teacher" in made else None,
-            allow_code=conduct.allow_code,
+            allow_code=options.allow_code,
             rng=from_seed(child_seed(recipe.seed, "student")),
         ).network
     for role, network in made.items():
-        for note in rehearse(role, network):
-            conduct.say(note)
+        for note in dry_run(role, network):
+            options.say(note)
         network.to(device)
     if "teacher" in made:
-        check_pair(made["teacher"].contract, made["student"].contract, own=recipe.own_classes)
+        check_pair(made["teacher"].contract, made["student"].contract, own=recipe.own_label_space)
     if _travels_with_code(made["student"]):
         trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]
@@ -268,46 +273,50 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def _note_beginning(folder: RunFolder, conduct: Conduct, made: Initialized) -> None:
+def _note_beginning(folder: RunFolder, options: RunOptions, made: Initialized) -> None:
     """Say how the student's weights began, and keep it for the summary."""
     errors = ", ".join(f"{name} {error:.3f}" for name, error in made.errors.items())
     for line in (made.how, *made.notes, f"relative errors: {errors}" if errors else ""):
         if line:
-            conduct.say(f"beginning: {line}")
+            options.say(f"beginning: {line}")
     told = {"how": made.how, "errors": dict(made.errors), "notes": list(made.notes)}
     write_json(folder.file(BEGINNING), told)
 
 
 def seconds_to_judge(
-    teacher: Network[Any] | None, student: Network[Any], judges: Dataset | ParallelText | None
+    teacher: Network[Any] | None,
+    student: Network[Any],
+    evaluation_data: Dataset | ParallelText | None,
 ) -> float:
     """Return about how long it takes to judge the student and to write the report."""
     if isinstance(student.contract, TextContract):
         return _REPORTING
     asked = [seconds_to_answer(net) for net in (student, teacher) if net is not None]
-    return _REPORTING + (_JUDGED + (0 if judges is None else len(judges))) * sum(asked)
+    return _REPORTING + (_JUDGED + (0 if evaluation_data is None else len(evaluation_data))) * sum(
+        asked
+    )
 
 
 def train_in_folder(
-    train: Callable[..., Outcome],
+    train: Callable[..., FitResult],
     stage: int,
     steps: int,
     folder: RunFolder,
-    conduct: Conduct,
-    processes: Team,
+    options: RunOptions,
+    processes: ProcessGroup,
     taught_by: str,
-) -> Outcome:
-    """Carry out one stage's training with checkpoints and a journal in the run's folder.
+) -> FitResult:
+    """Carry out one stage's training with checkpoints and a metrics log in the run's folder.
 
     Args:
-        train: is called with a keeper and a journal.
+        train: is called with a checkpointer and a metrics log.
         taught_by: tells what the stage rests on; its checkpoint goes back to the same only.
     """
     together = max(1, steps // 20) if processes.world > 1 else None
-    keeper = FolderKeeper(
+    checkpointer = FolderCheckpointer(
         folder,
         stage,
-        seconds=conduct.checkpoint_seconds,
+        seconds=options.checkpoint_seconds,
         steps=together,
         rank=processes.rank,
         world=processes.world,
@@ -315,23 +324,25 @@ def train_in_folder(
         taught_by=taught_by,
     )
     if not processes.first:
-        return train(keeper=keeper)
-    state = keeper.load()
+        return train(checkpointer=checkpointer)
+    state = checkpointer.load()
     step = 0 if state is None else state["step"]
     if state is not None:
-        conduct.say(f"going on from step {step} of {steps}")
+        options.say(f"going on from step {step} of {steps}")
     with contextlib.ExitStack() as stack:
-        journals: list[Watcher] = [stack.enter_context(Journal(folder, stage, after_step=step))]
-        if conduct.tensorboard:
-            journals.append(stack.enter_context(TensorBoard(folder, stage, after_step=step)))
+        loggers: list[MetricsLogger] = [
+            stack.enter_context(MetricsFile(folder, stage, after_step=step))
+        ]
+        if options.tensorboard:
+            loggers.append(stack.enter_context(TensorBoard(folder, stage, after_step=step)))
 
-        def journal(line: dict[str, Any]) -> None:
-            for told in journals:
+        def logger(line: dict[str, Any]) -> None:
+            for told in loggers:
                 told(line)
-            conduct.watch(steps, line)
+            options.watch(steps, line)
 
         try:
-            return train(keeper=keeper, journal=journal)
+            return train(checkpointer=checkpointer, logger=logger)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -345,10 +356,10 @@ def _travels_with_code(student: Network[Any]) -> bool:
     return not rebuilds(student.reference) or student.reference.startswith("file:")
 
 
-def _going_on(asked: Recipe, folder: RunFolder, conduct: Conduct) -> Recipe:
+def _going_on(asked: Recipe, folder: RunFolder, options: RunOptions) -> Recipe:
     saved = recipe_file.read(folder.file(RECIPE))
     before_planning = folder.scratch / _ASKED_FOR
-    planned = conduct.budget is not None and before_planning.exists()
+    planned = options.budget is not None and before_planning.exists()
     stood = recipe_file.read(before_planning) if planned else saved
     if keys := recipe_file.differing_keys(asked, stood, but=FREE):
         raise RecipeError(

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 
 from doublure.core.protocols import InputContract, Source, WrappingSource
-from doublure.engine.budget import Clock, Lap, Timing, steps_within, time_steps
-from doublure.engine.changes import changed
+from doublure.engine.budget import Clock, Lap, StepTiming, steps_within, time_steps
 from doublure.engine.fit import FitSettings
-from doublure.engine.processes import Team
+from doublure.engine.model_transform import apply_transform
+from doublure.engine.processes import ProcessGroup
 from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.stage_opening import open_stage, stage_rng
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
-from doublure.nets.taps import device_of
 from doublure.sources.balanced import Balanced
 from doublure.sources.combined import Combined
 from doublure.sources.replay import Replay
@@ -64,7 +64,7 @@ class Costs:
     begin: float = 0.0
     batch: float = 0.0
     beside: float = 1.0
-    timing: Timing
+    timing: StepTiming
 
     def beginning(self, num_batches: int) -> float:
         """Return the seconds that a beginning takes on so many batches."""
@@ -76,7 +76,7 @@ def within_budget(
     teacher: Network[Any] | None,
     student: Network[Any],
     seconds: float,
-    processes: Team,
+    processes: ProcessGroup,
     clock: Clock = time.perf_counter,
 ) -> Recipe:
     """Return the recipe with the steps and pools that fit into `seconds` of `clock`.
@@ -90,7 +90,7 @@ def within_budget(
     stages, lines = [], list[str]()
     student = copy.deepcopy(student)
     for i, stage in enumerate(recipe.stages):
-        student = changed(stage, teacher, student, stage_rng(recipe, i))
+        student = apply_transform(stage, teacher, student, stage_rng(recipe, i))
         share = seconds * weights[i] / sum(weights)
         began = clock()
 
@@ -205,7 +205,7 @@ def _time_stage(
     teacher: Network[Any] | None,
     student: Network[Any],
     rng: torch.Generator,
-    processes: Team,
+    processes: ProcessGroup,
     clock: Clock,
     limit: float,
 ) -> Costs:
@@ -231,7 +231,7 @@ def _time_stage(
                 timed.initialize(shown)
                 batch, begin = drawn - start, clock() - drawn
             lap.restart()
-            timed.begin(journal=lap)
+            timed.begin(logger=lap)
 
     timing = time_steps(train, stage.fit, clock, limit)
     if stage.init is None or stage.init_source is not None:

@@ -15,7 +15,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The processes of one run, as one of them sees it; alone, where nobody launched more."""
 
     rank: int = 0
@@ -26,7 +26,7 @@ class Team:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def agree(self, value: _Value) -> _Value:
+    def broadcast(self, value: _Value) -> _Value:
         """Return the first process's value; nobody goes on before it is there."""
         box = [value]
         if self.world > 1:
@@ -43,14 +43,14 @@ class Team:
 
 
 @contextmanager
-def team(*, cpu: bool) -> Iterator[Team]:
+def process_group(*, cpu: bool) -> Iterator[ProcessGroup]:
     """Join the processes that were launched together, and part from them at the end.
 
     Args:
         cpu: work on the CPU, even where there is a GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     # Importing it takes a second, which a run of one process need not pay.
     from accelerate.state import PartialState
@@ -58,7 +58,7 @@ def team(*, cpu: bool) -> Iterator[Team]:
     joined = torch.distributed.is_initialized()
     state: Any = PartialState(cpu=cpu)
     try:
-        yield Team(rank=state.process_index, world=state.num_processes)
+        yield ProcessGroup(rank=state.process_index, world=state.num_processes)
     finally:
         if not joined:
             state.destroy_process_group()

@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from doublure.engine.description import describe
 from doublure.engine.run_folder import write_whole
-from doublure.nets.memory_order import lay_channels_first
+from doublure.nets.memory_format import to_channels_first_
 from doublure.nets.network import Network, freeze
 
 DESCRIPTION = "description.json"
@@ -36,7 +36,7 @@ def trace_program(network: Network) -> ExportedProgram:
     """
     contract = network.contract
     frozen = freeze(network).to("cpu", torch.float32)
-    lay_channels_first(frozen)
+    to_channels_first_(frozen)
     example = (torch.full((_EXAMPLES, contract.channels, *contract.size), 0.5),)
     shapes = ({0: Dim("batch", max=_LONGEST)},)
     try:

@@ -23,7 +23,7 @@ from doublure.core.initialisation import Initialization
 from doublure.core.protocols import Objective, Rule, Source, StatelessObjective, Transform
 from doublure.engine.answer_ring import Ring
 from doublure.engine.fit import FitSettings
-from doublure.engine.label_space import check_own_classes
+from doublure.engine.label_space import check_label_space
 from doublure.nets.references import NetworkRef
 from doublure.objectives.weighted import AnyObjective
 
@@ -39,7 +39,7 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class ModelTransform:
     """What is done to the student's architecture, and the images by which it is judged.
 
     Args:
@@ -60,7 +60,7 @@ class Stage:
     """One training: a source, an objective, a loop and rules, with a new optimizer.
 
     Args:
-        change: what happens to the student's architecture before.
+        model_transform: what happens to the student's architecture before.
         init: how its weights begin; None leaves them as they are.
         init_source: the images that `init` sees; None takes what the stage shows.
         ring: how many answers of the teacher are kept and shown again; None asks in every step.
@@ -70,7 +70,7 @@ class Stage:
     objective: AnyObjective
     fit: FitSettings = field(default_factory=FitSettings)
     rules: tuple[Rule, ...] = ()
-    change: Change | None = None
+    model_transform: ModelTransform | None = None
     init: Initialization | None = None
     init_source: Source | None = None
     ring: Ring | None = None
@@ -84,7 +84,7 @@ class Recipe:
         method: the published recipe it follows, or "custom" where a part was swapped.
         teacher: None for `train`.
         student: for `prune`, `quantize` and `continual` the teacher's own, which they start from.
-        own_classes: the student's classes are not its teacher's, who is asked for layers alone.
+        own_label_space: the student's classes are not its teacher's, who is asked for layers alone.
         plan: why the recipe is as it is, in a few sentences, where it was chosen for its networks.
         eval: labelled data to score on; never changes the student.
     """
@@ -96,13 +96,13 @@ class Recipe:
     stages: tuple[Stage, ...]
     seed: int = 0
     device: str = "auto"
-    own_classes: bool = False
+    own_label_space: bool = False
     plan: tuple[str, ...] = ()
     eval: str | None = None
 
     def __post_init__(self) -> None:
-        for stage in self.stages if self.own_classes else ():
-            check_own_classes(stage.objective, stage.source)
+        for stage in self.stages if self.own_label_space else ():
+            check_label_space(stage.objective, stage.source)
 
 
 def to_table(part: Any) -> Any:

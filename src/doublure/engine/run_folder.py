@@ -1,8 +1,8 @@
 """The folder of a run: what is written while a student is made, and how it survives a kill.
 
 Every file is replaced as a whole, so that whatever stands there is complete. The checkpoint is
-one file a stage, whatever the number of processes; the journal is cut back to it when a run goes
-on.
+one file a stage, whatever the number of processes; the metrics log is cut back to it when a run
+goes on.
 """
 
 import contextlib
@@ -162,7 +162,7 @@ class RunFolder:
             raise RunFolderError(f"cannot read {self.file(name)}: {error}") from error
 
 
-class FolderKeeper:
+class FolderCheckpointer:
     """Keeps the state of a loop in the run's folder, every so many seconds or steps.
 
     Of several processes the first one writes for all: they share the weights, and each one's
@@ -242,26 +242,26 @@ class FolderKeeper:
             part.replace(self.path)
 
 
-class Journal:
+class MetricsFile:
     """Appends lines of figures to metrics.jsonl; cut back to the checkpoint when a run goes on."""
 
     def __init__(self, folder: RunFolder, stage: int, *, after_step: int = 0) -> None:
         self.stage = stage
         self._path = path = folder.file(METRICS)
-        kept = [line for line in read_journal(path) if _stands(line, stage, after_step)]
+        kept = [line for line in read_metrics(path) if _stands(line, stage, after_step)]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
-    def __call__(self, figures: Mapping[str, Any]) -> None:
+    def __call__(self, line: Mapping[str, Any]) -> None:
         with _told(self._path, MAKE_ROOM):
-            self._file.write(json.dumps({"stage": self.stage, **figures}) + "\n")
+            self._file.write(json.dumps({"stage": self.stage, **line}) + "\n")
             self._file.flush()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been told of
             self._file.close()
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -280,11 +280,11 @@ class TensorBoard:
         path = folder.file(TENSORBOARD) / f"stage{stage}"
         self._writer = writing.SummaryWriter(str(path), purge_step=after_step + 1)
 
-    def __call__(self, figures: Mapping[str, Any]) -> None:
-        facts = {f"facts/{name}": value for name, value in figures["facts"].items()}
-        plain = {name: value for name, value in figures.items() if name not in ("facts", "step")}
-        for name, value in (plain | facts).items():
-            self._writer.add_scalar(name, value, figures["step"])
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        metrics = {f"metrics/{name}": value for name, value in line["metrics"].items()}
+        plain = {name: value for name, value in line.items() if name not in ("metrics", "step")}
+        for name, value in (plain | metrics).items():
+            self._writer.add_scalar(name, value, line["step"])
 
     def __enter__(self) -> "TensorBoard":
         return self
@@ -293,8 +293,8 @@ class TensorBoard:
         self._writer.close()
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a journal; a torn last line is left out."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a metrics log; a torn last line is left out."""
     if not path.exists():
         return []
     lines = []

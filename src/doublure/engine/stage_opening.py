@@ -10,11 +10,11 @@ import torch
 from doublure.core.initialisation import Initialized
 from doublure.core.protocols import Batch, Stream
 from doublure.core.seeding import child, child_seed, from_seed
-from doublure.engine.distill import Answered, open_distillation, site_of
-from doublure.engine.fit import FitSettings, Keeper, Outcome, fit
+from doublure.engine.distill import TeacherStream, open_distillation, stream_context
+from doublure.engine.fit import Checkpointer, FitResult, FitSettings, fit
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.network import Network, freeze
-from doublure.objectives.weighted import notes_of, open_criterion
+from doublure.objectives.weighted import notes_of, open_loss
 
 
 def stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
@@ -24,7 +24,7 @@ def stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
 
 @dataclass(kw_only=True)
 class Training:
-    """A stage that is ready to be carried out: call it with keeper and journal.
+    """A stage that is ready to be carried out: call it with checkpointer and metrics log.
 
     Args:
         stream: what `fit` draws from.
@@ -37,22 +37,22 @@ class Training:
     """
 
     stream: Stream
-    begin: Callable[..., Outcome]
+    begin: Callable[..., FitResult]
     draw: Callable[[int], Sequence[Batch]]
     initialize: Callable[[Sequence[Batch]], Initialized] | None
     num_images: int = 0
     note: Callable[[Initialized], None] = lambda _: None
 
-    def __call__(self, *, keeper: Keeper | None = None, **told: Any) -> Outcome:
+    def __call__(self, *, checkpointer: Checkpointer | None = None, **told: Any) -> FitResult:
         """Train; where nothing is saved yet, let the weights begin first."""
-        if self.initialize is not None and (keeper is None or keeper.load() is None):
+        if self.initialize is not None and (checkpointer is None or checkpointer.load() is None):
             self.note(self.initialize(self.draw(self.num_images)))
-        return self.begin(keeper=keeper, **told)
+        return self.begin(checkpointer=checkpointer, **told)
 
     @property
     def last(self) -> Batch | None:
         """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
-        return self.stream.last if isinstance(self.stream, Answered) else None
+        return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 
 def open_stage(
@@ -65,52 +65,53 @@ def open_stage(
     say: Callable[[str], None] = lambda _: None,
     **where: Any,
 ) -> Training:
-    """Return the training of `student` by one stage, ready to be called with keeper and journal.
+    """Return the training of `student` by one stage, ready to be called with
+    checkpointer and logger.
 
     Args:
         settings: in place of the stage's own, for a part of a run.
         say: is told what the objective has to say: which layers it compares.
-        where: fields of the `Site` that a caller knows: rank, world, scratch.
+        where: fields of the `StreamContext` that a caller knows: rank, world, scratch.
     """
-    site = site_of(student.contract, student, stage.fit, **where)
+    context = stream_context(student.contract, student, stage.fit, **where)
     settings = settings or stage.fit
     stream: Stream
     if teacher is not None:
-        stream, criterion = open_distillation(
+        stream, loss = open_distillation(
             student,
             teacher,
             stage.source,
             stage.objective,
             settings=settings,
-            site=site,
+            context=context,
             rng=rng,
             ring=stage.ring,
         )
         for note in stream.notes:
             say(note)
     else:
-        stream = stage.source.open(site, None, child(rng, "source"))
-        example = stage.source.open(site, None, child(rng, "example")).draw(0, student)
-        criterion = open_criterion(stage.objective, student, None, example, child(rng, "objective"))
-    for note in notes_of(criterion):
+        stream = stage.source.open(context, None, child(rng, "source"))
+        example = stage.source.open(context, None, child(rng, "example")).draw(0, student)
+        loss = open_loss(stage.objective, student, None, example, child(rng, "objective"))
+    for note in notes_of(loss):
         say(note)
     begin = functools.partial(
         fit,
         student,
         stream,
-        criterion,
+        loss,
         settings=settings,
         rng=rng,
         rules=stage.rules,
-        world=site.world,
+        world=context.world,
     )
 
     def draw(num_images: int) -> Sequence[Batch]:
-        shown = stream.stream if isinstance(stream, Answered) else stream
+        shown = stream.stream if isinstance(stream, TeacherStream) else stream
         if stage.init_source is not None:
             asked = None if teacher is None else freeze(teacher)
-            shown = stage.init_source.open(site, asked, child(rng, "init", "source"))
-        return [shown.draw(step, None) for step in range(-(-num_images // site.batch_size))]
+            shown = stage.init_source.open(context, asked, child(rng, "init", "source"))
+        return [shown.draw(step, None) for step in range(-(-num_images // context.batch_size))]
 
     def initialize(batches: Sequence[Batch]) -> Initialized:
         assert stage.init is not None

@@ -13,15 +13,15 @@ from typing import Any
 from doublure.catalogue import METHODS
 from doublure.core.protocols import Batch, TextContract, parts_of
 from doublure.data.datasets import Dataset
-from doublure.engine.fit import Outcome
+from doublure.engine.fit import FitResult
 from doublure.engine.manifest import run_manifest
 from doublure.engine.recipe import Recipe
 from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, count_parameters
-from doublure.nets.taps import device_of
 from doublure.reports.page import write_report
 from doublure.sources.few import Few
-from doublure.sources.lcw import Lcw
+from doublure.sources.lcw import LCW
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.summary import summarize_images
 from doublure.tasks.translation.parallel_text import ParallelText, place_of
@@ -32,10 +32,10 @@ from doublure.tasks.translation.summary import summarize_translation
 def summarize(
     recipe: Recipe,
     folder: RunFolder,
-    outcomes: Sequence[Outcome],
+    results: Sequence[FitResult],
     teacher: Network[Any] | None,
     student: Network[Any],
-    judges: Dataset | ParallelText | None,
+    evaluation_data: Dataset | ParallelText | None,
     *,
     audit: bool,
     compared: Sequence[str] = (),
@@ -44,40 +44,40 @@ def summarize(
     """Judge the student, write what was found into the run's folder, and return the summary.
 
     Args:
-        judges: labelled data to score on.
+        evaluation_data: labelled data to score on.
         compared: what the objectives told before the first step.
         last: what the student was shown last; None where this call only found it trained.
         audit: whether the transfer set is scored, too, a search for images followed, and a network
             that was made smaller timed.
     """
-    final, outcome = recipe.stages[-1], outcomes[-1]
-    seconds = sum(part.seconds for part in outcomes)
+    final, result = recipe.stages[-1], results[-1]
+    seconds = sum(part.seconds for part in results)
     summary: dict[str, Any] = {
         "verb": recipe.verb,
         "method": recipe.method,
         "paper": next((e.card.paper for e in METHODS if e.name == recipe.method), None),
         "teacher_reference": None if recipe.teacher is None else recipe.teacher.ref,
         "student_reference": recipe.student.ref,
-        "steps": sum(part.steps for part in outcomes),
+        "steps": sum(part.steps for part in results),
         "batch_size": final.fit.batch_size,
         "seconds": seconds,
-        "images_per_second": sum(part.images for part in outcomes) / max(seconds, 1e-9),
-        "final_terms": outcome.terms,
+        "images_per_second": sum(part.images for part in results) / max(seconds, 1e-9),
+        "final_terms": result.terms,
         "seed": recipe.seed,
         "compared": list(compared),
         "plan": list(recipe.plan),
         "beginning": _beginning(folder),
-        "warnings": _warnings(outcomes, student.contract.classes),
+        "warnings": _warnings(results, student.contract.classes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
     if isinstance(student.contract, TextContract):
-        assert not isinstance(judges, Dataset)
-        summary |= summarize_translation(final, recipe.seed, teacher, student, judges)
+        assert not isinstance(evaluation_data, Dataset)
+        summary |= summarize_translation(final, recipe.seed, teacher, student, evaluation_data)
     else:
-        assert not isinstance(judges, ParallelText)
+        assert not isinstance(evaluation_data, ParallelText)
         summary |= summarize_images(
-            recipe, folder, teacher, student, judges, last=last, audit=audit
+            recipe, folder, teacher, student, evaluation_data, last=last, audit=audit
         )
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
@@ -95,7 +95,7 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     named = [name for part in references for name in (part.ref, part.weights)]
     for base in (part for stage in recipe.stages for part in parts_of(stage.source)):
         named += [base.data] if isinstance(base, Surrogate | Few) else []
-        named += [base.generator] if isinstance(base, Lcw) else []
+        named += [base.generator] if isinstance(base, LCW) else []
         named += [place_of(base.data)] if isinstance(base, Sentences) else []
     return run_manifest(
         seeds={"run": recipe.seed},
@@ -105,12 +105,12 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     )
 
 
-def _warnings(outcomes: Sequence[Outcome], classes: int) -> list[str]:
+def _warnings(results: Sequence[FitResult], classes: int) -> list[str]:
     told = []
-    restarts = [part.terms.get("facts", {}).get("generator_restarts", 0) for part in outcomes]
+    restarts = [part.terms.get("metrics", {}).get("generator_restarts", 0) for part in results]
     if any(restarts):
         told.append("The generator collapsed while the student learnt, and was started afresh.")
-    if outcomes[-1].terms.get("hard_labels", 0.0) > math.log(classes):
+    if results[-1].terms.get("hard_labels", 0.0) > math.log(classes):
         told.append(
             "At the end the loss against the labels was above that of guessing; train longer, "
             "lower --lr, or, without BatchNorm, try --set fit.optimizer=adamw --lr 0.001."

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from doublure.core.checks import positive
-from doublure.nets.memory_order import lay_channels_first
+from doublure.nets.memory_format import to_channels_first_
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import is_quantized
 
@@ -46,7 +46,7 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class LatencyRatio:
     """Median milliseconds for one image alone, and images a second in batches."""
 
     latency_ms: float
@@ -99,7 +99,7 @@ def time_forms(
     forms: Mapping[str, Answer],
     probe: Float[Tensor, "batch channels height width"],
     timing: Timing,
-) -> dict[str, Pace]:
+) -> dict[str, LatencyRatio]:
     """Return the pace of every form, measured side by side.
 
     Args:
@@ -110,7 +110,9 @@ def time_forms(
     alone = _medians(forms, batch[:1].clone(), timing)
     together = _medians(forms, batch, timing)
     return {
-        name: Pace(latency_ms=1e3 * alone[name], images_per_second=len(batch) / together[name])
+        name: LatencyRatio(
+            latency_ms=1e3 * alone[name], images_per_second=len(batch) / together[name]
+        )
         for name in forms
     }
 
@@ -138,7 +140,7 @@ def time_pair(
 def on_cpu(network: Network) -> Answer:
     """Return how a network answers on the CPU, in float32; the network stays where it is."""
     frozen = freeze(network).to("cpu", torch.float32)
-    lay_channels_first(frozen)
+    to_channels_first_(frozen)
 
     def answer(images: Tensor) -> Tensor:
         with torch.inference_mode():

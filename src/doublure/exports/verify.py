@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from doublure.engine.dry_run import BY_BATCH
-from doublure.exports import replay
+from doublure.exports import reopen
 from doublure.nets.batchnorm_statistics import by_batch
 from doublure.nets.network import Network, freeze
 
@@ -97,7 +97,7 @@ def verify(
     sizes = sorted({1, min(3, len(images)), len(images)})
     worst = 0.0
     for size, logits in _replay(form, path, images, sizes, code):
-        wanted = expected[: max(size, replay.FEWEST)]
+        wanted = expected[: max(size, reopen.FEWEST)]
         if logits.shape != wanted.shape:
             raise VerificationError(
                 f"{path.name} answers {len(wanted)} images in batches of {size} with shape "
@@ -137,7 +137,7 @@ def _replay(
         probe, answers = Path(scratch, "probe.npy"), Path(scratch, "answers.npz")
         np.save(probe, images)
         # -P: the program's own folder, with its onnx.py, must not come before the packages.
-        program = [sys.executable, "-P", replay.__file__]
+        program = [sys.executable, "-P", reopen.__file__]
         arguments = [form, path, probe, answers, code, *sizes]
         done = subprocess.run(
             [*program, *map(str, arguments)], capture_output=True, text=True, check=False

@@ -2,7 +2,7 @@
 
 A 1 x 1 convolution (with BatchNorm, where asked) for maps, a linear layer for vectors, both drawn
 from a generator that is handed in; the larger of two maps is averaged down to the smaller. They
-belong to the criterion: trained and checkpointed with the student, never exported with it.
+belong to the loss: trained and checkpointed with the student, never exported with it.
 """
 
 import torch

@@ -29,8 +29,8 @@ from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
 from doublure.nets.batchnorm_statistics import Stored, batchnorm_layers, stored_statistics
+from doublure.nets.features import INPUT, architecture, device_of
 from doublure.nets.network import freeze
-from doublure.nets.taps import INPUT, architecture, device_of
 
 # Their output is linear in weight and bias, in both of which channels lie along dimension 0.
 _LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -107,14 +107,15 @@ def behind(stored: Stored, norm: Affine) -> Stored:
 
 
 def fold_batchnorm(
-    network: nn.Module, contract: InputContract, taps: Collection[str] = ()
+    network: nn.Module, contract: InputContract, features: Collection[str] = ()
 ) -> Folded:
     """Return the network in eval mode with each BatchNorm folded that can be.
 
     Args:
         contract: of the images it is called with, to see what follows what.
-        taps: layers whose output, or behind ":input" whose input, must stay what it is, by dotted
-            path of the architecture as in `Taps`. A BatchNorm's output stays in any case.
+        features: layers whose output, or behind ":input" whose input, must stay what it is, by
+            dotted path of the architecture as in `FeatureRecorder`. A BatchNorm's output stays in
+            any case.
     """
     given, folded = (freeze(network).to("cpu") for _ in range(2))
     images = torch.rand(2, contract.channels, *contract.size, generator=from_seed(0))
@@ -123,7 +124,7 @@ def fold_batchnorm(
         if getattr(module, "inplace", False) is True:
             vars(module)["inplace"] = False
     layers = {}
-    for name, before in _pairs(folded, images, taps).items():
+    for name, before in _pairs(folded, images, features).items():
         norm, linear = body.get_submodule(name), body.get_submodule(before)
         assert isinstance(norm, _BatchNorm)
         layers[name] = affine_of(norm)
@@ -145,12 +146,12 @@ def fold_batchnorm(
     return Folded(folded.to(device), at_device)
 
 
-def _pairs(network: nn.Module, images: Tensor, taps: Collection[str]) -> dict[str, str]:
+def _pairs(network: nn.Module, images: Tensor, features: Collection[str]) -> dict[str, str]:
     """Return for each BatchNorm that alone follows a layer the path of that layer."""
     layers = dict(architecture(network).named_modules())
     norms = [name for name, layer in layers.items() if _is_affine(layer)]
     linear = [name for name, layer in layers.items() if _is_linear(layer)]
-    looked_at = {tap: one_of("layer to tap", tap.removesuffix(INPUT), layers) for tap in taps}
+    looked_at = {tap: one_of("layer to tap", tap.removesuffix(INPUT), layers) for tap in features}
     watched = {name: layers[name] for name in (*norms, *linear, *looked_at.values())}
     with _Calls(watched) as calls, torch.enable_grad():
         output = network(images.clone().requires_grad_())

@@ -189,10 +189,10 @@ def _he_std(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
     if isinstance(layer, nn.Linear):
         return float(layer.in_features**-0.5)
     # A transposed convolution of stride s adds up 1 / s^2 of its kernel at each pixel.
-    taps = layer.kernel_size[0] * layer.kernel_size[1]
+    features = layer.kernel_size[0] * layer.kernel_size[1]
     if isinstance(layer, nn.ConvTranspose2d):
-        taps = taps // (layer.stride[0] * layer.stride[1])
-    return float((2 / ((1 + _SLOPE**2) * layer.in_channels * taps)) ** 0.5)
+        features = features // (layer.stride[0] * layer.stride[1])
+    return float((2 / ((1 + _SLOPE**2) * layer.in_channels * features)) ** 0.5)
 
 
 def _upsampling(width: int, bn_eps: float) -> tuple[int, nn.Sequential]:

@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from doublure.core.checks import one_of
-from doublure.nets import pruned, quantized, widened
+from doublure.nets import expanded, pruned, quantized
 
 Plan = tuple[dict[str, Any], ...]
 
 _REBUILD: dict[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {
     pruned.KIND: pruned.rebuild_,
     quantized.KIND: quantized.rebuild_,
-    widened.KIND: widened.rebuild_,
+    expanded.KIND: expanded.rebuild_,
 }
 
 

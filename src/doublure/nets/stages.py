@@ -29,8 +29,8 @@ from doublure.nets.activations import (
     find_activation,
     values_of,
 )
+from doublure.nets.features import INPUT, FeatureRecorder, architecture
 from doublure.nets.network import freeze
-from doublure.nets.taps import INPUT, Taps, architecture
 
 # Into how many stages a network without any is divided: those of most small residual networks.
 _PARTS = 3
@@ -58,7 +58,7 @@ class Layer:
     """A layer to tap, and how what is tapped is read as a map.
 
     Args:
-        name: as `Taps` takes it.
+        name: as `FeatureRecorder` takes it.
         shape: channels, height, width of one image's map; height and width 1 for a vector.
         depth: which share of the layers with weights was passed, in (0, 1].
         tokens: whether it answers with tokens.
@@ -146,8 +146,8 @@ def find_layers(network: nn.Module, images: Any, names: Sequence[str]) -> tuple[
         ValueError: a name is no layer, or its answer is neither vector, tokens nor map.
     """
     recorded = _record(network, images)
-    with Taps(freeze(network), names) as taps, torch.no_grad():
-        tapped = taps.trace(images).taps
+    with FeatureRecorder(freeze(network), names) as recorder, torch.no_grad():
+        tapped = recorder.record(images).features
     found = []
     for name in names:
         layer = recorded.layer(name, tapped[name])

@@ -70,7 +70,7 @@ def load_state_(
     network.load_state_dict({**expected, **given})
 
 
-def counted_in(
+def count_from_weights(
     state: Mapping[str, Tensor],
     what: Literal["classes", "channels"],
     make: Callable[[int, int], nn.Module],
@@ -106,7 +106,10 @@ def builtin_of(state: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[str,
         names = {key for key in _shapes(make, 2, 3) if not key.endswith(_OPTIONAL)}
         if not names <= state.keys():
             continue
-        classes, channels = counted_in(state, "classes", make), counted_in(state, "channels", make)
+        classes, channels = (
+            count_from_weights(state, "classes", make),
+            count_from_weights(state, "channels", make),
+        )
         if classes is None or channels is None:
             continue
         shapes = _shapes(make, classes, channels)

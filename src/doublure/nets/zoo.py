@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from doublure.core.optional import require
+from doublure.nets.partial_contract import PartialContract
 from doublure.nets.references import Reference
-from doublure.nets.statements import Statement
 
 # Their weights expect another normalisation, which the network then does inside; the auxiliary
 # heads serve only their own training.
@@ -25,14 +25,14 @@ _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
-def stated_by_hub(reference: Reference) -> Statement:
+def stated_by_hub(reference: Reference) -> PartialContract:
     """Return what the hub says its weights expect."""
     if reference.kind == "torchvision":
         return _torchvision_statement(reference)
     config = _timm_config(reference)
     channels, height, width = config["input_size"]
     classes = int(config["num_classes"])
-    return Statement(
+    return PartialContract(
         size=(height, width),
         channels=channels,
         mean=tuple(config["mean"]),
@@ -143,12 +143,12 @@ def _torchvision_weights(reference: Reference) -> Any:
     return weights[tag] if tag else weights.DEFAULT
 
 
-def _torchvision_statement(reference: Reference) -> Statement:
+def _torchvision_statement(reference: Reference) -> PartialContract:
     weights = _torchvision_weights(reference)
     preset, names = weights.transforms(), tuple(weights.meta["categories"])
     (side,) = preset.crop_size
     (resized,) = preset.resize_size
-    return Statement(
+    return PartialContract(
         size=(side, side),
         channels=len(preset.mean),
         mean=tuple(preset.mean),

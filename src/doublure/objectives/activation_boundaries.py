@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -108,10 +108,10 @@ class ActivationBoundaries:
             conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "connector", i))
             for i, pair in enumerate(pairing.pairs)
         ]
-        criterion = Compared(pairing, self._compare, connectors, measure=_agreements)
-        return criterion.to(device_of(student))
+        loss = Compared(pairing, self._compare, connectors, measure=_agreements)
+        return loss.to(device_of(student))
 
-    def _compare(self, pairs: Pairs) -> Terms:
+    def _compare(self, pairs: Pairs) -> LossTerms:
         total = torch.zeros((), device=pairs[0][0].device)
         for i, (ours, theirs) in enumerate(pairs):
             each = boundary_loss(ours, theirs, self.margin).flatten(1)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.nets.adapters import to_smaller
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
 
@@ -83,7 +83,7 @@ class AttentionTransfer:
     ) -> Compared:
         return Compared(pair_layers(self.layers, student, teacher, example), self._terms)
 
-    def _terms(self, pairs: Pairs) -> Terms:
+    def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [attention_loss(*pair, self.power).mean() for pair in pairs]
         ours, theirs = pairs[-1]
         places = min(ours.shape[2], theirs.shape[2]) * min(ours.shape[3], theirs.shape[3])

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 from doublure.objectives.soft_targets import soft_target_loss
 
 CARD = Card(
@@ -97,7 +97,7 @@ class Continual:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         labels = batch.labels
         if labels is None or labels.is_floating_point():
             raise ValueError("continual learning needs class labels; give labelled images")

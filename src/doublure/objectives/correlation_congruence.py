@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -73,6 +73,6 @@ class CorrelationCongruence:
         pairing = pair_layers(self.layers, student, teacher, example)
         return Compared(pairing, self._terms, vectors=True)
 
-    def _terms(self, pairs: Pairs) -> Terms:
+    def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [congruence_loss(*pair, self.gamma, self.order) for pair in pairs]
         return {"congruence": self.weight * torch.stack(losses).sum()}

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive, share
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.core.seeding import child
 from doublure.nets.adapters import linear_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.hard_labels import Whose, class_labels
 from doublure.objectives.pairing import FEATURES, Layers, Pairing, pair_layers
 
@@ -157,7 +157,7 @@ class Banks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crd:
+class CRD:
     """Objective: contrast with banks of what was seen.
 
     Args:
@@ -193,22 +193,22 @@ class Crd:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> "Contrast":
+    ) -> "CRDLoss":
         _items(example)
         pairing = pair_layers(self.layers, student, teacher, example)
         if len(pairing.pairs) != 1:
             raise ValueError(f"crd embeds one pair of layers, got {len(pairing.pairs)}")
-        return Contrast(self, pairing, rng, device_of(student))
+        return CRDLoss(self, pairing, rng, device_of(student))
 
 
-class Contrast:
+class CRDLoss:
     """CRD at work: two embeddings, two banks, and the number of steps taken."""
 
     def __init__(
-        self, settings: Crd, pairing: Pairing, rng: torch.Generator, device: torch.device
+        self, settings: CRD, pairing: Pairing, rng: torch.Generator, device: torch.device
     ) -> None:
         (pair,) = pairing.pairs
-        self.taps, self.notes = pairing.taps, pairing.notes
+        self.features, self.notes = pairing.features, pairing.notes
         self._settings, self._pairing, self._rng = settings, pairing, rng
         self._embeddings = nn.ModuleList(
             linear_adapter(layer.shape[0], settings.dim, child(rng, side))
@@ -221,7 +221,7 @@ class Contrast:
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._embeddings.parameters()
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         index = _items(batch)
         vectors = self._pairing.vectors(student, teacher)[0]
@@ -248,7 +248,7 @@ class Contrast:
     def _any(self) -> bool:
         return self._settings.negatives == "other-items"
 
-    def _classes(self, index: Tensor, teacher: Trace, batch: Batch) -> Tensor:
+    def _classes(self, index: Tensor, teacher: Outputs, batch: Batch) -> Tensor:
         if self._any:
             return torch.zeros_like(index)
         return class_labels(self._settings.of, teacher, batch)
@@ -307,4 +307,4 @@ def _items(batch: Batch) -> Tensor:
     return batch.index
 
 
-PUBLISHED = {"cifar100-authors": Crd(beginning="random")}
+PUBLISHED = {"cifar100-authors": CRD(beginning="random")}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 
 CARD = Card(
     paper="Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher, "
@@ -54,7 +54,7 @@ def dist_losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dist:
+class DIST:
     """Objective: correlations of probabilities, by sample and by class.
 
     Args:
@@ -71,11 +71,11 @@ class Dist:
         for name in ("beta", "gamma", "temperature"):
             positive(name, getattr(self, name))
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         if len(student.output) < 2:
             raise ValueError("dist correlates over a batch, which must hold 2 samples or more")
         inter, intra = dist_losses(student.output.float(), teacher.output.float(), self.temperature)
         return {"dist_inter": self.beta * inter, "dist_intra": self.gamma * intra}
 
 
-PUBLISHED = {"imagenet-torchdistill": Dist()}
+PUBLISHED = {"imagenet-torchdistill": DIST()}

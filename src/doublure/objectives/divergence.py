@@ -32,7 +32,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper="Sun, Cross: Learn to Talk via Proactive Knowledge Transfer, arXiv:2008.10077",
@@ -116,7 +116,7 @@ class Divergence:
                 "the limits are form='forward' and form='reverse'"
             )
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = divergence_loss(
             batch.counted(student.output.float()),
             batch.counted(teacher.output.float()),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.objectives.hard_labels import Whose, class_labels
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless
@@ -61,7 +61,7 @@ def decoupled_losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dkd:
+class DKD:
     """Objective: decoupled soft targets.
 
     Args:
@@ -93,7 +93,7 @@ class Dkd:
             class_labels(self.of, None, example)  # better refused now than at the first step
         return WarmUp(Stateless(self._terms), self.warmup_steps)
 
-    def _terms(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
+    def _terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         labels = class_labels(self.of, teacher, batch)
         losses = decoupled_losses(
             student.output.float(), teacher.output.float(), labels, self.temperature
@@ -105,8 +105,8 @@ class Dkd:
 
 
 PUBLISHED = {
-    "cifar100-resnet32x4": Dkd(),
-    "cifar100-resnet56": Dkd(beta=2.0),
-    "cifar100-wrn-and-vgg": Dkd(beta=6.0),
-    "imagenet": Dkd(beta=0.5, temperature=1.0),
+    "cifar100-resnet32x4": DKD(),
+    "cifar100-resnet56": DKD(beta=2.0),
+    "cifar100-wrn-and-vgg": DKD(beta=6.0),
+    "imagenet": DKD(beta=0.5, temperature=1.0),
 }

@@ -19,7 +19,7 @@ from doublure.core.checks import positive
 from doublure.core.protocols import Batch
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.pairing import MIDDLE, Compared, Layers, pair_layers
 
 CARD = Card(
@@ -63,14 +63,14 @@ class FitNets:
             conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "adapter", i))
             for i, pair in enumerate(pairing.pairs)
         ]
-        criterion = Compared(
+        loss = Compared(
             pairing,
             lambda pairs: {
                 "hints": self.weight * torch.stack([hint_loss(*p).mean() for p in pairs]).sum()
             },
             regressors,
         )
-        return criterion.to(device_of(student))
+        return loss.to(device_of(student))
 
 
 PUBLISHED = {"cifar100-benchmarks": FitNets()}

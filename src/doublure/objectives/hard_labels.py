@@ -14,7 +14,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, share
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper="Szegedy et al.: Rethinking the Inception Architecture (label smoothing, sec. 7), "
@@ -27,7 +27,7 @@ Whose = Literal["batch", "teacher"]
 
 
 def class_labels(
-    whose: Whose, teacher: Trace | None, batch: Batch, *, probabilities: bool = False
+    whose: Whose, teacher: Outputs | None, batch: Batch, *, probabilities: bool = False
 ) -> Tensor:
     """Return the labels of the batch, or the teacher's top-1.
 
@@ -71,7 +71,9 @@ class HardLabels:
         share("label_smoothing", self.label_smoothing)
         one_of("labels", self.of, get_args(Whose))
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> dict[str, Tensor]:
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, batch: Batch
+    ) -> dict[str, Tensor]:
         labels = class_labels(self.of, teacher, batch, probabilities=True)
         logits = batch.counted(student.output.float())
         loss = hard_label_loss(logits, batch.counted(labels), self.label_smoothing)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive, share
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper="Wen, Lai, Qian: Preparing Lessons: Improve Knowledge Distillation with Better "
@@ -151,7 +151,7 @@ class KnowledgeAdjustment:
         one_of("hardness", self.hardness, get_args(Hardness))
         one_of("scale", self.scale, get_args(Scale))
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         ours, theirs = student.output.float(), teacher.output.float()
         tau = self._temperatures(ours.detach(), theirs)
         labels = None if self.adjustment == "none" else self._labels(theirs, batch)

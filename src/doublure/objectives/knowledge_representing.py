@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import Batch, TapNames, Terms, Trace
+from doublure.core.protocols import Batch, FeatureNames, LossTerms, Outputs
+from doublure.nets.features import architecture
 from doublure.nets.network import freeze
 from doublure.nets.stages import find_stages
-from doublure.nets.taps import architecture
 
 CARD = Card(
     paper="Liu, Wen, Gao, Tao, Chen, Osa, Kato: Knowledge Representing: Efficient, Sparse "
@@ -134,7 +134,7 @@ def stage_weights(network: nn.Module, images: Any) -> list[list[nn.Parameter]]:
 class Representing:
     """The prior at work; it holds nothing but the student's own weights and the histograms."""
 
-    taps = TapNames()
+    features = FeatureNames()
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Representing:
     def parameters(self) -> Iterable[nn.Parameter]:
         return ()
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         losses = []
         for group, target in zip(self._groups, self._targets, strict=True):
             views = [parameter.view_as(parameter) for parameter in group]

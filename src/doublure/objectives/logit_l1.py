@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from doublure.core.cards import Card
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper=(
@@ -37,6 +37,6 @@ def logit_l1_loss(
 class LogitL1:
     """Objective: the teacher's outputs themselves, by their mean absolute difference."""
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = logit_l1_loss(student.output.float(), teacher.output.float())
         return {"logit_l1": loss.mean()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.objectives.soft_targets import soft_target_loss
 
 CARD = Card(
@@ -51,7 +51,7 @@ class LogitStandardisation:
         positive("weight", self.weight)
         positive("temperature", self.temperature)
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
-        ours, theirs = (standardised(trace.output.float()) for trace in (student, teacher))
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
+        ours, theirs = (standardised(outputs.output.float()) for outputs in (student, teacher))
         loss = soft_target_loss(ours, theirs, self.temperature)
         return {"standardised_targets": self.weight * loss.mean()}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.objectives.soft_targets import soft_target_loss
 
 CARD = Card(
@@ -47,7 +47,7 @@ def class_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mlld:
+class MLLD:
     """Objective: logits at three levels and several temperatures.
 
     Args:
@@ -72,7 +72,7 @@ class Mlld:
         for temperature in self.temperatures:
             positive("temperature", temperature)
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         ours, theirs = student.output.float(), teacher.output.float()
 
         def mean(loss: Callable[[float], Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.nets.adapters import to_smaller
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
 
@@ -45,7 +45,7 @@ def selectivity_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nst:
+class NST:
     """Objective: the selectivity of neurons at all stages.
 
     Args:
@@ -64,9 +64,9 @@ class Nst:
     ) -> Compared:
         return Compared(pair_layers(self.layers, student, teacher, example), self._terms)
 
-    def _terms(self, pairs: Pairs) -> Terms:
+    def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [selectivity_loss(*pair).mean() for pair in pairs]
         return {"selectivity": self.weight * torch.stack(losses).sum()}
 
 
-PUBLISHED = {"cifar100-benchmarks": Nst()}
+PUBLISHED = {"cifar100-benchmarks": NST()}

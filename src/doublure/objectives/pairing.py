@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import Batch, TapNames, Terms, Trace
+from doublure.core.protocols import Batch, FeatureNames, LossTerms, Outputs
 from doublure.nets.adapters import to_smaller
 from doublure.nets.stages import Layer, Stages, find_layers, find_stages
 
@@ -69,9 +69,9 @@ class Pairing:
     left_out: tuple[str, ...] = ()
 
     @property
-    def taps(self) -> TapNames:
+    def features(self) -> FeatureNames:
         """The layers to tap on either side."""
-        return TapNames(
+        return FeatureNames(
             student=tuple(dict.fromkeys(pair.student.name for pair in self.pairs)),
             teacher=tuple(dict.fromkeys(pair.teacher.name for pair in self.pairs)),
         )
@@ -84,29 +84,29 @@ class Pairing:
         lines = [f"layers: student {ours:<{width}}  <- teacher {theirs}" for ours, theirs in rows]
         return (*lines, *(f"layers: {name} is left out" for name in self.left_out))
 
-    def maps(self, student: Trace, teacher: Trace) -> Pairs:
+    def maps(self, student: Outputs, teacher: Outputs) -> Pairs:
         """Return the maps of each pair, float32, batch x channels x height x width."""
         return [
             (
-                pair.student.as_map(student.taps[pair.student.name]),
-                pair.teacher.as_map(teacher.taps[pair.teacher.name]),
+                pair.student.as_map(student.features[pair.student.name]),
+                pair.teacher.as_map(teacher.features[pair.teacher.name]),
             )
             for pair in self.pairs
         ]
 
-    def vectors(self, student: Trace, teacher: Trace) -> Pairs:
+    def vectors(self, student: Outputs, teacher: Outputs) -> Pairs:
         """Return the vectors of each pair, batch x channels: means over a map's places."""
         return [
             (
-                pair.student.as_vector(student.taps[pair.student.name]),
-                pair.teacher.as_vector(teacher.taps[pair.teacher.name]),
+                pair.student.as_vector(student.features[pair.student.name]),
+                pair.teacher.as_vector(teacher.features[pair.teacher.name]),
             )
             for pair in self.pairs
         ]
 
 
 class Compared(nn.Module):
-    """A criterion on paired layers.
+    """A loss on paired layers.
 
     Args:
         compare: makes terms of the pairs (student, teacher), from the input on.
@@ -120,7 +120,7 @@ class Compared(nn.Module):
     def __init__(
         self,
         pairing: Pairing,
-        compare: Callable[[Pairs], Terms],
+        compare: Callable[[Pairs], LossTerms],
         adapters: Sequence[nn.Module] = (),
         *,
         measure: Callable[[Pairs], Mapping[str, Tensor]] = lambda _: {},
@@ -128,14 +128,14 @@ class Compared(nn.Module):
         resize: bool = True,
     ) -> None:
         super().__init__()
-        self.taps, self.notes = pairing.taps, pairing.notes
+        self.features, self.notes = pairing.features, pairing.notes
         self.adapters = nn.ModuleList(adapters)
         self.read = pairing.vectors if vectors else pairing.maps
         self._compare, self._measure = compare, measure
-        self.facts: Mapping[str, Tensor] = {}
+        self.metrics: Mapping[str, Tensor] = {}
         self._resize = resize and not vectors
 
-    def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         pairs = self.read(student, teacher)
         for i, adapter in enumerate(self.adapters):
@@ -144,7 +144,7 @@ class Compared(nn.Module):
                 ours, theirs = to_smaller(ours, theirs)
             pairs[i] = adapter(ours), theirs
         with torch.no_grad():
-            self.facts = self._measure(pairs)
+            self.metrics = self._measure(pairs)
         return self._compare(pairs)
 
 

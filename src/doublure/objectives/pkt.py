@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -42,7 +42,7 @@ def pkt_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pkt:
+class PKT:
     """Objective: probabilities of neighbourhood within a batch.
 
     Args:
@@ -62,9 +62,9 @@ class Pkt:
         pairing = pair_layers(self.layers, student, teacher, example)
         return Compared(pairing, self._terms, vectors=True)
 
-    def _terms(self, pairs: Pairs) -> Terms:
+    def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [pkt_loss(*pair) for pair in pairs]
         return {"pkt": self.weight * torch.stack(losses).sum()}
 
 
-PUBLISHED = {"cifar100-benchmarks": Pkt()}
+PUBLISHED = {"cifar100-benchmarks": PKT()}

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.pairing import FEATURES, STAGES, Layers, Pairing, pair_layers
 from doublure.objectives.warm_up import WarmUp
 
@@ -88,7 +88,7 @@ class Review(nn.Module):
 
     def __init__(self, levels: Pairing, weight: float, rng: torch.Generator) -> None:
         super().__init__()
-        self.taps, self.notes = levels.taps, levels.notes
+        self.features, self.notes = levels.features, levels.notes
         self._levels, self._weight = levels, weight
         middle = min(_WIDEST, levels.pairs[-1].student.shape[0])
         last = len(levels.pairs) - 1
@@ -103,7 +103,7 @@ class Review(nn.Module):
             for i, pair in enumerate(levels.pairs)
         )
 
-    def forward(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         residual: Tensor | None = None
         losses = []
@@ -115,7 +115,7 @@ class Review(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewKd:
+class ReviewKD:
     """Objective: knowledge review.
 
     Args:
@@ -143,4 +143,4 @@ class ReviewKd:
         return WarmUp(Review(levels, self.weight, rng).to(device_of(student)), self.warmup_steps)
 
 
-PUBLISHED = {"cifar100": ReviewKd(), "imagenet": ReviewKd(weight=1.0)}
+PUBLISHED = {"cifar100": ReviewKD(), "imagenet": ReviewKD(weight=1.0)}

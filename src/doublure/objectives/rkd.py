@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.cards import Card
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -59,7 +59,7 @@ def angle_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rkd:
+class RKD:
     """Objective: distances and angles between the samples of a batch.
 
     Args:
@@ -87,8 +87,8 @@ class Rkd:
         pairing = pair_layers(self.layers, student, teacher, example)
         return Compared(pairing, self._terms, vectors=True)
 
-    def _terms(self, pairs: Pairs) -> Terms:
-        terms: Terms = {}
+    def _terms(self, pairs: Pairs) -> LossTerms:
+        terms: LossTerms = {}
         if self.distance_weight:
             losses = [distance_loss(*pair) for pair in pairs]
             terms["rkd_distance"] = self.distance_weight * torch.stack(losses).sum()
@@ -99,7 +99,7 @@ class Rkd:
 
 
 PUBLISHED = {
-    "cifar100-benchmarks": Rkd(),
-    "distance-only": Rkd(angle_weight=0.0),
-    "angle-only": Rkd(distance_weight=0.0),
+    "cifar100-benchmarks": RKD(),
+    "distance-only": RKD(angle_weight=0.0),
+    "angle-only": RKD(distance_weight=0.0),
 }

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.objectives.pairing import LAST, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -76,7 +76,7 @@ class SimilarityPreserving:
     ) -> Compared:
         return Compared(pair_layers(self.layers, student, teacher, example), self._compare)
 
-    def _compare(self, pairs: Pairs) -> Terms:
+    def _compare(self, pairs: Pairs) -> LossTerms:
         each = [similarity_preserving_loss(ours, theirs) for ours, theirs in pairs]
         weight = self.weight * len(pairs[0][0]) / self.batch_size
         return {"similarity": weight * torch.stack(each).sum()}

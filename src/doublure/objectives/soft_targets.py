@@ -15,7 +15,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper="Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531",
@@ -45,7 +45,7 @@ class SoftTargets:
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         ours, theirs = batch.counted(student.output), batch.counted(teacher.output)
         # At T = 20 neighbouring logits differ by less than half precision resolves.
         loss = soft_target_loss(ours.float(), theirs.float(), self.temperature)

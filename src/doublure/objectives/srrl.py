@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
+from doublure.nets.features import FeatureRecorder, architecture, device_of
 from doublure.nets.stages import find_layers, find_stages
-from doublure.nets.taps import Taps, architecture, device_of
 from doublure.objectives.pairing import Compared, Pair, Pairing, Pairs
 
 CARD = Card(
@@ -52,7 +52,7 @@ class _Pooled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Srrl:
+class SRRL:
     """Objective: features that the teacher's classifier reads as it reads its own.
 
     Args:
@@ -85,8 +85,8 @@ class Srrl:
             (ours,) = find_layers(student, view, (self.layer,))
         else:
             ours = find_stages(student, view).ends[-1].after_activation()
-        with Taps(teacher, (taught.features.name,)) as taps, torch.no_grad():
-            features = taps.trace(example.views["teacher"]).taps[taught.features.name]
+        with FeatureRecorder(teacher, (taught.features.name,)) as recorder, torch.no_grad():
+            features = recorder.record(example.views["teacher"]).features[taught.features.name]
         adapter = _Pooled(
             ours.shape[0],
             taught.features.shape[0],
@@ -94,10 +94,10 @@ class Srrl:
             relu=bool((features >= 0).all()),
         )
         pairing = Pairing(pairs=(Pair(student=ours, teacher=taught.features),))
-        # Not a part of the criterion: its weights are the teacher's, and stay so.
+        # Not a part of the loss: its weights are the teacher's, and stay so.
         classifier = architecture(teacher).get_submodule(taught.classifier)
 
-        def terms(pairs: Pairs) -> Terms:
+        def terms(pairs: Pairs) -> LossTerms:
             ((adapted, theirs),) = ((a.flatten(1), b.flatten(1)) for a, b in pairs)
             feature = squared_difference(adapted, theirs).mean()
             regression = squared_difference(classifier(adapted), classifier(theirs)).mean()

@@ -25,7 +25,7 @@ from doublure.core.checks import positive
 from doublure.core.protocols import Batch
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pair, pair_layers
 
 CARD = Card(
@@ -68,7 +68,7 @@ class StageOutputs:
         adapters = [
             _adapter(pair, child(rng, "adapter", i)) for i, pair in enumerate(pairing.pairs)
         ]
-        criterion = Compared(
+        loss = Compared(
             pairing,
             lambda pairs: {
                 "stage_outputs": self.weight
@@ -76,7 +76,7 @@ class StageOutputs:
             },
             adapters,
         )
-        return criterion.to(device_of(student))
+        return loss.to(device_of(student))
 
 
 def _adapter(pair: Pair, rng: torch.Generator) -> nn.Module:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper="Wei, Xiao, Xie, Zhang, Chen, Tian: Circumventing Outliers of AutoAugment with "
@@ -109,7 +109,7 @@ class TruncatedTargets:
                 f"{self.num_kept}; use truncation='tail'"
             )
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = truncated_loss(
             student.output.float(),
             teacher.output.float(),

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Terms
+from doublure.core.protocols import Batch, LossTerms
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
 
 CARD = Card(
@@ -65,7 +65,7 @@ class Regressor(nn.Sequential):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vid:
+class VID:
     """Objective: the likelihood of the teacher's layers at all stages.
 
     Args:
@@ -88,7 +88,7 @@ class Vid:
             for i, pair in enumerate(pairing.pairs)
         ]
 
-        def terms(pairs: Pairs) -> Terms:
+        def terms(pairs: Pairs) -> LossTerms:
             losses = [
                 information_loss(mean, regressor.variance, theirs).mean()
                 for regressor, (mean, theirs) in zip(regressors, pairs, strict=True)
@@ -98,4 +98,4 @@ class Vid:
         return Compared(pairing, terms, regressors).to(device_of(student))
 
 
-PUBLISHED = {"cifar100-benchmarks": Vid()}
+PUBLISHED = {"cifar100-benchmarks": VID()}

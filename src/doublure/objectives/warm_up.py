@@ -1,4 +1,4 @@
-"""Warm-up: the terms of a criterion rise from nothing to their weight over its first steps.
+"""Warm-up: the terms of a loss rise from nothing to their weight over its first steps.
 
 At step n, counted from 0, terms are multiplied by min(1, (n + 1) / steps).
 """
@@ -8,45 +8,45 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Criterion, TapNames, Terms, Trace, facts_of
+from doublure.core.protocols import Batch, FeatureNames, Loss, LossTerms, Outputs, metrics_of
 from doublure.objectives.weighted import notes_of
 
 
 class WarmUp:
-    """A criterion whose terms rise linearly; its state is the number of steps taken."""
+    """A loss whose terms rise linearly; its state is the number of steps taken."""
 
-    def __init__(self, criterion: Criterion, steps: int) -> None:
-        self._criterion = criterion
+    def __init__(self, loss: Loss, steps: int) -> None:
+        self._loss = loss
         self._steps = steps
         self._taken = 0
 
     @property
-    def taps(self) -> TapNames:
-        """The layers that the criterion within wants to see."""
-        return self._criterion.taps
+    def features(self) -> FeatureNames:
+        """The layers that the loss within wants to see."""
+        return self._loss.features
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the criterion within tells."""
-        return notes_of(self._criterion)
+        """What the loss within tells."""
+        return notes_of(self._loss)
 
     @property
-    def facts(self) -> Mapping[str, Tensor]:
-        """What the criterion within measured."""
-        return facts_of(self._criterion)
+    def metrics(self) -> Mapping[str, Tensor]:
+        """What the loss within measured."""
+        return metrics_of(self._loss)
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        return self._criterion.parameters()
+        return self._loss.parameters()
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         self._taken += 1
         share = min(1.0, self._taken / self._steps) if self._steps else 1.0
-        terms = self._criterion(student, teacher, batch)
+        terms = self._loss(student, teacher, batch)
         return {name: share * value for name, value in terms.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"taken": self._taken, "within": self._criterion.state_dict()}
+        return {"taken": self._taken, "within": self._loss.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._taken = state["taken"]
-        self._criterion.load_state_dict(state["within"])
+        self._loss.load_state_dict(state["within"])

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from doublure.core.checks import positive
 from doublure.core.protocols import (
     Batch,
-    Criterion,
+    FeatureNames,
+    HasNotes,
+    Loss,
+    LossTerms,
     Objective,
+    Outputs,
     StatelessObjective,
-    TapNames,
-    Telling,
-    Terms,
-    Trace,
-    facts_of,
+    metrics_of,
 )
 from doublure.core.seeding import child
 
@@ -28,14 +28,14 @@ AnyObjective = Objective | StatelessObjective
 
 
 class Stateless:
-    """A criterion made of an objective that needs no state, no taps and no parameters."""
+    """A loss made of an objective that needs no state, no taps and no parameters."""
 
-    taps = TapNames()
+    features = FeatureNames()
 
     def __init__(self, objective: StatelessObjective) -> None:
         self._objective = objective
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
         return self._objective(student, teacher, batch)  # type: ignore[arg-type]  # labels alone need none
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -49,22 +49,22 @@ class Stateless:
             raise ValueError(f"this objective has no state, got {sorted(state)}")
 
 
-def open_criterion(
+def open_loss(
     objective: AnyObjective,
     student: nn.Module,
     teacher: nn.Module | None,
     example: Batch,
     rng: torch.Generator,
-) -> Criterion:
-    """Return the criterion of any objective; a stateless one is wrapped."""
+) -> Loss:
+    """Return the loss of any objective; a stateless one is wrapped."""
     if isinstance(objective, Objective):
         return objective.open(student, teacher, example, rng)
     return Stateless(objective)
 
 
-def notes_of(criterion: Criterion) -> tuple[str, ...]:
-    """Return what a criterion tells before the first step; most tell nothing."""
-    return criterion.notes if isinstance(criterion, Telling) else ()
+def notes_of(loss: Loss) -> tuple[str, ...]:
+    """Return what a loss tells before the first step; most tell nothing."""
+    return loss.notes if isinstance(loss, HasNotes) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Weighted:
     ) -> "WeightedCriterion":
         return WeightedCriterion(
             [
-                (weight, open_criterion(part, student, teacher, example, child(rng, "term", i)))
+                (weight, open_loss(part, student, teacher, example, child(rng, "term", i)))
                 for i, (weight, part) in enumerate(self.terms)
             ]
         )
@@ -93,15 +93,15 @@ class Weighted:
 class WeightedCriterion:
     """The terms of a weighted sum at work."""
 
-    def __init__(self, parts: list[tuple[float, Criterion]]) -> None:
+    def __init__(self, parts: list[tuple[float, Loss]]) -> None:
         self._parts = parts
 
     @property
-    def taps(self) -> TapNames:
-        taps = [part.taps for _, part in self._parts]
-        return TapNames(
-            student=tuple(dict.fromkeys(name for tap in taps for name in tap.student)),
-            teacher=tuple(dict.fromkeys(name for tap in taps for name in tap.teacher)),
+    def features(self) -> FeatureNames:
+        features = [part.features for _, part in self._parts]
+        return FeatureNames(
+            student=tuple(dict.fromkeys(name for tap in features for name in tap.student)),
+            teacher=tuple(dict.fromkeys(name for tap in features for name in tap.teacher)),
         )
 
     @property
@@ -109,14 +109,14 @@ class WeightedCriterion:
         return tuple(note for _, part in self._parts for note in notes_of(part))
 
     @property
-    def facts(self) -> Mapping[str, Tensor]:
-        return {name: fact for _, part in self._parts for name, fact in facts_of(part).items()}
+    def metrics(self) -> Mapping[str, Tensor]:
+        return {name: fact for _, part in self._parts for name, fact in metrics_of(part).items()}
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for _, part in self._parts for parameter in part.parameters())
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> Terms:
-        terms: Terms = {}
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
+        terms: LossTerms = {}
         for weight, part in self._parts:
             for name, value in part(student, teacher, batch).items():
                 if name in terms:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Terms, Trace
+from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.objectives.hard_labels import Whose, class_labels, hard_label_loss
 
 CARD = Card(
@@ -55,7 +55,7 @@ def weighted_soft_label_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wsld:
+class WSLD:
     """Objective: soft targets, weighed sample by sample.
 
     Args:
@@ -73,7 +73,7 @@ class Wsld:
         positive("temperature", self.temperature)
         one_of("labels", self.of, get_args(Whose))
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> Terms:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         labels = class_labels(self.of, teacher, batch)
         loss = weighted_soft_label_loss(
             student.output.float(), teacher.output.float(), labels, self.temperature
@@ -81,4 +81,4 @@ class Wsld:
         return {"weighted_soft_labels": self.weight * loss.mean()}
 
 
-PUBLISHED = {"imagenet": Wsld()}
+PUBLISHED = {"imagenet": WSLD()}

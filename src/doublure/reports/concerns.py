@@ -1,6 +1,6 @@
 """What pulls a verdict down besides accuracy: lost classes, unseen classes, weak exported forms.
 
-Pure functions from parts of the record to reasons; the limits stand in `Limits`.
+Pure functions from parts of the record to reasons; the limits stand in `ConcernLimits`.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from doublure.core.findings import Tag
-from doublure.reports import figures
+from doublure.reports import numbers
 from doublure.reports.record import ExportedForm, SavedFinding, Summary
 from doublure.reports.shown_images import Samples
 
@@ -16,7 +16,7 @@ Level = Literal["ok", "unknown", "warn", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ConcernLimits:
     """Where the verdict changes. All are shares, but for `images_per_class`.
 
     Args:
@@ -53,7 +53,7 @@ class Reason:
     level: Level = "ok"
 
 
-def lost_classes(summary: Summary, limits: Limits) -> list[Reason]:
+def lost_classes(summary: Summary, limits: ConcernLimits) -> list[Reason]:
     """Return the classes that the teacher knows and the student does not, as one reason."""
     lost = [
         name
@@ -67,12 +67,12 @@ def lost_classes(summary: Summary, limits: Limits) -> list[Reason]:
     if not lost:
         return []
     classes = "1 class" if len(lost) == 1 else f"{len(lost)} classes"
-    kept = figures.percent(limits.class_keeps)
+    kept = numbers.percent(limits.class_keeps)
     text = f"On {classes} the student keeps less than {kept} of its teacher's accuracy"
     return [Reason(text=f"{text}: {_listed(lost)}.", tag="measured", level="warn")]
 
 
-def unseen_classes(samples: Samples | None, labelled: bool, limits: Limits) -> list[Reason]:
+def unseen_classes(samples: Samples | None, labelled: bool, limits: ConcernLimits) -> list[Reason]:
     """Return, as one reason, that the stream shows little of what the teacher can name."""
     if samples is None or samples.histogram is None:
         return []
@@ -84,12 +84,12 @@ def unseen_classes(samples: Samples | None, labelled: bool, limits: Limits) -> l
         return []
     text = (
         f"The teacher named {unseen} of its {len(histogram)} classes in none of "
-        f"{figures.count(int(histogram.sum()))} transfer images: the student was hardly shown them."
+        f"{numbers.count(int(histogram.sum()))} transfer images: the student was hardly shown them."
     )
     return [Reason(text=text, tag="proxy", level="ok" if labelled else "warn")]
 
 
-def weak_forms(exports: Sequence[ExportedForm], limits: Limits) -> list[Reason]:
+def weak_forms(exports: Sequence[ExportedForm], limits: ConcernLimits) -> list[Reason]:
     """Return a reason for every exported form that is not what its name promises."""
     reasons = []
     for form in exports[1:]:
@@ -111,17 +111,19 @@ def bad_findings(findings: Sequence[SavedFinding], labelled: bool) -> list[Reaso
     ]
 
 
-def _answers_otherwise(form: ExportedForm, reference: ExportedForm, limits: Limits) -> list[Reason]:
+def _answers_otherwise(
+    form: ExportedForm, reference: ExportedForm, limits: ConcernLimits
+) -> list[Reason]:
     if form.accuracy is not None and reference.accuracy is not None:
         change = form.accuracy - reference.accuracy
         if -change <= limits.form_loses:
             return []
         text = f"Exported as {form.form}, the student's accuracy changes by "
-        return [Reason(text=f"{text}{figures.points(change)}.", tag="measured", level="warn")]
+        return [Reason(text=f"{text}{numbers.points(change)}.", tag="measured", level="warn")]
     if form.agreement is None or form.agreement >= limits.form_agrees:
         return []
     text = f"Exported as {form.form}, the student gives the same answer on only "
-    return [Reason(text=f"{text}{figures.percent(form.agreement)}.", tag="proxy", level="warn")]
+    return [Reason(text=f"{text}{numbers.percent(form.agreement)}.", tag="proxy", level="warn")]
 
 
 def _quantized_for_nothing(form: ExportedForm, reference: ExportedForm) -> list[Reason]:

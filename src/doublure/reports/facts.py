@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from doublure.core.findings import Tag
-from doublure.reports import figures
+from doublure.reports import numbers
 from doublure.reports.record import ExportedForm, RunRecord, Summary
 from doublure.reports.shown_images import Samples
 from doublure.reports.verdict import accuracy_interval
@@ -38,11 +38,11 @@ def headline_facts(record: RunRecord) -> list[Fact]:
         facts += _old_and_new(summary)
     elif summary.student_accuracy is not None:
         teacher = summary.teacher_accuracy
-        detail = "" if teacher is None else f"teacher {figures.percent(teacher)}"
-        value = figures.percent(summary.student_accuracy)
+        detail = "" if teacher is None else f"teacher {numbers.percent(teacher)}"
+        value = numbers.percent(summary.student_accuracy)
         facts.append(Fact(name="Accuracy", value=value, tag="measured", detail=detail))
     if summary.agreement is not None:
-        value = figures.percent(summary.agreement)
+        value = numbers.percent(summary.agreement)
         facts.append(
             Fact(name="Agreement", value=value, tag="proxy", detail=f"on {summary.compared_on}")
         )
@@ -54,13 +54,13 @@ def headline_facts(record: RunRecord) -> list[Fact]:
 def _old_and_new(summary: Summary) -> list[Fact]:
     before = summary.teacher_accuracy
     rows = (
-        ("Old classes", summary.old_accuracy, "" if before is None else figures.percent(before)),
+        ("Old classes", summary.old_accuracy, "" if before is None else numbers.percent(before)),
         ("New classes", summary.new_accuracy, ""),
     )
     return [
         Fact(
             name=name,
-            value=figures.percent(accuracy),
+            value=numbers.percent(accuracy),
             tag="measured",
             detail=f"{was} before" if was else "",
         )
@@ -70,11 +70,11 @@ def _old_and_new(summary: Summary) -> list[Fact]:
 
 
 def _parameters(student: int, teacher: int | None) -> Fact:
-    value, detail = figures.short(student), ""
+    value, detail = numbers.short(student), ""
     if teacher:
-        share = figures.share_of(student, teacher)
-        detail = f"{share} the teacher's {figures.short(teacher)}"
-        if share == figures.EQUAL:
+        share = numbers.share_of(student, teacher)
+        detail = f"{share} the teacher's {numbers.short(teacher)}"
+        if share == numbers.EQUAL:
             detail = "as many as the teacher"
     return Fact(name="Parameters", value=value, tag="measured", detail=detail)
 
@@ -83,9 +83,9 @@ def _latency(summary: Summary) -> list[Fact]:
     student, teacher = summary.student_latency_ms, summary.teacher_latency_ms
     if not student or not teacher:
         return []
-    share = figures.share_of(student, teacher)
-    detail = f"{share} the teacher's {figures.milliseconds(teacher)}, on the CPU"
-    value = figures.milliseconds(student)
+    share = numbers.share_of(student, teacher)
+    detail = f"{share} the teacher's {numbers.milliseconds(teacher)}, on the CPU"
+    value = numbers.milliseconds(student)
     return [Fact(name="Latency", value=value, tag="measured", detail=detail)]
 
 
@@ -96,11 +96,11 @@ def _smallest_and_fastest(exports: Sequence[ExportedForm]) -> list[Fact]:
     if sized:
         value, form = min(sized)
         facts.append(
-            Fact(name="Smallest file", value=figures.size(value), tag="measured", detail=form)
+            Fact(name="Smallest file", value=numbers.size(value), tag="measured", detail=form)
         )
     if timed:
         latency, form = min(timed)
-        value_text = figures.milliseconds(latency)
+        value_text = numbers.milliseconds(latency)
         facts.append(Fact(name="Fastest form", value=value_text, tag="measured", detail=form))
     return facts
 
@@ -114,7 +114,7 @@ def class_facts(samples: Samples, names: Sequence[str]) -> list[Fact]:
     order = (-part).argsort(kind="stable")
     never = [names[place] for place in order if not histogram[place]]
     return [
-        Fact(name="Images sampled", value=figures.count(int(histogram.sum())), tag="proxy"),
+        Fact(name="Images sampled", value=numbers.count(int(histogram.sum())), tag="proxy"),
         Fact(
             name="Classes named",
             value=f"{len(histogram) - len(never)} of {len(histogram)}",
@@ -123,13 +123,13 @@ def class_facts(samples: Samples, names: Sequence[str]) -> list[Fact]:
         ),
         Fact(
             name="Most frequent",
-            value=figures.percent(float(part[order[0]])),
+            value=numbers.percent(float(part[order[0]])),
             tag="proxy",
             detail=names[order[0]],
         ),
         Fact(
             name="Equal shares would be",
-            value=figures.percent(1 / len(histogram)),
+            value=numbers.percent(1 / len(histogram)),
             detail="the dashed line",
         ),
     ]
@@ -144,23 +144,23 @@ def agreement_facts(summary: Summary) -> list[Fact]:
         # Many views of few images tell no more than those few do.
         independent = min(summary.agreement_count, summary.agreement_images or math.inf)
         low, high = accuracy_interval(summary.agreement, None, int(independent))
-        counted = figures.plural(summary.agreement_count, summary.words.answered)
-        detail = f"95 % interval {figures.interval(low, high)}, on {counted}: {detail}"
-    value = figures.percent(summary.agreement)
+        counted = numbers.plural(summary.agreement_count, summary.words.answered)
+        detail = f"95 % interval {numbers.interval(low, high)}, on {counted}: {detail}"
+    value = numbers.percent(summary.agreement)
     return [Fact(name=summary.words.same, value=value, tag="proxy", detail=detail)]
 
 
 def run_facts(summary: Summary) -> list[Fact]:
     """Return how the run was made: length, speed, seed."""
     rows: tuple[tuple[str, float | None, Callable[[float], str], Tag | None], ...] = (
-        ("Steps", summary.steps, figures.count, None),
-        ("Batch size", summary.batch_size, figures.count, None),
+        ("Steps", summary.steps, numbers.count, None),
+        ("Batch size", summary.batch_size, numbers.count, None),
         ("Seed", summary.seed, str, None),
-        ("Time", summary.seconds, figures.duration, "measured"),
+        ("Time", summary.seconds, numbers.duration, "measured"),
         (
             f"{summary.words.shown.capitalize()}/s",
             summary.images_per_second,
-            figures.count,
+            numbers.count,
             "measured",
         ),
     )
@@ -188,7 +188,7 @@ def _any_value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        return figures.plain(value)
+        return numbers.plain(value)
     if isinstance(value, list) and all(not isinstance(item, (list, dict)) for item in value):
         shown = ", ".join(_any_value(item) for item in value[:8])
         return shown if len(value) <= 8 else f"{shown} and {len(value) - 8} more"

@@ -16,10 +16,10 @@ from markupsafe import Markup
 
 from doublure.core.findings import Tag
 from doublure.engine.run_folder import write_whole
-from doublure.reports import facts, figures, pictures, tables
-from doublure.reports.concerns import Limits
+from doublure.reports import facts, numbers, pictures, tables
+from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import RunRecord, Summary, read_run
-from doublure.reports.shown_images import Samples, SearchRecord
+from doublure.reports.shown_images import OptimisationRecord, Samples
 from doublure.reports.verdict import judge
 
 PAGE = "report.html"
@@ -28,7 +28,7 @@ _SHOWN, _SHOWN_PAIRS = 24, 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ImageAnswer:
     """A network's top class for one image, and how sure it was."""
 
     index: int
@@ -37,13 +37,13 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ImageCard:
     """One transfer image with its answers."""
 
     image: str
     raw: str | None
-    teacher: Answer | None
-    student: Answer | None
+    teacher: ImageAnswer | None
+    student: ImageAnswer | None
     agree: bool
 
 
@@ -58,11 +58,11 @@ class Row:
 def write_report(run: Path) -> Path:
     """Write the page of the RUN in `run` into its folder, whole or not at all; return its path."""
     path = run / PAGE
-    write_whole(path, render(read_run(run), Limits()))
+    write_whole(path, render(read_run(run), ConcernLimits()))
     return path
 
 
-def render(record: RunRecord, limits: Limits) -> str:
+def render(record: RunRecord, limits: ConcernLimits) -> str:
     """Return the page of a RUN."""
     loader = PackageLoader("doublure.reports")
     environment = Environment(
@@ -79,12 +79,12 @@ def render(record: RunRecord, limits: Limits) -> str:
         finished=record.summary is not None,
         title=_title(record),
         verdict=judge(record, limits),
-        keeps_well=figures.percent(limits.keeps_well),
-        keeps_some=figures.percent(limits.keeps_some),
+        keeps_well=numbers.percent(limits.keeps_well),
+        keeps_some=numbers.percent(limits.keeps_some),
         headline_facts=facts.headline_facts(record),
         stream_tag=stream_tag,
         **_images(record.samples, _class_names(record)),
-        **_search_path(record.search_path, _class_names(record)),
+        **_optimisation_path(record.optimisation_path, _class_names(record)),
         **_classes(record.samples, _class_names(record)),
         **_curves(record, stream_tag),
         **_scores(record),
@@ -125,7 +125,7 @@ def _images(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
         teacher = _answer(samples.teacher, place, names)
         student = _answer(samples.student, place, names)
         cards.append(
-            Card(
+            ImageCard(
                 image=image,
                 raw=raw[place],
                 teacher=teacher,
@@ -141,12 +141,12 @@ def _images(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _answer(answers: Any, place: int, names: Sequence[str]) -> Answer | None:
+def _answer(answers: Any, place: int, names: Sequence[str]) -> ImageAnswer | None:
     if answers is None:
         return None
     top = int(answers[place].argmax())
     share = float(answers[place][top])
-    return Answer(index=top, name=names[top], share=_per_cent(share))
+    return ImageAnswer(index=top, name=names[top], share=_per_cent(share))
 
 
 def _per_cent(share: float) -> str:
@@ -158,25 +158,27 @@ def _is_small(images: np.ndarray) -> bool:
     return bool(max(images.shape[-3:-1]) <= 64)
 
 
-def _search_path(search: SearchRecord | None, names: Sequence[str]) -> dict[str, Any]:
-    if search is None:
-        return {"search_rows": [], "search_points": [], "search_pixelated": False}
-    points, count = search.images.shape[:2]
-    flat = search.images.reshape(-1, *search.images.shape[2:])
+def _optimisation_path(
+    optimisation: OptimisationRecord | None, names: Sequence[str]
+) -> dict[str, Any]:
+    if optimisation is None:
+        return {"optimisation_rows": [], "optimisation_points": [], "optimisation_pixelated": False}
+    points, count = optimisation.images.shape[:2]
+    flat = optimisation.images.reshape(-1, *optimisation.images.shape[2:])
     sheet = pictures.contact_sheet(flat, pictures.SHEET_BYTES // 4)
     rows = []
     for place in range(count):
-        index = int(search.named[place])
+        index = int(optimisation.named[place])
         shown = [
-            (sheet[at * count + place], _per_cent(float(search.sure[at, place])))
+            (sheet[at * count + place], _per_cent(float(optimisation.sure[at, place])))
             for at in range(points)
         ]
         name = names[index] if index < len(names) else str(index)
         rows.append(Row(name=name, points=tuple(shown)))
     return {
-        "search_rows": rows,
-        "search_points": [figures.count(int(at)) for at in search.iterations],
-        "search_pixelated": _is_small(search.images),
+        "optimisation_rows": rows,
+        "optimisation_points": [numbers.count(int(at)) for at in optimisation.iterations],
+        "optimisation_pixelated": _is_small(optimisation.images),
     }
 
 
@@ -208,7 +210,7 @@ def _scores(record: RunRecord) -> dict[str, Any]:
     return {
         "agreement_facts": facts.agreement_facts(summary),
         "accuracy": tables.accuracy_table(summary, record.num_classes),
-        "forgotten": "" if (lost := summary.forgetting) is None else figures.points(-lost),
+        "forgotten": "" if (lost := summary.forgetting) is None else numbers.points(-lost),
         "old_and_new": tables.old_and_new_table(summary),
         "scores": tables.scores_table(summary),
         "class_chart": None if chart is None else Markup(chart),
@@ -233,7 +235,7 @@ def _forms(record: RunRecord) -> dict[str, Any]:
 
 def _papers(record: RunRecord) -> dict[str, Any]:
     findings = [
-        (finding, tables.finding_table(finding), facts.finding_rows(finding.figures))
+        (finding, tables.finding_table(finding), facts.finding_rows(finding.measurements))
         for finding in record.findings or ()
     ]
     manifest = record.manifest

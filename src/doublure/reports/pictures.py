@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from doublure.reports import figures
+from doublure.reports import numbers
 from doublure.reports.record import Arm, ClassScore, ExportedForm
 from doublure.reports.svg import INK, LINE, STUDENT, TEACHER, draw_svg, per_cent_axis, ticks
 from doublure.reports.verdict import accuracy_interval
@@ -36,7 +36,7 @@ _HEIGHT, _LOW = 225, 140  # CSS pixels
 def curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
     """Return name and picture of all that was logged over steps: loss, scores, then the rest.
 
-    Each has its own scale, since a journal holds terms of the loss beside facts in other units.
+    Each has its own scale, since a metrics log holds terms of the loss beside facts in other units.
     """
     names = dict.fromkeys(name for row in metrics for name in row if name not in _NOT_CURVES)
     first = [name for name in _FIRST if name in names]
@@ -66,7 +66,7 @@ def class_histogram(histogram: Int[np.ndarray, " classes"], names: Sequence[str]
             per_cent_axis(axes.yaxis)
             axes.xaxis.set_major_locator(ticks(integer=True))
         else:
-            labels = [figures.percent(float(value)) for value in part]
+            labels = [numbers.percent(float(value)) for value in part]
             _bars(axes, names, part, labels, [TEACHER] * len(part))
             axes.axvline(1 / len(part), color=INK, linewidth=1, linestyle=(0, (4, 3)))
 
@@ -74,7 +74,7 @@ def class_histogram(histogram: Int[np.ndarray, " classes"], names: Sequence[str]
     top = int(part.argmax())
     alt = (
         f"Share of transfer images by the teacher's top class, {len(part)} classes; the most "
-        f"frequent is {names[top]} with {figures.percent(float(part[top]))}"
+        f"frequent is {names[top]} with {numbers.percent(float(part[top]))}"
     )
     return draw_svg("histogram", draw, alt, height)
 
@@ -115,7 +115,7 @@ def arms_chart(arms: Sequence[Arm], teacher_accuracy: float | None) -> str | Non
         return None
 
     def draw(axes: Axes) -> None:
-        labels = [figures.percent(accuracy) for _, accuracy in known]
+        labels = [numbers.percent(accuracy) for _, accuracy in known]
         values = np.array([accuracy for _, accuracy in known])
         _bars(axes, [arm.name for arm, _ in known], values, labels, [STUDENT] * len(known))
         for place, (arm, accuracy) in enumerate(known):
@@ -125,7 +125,7 @@ def arms_chart(arms: Sequence[Arm], teacher_accuracy: float | None) -> str | Non
         if teacher_accuracy is not None:
             axes.axvline(teacher_accuracy, color=TEACHER, linewidth=1.4, linestyle=(0, (4, 3)))
 
-    shown = ", ".join(f"{arm.name} {figures.percent(accuracy)}" for arm, accuracy in known)
+    shown = ", ".join(f"{arm.name} {numbers.percent(accuracy)}" for arm, accuracy in known)
     return draw_svg(
         "arms", draw, f"Student accuracy by transfer set: {shown}", _rows_high(len(known))
     )
@@ -140,7 +140,7 @@ def forms_chart(
     if len({size for _, size, _ in known}) < 2:
         return None
     sizes, values = [size for _, size, _ in known], [share for _, _, share in known]
-    unit, name_of_unit = figures.unit_of(max(sizes))
+    unit, name_of_unit = numbers.unit_of(max(sizes))
 
     def draw(axes: Axes) -> None:
         axes.set(xlim=(0, 1.1 * max(sizes)), xlabel=f"file size, {name_of_unit}B")
@@ -154,7 +154,7 @@ def forms_chart(
         _name_points(axes, known)
 
     shown = ", ".join(
-        f"{name} {figures.size(size)} {figures.percent(share)}" for name, size, share in known
+        f"{name} {numbers.size(size)} {numbers.percent(share)}" for name, size, share in known
     )
     return draw_svg("forms", draw, f"File size against {by}: {shown}", _HEIGHT)
 
@@ -207,10 +207,10 @@ def _curve(
         (_share_axis if name in _SHARES else _own_axis)(axes, values)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(ticks(integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figures.count(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.count(value)))
         axes.margins(x=0.02)
 
-    ends = f"from {figures.plain(values[0])} to {figures.plain(values[-1])}"
+    ends = f"from {numbers.plain(values[0])} to {numbers.plain(values[-1])}"
     return draw_svg(ident, draw, f"{name} over training steps: {ends}", height)
 
 
@@ -223,7 +223,7 @@ def _own_axis(axes: Axes, values: Sequence[float]) -> None:
     else:
         axes.yaxis.set_major_locator(ticks())
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else figures.short(value))
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else numbers.short(value))
     )
 
 

@@ -15,11 +15,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from doublure.core.findings import Tag
 from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 from doublure.reports.shown_images import (
+    OPTIMISATION_PATH,
     SAMPLES,
-    SEARCH_PATH,
     WAY_OUT,
+    OptimisationRecord,
     Samples,
-    SearchRecord,
     read_samples,
     read_search_path,
 )
@@ -31,7 +31,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Value = TypeVar("Value")
 
 FINDINGS, EXPORTS, MANIFEST = "findings.json", "exports.json", "manifest.json"
-FILES = (SUMMARY, METRICS, SAMPLES, SEARCH_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
+FILES = (SUMMARY, METRICS, SAMPLES, OPTIMISATION_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class SavedFinding:
     verdict: Literal["ok", "warn", "fail"]
     summary: str
     tag: Tag
-    figures: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
     meanings: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
@@ -179,7 +179,7 @@ class RunRecord:
     summary: Summary | None = None
     metrics: tuple[Mapping[str, float], ...] | None = None
     samples: Samples | None = None
-    search_path: SearchRecord | None = None
+    optimisation_path: OptimisationRecord | None = None
     findings: tuple[SavedFinding, ...] | None = None
     exports: tuple[ExportedForm, ...] | None = None
     recipe: str | None = None
@@ -212,7 +212,7 @@ def read_run(folder: Path) -> RunRecord:
         summary=_read_json(folder / SUMMARY, TypeAdapter(Summary).validate_python),
         metrics=metrics,
         samples=read_samples(folder / SAMPLES),
-        search_path=read_search_path(folder / SEARCH_PATH),
+        optimisation_path=read_search_path(folder / OPTIMISATION_PATH),
         findings=_read_json(
             folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
         ),
@@ -306,10 +306,10 @@ def _check_classes(record: RunRecord, folder: Path) -> None:
     names = None if record.summary is None else record.summary.class_names
     if names is None:
         return
-    searched = record.search_path
+    searched = record.optimisation_path
     if searched is not None and searched.named.max(initial=0) >= len(names):
         raise RunFolderError(
-            f"{folder}: {SUMMARY} names {len(names)} classes, {SEARCH_PATH} has class "
+            f"{folder}: {SUMMARY} names {len(names)} classes, {OPTIMISATION_PATH} has class "
             f"{searched.named.max()}; {WAY_OUT}"
         )
     if record.samples is None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 
 from doublure.engine.run_folder import RunFolderError
 
-SAMPLES, SEARCH_PATH = "samples.npz", "search_path.npz"
+SAMPLES, OPTIMISATION_PATH = "samples.npz", "optimisation_path.npz"
 WAY_OUT = "run the verb again, or remove the file to leave its section out"
 
 
@@ -38,8 +38,8 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRecord:
-    """`search_path.npz`: a few images on their way from noise to what a search found.
+class OptimisationRecord:
+    """`optimisation_path.npz`: a few images on their way from noise to what a search found.
 
     Args:
         iterations: how many had been done at each point.
@@ -59,8 +59,8 @@ def read_samples(path: Path) -> Samples | None:
     return None if arrays is None else _checked_samples(path, arrays)
 
 
-def read_search_path(path: Path) -> SearchRecord | None:
-    """Return what is in `search_path.npz`; None where there is no such file."""
+def read_search_path(path: Path) -> OptimisationRecord | None:
+    """Return what is in `optimisation_path.npz`; None where there is no such file."""
     arrays = _read_arrays(path)
     return None if arrays is None else _checked_search_path(path, arrays)
 
@@ -117,7 +117,7 @@ def _checked_samples(path: Path, arrays: Mapping[str, np.ndarray]) -> Samples:
     )
 
 
-def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> SearchRecord:
+def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> OptimisationRecord:
     wanted = ("images", "iterations", "named", "sure")
     if missing := [name for name in wanted if name not in arrays]:
         raise RunFolderError(f"{path} has no {', '.join(missing)}; {WAY_OUT}")
@@ -135,7 +135,7 @@ def _checked_search_path(path: Path, arrays: Mapping[str, np.ndarray]) -> Search
             _refuse(path, name, arrays[name], f"{'float' if kinds == 'f' else 'integers'} {shape}")
     if arrays["named"].min(initial=0) < 0:
         _refuse(path, "named", arrays["named"], "a class each, counted from 0")
-    return SearchRecord(**{name: arrays[name] for name in wanted})
+    return OptimisationRecord(**{name: arrays[name] for name in wanted})
 
 
 def _check_images(path: Path, name: str, array: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from doublure.compress.shrinking_choice import Recommendation, Row
 from doublure.compress.shrinking_plan import LeftOut, Target
 from doublure.core.findings import Tag
 from doublure.engine.run_folder import SUMMARY, RunFolderError, write_whole
-from doublure.reports import figures
+from doublure.reports import numbers
 from doublure.reports.facts import MISSING, Fact
 from doublure.reports.page import PAGE, unbroken
 from doublure.reports.svg import INK, LINE, STUDENT, TEACHER, draw_svg, per_cent_axis
@@ -129,7 +129,7 @@ def front_chart(summary: ShrinkSummary, by: By) -> str:
     points = sorted(summary.rows, key=lambda row: getattr(row, by))
     teacher, chosen = summary.teacher, summary.recommendation
     best = _front(points, by)
-    unit, letter = (1.0, "ms") if by == "latency_ms" else figures.unit_of(teacher.bytes)
+    unit, letter = (1.0, "ms") if by == "latency_ms" else numbers.unit_of(teacher.bytes)
     label = f"latency of one image, {letter}" if by == "latency_ms" else f"file, {letter}B"
 
     def draw(axes: Axes) -> None:
@@ -162,7 +162,7 @@ def front_chart(summary: ShrinkSummary, by: By) -> str:
                 _name(axes, getattr(row, by), row)
 
     quality = "accuracy" if teacher.accuracy is not None else "mean agreement"
-    shown = ", ".join(f"{row.name} {figures.percent(row.quality)}" for row in best)
+    shown = ", ".join(f"{row.name} {numbers.percent(row.quality)}" for row in best)
     size = "latency" if by == "latency_ms" else "bytes"
     alt = f"{quality} against {size}; on the front: {shown}"
     return draw_svg(f"front-{size}", draw, alt, _HEIGHT)
@@ -206,27 +206,27 @@ def _facts(summary: ShrinkSummary) -> list[Fact]:
     facts = [
         Fact(
             name="File",
-            value=figures.size(row.bytes),
+            value=numbers.size(row.bytes),
             tag="measured",
-            detail=f"{figures.share_of(row.bytes, teacher.bytes)} the teacher's, {row.path}",
+            detail=f"{numbers.share_of(row.bytes, teacher.bytes)} the teacher's, {row.path}",
         ),
         Fact(
             name="Latency",
-            value=figures.milliseconds(row.latency_ms),
+            value=numbers.milliseconds(row.latency_ms),
             tag="measured",
-            detail=f"teacher {figures.milliseconds(teacher.latency_ms)}",
+            detail=f"teacher {numbers.milliseconds(teacher.latency_ms)}",
         ),
     ]
     if row.accuracy is not None and teacher.accuracy is not None:
         detail = (
-            f"teacher {figures.percent(teacher.accuracy)}, {figures.count(row.count or 0)} images"
+            f"teacher {numbers.percent(teacher.accuracy)}, {numbers.count(row.count or 0)} images"
         )
-        value = figures.percent(row.accuracy)
+        value = numbers.percent(row.accuracy)
         facts.append(Fact(name="Accuracy", value=value, tag="measured", detail=detail))
     facts.append(
         Fact(
             name="Least agreement",
-            value=figures.percent(min(row.agreement.values())),
+            value=numbers.percent(min(row.agreement.values())),
             tag="proxy",
             detail=f"of {', '.join(row.agreement)}",
         )
@@ -243,11 +243,11 @@ def _cells(row: Row, summary: ShrinkSummary, labelled: bool) -> tuple[Cell, ...]
         marks += ["meets the target"] if row.takes <= 1 else []
     made = [
         Cell(text=row.name, detail=", ".join(marks)),
-        Cell(text=figures.size(row.bytes), bar=row.bytes / teacher.bytes, detail=share),
-        Cell(text=figures.short(row.parameters)),
-        Cell(text=figures.short(row.macs)),
-        Cell(text=figures.milliseconds(row.latency_ms)),
-        *(Cell(text=figures.percent(share)) for share in row.agreement.values()),
+        Cell(text=numbers.size(row.bytes), bar=row.bytes / teacher.bytes, detail=share),
+        Cell(text=numbers.short(row.parameters)),
+        Cell(text=numbers.short(row.macs)),
+        Cell(text=numbers.milliseconds(row.latency_ms)),
+        *(Cell(text=numbers.percent(share)) for share in row.agreement.values()),
     ]
     if labelled:
         made.append(_accuracy(row))
@@ -258,5 +258,5 @@ def _accuracy(row: Row) -> Cell:
     if row.accuracy is None or not row.count:
         return Cell(text=MISSING)
     low, high = accuracy_interval(row.accuracy, row.correct, row.count)
-    detail = f"{figures.interval(low, high)}, {figures.count(row.count)} images"
-    return Cell(text=figures.percent(row.accuracy), detail=detail)
+    detail = f"{numbers.interval(low, high)}, {numbers.count(row.count)} images"
+    return Cell(text=numbers.percent(row.accuracy), detail=detail)

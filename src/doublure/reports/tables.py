@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from doublure.core.findings import Tag
-from doublure.reports import figures
+from doublure.reports import numbers
 from doublure.reports.facts import MISSING
 from doublure.reports.record import Arm, ClassScore, ExportedForm, SavedFinding, Summary
 from doublure.reports.verdict import accuracy_interval, chance
@@ -58,10 +58,10 @@ def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
     return _tabulate(
         known,
         ("", None, lambda row: row[0].name),
-        ("Accuracy", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
+        ("Accuracy", "measured", lambda row: _or_missing(row[0].accuracy, numbers.percent)),
         ("Correct", "measured", lambda row: _correct(row[0])),
         ("95 % interval", "measured", lambda row: _interval(row[0])),
-        ("Calibration error", "measured", lambda row: _or_missing(row[1], figures.percent)),
+        ("Calibration error", "measured", lambda row: _or_missing(row[1], numbers.percent)),
     )
 
 
@@ -93,9 +93,9 @@ def old_and_new_table(summary: Summary) -> Table | None:
     return _tabulate(
         rows,
         ("", None, lambda row: row[0].name),
-        ("Before", "measured", lambda row: _or_missing(row[1], figures.percent)),
-        ("After", "measured", lambda row: _or_missing(row[0].accuracy, figures.percent)),
-        ("Change", "measured", lambda row: _difference(row[0].accuracy, row[1])),
+        ("Before", "measured", lambda row: _or_missing(row[1], numbers.percent)),
+        ("After", "measured", lambda row: _or_missing(row[0].accuracy, numbers.percent)),
+        ("ModelTransform", "measured", lambda row: _difference(row[0].accuracy, row[1])),
         ("Correct", "measured", lambda row: _correct(row[0])),
         ("95 % interval", "measured", lambda row: _interval(row[0])),
     )
@@ -106,11 +106,11 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     return _tabulate(
         arms,
         ("Transfer set", None, lambda arm: arm.name),
-        ("Accuracy", "measured", lambda arm: _or_missing(arm.accuracy, figures.percent)),
+        ("Accuracy", "measured", lambda arm: _or_missing(arm.accuracy, numbers.percent)),
         ("Correct", "measured", _correct),
         ("95 % interval", "measured", _interval),
-        ("Agreement", "proxy", lambda arm: _or_missing(arm.agreement, figures.percent)),
-        ("Time", "measured", lambda arm: _or_missing(arm.seconds, figures.duration)),
+        ("Agreement", "proxy", lambda arm: _or_missing(arm.agreement, numbers.percent)),
+        ("Time", "measured", lambda arm: _or_missing(arm.seconds, numbers.duration)),
     )
 
 
@@ -122,10 +122,10 @@ def class_table(per_class: Mapping[str, ClassScore]) -> Table:
     return _tabulate(
         rows,
         ("Class", None, lambda row: row[0]),
-        ("Teacher", "measured", lambda row: _or_missing(row[1].teacher, figures.percent)),
-        ("Student", "measured", lambda row: _or_missing(row[1].student, figures.percent)),
-        ("Change", "measured", lambda row: _change(row[1])),
-        ("Images", "measured", lambda row: figures.count(row[1].count)),
+        ("Teacher", "measured", lambda row: _or_missing(row[1].teacher, numbers.percent)),
+        ("Student", "measured", lambda row: _or_missing(row[1].student, numbers.percent)),
+        ("ModelTransform", "measured", lambda row: _change(row[1])),
+        ("Images", "measured", lambda row: numbers.count(row[1].count)),
     )
 
 
@@ -139,8 +139,8 @@ def scores_table(summary: Summary) -> Table | None:
     return _tabulate(
         names,
         ("Score", None, lambda name: f"{name} {signatures.get(name, '')}".rstrip()),
-        ("Teacher", "measured", lambda name: _or_missing(teacher.get(name), figures.plain)),
-        ("Student", "measured", lambda name: _or_missing(student.get(name), figures.plain)),
+        ("Teacher", "measured", lambda name: _or_missing(teacher.get(name), numbers.plain)),
+        ("Student", "measured", lambda name: _or_missing(student.get(name), numbers.plain)),
     )
 
 
@@ -150,10 +150,10 @@ def networks_table(summary: Summary) -> Table | None:
     rows = [
         (name, write, *(getattr(summary, f"{role}_{what}") for role in ("teacher", "student")))
         for name, write, what in (
-            ("Parameters", figures.short, "parameters"),
-            ("FLOPs an image", figures.short, "flops"),
-            ("Latency of one image, CPU", figures.milliseconds, "latency_ms"),
-            (together, figures.count, "answers_per_second"),
+            ("Parameters", numbers.short, "parameters"),
+            ("FLOPs an image", numbers.short, "flops"),
+            ("Latency of one image, CPU", numbers.milliseconds, "latency_ms"),
+            (together, numbers.count, "answers_per_second"),
         )
     ]
     rows = [row for row in rows if row[2] is not None or row[3] is not None]
@@ -168,7 +168,7 @@ def networks_table(summary: Summary) -> Table | None:
             "Student is",
             "measured",
             lambda row: (
-                f"{figures.share_of(row[3], row[2])} the teacher's"
+                f"{numbers.share_of(row[3], row[2])} the teacher's"
                 if row[2] and row[3]
                 else MISSING
             ),
@@ -187,42 +187,43 @@ def forms_table(exports: Sequence[ExportedForm]) -> Table:
             "File",
             "measured",
             lambda form: _barred(
-                form.bytes, largest, figures.size, _behind("weights", form.weight_bytes)
+                form.bytes, largest, numbers.size, _behind("weights", form.weight_bytes)
             ),
         ),
         (
             "Latency",
             "measured",
-            lambda form: _barred(form.latency_ms, slowest, figures.milliseconds),
+            lambda form: _barred(form.latency_ms, slowest, numbers.milliseconds),
         ),
-        ("Images/s", "measured", lambda form: _or_missing(form.images_per_second, figures.count)),
-        ("Accuracy", "measured", lambda form: _or_missing(form.accuracy, figures.percent)),
-        ("Same answer", "proxy", lambda form: _or_missing(form.agreement, figures.percent)),
+        ("Images/s", "measured", lambda form: _or_missing(form.images_per_second, numbers.count)),
+        ("Accuracy", "measured", lambda form: _or_missing(form.accuracy, numbers.percent)),
+        ("Same answer", "proxy", lambda form: _or_missing(form.agreement, numbers.percent)),
         (
             "Largest difference",
             "proxy",
-            lambda form: _or_missing(form.max_difference, figures.plain),
+            lambda form: _or_missing(form.max_difference, numbers.plain),
         ),
         (
             "Quantize nodes",
             "measured",
-            lambda form: _or_missing(form.quantize_nodes, figures.count),
+            lambda form: _or_missing(form.quantize_nodes, numbers.count),
         ),
     )
 
 
 def finding_table(finding: SavedFinding) -> Table | None:
     """Return the figures whose meaning is told, a column for each stream they were taken of."""
-    streams = [name for name, inner in finding.figures.items() if isinstance(inner, dict)]
+    streams = [name for name, inner in finding.measurements.items() if isinstance(inner, dict)]
     told = {
-        name: [finding.figures[stream].get(name) for stream in streams] for name in finding.meanings
+        name: [finding.measurements[stream].get(name) for stream in streams]
+        for name in finding.meanings
     }
     rows = [(name, values) for name, values in told.items() if any(v is not None for v in values)]
     if not rows:
         return None
 
     def figure_of(place: int) -> Callable[[tuple[str, list[Any]]], str]:
-        return lambda row: _or_missing(row[1][place], figures.two_digits)
+        return lambda row: _or_missing(row[1][place], numbers.two_digits)
 
     def named(row: tuple[str, list[Any]]) -> Cell:
         title, meaning, _ = finding.meanings[row[0]]
@@ -269,13 +270,13 @@ def _correct(arm: Arm) -> str:
     if arm.accuracy is None or not arm.count:
         return MISSING
     right = round(arm.accuracy * arm.count) if arm.correct is None else arm.correct
-    return f"{figures.count(right)} of {figures.count(arm.count)}"
+    return f"{numbers.count(right)} of {numbers.count(arm.count)}"
 
 
 def _interval(arm: Arm) -> str:
     if arm.accuracy is None or not arm.count:
         return MISSING
-    return figures.interval(*accuracy_interval(arm.accuracy, arm.correct, arm.count))
+    return numbers.interval(*accuracy_interval(arm.accuracy, arm.correct, arm.count))
 
 
 def _change(score: ClassScore) -> str:
@@ -283,7 +284,7 @@ def _change(score: ClassScore) -> str:
 
 
 def _difference(after: float | None, before: float | None) -> str:
-    return MISSING if after is None or before is None else figures.points(after - before)
+    return MISSING if after is None or before is None else numbers.points(after - before)
 
 
 def _or_missing(value: float | None, write: Callable[[float], str]) -> str:
@@ -300,4 +301,4 @@ def _barred(
 
 
 def _behind(name: str, size: int | None) -> str:
-    return "" if size is None else f"{name} {figures.size(size)}"
+    return "" if size is None else f"{name} {numbers.size(size)}"

@@ -2,7 +2,8 @@
 
 Levels: "ok" (use it), "warn" (use it with care), "fail" (do not use it), "unknown" (nothing at
 hand can tell). Accuracy on labelled images decides; without it no agreement, however high, earns
-"ok", because agreement on a stand-in for the data is not accuracy. `Limits` holds the limits.
+"ok", because agreement on a stand-in for the data is not accuracy. `ConcernLimits` holds the
+limits.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 from doublure.core.findings import Tag
 from doublure.core.statistics import wilson_interval
-from doublure.reports import concerns, figures
-from doublure.reports.concerns import Level, Limits, Reason
+from doublure.reports import concerns, numbers
+from doublure.reports.concerns import ConcernLimits, Level, Reason
 from doublure.reports.record import RunRecord, Summary
 
 CONFIDENCE = 0.95
@@ -40,7 +41,7 @@ class Verdict:
     reasons: tuple[Reason, ...]
 
 
-def judge(record: RunRecord, limits: Limits) -> Verdict:
+def judge(record: RunRecord, limits: ConcernLimits) -> Verdict:
     """Return the verdict on a RUN."""
     summary = record.summary
     if summary is None:
@@ -94,7 +95,7 @@ def accuracy_interval(accuracy: float, correct: int | None, count: int) -> tuple
     return low, high
 
 
-def _first_verdict(record: RunRecord, summary: Summary, limits: Limits) -> Verdict:
+def _first_verdict(record: RunRecord, summary: Summary, limits: ConcernLimits) -> Verdict:
     if summary.student_accuracy is None:
         if summary.student_scores:
             return _other_scores(summary)
@@ -108,15 +109,15 @@ def _first_verdict(record: RunRecord, summary: Summary, limits: Limits) -> Verdi
 
 
 def _beside_teacher(
-    summary: Summary, teacher: float, guess: float | None, limits: Limits
+    summary: Summary, teacher: float, guess: float | None, limits: ConcernLimits
 ) -> Verdict:
     student = summary.student_accuracy or 0.0
     reasons = [_accuracies(summary, "Student"), *_width(summary, limits)]
     if guess is not None and teacher <= guess:
         headline = (
             f"The teacher itself is no better than guessing on {_labelled(summary)} "
-            f"({figures.percent(teacher)}; always naming one class gives "
-            f"{figures.percent(guess)}): check its mean, std and class order."
+            f"({numbers.percent(teacher)}; always naming one class gives "
+            f"{numbers.percent(guess)}): check its mean, std and class order."
         )
         return _verdict("fail", headline, reasons)
     if _is_guessing(summary, guess):
@@ -128,14 +129,14 @@ def _beside_teacher(
         headline = f"The student is as accurate as its teacher on {_labelled(summary)}"
     else:
         headline = (
-            f"The student keeps {figures.percent(kept)} of its teacher's accuracy "
+            f"The student keeps {numbers.percent(kept)} of its teacher's accuracy "
             f"on {_labelled(summary)}"
         )
     worst = max((_level(kept, limits), *(reason.level for reason in reasons)), key=_SEVERITY.index)
     return _verdict(worst, f"{headline}{_at_size(summary)}.", reasons)
 
 
-def _widened(summary: Summary, limits: Limits) -> Verdict:
+def _widened(summary: Summary, limits: ConcernLimits) -> Verdict:
     """The verdict on a network that learned new classes: what it kept and what it learned."""
     reasons = [
         _part(name, accuracy, correct, count)
@@ -148,16 +149,16 @@ def _widened(summary: Summary, limits: Limits) -> Verdict:
     old, new, before = summary.old_accuracy, summary.new_accuracy, summary.teacher_accuracy
     if old is None:
         headline = (
-            f"It is right on {figures.percent(new or 0.0)} of its new classes; no labelled image "
+            f"It is right on {numbers.percent(new or 0.0)} of its new classes; no labelled image "
             "tells what it forgot of the old ones."
         )
         level: Level = "unknown"
     else:
-        was = "" if before is None else f", where it was on {figures.percent(before)}"
+        was = "" if before is None else f", where it was on {numbers.percent(before)}"
         learned = "no labelled image is of the new ones"
         if new is not None:
-            learned = f"of the new ones on {figures.percent(new)}"
-        headline = f"It is right on {figures.percent(old)} of its old classes{was}; {learned}."
+            learned = f"of the new ones on {numbers.percent(new)}"
+        headline = f"It is right on {numbers.percent(old)} of its old classes{was}; {learned}."
         level = _level(old / before, limits) if before else "unknown"
     if new is not None and summary.new_classes and new <= 1 / summary.new_classes:
         level = "fail"
@@ -165,7 +166,7 @@ def _widened(summary: Summary, limits: Limits) -> Verdict:
     return _verdict(level, headline, reasons)
 
 
-def _level(kept: float, limits: Limits) -> Level:
+def _level(kept: float, limits: ConcernLimits) -> Level:
     """Return the level of a share of accuracy that was kept."""
     if kept < limits.keeps_some:
         return "fail"
@@ -173,11 +174,11 @@ def _level(kept: float, limits: Limits) -> Level:
 
 
 def _part(name: str, accuracy: float, correct: int | None, count: int | None) -> Reason:
-    text = f"{name} classes {figures.percent(accuracy)}"
+    text = f"{name} classes {numbers.percent(accuracy)}"
     if count:
         low, high = accuracy_interval(accuracy, correct, count)
-        text += f" (95 % interval {figures.interval(low, high)}) on "
-        text += figures.plural(count, "labelled image")
+        text += f" (95 % interval {numbers.interval(low, high)}) on "
+        text += numbers.plural(count, "labelled image")
     return Reason(text=f"{text}, of all it could have answered.", tag="measured")
 
 
@@ -185,7 +186,7 @@ def _alone(summary: Summary, guess: float | None) -> Verdict:
     """The verdict on a network that had no teacher: a score, and nothing to hold it against."""
     if _is_guessing(summary, guess):
         return _verdict("fail", _guessing(summary, guess), [_accuracies(summary, "Network")])
-    student = figures.percent(summary.student_accuracy or 0.0)
+    student = numbers.percent(summary.student_accuracy or 0.0)
     return Verdict(
         level="unknown",
         label="Measured, without a yardstick",
@@ -195,16 +196,16 @@ def _alone(summary: Summary, guess: float | None) -> Verdict:
     )
 
 
-def _without_labels(record: RunRecord, summary: Summary, limits: Limits) -> Verdict:
+def _without_labels(record: RunRecord, summary: Summary, limits: ConcernLimits) -> Verdict:
     words = summary.words
     unknown = f"No {words.judged} were given: {words.quality} is unknown."
     if summary.agreement is None:
         return Verdict(level="unknown", label=words.unknown, headline=unknown, tag=None, reasons=())
     shown = summary.compared_on
     if summary.agreement_count is not None:
-        shown = f"{figures.count(summary.agreement_count)} {shown}"
+        shown = f"{numbers.count(summary.agreement_count)} {shown}"
     headline = (
-        f"{unknown} The student agrees with its teacher on {figures.percent(summary.agreement)} "
+        f"{unknown} The student agrees with its teacher on {numbers.percent(summary.agreement)} "
         f"of {shown} (a proxy: this is not {words.quality})."
     )
     level: Level = "unknown" if summary.agreement >= limits.agrees_some else "warn"
@@ -221,8 +222,8 @@ def _other_scores(summary: Summary) -> Verdict:
     teacher = summary.teacher_scores or {}
     reasons = [
         Reason(
-            text=f"{name}: {figures.plain(value)}"
-            + (f", teacher {figures.plain(teacher[name])}." if name in teacher else "."),
+            text=f"{name}: {numbers.plain(value)}"
+            + (f", teacher {numbers.plain(teacher[name])}." if name in teacher else "."),
             tag="measured",
         )
         for name, value in (summary.student_scores or {}).items()
@@ -249,14 +250,14 @@ def _verdict(level: Level, headline: str, reasons: Sequence[Reason]) -> Verdict:
 def _labelled(summary: Summary) -> str:
     if summary.accuracy_count is None:
         return "labelled images"
-    return figures.plural(summary.accuracy_count, "labelled image")
+    return numbers.plural(summary.accuracy_count, "labelled image")
 
 
 def _size(summary: Summary) -> str:
     if not summary.student_parameters or not summary.teacher_parameters:
         return ""
-    share = figures.share_of(summary.student_parameters, summary.teacher_parameters)
-    if share == figures.EQUAL:
+    share = numbers.share_of(summary.student_parameters, summary.teacher_parameters)
+    if share == numbers.EQUAL:
         return "as many parameters as its teacher"
     return f"{share} the teacher's parameters"
 
@@ -278,8 +279,8 @@ def _is_guessing(summary: Summary, guess: float | None) -> bool:
 def _guessing(summary: Summary, guess: float | None) -> str:
     return (
         f"The student cannot be told from guessing: "
-        f"{figures.percent(summary.student_accuracy or 0.0)} on {_labelled(summary)}, where always "
-        f"naming one class gives {figures.percent(guess or 0.0)}."
+        f"{numbers.percent(summary.student_accuracy or 0.0)} on {_labelled(summary)}, where always "
+        f"naming one class gives {numbers.percent(guess or 0.0)}."
     )
 
 
@@ -291,15 +292,15 @@ def _accuracies(summary: Summary, who: str) -> Reason:
     ):
         if accuracy is None:
             continue
-        text = f"{name} {figures.percent(accuracy)}"
+        text = f"{name} {numbers.percent(accuracy)}"
         if summary.accuracy_count:
             low, high = accuracy_interval(accuracy, correct, summary.accuracy_count)
-            text += f" (95 % interval {figures.interval(low, high)})"
+            text += f" (95 % interval {numbers.interval(low, high)})"
         parts.append(text)
     return Reason(text=f"{', '.join(parts)}, on {_labelled(summary)}.", tag="measured")
 
 
-def _width(summary: Summary, limits: Limits) -> list[Reason]:
+def _width(summary: Summary, limits: ConcernLimits) -> list[Reason]:
     if not summary.accuracy_count or summary.student_accuracy is None:
         text = "Nobody wrote down how many images were labelled, so there is no interval."
         return [Reason(text=text, tag="measured", level="warn")]
@@ -309,7 +310,7 @@ def _width(summary: Summary, limits: Limits) -> list[Reason]:
     if high - low <= limits.widest_interval:
         return []
     text = (
-        f"{figures.plural(summary.accuracy_count, 'labelled image')} leave the student's accuracy "
+        f"{numbers.plural(summary.accuracy_count, 'labelled image')} leave the student's accuracy "
         f"uncertain by {100 * (high - low):.0f} points: label more before relying on it."
     )
     return [Reason(text=text, tag="measured", level="warn")]

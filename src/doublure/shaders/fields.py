@@ -8,7 +8,7 @@ from collections.abc import Callable
 from doublure.shaders.expressions import Expr, Scalar, lift
 from doublure.shaders.functions import (
     TURN,
-    Cell,
+    LatticeCell,
     Point,
     box,
     clamp01,
@@ -104,7 +104,7 @@ def ridged(sketch: Sketch, point: Point) -> Expr:
     return 0.15 + 0.9 * octaves(crest, here, sketch.salt(), sketch.pick((2, 3, 4)))
 
 
-def _cells(sketch: Sketch, point: Point) -> Cell:
+def _cells(sketch: Sketch, point: Point) -> LatticeCell:
     here = _maybe_warped(sketch, sketch.view(point, 0.8, 4.5), 0.25)
     return voronoi(here, sketch.salt(), sketch.uniform(0.3, 0.95))
 

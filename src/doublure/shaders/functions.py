@@ -266,7 +266,7 @@ def gradient_noise(point: Point, salt: Expr) -> Expr:
     return 1.6 * mix(rows[0], rows[1], up)
 
 
-class Cell(NamedTuple):
+class LatticeCell(NamedTuple):
     """What Voronoi's diagram of one jittered point per lattice cell says about a place.
 
     Args:
@@ -285,7 +285,7 @@ class Cell(NamedTuple):
 _STEP = 2.0**-16
 
 
-def voronoi(point: Point, salt: Expr, jitter: Scalar = 0.9) -> Cell:
+def voronoi(point: Point, salt: Expr, jitter: Scalar = 0.9) -> LatticeCell:
     """Return Voronoi's diagram over the lattice; `jitter` in [0, 1] is how irregular it is."""
     left, bottom = floor(point.x), floor(point.y)
     inside = Point(point.x - left, point.y - bottom)
@@ -303,4 +303,4 @@ def voronoi(point: Point, salt: Expr, jitter: Scalar = 0.9) -> Cell:
             tagged = floor(distance * (1 / _STEP)) * 128.0 + floor(seed_x * 128.0 + 64.0)
             identity = smaller(identity, tagged)
     tag = identity - floor(identity * (1 / 128.0)) * 128.0
-    return Cell(sqrt(first), sqrt(second), tag * (1 / 128.0))
+    return LatticeCell(sqrt(first), sqrt(second), tag * (1 / 128.0))

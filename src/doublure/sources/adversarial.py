@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.protocols import Batch, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.nets.boundary import BoundaryAttack, predicted_classes
 
@@ -87,20 +87,20 @@ class Adversarial:
             )
 
     def open(
-        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "AdversarialStream":
         if teacher is None:
             raise ValueError(
                 "an attack needs a teacher, but there is none; "
                 "use the inner source without Adversarial"
             )
-        if site.contract.classes < 2:
+        if context.contract.classes < 2:
             raise ValueError(
-                f"a boundary needs two classes, but the teacher has {site.contract.classes}; "
+                f"a boundary needs two classes, but the teacher has {context.contract.classes}; "
                 "use the inner source without Adversarial"
             )
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        return AdversarialStream(self, site, teacher, rng, inner)
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        return AdversarialStream(self, context, teacher, rng, inner)
 
 
 class AdversarialStream:
@@ -109,22 +109,22 @@ class AdversarialStream:
     def __init__(
         self,
         settings: Adversarial,
-        site: Site,
+        context: StreamContext,
         teacher: nn.Module,
         rng: torch.Generator,
         stream: Stream,
     ) -> None:
         self.stream = stream
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
-        self._shape = (site.contract.channels, *site.contract.size)
-        self._ring = torch.empty((0, *self._shape), dtype=torch.uint8, device=site.device)
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
+        self._shape = (context.contract.channels, *context.contract.size)
+        self._ring = torch.empty((0, *self._shape), dtype=torch.uint8, device=context.device)
         self._cost = dict.fromkeys(_COUNTERS, 0)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self.stream.draw(step, student)
         self._check(batch)
         images = batch.images.clone()
-        rng = child(self._rng, "attack", self._site.split, self._site.rank, step)
+        rng = child(self._rng, "attack", self._context.split, self._context.rank, step)
         num_rows = max(1, round(self._settings.share * len(images)))
         if step % self._settings.every == 0:
             self._attack(images, num_rows, rng)
@@ -134,8 +134,10 @@ class AdversarialStream:
         here, there = (part.to(images.device, non_blocking=True) for part in (picks, rows))
         images[there] = self._ring[here].to(images.dtype) / 255
         self._cost["images"] += len(images)
-        facts = self._facts() | {"attacked_share": torch.tensor(len(rows) / len(images))}
-        return image_batch(images, size_factor=batch.size_factor, facts={**batch.facts, **facts})
+        metrics = self._metrics() | {"attacked_share": torch.tensor(len(rows) / len(images))}
+        return image_batch(
+            images, size_factor=batch.size_factor, metrics={**batch.metrics, **metrics}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -146,7 +148,7 @@ class AdversarialStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stream.load_state_dict(state["source"])
-        self._ring = state["ring"].to(self._site.device, copy=True)
+        self._ring = state["ring"].to(self._context.device, copy=True)
         self._cost = dict(state["cost"])
 
     def _check(self, batch: Batch) -> None:
@@ -169,7 +171,7 @@ class AdversarialStream:
         chosen = torch.randperm(len(images), generator=rng)[:count]
         start = images[chosen.to(images.device, non_blocking=True)]
         classes = predicted_classes(self._teacher, start)
-        targets = other_classes(classes, self._site.contract.classes, rng)
+        targets = other_classes(classes, self._context.contract.classes, rng)
         found = settings.attack(self._teacher, start, targets)
         kinds = (found.pre, found.post, found.deep_pre, found.deep_post)
         fresh = torch.cat([kind[found.success] for kind in kinds])
@@ -179,7 +181,7 @@ class AdversarialStream:
         self._cost["found"] += int(found.success.sum())
         self._cost["passes"] += found.num_passes + count
 
-    def _facts(self) -> dict[str, Tensor]:
+    def _metrics(self) -> dict[str, Tensor]:
         """Return the share of attacks that succeed, teacher passes per image, steps of a round."""
         success = self._cost["found"] / max(1, self._cost["attacked"])
         passes = self._cost["passes"] / self._cost["images"]

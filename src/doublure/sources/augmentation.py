@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, share
-from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.sources import recolouring, warping
 from doublure.sources.recolouring import Recolouring
@@ -164,10 +164,10 @@ def augment(
     Args:
         rng: on the CPU, so that nothing here waits for the device.
     """
-    return carry_out(images, _draw_plan(augmentation, images.shape, rng), augmentation, rng)
+    return run_operations(images, _draw_plan(augmentation, images.shape, rng), augmentation, rng)
 
 
-def carry_out(
+def run_operations(
     images: Float[Tensor, "batch channels height width"],
     plan: "Plan",
     augmentation: Augmentation,
@@ -198,9 +198,11 @@ class Augmented:
     source: Source
     augmentation: Augmentation = field(default_factory=Augmentation)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        numbers = child(rng, "augment", site.split, site.rank)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> Stream:
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        numbers = child(rng, "augment", context.split, context.rank)
         return AugmentedStream(inner, lambda x, rng: augment(x, self.augmentation, rng), numbers)
 
 
@@ -228,7 +230,7 @@ class AugmentedStream:
             return self._augment(_image(view), child(self._rng, step))
 
         # An answer that the source had asked for was about the images before.
-        return batch.changed(change, teacher=None)
+        return batch.map_views(change, teacher=None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"source": self._inner.state_dict()}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, share
-from doublure.core.protocols import Site, Source, Stream
+from doublure.core.protocols import Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.sources import recolouring
 from doublure.sources.augmentation import (
@@ -35,8 +35,8 @@ from doublure.sources.augmentation import (
     AugmentedStream,
     Operation,
     Plan,
-    carry_out,
     recolourings_of,
+    run_operations,
     warps_of,
 )
 
@@ -128,7 +128,7 @@ def apply_policy(
         drawn = torch.tensor(names)[chosen]
         sign = torch.where(signs[part] < 0.5, -1.0, 1.0)
         plan = _plan(images.shape, drawn, levels, done, sign)
-        images = carry_out(images, plan, _CARRIED, child(rng, "part", part))
+        images = run_operations(images, plan, _CARRIED, child(rng, "part", part))
     if hole > 0:
         side = torch.full((count,), hole)
         images = recolouring.cut_out(images, side, places[0], places[1])
@@ -153,10 +153,12 @@ class AutoAugmented:
         one_of("policy", self.policy, get_args(PolicyName))
         share("hole", self.hole)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
-        inner = self.source.open(site, teacher, child(rng, "source"))
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> Stream:
+        inner = self.source.open(context, teacher, child(rng, "source"))
         policy, hole = POLICIES[self.policy], self.hole
-        numbers = child(rng, "policy", site.split, site.rank)
+        numbers = child(rng, "policy", context.split, context.rank)
         return AugmentedStream(inner, lambda x, rng: apply_policy(x, policy, hole, rng), numbers)
 
 

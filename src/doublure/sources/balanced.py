@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.protocols import Batch, Source, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.nets.boundary import BoundaryAttack
+from doublure.nets.features import FeatureRecorder
 from doublure.nets.precision import Precision
-from doublure.nets.taps import Taps
 from doublure.sources.image_pool import check_shape, open_pool, to_bytes, to_images
 
 CARD = Card(
@@ -150,40 +150,42 @@ class Balanced:
         if not self.max_draws_factor >= 1:
             raise ValueError(f"max_draws_factor must be at least 1, got {self.max_draws_factor}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "BalancedStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "BalancedStream":
         if teacher is None:
             raise ValueError(
                 "balancing asks the teacher for classes, but there is no teacher; "
                 "use the inner source without Balanced"
             )
-        return BalancedStream(self, site, teacher, rng)
+        return BalancedStream(self, context, teacher, rng)
 
 
 class BalancedStream:
     """A pool that fills as it is drawn from; a function of (seed, step, state) only."""
 
     def __init__(
-        self, settings: Balanced, site: Site, teacher: nn.Module, rng: torch.Generator
+        self, settings: Balanced, context: StreamContext, teacher: nn.Module, rng: torch.Generator
     ) -> None:
-        classes = site.contract.classes
+        classes = context.contract.classes
         # What is only looked at is drawn for a single showing.
-        showings = settings.least_showings if site.split == "train" else 1
-        worth_drawing = -(-site.steps * site.batch_size // showings)
-        shown = min(-(-settings.pool_size // site.world), worth_drawing)
+        showings = settings.least_showings if context.split == "train" else 1
+        worth_drawing = -(-context.steps * context.batch_size // showings)
+        shown = min(-(-settings.pool_size // context.world), worth_drawing)
         self.quota = -(-shown // classes)
         self.capacity = self.quota * classes
         self.chunk = min(settings.chunk, self.capacity)
         self.max_chunks = math.ceil(settings.max_draws_factor * self.capacity / self.chunk)
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
-        self._asked = Taps(teacher, (), settings.precision)
-        inner = dataclasses.replace(site, batch_size=self.chunk, steps=self.max_chunks)
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
+        self._asked = FeatureRecorder(teacher, (), settings.precision)
+        inner = dataclasses.replace(context, batch_size=self.chunk, steps=self.max_chunks)
         self.stream = settings.source.open(inner, teacher, child(rng, "source"))
-        self._pool = open_pool(site, rng, self.capacity)
+        self._pool = open_pool(context, rng, self.capacity)
         self._classes = torch.empty(0, dtype=torch.int32)
         self._seen = torch.zeros(classes, dtype=torch.int64)
         self._cost = dict.fromkeys(_COUNTERS, 0)
         self._sort()
-        self._told = self._facts()
+        self._told = self._metrics()
 
     @property
     def finished(self) -> bool:
@@ -193,15 +195,17 @@ class BalancedStream:
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         if not self.finished and step % self._settings.fill_every == 0:
             self._add_chunk()
-        count = self._site.batch_size
+        count = self._context.batch_size
         while len(self._classes) < min(count, self.capacity) and not self.finished:
             self._add_chunk()
-        rng = child(self._rng, "pool", self._site.split, self._site.rank, step)
+        rng = child(self._rng, "pool", self._context.split, self._context.rank, step)
         if self._settings.even_sampling:
             picks = pick_evenly(self._order, self._counts, count, rng)
         else:
             picks = torch.randint(len(self._classes), (count,), generator=rng)
-        return image_batch(to_images(self._pool.read(picks), self._site.device), facts=self._told)
+        return image_batch(
+            to_images(self._pool.read(picks), self._context.device), metrics=self._told
+        )
 
     def report(self) -> dict[str, Any]:
         """Return what the pool holds and what it has cost, as plain values.
@@ -232,9 +236,9 @@ class BalancedStream:
         self._classes, self._seen = state["classes"].clone(), state["seen"].clone()
         self._cost = dict(state["cost"])
         self._sort()
-        self._told = self._facts()
+        self._told = self._metrics()
 
-    def _facts(self) -> dict[str, Tensor]:
+    def _metrics(self) -> dict[str, Tensor]:
         report = self.report() | {"uncovered": int((self._counts == 0).sum())}
         names = ("images", "draws", "forwards", "attack_passes", "entropy", "uncovered")
         told = {f"pool_{name}": torch.tensor(float(report[name])) for name in names}
@@ -249,7 +253,7 @@ class BalancedStream:
     def _add_chunk(self) -> None:
         """Draw one chunk, keep what fits, and attack the rest where classes starve."""
         candidates = to_bytes(self.stream.draw(self._cost["chunks"], None).images)
-        check_shape(candidates, self._site, "Balanced")
+        check_shape(candidates, self._context, "Balanced")
         self._cost["chunks"] += 1
         self._cost["draws"] += len(candidates)
         quota = math.ceil(self.quota * min(1.0, self._cost["draws"] / self.capacity))
@@ -257,7 +261,7 @@ class BalancedStream:
         self._seen += logits.argmax(-1).bincount(minlength=len(self._seen))
         if self._settings.attack_fill and not kept.all():
             self._fill(candidates[~kept], logits[~kept], quota)
-        self._told = self._facts()
+        self._told = self._metrics()
 
     def _fill(self, surplus: Tensor, logits: Tensor, quota: int) -> None:
         """Attack surplus candidates towards starved classes, as many as one chunk may."""
@@ -270,8 +274,8 @@ class BalancedStream:
         rows, targets = pair_for_attack(logits, needs, self._settings.attacks_per_chunk)
         found = self._settings.attack(
             self._teacher,
-            to_images(surplus[rows], self._site.device),
-            targets.to(self._site.device),
+            to_images(surplus[rows], self._context.device),
+            targets.to(self._context.device),
         )
         self._cost["attacked"] += len(rows)
         self._cost["attack_passes"] += found.num_passes
@@ -295,7 +299,7 @@ class BalancedStream:
         self._cost["forwards"] += len(candidates)
         with torch.no_grad():
             answers = [
-                self._asked.trace(to_images(part, self._site.device)).output
+                self._asked.record(to_images(part, self._context.device)).output
                 for part in torch.split(candidates, _SLICE)
             ]
         if not isinstance(answers[0], Tensor):

@@ -26,9 +26,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from doublure.core.checks import positive, share
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 from doublure.core.seeding import child, child_seed
-from doublure.nets.borrowed import borrowed
+from doublure.nets.preserve_state import preserve_state
 from doublure.objectives.logit_l1 import logit_l1_loss
 from doublure.sources.balanced import relative_entropy
 from doublure.sources.noise import gaussian_noise
@@ -132,11 +132,11 @@ def look_at(
     images: Float[Tensor, "batch channels height width"],
     teacher: nn.Module,
     student: nn.Module | None,
-    site: Site,
+    context: StreamContext,
     rng: torch.Generator,
 ) -> Look:
     """Return what a generator's images are like, in the teacher's and the student's eyes."""
-    classes = site.contract.classes
+    classes = context.contract.classes
     with torch.no_grad():
         answer = teacher(images).float()
         largest = max(torch.tensor(float(classes)).log().item(), 1e-12)
@@ -152,10 +152,12 @@ def look_at(
         )
         if student is None:
             return found
-        contract = site.contract
+        contract = context.contract
         noise = gaussian_noise(len(images), contract.size, contract.mean, contract.std, rng)
         noise = noise.to(images.device)
-        with borrowed(student, child_seed(rng.initial_seed(), "look"), evaluate=True) as asked:
+        with preserve_state(
+            student, child_seed(rng.initial_seed(), "look"), evaluate=True
+        ) as asked:
             guess = asked(images).float()
             elsewhere = asked(noise).argmax(1).flatten()
         spread = float(answer.std().clamp(min=1e-12))
@@ -174,7 +176,7 @@ class CollapseWatch:
     """
 
     check: CollapseCheck
-    site: Site
+    context: StreamContext
     teacher: nn.Module
     restarts: int = 0
     bad: int = 0
@@ -203,7 +205,7 @@ class CollapseWatch:
         """
         with torch.no_grad():
             images = make(self.check.count, child(rng, "images"))
-        look = look_at(images, self.teacher, student, self.site, child(rng, "noise"))
+        look = look_at(images, self.teacher, student, self.context, child(rng, "noise"))
         names = ("entropy", "doubt", "duplicates")
         self.last = {name: getattr(look, name) for name in names}
         reason = self.check.reason(look)
@@ -224,7 +226,7 @@ class CollapseWatch:
         )
         return True
 
-    def facts(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """Return the last look's figures and the number of fresh starts."""
         told = {f"generator_{name}": value for name, value in self.last.items()}
         told["generator_restarts"] = float(self.restarts)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doublure.core.checks import positive
-from doublure.core.protocols import POOL, ROUND, Batch, Site, Source, Stream
+from doublure.core.protocols import POOL, ROUND, Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 
 
@@ -66,16 +66,18 @@ class Combined:
         for share in self.shares:
             positive("a share", share)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "CombinedStream":
-        counts = divide(site.batch_size, self.shares)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "CombinedStream":
+        counts = divide(context.batch_size, self.shares)
         streams = {
             str(i): source.open(
-                dataclasses.replace(site, batch_size=count), teacher, child(rng, "part", i)
+                dataclasses.replace(context, batch_size=count), teacher, child(rng, "part", i)
             )
             for i, (source, count) in enumerate(zip(self.sources, counts, strict=True))
             if count
         }
-        return CombinedStream(streams, site.contract.classes)
+        return CombinedStream(streams, context.contract.classes)
 
 
 class CombinedStream:
@@ -117,7 +119,7 @@ def _joined(batches: Sequence[Batch], classes: int) -> Batch:
         views={"student": seen, "teacher": asked},
         labels=_labels([batch.labels for batch in batches], classes),
         size_factor=first.size_factor,
-        facts=_facts([batch.facts for batch in batches]),
+        metrics=_metrics([batch.metrics for batch in batches]),
     )
 
 
@@ -133,10 +135,10 @@ def _labels(labels: Sequence[Tensor | None], classes: int) -> Tensor | None:
     return torch.cat(known)
 
 
-def _facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _metrics(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return all facts; of one that several have the first, of pools and rounds the least."""
     merged: dict[str, Tensor] = {}
-    for part in facts:
+    for part in metrics:
         for name, value in part.items():
             if name in (POOL, ROUND) and name in merged:
                 merged[name] = torch.minimum(merged[name], value.to(merged[name]))

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import InputContract, Site
+from doublure.core.protocols import InputContract, StreamContext
 from doublure.nets.batchnorm_statistics import (
     Stored,
     feature_statistics_loss,
@@ -45,7 +45,7 @@ from doublure.nets.batchnorm_statistics import (
 from doublure.nets.network import freeze
 from doublure.nets.patch_similarity import patch_entropy, required_attention
 from doublure.objectives.divergence import divergence_loss
-from doublure.sources.image_search import Images, ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation, Images
 from doublure.sources.inversion import (
     InvertedStream,
     Labels,
@@ -147,7 +147,7 @@ class DeepInversion:
         labels: "balanced", in turn; or "random", each on its own.
         statistics: images (a folder, SET or .npz) to take the feature statistics from, before each
             normalising layer, for a teacher without BatchNorm; None takes those it has stored.
-        search: how a batch is searched for.
+        optimisation: how a batch is optimised.
     """
 
     cross_entropy: float = 1.0
@@ -164,7 +164,7 @@ class DeepInversion:
     official: bool = False
     labels: Labels = "balanced"
     statistics: str | None = None
-    search: ImageSearch = field(default_factory=ImageSearch)
+    optimisation: ImageOptimisation = field(default_factory=ImageOptimisation)
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
@@ -178,16 +178,25 @@ class DeepInversion:
     def optimises(self) -> Literal["images"]:
         return "images"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "InvertedStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "InvertedStream":
         teacher = required(teacher)
-        known = known_statistics(teacher, site, self.statistics, needed=self.features > 0)
+        known = known_statistics(teacher, context, self.statistics, needed=self.features > 0)
 
         def losses(labels: Tensor, student: nn.Module | None) -> "InversionLoss":
             return InversionLoss(self, student, labels, known)
 
         attention = required_attention(teacher) if self.patches else ()
         return InvertedStream(
-            losses, self.search, self.labels, site, teacher, known, rng, attention=attention
+            losses,
+            self.optimisation,
+            self.labels,
+            context,
+            teacher,
+            known,
+            rng,
+            attention=attention,
         )
 
 
@@ -232,10 +241,10 @@ class InversionLoss:
         return 1 - jensen_shannon(teacher, student, self._settings.temperature).mean()
 
 
-_IMAGENET = ImageSearch(
+_IMAGENET = ImageOptimisation(
     iterations=20_000, learning_rate=0.2, schedule="cosine", jitter=30, flip=0.5
 )
-_IMAGENET_FAST = ImageSearch(
+_IMAGENET_FAST = ImageOptimisation(
     iterations=1000,
     learning_rate=0.25,
     betas=(0.5, 0.9),
@@ -247,7 +256,7 @@ _IMAGENET_FAST = ImageSearch(
 )
 
 
-def _imagenet(search: ImageSearch, competition: float = 0.0) -> DeepInversion:
+def _imagenet(optimisation: ImageOptimisation, competition: float = 0.0) -> DeepInversion:
     return DeepInversion(
         features=0.01,
         first_layer_multiplier=10.0,
@@ -255,7 +264,7 @@ def _imagenet(search: ImageSearch, competition: float = 0.0) -> DeepInversion:
         l2=1e-5,
         l2_per_image=True,
         competition=competition,
-        search=search,
+        optimisation=optimisation,
     )
 
 
@@ -272,10 +281,10 @@ def settings_for(contract: InputContract, *, adaptive: bool = False) -> DeepInve
     """Return the settings for images of this size: published ones, or ours below 16 pixels."""
     side = min(contract.size)
     if side < _TINY:
-        search = ImageSearch(iterations=250, learning_rate=0.1, jitter=1, clamp=True)
+        optimisation = ImageOptimisation(iterations=250, learning_rate=0.1, jitter=1, clamp=True)
         competition = 1.0 if adaptive else 0.0
         return DeepInversion(
-            features=1.0, total_variation=0.002, competition=competition, search=search
+            features=1.0, total_variation=0.002, competition=competition, optimisation=optimisation
         )
     name = "cifar10" if side < _LARGE else "imagenet-fast"
     return PUBLISHED[f"{name}-adaptive" if adaptive else name]

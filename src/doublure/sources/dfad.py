@@ -28,10 +28,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child, child_seed
-from doublure.nets.borrowed import borrowed
 from doublure.nets.generators import GeneratorPlan
+from doublure.nets.preserve_state import preserve_state
 from doublure.objectives.logit_l1 import CARD as OBJECTIVE_CARD
 from doublure.objectives.logit_l1 import logit_l1_loss
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
@@ -53,7 +53,7 @@ CARD = replace(
     },
 )
 
-Loss = Literal["auto", "linear", "log"]
+GeneratorLoss = Literal["auto", "linear", "log"]
 
 
 def generator_loss(
@@ -68,7 +68,7 @@ def generator_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dfad:
+class DFAD:
     """Source: a generator that plays against the student. Default: the paper's CIFAR setting.
 
     Args:
@@ -89,26 +89,28 @@ class Dfad:
     learning_rate: float = 1e-3
     milestones: tuple[float, ...] = (0.2, 0.4)
     decay: float = 0.1
-    loss: Loss = "auto"
+    loss: GeneratorLoss = "auto"
     student_evaluates: bool = False
     collapse: CollapseCheck = field(default_factory=CollapseCheck)
 
     def __post_init__(self) -> None:
         for name in ("imitation_steps", "generator_steps", "learning_rate", "decay"):
             positive(name, getattr(self, name))
-        one_of("loss", self.loss, get_args(Loss))
+        one_of("loss", self.loss, get_args(GeneratorLoss))
 
     @property
     def optimises(self) -> Literal["generator"]:
         return "generator"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "DfadStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "DFADStream":
         if teacher is None:
             raise ValueError(
                 "the game is about a teacher's answers, but there is no teacher; "
                 "use a source that needs none, such as shaders"
             )
-        return DfadStream(self, site, teacher, rng)
+        return DFADStream(self, context, teacher, rng)
 
     def learning_rate_at(self, progress: float) -> float:
         """Return the generator's learning rate at a share of the run."""
@@ -116,20 +118,20 @@ class Dfad:
         return self.learning_rate * self.decay**falls
 
 
-class DfadStream:
+class DFADStream:
     """The game at work: the generator, its optimizer, and whoever watches for collapse."""
 
     def __init__(
-        self, settings: Dfad, site: Site, teacher: nn.Module, rng: torch.Generator
+        self, settings: DFAD, context: StreamContext, teacher: nn.Module, rng: torch.Generator
     ) -> None:
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
-        self._watch = CollapseWatch(settings.collapse, site, teacher)
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
+        self._watch = CollapseWatch(settings.collapse, context, teacher)
         self._begin()
         self._discrepancy = torch.zeros(())
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         settings = self._settings
-        rng = child(self._rng, self._site.split, self._site.rank, step)
+        rng = child(self._rng, self._context.split, self._context.rank, step)
         turns = settings.generator_steps if step and step % settings.imitation_steps == 0 else 0
         for turn in range(turns):
             self._play(step, student, child(rng, "play", turn))
@@ -138,9 +140,9 @@ class DfadStream:
         ):
             self._begin()
         with torch.no_grad():
-            images = self._make(self._site.batch_size, child(rng, "codes"))
-        facts = {"discrepancy": self._discrepancy, "teacher_passes": torch.tensor(2.0 * turns)}
-        return image_batch(images, facts=facts | self._watch.facts())
+            images = self._make(self._context.batch_size, child(rng, "codes"))
+        metrics = {"discrepancy": self._discrepancy, "teacher_passes": torch.tensor(2.0 * turns)}
+        return image_batch(images, metrics=metrics | self._watch.metrics())
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -160,9 +162,9 @@ class DfadStream:
 
     def _begin(self) -> None:
         """Start a generator afresh; each one has weights of its own."""
-        numbers = child(self._rng, "generator", self._site.rank, self._watch.restarts)
-        made = self._settings.generator.make(self._site.contract, numbers)
-        self._generator = made.to(self._site.device).train()
+        numbers = child(self._rng, "generator", self._context.rank, self._watch.restarts)
+        made = self._settings.generator.make(self._context.contract, numbers)
+        self._generator = made.to(self._context.device).train()
         self._optimizer = torch.optim.Adam(made.parameters(), self._settings.learning_rate)
 
     def _make(self, num_images: int, rng: torch.Generator) -> Tensor:
@@ -176,10 +178,10 @@ class DfadStream:
                 "this generator plays against a student, but none is there; "
                 "use distill --method dfad, or a source that needs no student"
             )
-        images = self._make(self._site.batch_size, rng)
+        images = self._make(self._context.batch_size, rng)
         taught = _outputs(self._teacher(images))
         seed = child_seed(rng.initial_seed(), "student")
-        with borrowed(student, seed, evaluate=self._settings.student_evaluates) as asked:
+        with preserve_state(student, seed, evaluate=self._settings.student_evaluates) as asked:
             loss = generator_loss(
                 _outputs(asked(images)), taught, logarithm=self._takes_logarithm(taught)
             )
@@ -188,7 +190,7 @@ class DfadStream:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate_at(step / self._site.steps)
+            group["lr"] = self._settings.learning_rate_at(step / self._context.steps)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         loss = loss.detach()
@@ -207,14 +209,14 @@ def _outputs(answer: Any) -> Tensor:
     return answer.float()
 
 
-_CALTECH = Dfad(
+_CALTECH = DFAD(
     generator=GeneratorPlan(shape="deconvolution", head="tanh", start="dcgan"),
     milestones=(1 / 3, 2 / 3),
 )
 PUBLISHED = {
-    "cifar": Dfad(),
-    "mnist": Dfad(generator=GeneratorPlan(latent=100), milestones=()),
+    "cifar": DFAD(),
+    "mnist": DFAD(generator=GeneratorPlan(latent=100), milestones=()),
     "caltech101": _CALTECH,
     "camvid": _CALTECH,
-    "nyuv2": Dfad(generator=_CALTECH.generator, milestones=(1 / 3, 2 / 3), decay=0.3),
+    "nyuv2": DFAD(generator=_CALTECH.generator, milestones=(1 / 3, 2 / 3), decay=0.3),
 }

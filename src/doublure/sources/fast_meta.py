@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive, share
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child, child_seed
 from doublure.nets.batchnorm_statistics import (
     MomentsAverage,
@@ -45,9 +45,9 @@ from doublure.nets.batchnorm_statistics import (
     feature_statistics_loss,
     stored_statistics,
 )
-from doublure.nets.borrowed import borrowed
 from doublure.nets.generators import Generator, GeneratorPlan, initialise_, normal_
 from doublure.nets.noisy_layer import FreeCodes, NoisyLayers, label_embeddings
+from doublure.nets.preserve_state import preserve_state
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
 from doublure.sources.contrast import Contrast
@@ -150,7 +150,9 @@ class FastMeta:
     def optimises(self) -> Literal["generator"]:
         return "generator"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "FastMetaStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "FastMetaStream":
         if teacher is None:
             raise ValueError(
                 "images are made to please a teacher, but there is none; "
@@ -174,22 +176,25 @@ class FastMeta:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return FastMetaStream(self, site, teacher, rng)
+        return FastMetaStream(self, context, teacher, rng)
 
 
 class FastMetaStream:
     """The generator between two calls, and the history of the batches it made."""
 
     def __init__(
-        self, settings: FastMeta, site: Site, teacher: nn.Module, rng: torch.Generator
+        self, settings: FastMeta, context: StreamContext, teacher: nn.Module, rng: torch.Generator
     ) -> None:
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
         self._stored = stored_statistics(teacher) if settings.batchnorm else {}
-        self._watch = CollapseWatch(settings.collapse, site, teacher)
+        self._watch = CollapseWatch(settings.collapse, context, teacher)
         self._begin()
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        settings, numbers = self._settings, child(self._rng, self._site.split, self._site.rank)
+        settings, numbers = (
+            self._settings,
+            child(self._rng, self._context.split, self._context.rank),
+        )
         rng = child(numbers, step)
         if settings.renew_every and step and step % settings.renew_every == 0:
             self._renew(child(rng, "renewal"))
@@ -204,8 +209,8 @@ class FastMetaStream:
             self._begin()
         # For contrast, a local view forth and back, and the global one again forth.
         passes = torch.tensor((5.0 if settings.contrast else 2.0) * settings.inner_steps)
-        facts = {"synthesis_loss": self._loss, "teacher_passes": passes} | self._watch.facts()
-        return image_batch(made, labels=codes.labels, facts=facts)
+        metrics = {"synthesis_loss": self._loss, "teacher_passes": passes} | self._watch.metrics()
+        return image_batch(made, labels=codes.labels, metrics=metrics)
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -228,16 +233,16 @@ class FastMetaStream:
 
     def _begin(self) -> None:
         settings = self._settings
-        numbers = child(self._rng, "generator", self._site.rank, self._watch.restarts)
-        made: Generator = settings.generator.make(self._site.contract, numbers)
-        self._generator = made.to(self._site.device).train()
+        numbers = child(self._rng, "generator", self._context.rank, self._watch.restarts)
+        made: Generator = settings.generator.make(self._context.contract, numbers)
+        self._generator = made.to(self._context.device).train()
         rate = settings.learning_rate * settings.inner_steps
         self._optimizer = torch.optim.Adam(made.parameters(), rate, betas=_BETAS)
         self._average = MomentsAverage(settings.momentum)
         self._contrast: Contrast | None = None
         if settings.contrast:
-            shape = (2, self._site.contract.channels, *self._site.contract.size)
-            example = torch.zeros(shape, device=self._site.device)
+            shape = (2, self._context.contract.channels, *self._context.contract.size)
+            example = torch.zeros(shape, device=self._context.device)
             self._contrast = Contrast(
                 self._teacher, example, _CONTRAST_TEMPERATURE, child(numbers, "head")
             )
@@ -251,13 +256,13 @@ class FastMetaStream:
             nn.init.zeros_(self._generator.first.bias)
 
     def _codes(self, rng: torch.Generator) -> FreeCodes | NoisyLayers:
-        count, device = self._site.batch_size, self._site.device
+        count, device = self._context.batch_size, self._context.device
         if self._settings.noisy_layer:
             told = label_embeddings(
-                self._teacher, self._site.contract.classes, child(self._rng, "embeddings")
+                self._teacher, self._context.contract.classes, child(self._rng, "embeddings")
             )
             return NoisyLayers(told.to(device), self._generator.latent, count, rng)
-        labels = torch.randint(self._site.contract.classes, (count,), generator=rng)
+        labels = torch.randint(self._context.contract.classes, (count,), generator=rng)
         return FreeCodes(
             self._generator.draw_codes(count, rng), labels.to(device, non_blocking=True)
         )
@@ -282,8 +287,8 @@ class FastMetaStream:
             betas=_BETAS,
         )
         summed = [torch.zeros_like(weight) for weight in weights]
-        best, least = torch.empty(0), torch.tensor(torch.inf, device=self._site.device)
-        for step in range(1 if self._site.draft else settings.inner_steps):
+        best, least = torch.empty(0), torch.tensor(torch.inf, device=self._context.device)
+        for step in range(1 if self._context.draft else settings.inner_steps):
             images = inner(codes())
             loss = self._loss_of(images, codes.labels, opponent, child(rng, "inner", step))
             gradients = torch.autograd.grad(loss, [*weights, *sought])
@@ -336,7 +341,9 @@ class FastMetaStream:
             joined = self._average.joined(self._seen)
             loss = loss + settings.batchnorm * feature_statistics_loss(joined, self._stored, 1.0)
         if opponent is not None:
-            with borrowed(opponent, child_seed(rng.initial_seed(), "student"), evaluate=True) as s:
+            with preserve_state(
+                opponent, child_seed(rng.initial_seed(), "student"), evaluate=True
+            ) as s:
                 differing = masked_adversarial_loss(s(seen), logits).mean()
             loss = loss + settings.adversarial * differing
         if self._contrast is not None:

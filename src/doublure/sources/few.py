@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from doublure.core.protocols import InputContract, Site, Source
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import child
 from doublure.data.datasets import Dataset, Part, open_data
 from doublure.sources.augmenting import augmented
@@ -49,8 +49,8 @@ def divide_by_class(
         seen += len(members)
         # A share such as 0.3 of ten is three, whatever its last bit.
         judging.update(members[: math.floor(held_out * seen + 1e-9) - len(judging)])
-    judges = torch.tensor([key in judging for key in keys])
-    return (~judges).nonzero()[:, 0], judges.nonzero()[:, 0]
+    evaluation_data = torch.tensor([key in judging for key in keys])
+    return (~evaluation_data).nonzero()[:, 0], evaluation_data.nonzero()[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,18 @@ class Few:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> SurrogateStream:
-        data, teaching, judging = self._divided(site.contract)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> SurrogateStream:
+        data, teaching, judging = self._divided(context.contract)
         if self.labels and data.labels is None:
             raise ValueError(f"{self.data} has no labels; set labels to false")
-        places = teaching if site.split == "train" else judging
+        places = teaching if context.split == "train" else judging
         if not len(places):
             raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
         if not self.labels and data.labels is not None:
-            data = self._opened(site.contract, labels=False)
-        return SurrogateStream(data, places, site, child(rng, site.split))
+            data = self._opened(context.contract, labels=False)
+        return SurrogateStream(data, places, context, child(rng, context.split))
 
     def judging(self, contract: InputContract) -> Part | None:
         """Return the labelled images that judge a student; None where there are none."""

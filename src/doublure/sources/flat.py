@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.cards import Card
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(paper="A control of this project; no paper proposes it", needs=("logits",))
@@ -50,8 +50,10 @@ class Flat:
 
     gradient: bool = False
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> ProceduralStream:
-        contract = site.contract
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> ProceduralStream:
+        contract = context.contract
 
         def paint(num_images: int, rng: torch.Generator) -> Tensor:
             shape = (num_images, 2 * contract.channels + 1)
@@ -61,4 +63,4 @@ class Flat:
                 return start[:, :, None, None].expand(-1, -1, *contract.size).contiguous()
             return linear_gradient(start, end, 2 * math.pi * drawn[:, -1], contract.size)
 
-        return ProceduralStream(paint, site, rng)
+        return ProceduralStream(paint, context, rng)

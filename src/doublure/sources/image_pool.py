@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 
 Bytes = UInt8[Tensor, "batch channels height width"]
 
@@ -104,23 +104,23 @@ class FilePool:
 ImagePool = MemoryPool | FilePool
 
 
-def open_pool(site: Site, rng: torch.Generator, capacity: int) -> ImagePool:
+def open_pool(context: StreamContext, rng: torch.Generator, capacity: int) -> ImagePool:
     """Return an empty pool where the site wants it; held-out ones are small and stay in memory."""
-    shape = (capacity, site.contract.channels, *site.contract.size)
-    if site.scratch is None or site.split == "held_out":
+    shape = (capacity, context.contract.channels, *context.contract.size)
+    if context.scratch is None or context.split == "held_out":
         return MemoryPool(shape)
     # The seed tells the pools of two sources of one run apart.
-    name = f"pool-{rng.initial_seed():016x}-rank{site.rank}.u8"
-    return FilePool(shape, site.scratch / name)
+    name = f"pool-{rng.initial_seed():016x}-rank{context.rank}.u8"
+    return FilePool(shape, context.scratch / name)
 
 
-def check_shape(images: Tensor, site: Site, around: str) -> None:
+def check_shape(images: Tensor, context: StreamContext, around: str) -> None:
     """Raise unless images are of the contract's shape.
 
     Args:
         around: the wrapper that keeps the pool, for the message.
     """
-    expected = (site.contract.channels, *site.contract.size)
+    expected = (context.contract.channels, *context.contract.size)
     if tuple(images.shape[1:]) != expected:
         raise ValueError(
             f"the pool holds images of shape {expected}, but the inner source drew "

@@ -1,4 +1,4 @@
-"""A stream whose every batch is searched for from noise, against what a teacher says of it.
+"""A stream whose every batch is optimised from noise, against what a teacher says of it.
 
 What the losses of a search are made from is gathered here: the images as the networks see them,
 the teacher's logits, and the moments of what enters its layers. So is what every such batch is
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import Batch, SearchPath, Site, image_batch
+from doublure.core.protocols import Batch, OptimisationPath, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.data.checkpoints import first_line
 from doublure.data.datasets import batches, open_data
@@ -32,7 +32,7 @@ from doublure.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
-from doublure.sources.image_search import Found, Images, ImageSearch, Keep
+from doublure.sources.image_optimisation import Found, ImageOptimisation, Images, Keep
 
 Labels = Literal["balanced", "random"]
 _Recorders = tuple[MomentsRecorder, PatchRecorder]
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     """What a loss is a function of.
 
     Args:
-        normalised: the images searched for, in the network's normalised space.
+        normalised: the optimised images, in the network's normalised space.
         images: the same in the units of [0, 1], moved, as teacher and student see them.
         logits: the teacher's.
         moments: of what enters the layers whose statistics are known, joined with those of the
@@ -86,7 +86,7 @@ def required(teacher: nn.Module | None) -> nn.Module:
 
 
 def known_statistics(
-    teacher: nn.Module, site: Site, images: str | None, *, needed: bool
+    teacher: nn.Module, context: StreamContext, images: str | None, *, needed: bool
 ) -> dict[str, Stored]:
     """Return the statistics that images shall have before layers of the teacher.
 
@@ -96,8 +96,10 @@ def known_statistics(
         needed: raise where there are none.
     """
     if images is not None:
-        data = open_data(images, site.contract, split="train")
-        fed = (part.to(site.device).float() / 255 for part, _ in batches(data, _MEASURED_AT_ONCE))
+        data = open_data(images, context.contract, split="train")
+        fed = (
+            part.to(context.device).float() / 255 for part, _ in batches(data, _MEASURED_AT_ONCE)
+        )
         return measured_statistics(teacher, normalising_layers(teacher), fed)
     if batchnorm_layers(teacher):
         return stored_statistics(teacher)
@@ -112,7 +114,7 @@ def known_statistics(
 
 
 class InvertedStream:
-    """A stream whose every batch is searched for; a function of (seed, step, history, student).
+    """A stream whose every batch is optimised; a function of (seed, step, history, student).
 
     Args:
         labels: how they are chosen; None for images without.
@@ -123,17 +125,17 @@ class InvertedStream:
     def __init__(
         self,
         losses: LossMaker,
-        search: ImageSearch,
+        optimisation: ImageOptimisation,
         labels: Labels | None,
-        site: Site,
+        context: StreamContext,
         teacher: nn.Module,
         known: Mapping[str, Stored],
         rng: torch.Generator,
         history: MomentsPool | MomentsAverage | None = None,
         attention: Sequence[str] = (),
     ) -> None:
-        self._losses, self._labels, self._site, self._rng = losses, labels, site, rng
-        self._search = search.draft() if site.draft else search
+        self._losses, self._labels, self._context, self._rng = losses, labels, context, rng
+        self._optimisation = optimisation.draft() if context.draft else optimisation
         self._teacher, self._known, self._history = teacher, known, history
         self._attention = attention
 
@@ -142,32 +144,32 @@ class InvertedStream:
 
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
-    ) -> tuple[Batch, SearchPath]:
+    ) -> tuple[Batch, OptimisationPath]:
         """Return the batch of this step, and its first images after these shares of the search.
 
         A search that stopped before a share of it was done has nothing to show there.
         """
-        labels = self._choose(step).to(self._site.device)
-        planned = self._search.iterations + self._search.coarse_iterations
+        labels = self._choose(step).to(self._context.device)
+        planned = self._optimisation.iterations + self._optimisation.coarse_iterations
         keep = Keep(at={round(share * planned) for share in shares}, images=num_images)
         with self._recorders() as recorders:
             found = self._find(step, student, labels, recorders, keep)
             with torch.no_grad():
                 logits, moments, patches = self._ask(found.images, recorders)
-        facts = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
+        metrics = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
         if self._known:
-            facts["feature_distance"] = feature_statistics_loss(moments, self._known, 1.0)
+            metrics["feature_distance"] = feature_statistics_loss(moments, self._known, 1.0)
         if patches:
-            facts["patch_entropy"] = patch_entropy(patches)
+            metrics["patch_entropy"] = patch_entropy(patches)
         if self._history is not None:
             self._history.update(moments)
         known = None
         if self._labels is not None:
             known = labels
-            facts["recognised"] = (logits.argmax(-1) == labels).float().mean()
-        batch = image_batch(found.images, labels=known, facts=facts)
+            metrics["recognised"] = (logits.argmax(-1) == labels).float().mean()
+        batch = image_batch(found.images, labels=known, metrics=metrics)
         path = {**found.path, found.iterations: found.images[:num_images]}
-        return batch, SearchPath(images=tuple(path.values()), iterations=tuple(path))
+        return batch, OptimisationPath(images=tuple(path.values()), iterations=tuple(path))
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._history is None else self._history.state_dict()
@@ -194,8 +196,8 @@ class InvertedStream:
         recorders: _Recorders,
         keep: Keep,
     ) -> Found:
-        site = self._site
-        rng = child(self._rng, "noise", site.split, site.rank, step, device=site.device)
+        context = self._context
+        rng = child(self._rng, "noise", context.split, context.rank, step, device=context.device)
         measure = self._losses(labels, student)
 
         def loss(images: Tensor, normalised: Tensor) -> Tensor:
@@ -204,13 +206,13 @@ class InvertedStream:
                 moments = self._history.joined(moments)
             return measure(Seen(normalised, images, logits, moments, patches))
 
-        return self._search(loss, site.batch_size, site.contract, rng, keep)
+        return self._optimisation(loss, context.batch_size, context.contract, rng, keep)
 
     def _ask(
         self, images: Tensor, recorders: _Recorders
     ) -> tuple[Tensor, Mapping[str, Moments], tuple[Tensor, ...]]:
         """Return the teacher's logits, the moments of what entered its layers, and its patches."""
-        contract = self._site.contract
+        contract = self._context.contract
         try:
             logits = self._teacher(images)
         except RuntimeError as error:
@@ -231,10 +233,10 @@ class InvertedStream:
         return logits.float(), moments.read() if self._known else {}, patches.read()
 
     def _choose(self, step: int) -> Int64[Tensor, " batch"]:
-        site, classes = self._site, self._site.contract.classes
-        rng = child(self._rng, "labels", site.split)
+        context, classes = self._context, self._context.contract.classes
+        rng = child(self._rng, "labels", context.split)
         if self._labels == "random":
-            own = child(rng, site.rank, step)
-            return torch.randint(classes, (site.batch_size,), generator=own)
-        start = (step * site.world + site.rank) * site.batch_size
-        return labels_in_turn(start, site.batch_size, classes, rng)
+            own = child(rng, context.rank, step)
+            return torch.randint(classes, (context.batch_size,), generator=own)
+        start = (step * context.world + context.rank) * context.batch_size
+        return labels_in_turn(start, context.batch_size, classes, rng)

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of
-from doublure.core.protocols import InputContract, Site
+from doublure.core.protocols import InputContract, StreamContext
 from doublure.nets.batchnorm_statistics import MomentsPool, Stored, batchnorm_kl
 from doublure.nets.patch_similarity import patch_entropy, required_attention
-from doublure.sources.image_search import Images, ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation, Images
 from doublure.sources.inversion import (
     InvertedStream,
     Labels,
@@ -58,7 +58,7 @@ _BLUR_REACH = 2
 # the fourth power: ours. At full weight, strokes of digits of 8 pixels are wiped out.
 _BLURRED_SIDE = 32
 # A quarter of what DeepInversion takes on CIFAR-10, and a jitter of an eighth of the side.
-_SEARCH = ImageSearch(iterations=500, learning_rate=0.1, jitter=4, clamp=True)
+_OPTIMISATION = ImageOptimisation(iterations=500, learning_rate=0.1, jitter=4, clamp=True)
 
 
 def blur(images: Images) -> Images:
@@ -110,14 +110,14 @@ class Inceptionism:
         patches: weight of the spread of patch similarities, for a transformer; its publication,
             for ranges of activations, has 1.
         labels: "balanced", in turn; or "random", each on its own.
-        search: how a batch is searched for.
+        optimisation: how a batch is optimised.
     """
 
     cross_entropy: float = 1.0
     smoothness: float = 1.0
     patches: float = 0.0
     labels: Labels = "balanced"
-    search: ImageSearch = field(default_factory=lambda: _SEARCH)
+    optimisation: ImageOptimisation = field(default_factory=lambda: _OPTIMISATION)
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
@@ -129,9 +129,11 @@ class Inceptionism:
     def optimises(self) -> Literal["images"]:
         return "images"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> InvertedStream:
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> InvertedStream:
         teacher = required(teacher)
-        known = known_statistics(teacher, site, None, needed=False)
+        known = known_statistics(teacher, context, None, needed=False)
 
         def losses(labels: Tensor, student: nn.Module | None) -> partial[Tensor]:
             return partial(
@@ -146,7 +148,14 @@ class Inceptionism:
 
         attention = required_attention(teacher) if self.patches else ()
         return InvertedStream(
-            losses, self.search, self.labels, site, teacher, known, rng, attention=attention
+            losses,
+            self.optimisation,
+            self.labels,
+            context,
+            teacher,
+            known,
+            rng,
+            attention=attention,
         )
 
 
@@ -162,7 +171,7 @@ class BatchNormStatistics:
         labels: "balanced", in turn; or "random", each on its own.
         statistics: images (a folder, SET or .npz) to take the statistics from, before each
             normalising layer, for a teacher without BatchNorm; None takes those it has stored.
-        search: how a batch is searched for.
+        optimisation: how a batch is optimised.
     """
 
     divergence: float = 1.0
@@ -171,7 +180,7 @@ class BatchNormStatistics:
     granularity: Granularity = "batch"
     labels: Labels = "balanced"
     statistics: str | None = None
-    search: ImageSearch = field(default_factory=lambda: _SEARCH)
+    optimisation: ImageOptimisation = field(default_factory=lambda: _OPTIMISATION)
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
@@ -186,9 +195,11 @@ class BatchNormStatistics:
     def optimises(self) -> Literal["images"]:
         return "images"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> InvertedStream:
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> InvertedStream:
         teacher = required(teacher)
-        known = known_statistics(teacher, site, self.statistics, needed=True)
+        known = known_statistics(teacher, context, self.statistics, needed=True)
 
         def losses(labels: Tensor, student: nn.Module | None) -> partial[Tensor]:
             return partial(
@@ -202,22 +213,24 @@ class BatchNormStatistics:
 
         history = MomentsPool() if self.granularity == "set" else None
         labels = self.labels if self.cross_entropy else None
-        return InvertedStream(losses, self.search, labels, site, teacher, known, rng, history)
+        return InvertedStream(
+            losses, self.optimisation, labels, context, teacher, known, rng, history
+        )
 
 
 def inceptionism_for(contract: InputContract) -> Inceptionism:
     """Return the settings for images of this size."""
     smoothness = min(1.0, (min(contract.size) / _BLURRED_SIDE) ** 4)
-    return Inceptionism(smoothness=smoothness, search=_search_for(contract))
+    return Inceptionism(smoothness=smoothness, optimisation=_optimisation_for(contract))
 
 
 def batch_norm_statistics_for(contract: InputContract) -> BatchNormStatistics:
     """Return the settings for images of this size."""
-    return BatchNormStatistics(search=_search_for(contract))
+    return BatchNormStatistics(optimisation=_optimisation_for(contract))
 
 
-def _search_for(contract: InputContract) -> ImageSearch:
-    return replace(_SEARCH, jitter=min(contract.size) // 8)
+def _optimisation_for(contract: InputContract) -> ImageOptimisation:
+    return replace(_OPTIMISATION, jitter=min(contract.size) // 8)
 
 
 def _check_weights(**weights: float) -> None:

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.generator_file import read_generator
 from doublure.data.resizing import colour_change
@@ -42,7 +42,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lcw:
+class LCW:
     """Source: what a trained generator makes of noise.
 
     Args:
@@ -57,21 +57,23 @@ class Lcw:
     def __post_init__(self) -> None:
         one_of("way to draw codes", self.codes, get_args(Codes))
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> ProceduralStream:
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> ProceduralStream:
         if not self.generator:
             raise ValueError(
                 "lcw draws from a trained generator; name its run with --set generator=RUN, made "
                 "by `doublure train-generator lcw`"
             )
-        generator = load_generator(self.generator).to(site.device)
-        colour_change(generator.plan.channels, site.contract.channels)
+        generator = load_generator(self.generator).to(context.device)
+        colour_change(generator.plan.channels, context.contract.channels)
 
         def paint(num_images: int, rng: torch.Generator) -> Tensor:
             with torch.no_grad():
                 images = generator.decode(draw_codes(self.codes, generator, num_images, rng))
-            return fit_images(images, site.contract.size, site.contract.channels)
+            return fit_images(images, context.contract.size, context.contract.channels)
 
-        return ProceduralStream(paint, site, rng)
+        return ProceduralStream(paint, context, rng)
 
 
 def load_generator(path: str) -> CramerWoldGenerator:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(
@@ -122,13 +122,15 @@ class Leaves:
     def __post_init__(self) -> None:
         positive("most_shapes", self.most_shapes)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> ProceduralStream:
-        contract = site.contract
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> ProceduralStream:
+        contract = context.contract
 
         def paint(num_images: int, rng: torch.Generator) -> Tensor:
             return dead_leaves(num_images, contract.size, contract.channels, self.most_shapes, rng)
 
-        return ProceduralStream(paint, site, rng)
+        return ProceduralStream(paint, context, rng)
 
 
 class _Shapes(NamedTuple):

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.cards import Card
-from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 
 CARD = Card(
@@ -63,23 +63,29 @@ class Matched:
         if not self.spread >= 0:
             raise ValueError(f"spread must not be negative, got {self.spread}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "MatchedStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "MatchedStream":
         """Return the stream; the teacher is only handed on."""
-        return MatchedStream(self, site, self.source.open(site, teacher, child(rng, "source")), rng)
+        return MatchedStream(
+            self, context, self.source.open(context, teacher, child(rng, "source")), rng
+        )
 
 
 class MatchedStream:
     """A stream that changes each batch of another one; the state is that one's."""
 
-    def __init__(self, settings: Matched, site: Site, stream: Stream, rng: torch.Generator) -> None:
-        self._settings, self._site, self._stream, self._rng = settings, site, stream, rng
-        self._mean = torch.tensor(site.contract.mean, device=site.device)
-        self._std = torch.tensor(site.contract.std, device=site.device)
+    def __init__(
+        self, settings: Matched, context: StreamContext, stream: Stream, rng: torch.Generator
+    ) -> None:
+        self._settings, self._context, self._stream, self._rng = settings, context, stream, rng
+        self._mean = torch.tensor(context.contract.mean, device=context.device)
+        self._std = torch.tensor(context.contract.std, device=context.device)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._stream.draw(step, student)
         images = batch.images
-        rng = child(self._rng, "match", self._site.split, self._site.rank, step)
+        rng = child(self._rng, "match", self._context.split, self._context.rank, step)
         numbers = self._settings.spread * torch.randn(2, len(images), generator=rng)
         shift, stretch = numbers.to(images.device, non_blocking=True)
         made = match(images, self._mean, self._std, shift, stretch.exp())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from doublure.core import checks
 from doublure.core.cards import Card
-from doublure.core.protocols import Batch, Site, Source, Stream
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child, child_seed
 
 CARD = Card(
@@ -92,12 +92,14 @@ class Mixed:
             checks.positive("alpha", self.alpha)
         checks.share("share", self.share)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
-        if site.batch_size < 2:
-            raise ValueError(f"mixing needs a batch_size of 2 or more, got {site.batch_size}")
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        numbers = child(rng, "mix", site.split, site.rank)
-        return MixedStream(inner, self, site.contract.classes, numbers)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> Stream:
+        if context.batch_size < 2:
+            raise ValueError(f"mixing needs a batch_size of 2 or more, got {context.batch_size}")
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        numbers = child(rng, "mix", context.split, context.rank)
+        return MixedStream(inner, self, context.contract.classes, numbers)
 
 
 class MixedStream:

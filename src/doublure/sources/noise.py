@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of
-from doublure.core.protocols import Site
+from doublure.core.protocols import StreamContext
 from doublure.sources.procedural import ProceduralStream
 
 CARD = Card(
@@ -74,8 +74,10 @@ class Noise:
         if self.std is not None and min(self.std) < 0:
             raise ValueError(f"std must not be negative, got {self.std}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> ProceduralStream:
-        contract = site.contract
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> ProceduralStream:
+        contract = context.contract
         mean = contract.mean if self.mean is None else self.mean
         std = contract.std if self.std is None else self.std
         for name, values in (("mean", mean), ("std", std)):
@@ -90,4 +92,4 @@ class Noise:
                 return uniform_noise(num_images, contract.size, contract.channels, rng)
             return gaussian_noise(num_images, contract.size, mean, std, rng)
 
-        return ProceduralStream(paint, site, rng)
+        return ProceduralStream(paint, context, rng)

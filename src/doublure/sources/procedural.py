@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child
 
 Painter = Callable[[int, torch.Generator], Tensor]
@@ -19,15 +19,15 @@ class ProceduralStream:
         paint: makes that many images from a generator on the site's device.
     """
 
-    def __init__(self, paint: Painter, site: Site, rng: torch.Generator) -> None:
+    def __init__(self, paint: Painter, context: StreamContext, rng: torch.Generator) -> None:
         self._paint = paint
-        self._site = site
+        self._context = context
         self._rng = rng
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        site = self._site
-        rng = child(self._rng, site.split, site.rank, step, device=site.device)
-        return image_batch(self._paint(site.batch_size, rng))
+        context = self._context
+        rng = child(self._rng, context.split, context.rank, step, device=context.device)
+        return image_batch(self._paint(context.batch_size, rng))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

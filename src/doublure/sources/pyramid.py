@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.sources.image_search import Images, moved
+from doublure.sources.image_optimisation import Images, moved
 
 # By how much the levels are smaller than the image.
 _FACTORS = (8, 4, 2, 1)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.nets.generators import GeneratorPlan
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
@@ -106,7 +106,7 @@ def exponential_penalty(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rdskd:
+class RDSKD:
     """Source: a generator trained on the teacher's answers, then frozen. Default: the paper's.
 
     Args:
@@ -160,13 +160,15 @@ class Rdskd:
     def optimises(self) -> Literal["generator"]:
         return "generator"
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "RdskdStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "RDSKDStream":
         if teacher is None:
             raise ValueError(
                 "the generator learns from a teacher's answers, but there is no teacher; "
                 "use a source that needs none, such as shaders"
             )
-        return RdskdStream(self, site, teacher, rng)
+        return RDSKDStream(self, context, teacher, rng)
 
     def loss(self, terms: dict[str, Tensor], references: dict[str, Tensor]) -> Tensor:
         """Return the generator's loss of its three terms."""
@@ -195,21 +197,21 @@ class Rdskd:
         return now if step % self.epoch == 1 else references
 
 
-class RdskdStream:
+class RDSKDStream:
     """The generator, in training until the first draw, frozen from then on."""
 
     def __init__(
-        self, settings: Rdskd, site: Site, teacher: nn.Module, rng: torch.Generator
+        self, settings: RDSKD, context: StreamContext, teacher: nn.Module, rng: torch.Generator
     ) -> None:
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
-        self._watch = CollapseWatch(settings.collapse, site, teacher)
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
+        self._watch = CollapseWatch(settings.collapse, context, teacher)
         # A generator trained for longer makes images that are surer and farther from any data,
         # which only a student of many steps makes up for.
-        affordable = 1 if site.draft else max(1, site.steps // settings.draws_per_step)
+        affordable = 1 if context.draft else max(1, context.steps // settings.draws_per_step)
         self._steps = min(settings.generator_steps, affordable)
         self._per_channel = [
-            torch.tensor(value, device=site.device).view(1, -1, 1, 1)
-            for value in (site.contract.mean, site.contract.std)
+            torch.tensor(value, device=context.device).view(1, -1, 1, 1)
+            for value in (context.contract.mean, context.contract.std)
         ]
         self._generator = self._begin()
         self._trained = False
@@ -218,11 +220,11 @@ class RdskdStream:
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         passes = 0.0
         if not self._trained:
-            passes = self._train_until_sound() / self._site.batch_size
-        rng = child(self._rng, self._site.split, self._site.rank, step)
-        images = self._make(self._site.batch_size, rng)
-        facts = self._told | {"teacher_passes": torch.tensor(passes)}
-        return image_batch(images, facts=facts | self._watch.facts())
+            passes = self._train_until_sound() / self._context.batch_size
+        rng = child(self._rng, self._context.split, self._context.rank, step)
+        images = self._make(self._context.batch_size, rng)
+        metrics = self._told | {"teacher_passes": torch.tensor(passes)}
+        return image_batch(images, metrics=metrics | self._watch.metrics())
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -242,7 +244,9 @@ class RdskdStream:
     def _begin(self) -> Any:
         # Of several processes each trains the same generator, and draws codes of its own.
         numbers = child(self._rng, "generator", self._watch.restarts)
-        return self._settings.generator.make(self._site.contract, numbers).to(self._site.device)
+        return self._settings.generator.make(self._context.contract, numbers).to(
+            self._context.device
+        )
 
     @torch.no_grad()
     def _make(self, num_images: int, rng: torch.Generator) -> Tensor:
@@ -256,7 +260,7 @@ class RdskdStream:
         while not self._trained:
             self._train(child(self._rng, "training", self._watch.restarts))
             passes += 2.0 * self._steps * self._settings.generator_batch
-            looks = self._settings.collapse.every > 0 and not self._site.draft
+            looks = self._settings.collapse.every > 0 and not self._context.draft
             rng = child(self._rng, "look", self._watch.restarts)
             if looks and self._watch.tell(0, self._make, None, rng, patience=1):
                 self._generator = self._begin()
@@ -268,7 +272,7 @@ class RdskdStream:
         settings, generator = self._settings, self._generator.train()
         parameters = list(generator.parameters())
         optimizer = torch.optim.Adam(parameters, settings.learning_rate)
-        zero = torch.zeros((), device=self._site.device)
+        zero = torch.zeros((), device=self._context.device)
         references = {"authenticity": zero, "class_diversity": zero}
         terms: dict[str, Tensor] = {}
         for step in range(self._steps):
@@ -308,7 +312,7 @@ def _ratio(changed: Tensor, apart: Tensor) -> Tensor:
 
 
 PUBLISHED = {
-    "cifar": Rdskd(),
-    "svhn": Rdskd(),
-    "mnist": Rdskd(generator=GeneratorPlan(latent=100)),
+    "cifar": RDSKD(),
+    "svhn": RDSKD(),
+    "mnist": RDSKD(generator=GeneratorPlan(latent=100)),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, Site, Source, Stream, image_batch
+from doublure.core.protocols import Batch, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.nets.network import Network
 from doublure.objectives.continual import UNLABELLED
@@ -36,18 +36,20 @@ class Rehearsed:
         if not 0 < self.share < 1:
             raise ValueError(f"share must lie in (0, 1), got {self.share}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> Stream:
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> Stream:
         if isinstance(teacher, Network):  # which knows the old classes only
-            old = dataclasses.replace(site, contract=teacher.contract)
+            old = dataclasses.replace(context, contract=teacher.contract)
         else:
-            old = site
-        if site.split == "held_out":
+            old = context
+        if context.split == "held_out":
             return self.source.open(old, teacher, rng)
-        num_new = min(max(round(self.share * site.batch_size), 1), site.batch_size - 1)
+        num_new = min(max(round(self.share * context.batch_size), 1), context.batch_size - 1)
         parts = []
         for name, source, where, size in (
-            ("new", self.new, site, num_new),
-            ("old", self.source, old, site.batch_size - num_new),
+            ("new", self.new, context, num_new),
+            ("old", self.source, old, context.batch_size - num_new),
         ):
             place = dataclasses.replace(where, batch_size=size)
             parts.append(source.open(place, teacher, child(rng, name)))
@@ -65,11 +67,11 @@ class RehearsedStream:
         if new.labels is None:
             raise ValueError("the new classes need labels; give labelled images")
         nothing = torch.full((len(old.images),), UNLABELLED, device=new.labels.device)
-        facts: dict[str, Tensor] = {**new.facts, **old.facts}
+        metrics: dict[str, Tensor] = {**new.metrics, **old.metrics}
         return image_batch(
             torch.cat((new.images, old.images)),
             labels=torch.cat((new.labels, nothing)),
-            facts=facts,
+            metrics=metrics,
         )
 
     def state_dict(self) -> dict[str, Any]:

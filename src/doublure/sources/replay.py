@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import Batch, Site, Source, image_batch
+from doublure.core.protocols import Batch, Source, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.sources.image_pool import check_shape, open_pool, to_bytes, to_images
 
@@ -67,28 +67,34 @@ class Replay:
         if self.share is not None:
             share("share", self.share)
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "ReplayStream":
-        return ReplayStream(self, site, teacher, rng)
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "ReplayStream":
+        return ReplayStream(self, context, teacher, rng)
 
 
 class ReplayStream:
     """A pool that grows with the steps; a function of (seed, step, state) only."""
 
     def __init__(
-        self, settings: Replay, site: Site, teacher: nn.Module | None, rng: torch.Generator
+        self,
+        settings: Replay,
+        context: StreamContext,
+        teacher: nn.Module | None,
+        rng: torch.Generator,
     ) -> None:
-        self._settings, self._site, self._rng = settings, site, rng
-        at_once = settings.made_at_once or site.batch_size
+        self._settings, self._context, self._rng = settings, context, rng
+        at_once = settings.made_at_once or context.batch_size
         # More than the run shows, or more than the pool may hold, is not made.
-        shown = -(-site.steps * site.batch_size // at_once)
-        held = max(1, settings.capacity // (site.world * at_once))
+        shown = -(-context.steps * context.batch_size // at_once)
+        held = max(1, settings.capacity // (context.world * at_once))
         self._first = min(settings.first, shown, held)
-        growing = min(site.steps - 1, int(settings.until * site.steps))
-        grown = 0 if site.split == "held_out" else growing // settings.every
+        growing = min(context.steps - 1, int(settings.until * context.steps))
+        grown = 0 if context.split == "held_out" else growing // settings.every
         self.planned = min(self._first + grown, held)
-        inner = dataclasses.replace(site, batch_size=at_once, steps=self.planned)
+        inner = dataclasses.replace(context, batch_size=at_once, steps=self.planned)
         self.stream = settings.source.open(inner, teacher, child(rng, "source"))
-        self._pool = open_pool(site, rng, self.planned * at_once)
+        self._pool = open_pool(context, rng, self.planned * at_once)
         self._labels: Tensor | None = None
         self._made = 0
         self._told: dict[str, Tensor] = {}
@@ -98,18 +104,18 @@ class ReplayStream:
         due = min(self.planned, self._first + step // self._settings.every)
         while self._made < due:
             self._make(None if self._made < self._first else student)
-        count = self._site.batch_size
-        rng = child(self._rng, "replay", self._site.split, self._site.rank, step)
+        count = self._context.batch_size
+        rng = child(self._rng, "replay", self._context.split, self._context.rank, step)
         picks = torch.randint(len(self._pool), (count,), generator=rng)
         fresh = torch.arange(before, len(self._pool))[:count]
         if before:  # a new batch is shown at once
             picks[: len(fresh)] = fresh
-        device = self._site.device
+        device = self._context.device
         labels = None
         if self._labels is not None:
             labels = self._labels[picks].to(device, non_blocking=True)
         images = to_images(self._pool.read(picks), device)
-        return image_batch(images, labels=labels, facts=self._facts())
+        return image_batch(images, labels=labels, metrics=self._metrics())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -129,15 +135,15 @@ class ReplayStream:
     def _make(self, student: nn.Module | None) -> None:
         batch = self.stream.draw(self._made, student)
         images = to_bytes(batch.images)
-        check_shape(images, self._site, "Replay")
+        check_shape(images, self._context, "Replay")
         self._pool.append(images)
         if batch.labels is not None:
             made = batch.labels.detach().cpu()
             self._labels = made if self._labels is None else torch.cat([self._labels, made])
-        self._told = {name: value.detach().cpu() for name, value in batch.facts.items()}
+        self._told = {name: value.detach().cpu() for name, value in batch.metrics.items()}
         self._made += 1
 
-    def _facts(self) -> dict[str, Tensor]:
+    def _metrics(self) -> dict[str, Tensor]:
         """Return how full the pool is, and what the inner source said of the newest batch."""
         return self._told | {
             "pool_images": torch.tensor(float(len(self._pool))),

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from doublure.core.checks import positive
 from doublure.core.optional import require
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child_seed
 from doublure.shaders.glsl import VERTEX_SHADER
 from doublure.shaders.opengl import GlCanvas
@@ -53,20 +53,22 @@ class ShaderFiles:
         if not 0 <= self.time_range[0] < self.time_range[1]:
             raise ValueError(f"time_range must be two times in order, got {self.time_range}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "FileStream":
+    def open(
+        self, stream_context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "FileStream":
         """Compile every file and return the stream of their images.
 
         Raises:
             ValueError: some files do not compile; all are listed, with file and line.
         """
-        check_channels(site)
+        check_channels(stream_context)
         files = shader_files(self.folder)
         canvas = GlCanvas()
         with canvas.context:
             triangles = compile_files(canvas.context, files)
         return FileStream(
             settings=self,
-            site=site,
+            stream_context=stream_context,
             seed=rng.initial_seed(),
             files=files,
             triangles=triangles,
@@ -116,7 +118,7 @@ class FileStream:
     """Shader files at work. No state: a step's images follow from the seed."""
 
     settings: ShaderFiles
-    site: Site
+    stream_context: StreamContext
     seed: int
     files: tuple[Path, ...]
     triangles: tuple[Any, ...]
@@ -124,8 +126,10 @@ class FileStream:
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         """Return the images of `step`; neither the student nor earlier steps matter."""
-        first = (step * self.site.world + self.site.rank) * self.site.batch_size
-        places = list(range(first, first + self.site.batch_size))
+        first = (
+            step * self.stream_context.world + self.stream_context.rank
+        ) * self.stream_context.batch_size
+        places = list(range(first, first + self.stream_context.batch_size))
         images = self._painted([self._choice(place, 0) for place in places])
         empty = (~worth_showing(images)).nonzero().flatten().tolist()
         attempt = 1
@@ -139,7 +143,7 @@ class FileStream:
             images[empty] = self._painted(chosen)
             empty = [i for i in empty if not worth_showing(images[i : i + 1]).item()]
             attempt += 1
-        return image_batch(fitted(images, self.site))
+        return image_batch(fitted(images, self.stream_context))
 
     def state_dict(self) -> dict[str, Any]:
         """Return {}: nothing is carried from one step to the next."""
@@ -152,7 +156,7 @@ class FileStream:
 
     def _choice(self, place: int, attempt: int) -> tuple[int, float]:
         """Return which file and which time an image shows."""
-        held_out = self.site.split == "held_out"
+        held_out = self.stream_context.split == "held_out"
         pool = list(range(len(self.files)))
         by_file = len(pool) >= _HELD_OUT
         if by_file:
@@ -167,7 +171,7 @@ class FileStream:
         return file, low + (high - low) * moment
 
     def _painted(self, choices: Sequence[tuple[int, float]]) -> Tensor:
-        size, supersample = self.site.contract.size, self.settings.supersample
+        size, supersample = self.stream_context.contract.size, self.settings.supersample
         samples = (size[0] * supersample, size[1] * supersample)
         room = self.canvas.room(samples)
         with self.canvas.context:

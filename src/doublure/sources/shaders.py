@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child_seed, from_seed
 from doublure.shaders.families import ABSTRACT, FAMILIES, draw_program
 from doublure.shaders.opengl import GlPainter
@@ -67,19 +67,19 @@ def worth_showing(images: Float[Tensor, "images channels height width"]) -> Bool
     return varied & (saturated <= _LARGEST_SATURATED_SHARE)
 
 
-def check_channels(site: Site) -> None:
+def check_channels(context: StreamContext) -> None:
     """Raise unless shader images can be made to fit the network."""
-    if site.contract.channels not in (1, 3):
+    if context.contract.channels not in (1, 3):
         raise ValueError(
             f"shader images have 3 channels, or 1 (their luminance), but the network takes "
-            f"{site.contract.channels}; use sources.Noise"
+            f"{context.contract.channels}; use sources.Noise"
         )
 
 
-def fitted(images: Float[Tensor, "images 3 height width"], site: Site) -> Tensor:
+def fitted(images: Float[Tensor, "images 3 height width"], context: StreamContext) -> Tensor:
     """Return the images on the site's device, with as many channels as its network takes."""
-    images = images.to(site.device)
-    if site.contract.channels == 3:
+    images = images.to(context.device)
+    if context.contract.channels == 3:
         return images
     return (images * images.new_tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
@@ -167,11 +167,15 @@ class Shaders:
         if not 0 <= self.time_range[0] <= self.time_range[1]:
             raise ValueError(f"time_range must be two times in order, got {self.time_range}")
 
-    def open(self, site: Site, teacher: nn.Module | None, rng: torch.Generator) -> "ShaderStream":
+    def open(
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
+    ) -> "ShaderStream":
         """Return the stream of this set; the teacher is not asked."""
-        check_channels(site)
-        painter = GlPainter() if self.backend == "gl" else TorchPainter(site.device)
-        return ShaderStream(settings=self, site=site, seed=rng.initial_seed(), painter=painter)
+        check_channels(context)
+        painter = GlPainter() if self.backend == "gl" else TorchPainter(context.device)
+        return ShaderStream(
+            settings=self, context=context, seed=rng.initial_seed(), painter=painter
+        )
 
 
 @dataclass(kw_only=True)
@@ -183,7 +187,7 @@ class ShaderStream:
     """
 
     settings: Shaders
-    site: Site
+    context: StreamContext
     seed: int
     painter: TorchPainter | GlPainter
     _programs: dict[int, Program] = field(default_factory=dict)
@@ -194,8 +198,8 @@ class ShaderStream:
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         """Return the images of `step`; neither the student nor earlier steps matter."""
         batch = [self._instances(turn) for turn in self._turns(step)]
-        images = self.painter.paint(batch, self.site.contract.size, self.settings.supersample)
-        return image_batch(fitted(images, self.site))
+        images = self.painter.paint(batch, self.context.contract.size, self.settings.supersample)
+        return image_batch(fitted(images, self.context))
 
     def plan(self, step: int) -> list[Showing]:
         """Return what the images of `step` show: the record by which each can be painted again."""
@@ -214,9 +218,9 @@ class ShaderStream:
             raise ValueError(f"a stream of shader images has no state, got {sorted(state)}")
 
     def _turns(self, step: int) -> list[_Turn]:
-        count, per_program = self.site.batch_size, self.settings.instances
+        count, per_program = self.context.batch_size, self.settings.instances
         num_turns = math.ceil(count / per_program)
-        first = (step * self.site.world + self.site.rank) * num_turns
+        first = (step * self.context.world + self.context.rank) * num_turns
         turns = []
         for turn in range(num_turns):
             lap, place = divmod(first + turn, self.settings.num_programs)
@@ -275,4 +279,4 @@ class ShaderStream:
 
     def _seed_of(self, *path: int | str) -> int:
         # The last bit keeps programs and images of the two splits apart, whatever the seed.
-        return (child_seed(self.seed, *path) & ~1) | (self.site.split == "held_out")
+        return (child_seed(self.seed, *path) & ~1) | (self.context.split == "held_out")

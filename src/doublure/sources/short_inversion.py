@@ -39,10 +39,10 @@ from doublure.core.checks import one_of, positive
 from doublure.core.protocols import (
     Batch,
     InputContract,
-    SearchPath,
-    Site,
+    OptimisationPath,
     Source,
     Stream,
+    StreamContext,
     image_batch,
 )
 from doublure.core.seeding import child, child_seed
@@ -52,12 +52,12 @@ from doublure.nets.batchnorm_statistics import (
     batchnorm_kl,
     batchnorm_layers,
 )
-from doublure.nets.borrowed import borrowed
+from doublure.nets.features import FeatureRecorder, architecture
 from doublure.nets.folding import fold_batchnorm, fold_with_statistics
 from doublure.nets.precision import Precision
-from doublure.nets.taps import Taps, architecture
+from doublure.nets.preserve_state import preserve_state
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.sources.image_search import Images
+from doublure.sources.image_optimisation import Images
 from doublure.sources.inversion import labels_in_turn, required
 from doublure.sources.matched import Matched, match
 from doublure.sources.pyramid import PyramidDescent
@@ -152,11 +152,11 @@ class ShortInversion:
         return "images"
 
     def open(
-        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "ShortInversionStream":
         teacher = required(teacher)
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        return ShortInversionStream(self, site, teacher, inner, rng)
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        return ShortInversionStream(self, context, teacher, inner, rng)
 
 
 class ShortInversionStream:
@@ -165,17 +165,17 @@ class ShortInversionStream:
     def __init__(
         self,
         settings: ShortInversion,
-        site: Site,
+        context: StreamContext,
         teacher: nn.Module,
         stream: Stream,
         rng: torch.Generator,
     ) -> None:
-        self._settings, self._site, self._rng, self._stream = settings, site, rng, stream
-        self._mean = torch.tensor(site.contract.mean, device=site.device)
-        self._std = torch.tensor(site.contract.std, device=site.device)
+        self._settings, self._context, self._rng, self._stream = settings, context, rng, stream
+        self._mean = torch.tensor(context.contract.mean, device=context.device)
+        self._std = torch.tensor(context.contract.std, device=context.device)
         self._stored: Mapping[str, Stored] = {}
         if batchnorm_layers(teacher):
-            teacher, self._stored = fold_with_statistics(teacher, site.contract)
+            teacher, self._stored = fold_with_statistics(teacher, context.contract)
         else:
             warnings.warn(
                 "the teacher has no BatchNorm statistics to hold images to: labels alone pull at "
@@ -183,20 +183,20 @@ class ShortInversionStream:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        self._teacher = Taps(teacher, (), settings.precision)
+        self._teacher = FeatureRecorder(teacher, (), settings.precision)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         return self.draw_followed(step, student, (), 0)[0]
 
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
-    ) -> tuple[Batch, SearchPath]:
+    ) -> tuple[Batch, OptimisationPath]:
         """Return the batch of this step, and its first images after these shares of the search."""
-        site = self._site
-        rng = child(self._rng, "inversion", site.split, site.rank, step)
+        context = self._context
+        rng = child(self._rng, "inversion", context.split, context.rank, step)
         start = self._mixed(self._stream.draw(step, student).images, child(rng, "mixing"))
         labels = self._assigned(start, step)
-        iterations = 1 if site.draft else self._settings.iterations
+        iterations = 1 if context.draft else self._settings.iterations
         looked_at = {round(share * iterations) for share in shares}
         path: dict[int, Images] = {}
         with self._loss(student, rng) as loss:
@@ -207,16 +207,16 @@ class ShortInversionStream:
                     path[i] = descent.images().detach()[:num_images]
                 descent.step(i, lambda images: loss(images, labels))
         images = descent.images().detach()
-        if not loss.facts["inversion_loss"].isfinite():
+        if not loss.metrics["inversion_loss"].isfinite():
             raise ValueError(
                 "the loss of the images became non-finite; lower learning_rate or the weights of "
                 "its terms"
             )
         # To choose the labels the teacher is asked once, then forth and back in each iteration.
-        facts = loss.facts | {"teacher_passes": torch.tensor(1.0 + 2.0 * iterations)}
+        metrics = loss.metrics | {"teacher_passes": torch.tensor(1.0 + 2.0 * iterations)}
         path[iterations] = images[:num_images]
-        batch = image_batch(images, labels=labels, facts=facts)
-        return batch, SearchPath(images=tuple(path.values()), iterations=tuple(path))
+        batch = image_batch(images, labels=labels, metrics=metrics)
+        return batch, OptimisationPath(images=tuple(path.values()), iterations=tuple(path))
 
     def state_dict(self) -> dict[str, Any]:
         return self._stream.state_dict()
@@ -226,7 +226,7 @@ class ShortInversionStream:
 
     def _mixed(self, images: Images, rng: torch.Generator) -> Images:
         """Return the images each mixed with another one of them, and matched anew."""
-        contract = self._site.contract
+        contract = self._context.contract
         expected = (contract.channels, *contract.size)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -247,25 +247,25 @@ class ShortInversionStream:
 
     def _loss(self, student: nn.Module | None, rng: torch.Generator) -> "_Loss":
         seed = child_seed(rng.initial_seed(), "student")
-        contract = self._site.contract
+        contract = self._context.contract
         return _Loss(self._settings, self._teacher, self._stored, student, seed, contract)
 
     @torch.no_grad()
     def _assigned(self, images: Images, step: int) -> Int64[Tensor, " batch"]:
         """Return a label for each image, of the next ones in turn that which it leans to."""
-        site, count = self._site, len(images)
-        classes = site.contract.classes
-        logits = self._teacher.trace(images).output
+        context, count = self._context, len(images)
+        classes = context.contract.classes
+        logits = self._teacher.record(images).output
         if not isinstance(logits, Tensor) or logits.shape != (count, classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
                 f"inversion needs {classes} logits per image, but the teacher answers {count} "
                 f"images with {shape}; only classifiers can be inverted"
             )
-        start = (step * site.world + site.rank) * count
-        dealt = labels_in_turn(start, count, classes, child(self._rng, "labels", site.split))
+        start = (step * context.world + context.rank) * count
+        dealt = labels_in_turn(start, count, classes, child(self._rng, "labels", context.split))
         likely = logits.log_softmax(-1).cpu()
-        return assigned_labels(likely, dealt).to(site.device)
+        return assigned_labels(likely, dealt).to(context.device)
 
 
 class _Loss:
@@ -277,7 +277,7 @@ class _Loss:
     def __init__(
         self,
         settings: ShortInversion,
-        teacher: Taps,
+        teacher: FeatureRecorder,
         stored: Mapping[str, Stored],
         student: nn.Module | None,
         seed: int,
@@ -288,16 +288,16 @@ class _Loss:
         self._student = student if settings.adversarial else None
         self._seed, self._contract = seed, contract
         self._open = ExitStack()
-        self.facts: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
 
     def __enter__(self) -> "_Loss":
         body, enter = architecture(self._teacher.network), self._open.enter_context
         self._moments = enter(MomentsRecorder(body, self._stored))
-        self._opponent: Taps | None = None
+        self._opponent: FeatureRecorder | None = None
         if self._student is not None:
-            lent = enter(borrowed(self._student, self._seed, evaluate=True))
+            lent = enter(preserve_state(self._student, self._seed, evaluate=True))
             folded = fold_batchnorm(lent, self._contract).network
-            self._opponent = Taps(folded, (), self._settings.precision)
+            self._opponent = FeatureRecorder(folded, (), self._settings.precision)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -305,24 +305,24 @@ class _Loss:
 
     def __call__(self, images: Images, labels: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
         settings = self._settings
-        logits = self._teacher.trace(images).output
+        logits = self._teacher.record(images).output
         loss = settings.cross_entropy * F.cross_entropy(logits, labels)
-        facts = {"recognised": (logits.argmax(-1) == labels).float().mean()}
+        metrics = {"recognised": (logits.argmax(-1) == labels).float().mean()}
         if self._stored:
-            facts["feature_divergence"] = batchnorm_kl(self._moments.read(), self._stored)
-            loss = loss + settings.features * facts["feature_divergence"]
+            metrics["feature_divergence"] = batchnorm_kl(self._moments.read(), self._stored)
+            loss = loss + settings.features * metrics["feature_divergence"]
         if self._opponent is not None:
             answers = self._answers(images, logits.shape)
-            facts["disagreement"] = disagreement(answers, logits, settings.temperature)
-            loss = loss - settings.adversarial * facts["disagreement"]
-        facts["inversion_loss"] = loss
-        self.facts = {name: value.detach() for name, value in facts.items()}
+            metrics["disagreement"] = disagreement(answers, logits, settings.temperature)
+            loss = loss - settings.adversarial * metrics["disagreement"]
+        metrics["inversion_loss"] = loss
+        self.metrics = {name: value.detach() for name, value in metrics.items()}
         return loss
 
     def _answers(self, images: Images, shape: torch.Size) -> Float[Tensor, "batch classes"]:
         """Return the student's logits, of which there must be as many as the teacher's."""
         assert self._opponent is not None
-        answers = self._opponent.trace(images).output
+        answers = self._opponent.record(images).output
         if not isinstance(answers, Tensor) or answers.shape != shape:
             raise ValueError(
                 "teacher and student cannot disagree about classes that only one of them knows; "

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from doublure.core.cards import Card
-from doublure.core.protocols import Batch, Site, image_batch
+from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.data.datasets import Dataset, batches, open_data
 
@@ -88,31 +88,35 @@ class Surrogate:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
 
     def open(
-        self, site: Site, teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "SurrogateStream":
         data = open_data(
-            self.data, site.contract, split="train", labels=self.labels, skip_bad=self.skip_bad
+            self.data, context.contract, split="train", labels=self.labels, skip_bad=self.skip_bad
         )
         if self.labels and data.labels is None:
             raise ValueError(f"{self.data} has no labels; set labels to false")
         places = torch.arange(len(data))
         if self.held_out > 0:
             train, held = hold_out(content_hashes(data), self.held_out)
-            places = train if site.split == "train" else held
-        elif site.split == "held_out":
+            places = train if context.split == "train" else held
+        elif context.split == "held_out":
             raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
-        return SurrogateStream(data, places, site, child(rng, site.split))
+        return SurrogateStream(data, places, context, child(rng, context.split))
 
 
 class SurrogateStream:
     """Shuffled epochs through some images of a set; `notes` and `digest` are the set's own."""
 
     def __init__(
-        self, data: Dataset, places: Int64[Tensor, " places"], site: Site, rng: torch.Generator
+        self,
+        data: Dataset,
+        places: Int64[Tensor, " places"],
+        context: StreamContext,
+        rng: torch.Generator,
     ) -> None:
         self._data = data
         self._places = places
-        self._site = site
+        self._context = context
         self._rng = rng
         # A cache of what the seed and the epoch say anyway.
         self._epoch, self._order = -1, places
@@ -123,14 +127,14 @@ class SurrogateStream:
         return len(self._places)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        site = self._site
-        start = (step * site.world + site.rank) * site.batch_size
-        index = self._at(start, start + site.batch_size)
-        images = self._data.images(index).to(site.device, non_blocking=True).float().div_(255)
+        context = self._context
+        start = (step * context.world + context.rank) * context.batch_size
+        index = self._at(start, start + context.batch_size)
+        images = self._data.images(index).to(context.device, non_blocking=True).float().div_(255)
         labels = None
         if self._data.labels is not None:
-            labels = self._data.labels[index].to(site.device, non_blocking=True)
-        return image_batch(images, labels=labels, index=index.to(site.device, non_blocking=True))
+            labels = self._data.labels[index].to(context.device, non_blocking=True)
+        return image_batch(images, labels=labels, index=index.to(context.device, non_blocking=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

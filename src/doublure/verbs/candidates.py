@@ -115,7 +115,7 @@ def _pruned(
         made = transform(
             network,
             network,
-            Pruning(share=share, repair=True),
+            Pruning(ratio=share, repair=True),
             images,
             contract=network.contract,
             num_images=_JUDGED_BY,

@@ -10,7 +10,7 @@ from doublure.core.protocols import InputContract
 from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.references import NetworkRef
 from doublure.verbs.naming import network_named, open_network
-from doublure.verbs.running import Made, TeachOptions, carry_out, description, opening
+from doublure.verbs.run_options import Made, TeachOptions, description, opening, run_recipe
 
 
 def run_changed(
@@ -29,4 +29,4 @@ def run_changed(
         network = open_network(model, **opening(options), **said)
         return recipe(network_named(model, **said), network.contract), {"teacher": network}
 
-    return carry_out(verb, make, out, options, typed=[model])
+    return run_recipe(verb, make, out, options, typed=[model])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doublure.compress.shrinking_choice import Row
-from doublure.core.protocols import Site, Source, Split
+from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part
 from doublure.engine.description import INPUT
@@ -83,15 +83,15 @@ def draw(
     source: Source, network: Network, count: int, seed: int, split: Split = "train"
 ) -> list[Tensor]:
     """Return batches of a source's images, on the CPU."""
-    site = Site(
+    context = StreamContext(
         contract=network.contract,
         device=torch.device("cpu"),
         batch_size=min(_BATCH, count),
         steps=-(-count // _BATCH),
         split=split,
     )
-    stream = source.open(site, freeze(network).to("cpu"), from_seed(seed))
-    return [stream.draw(step, None).images for step in range(site.steps)]
+    stream = source.open(context, freeze(network).to("cpu"), from_seed(seed))
+    return [stream.draw(step, None).images for step in range(context.steps)]
 
 
 @dataclass(frozen=True, kw_only=True)

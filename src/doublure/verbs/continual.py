@@ -6,11 +6,11 @@ from typing import Any, Literal, Unpack, get_args
 
 from torch import nn
 
-from doublure.compress.widening import Widening
+from doublure.compress.expand_classifier import ExpandClassifier
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source
 from doublure.data.natural import count_classes
-from doublure.engine.recipe import Change, Recipe
+from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.continual import Continual
 from doublure.recipes import smaller
@@ -18,9 +18,9 @@ from doublure.sources.rehearsed import Rehearsed
 from doublure.tasks.classification.recipes import supervised
 from doublure.verbs.changing import run_changed
 from doublure.verbs.naming import source_named
-from doublure.verbs.running import TeachOptions
+from doublure.verbs.run_options import TeachOptions
 
-Version = Literal["rehearsal", "lwf", "plain"]
+Strategy = Literal["rehearsal", "lwf", "plain"]
 STEPS = 2000
 
 
@@ -29,7 +29,7 @@ def continual(
     data: str | None = None,
     *,
     out: str | Path,
-    version: Version = "rehearsal",
+    strategy: Strategy = "rehearsal",
     transfer: str | Source | None = None,
     train_batchnorm: bool = False,
     **options: Unpack[TeachOptions],
@@ -39,16 +39,16 @@ def continual(
     Args:
         data: labelled images of the new classes: a folder for each, or a SET or .npz whose labels
             count on from the old classes.
-        version: "rehearsal" holds on to the old network's answers on transfer images and on new
+        strategy: "rehearsal" holds on to the old network's answers on transfer images and on new
             ones, "lwf" on new ones only, "plain" on nothing.
         transfer: what stands in for the old data, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of what is shown.
         eval: labelled data of old and new classes, which are scored apart.
-        options: of `verbs.running.TeachOptions`.
+        options: of `verbs.run_options.TeachOptions`.
     """
-    one_of("version", version, get_args(Version))
-    if transfer is not None and version != "rehearsal":
-        raise ValueError(f"version '{version}' shows no transfer set; leave transfer out")
+    one_of("strategy", strategy, get_args(Strategy))
+    if transfer is not None and strategy != "rehearsal":
+        raise ValueError(f"strategy '{strategy}' shows no transfer set; leave transfer out")
 
     steps = options.get("steps")
 
@@ -56,7 +56,7 @@ def continual(
         if data is None:
             raise ValueError("continual needs labelled images of new classes")
         num_new, names = new_classes(data, contract)
-        change = Change(transform=Widening(num_new=num_new, names=names))
+        change = ModelTransform(transform=ExpandClassifier(num_new=num_new, names=names))
         made = smaller(
             "continual",
             reference,
@@ -68,11 +68,11 @@ def continual(
         )
         new = supervised(reference, data, contract).stages[0].source
         objective = Continual(
-            lwf=0.0 if version == "plain" else Continual.lwf,
-            rehearsal=Continual.rehearsal if version == "rehearsal" else 0.0,
+            lwf=0.0 if strategy == "plain" else Continual.lwf,
+            rehearsal=Continual.rehearsal if strategy == "rehearsal" else 0.0,
         )
         shown: Source = new
-        if version == "rehearsal":
+        if strategy == "rehearsal":
             shown = Rehearsed(source=made.stages[0].source, new=new)
         stage = replace(made.stages[0], source=shown, objective=objective)
         return replace(made, stages=(stage,))

@@ -10,14 +10,14 @@ from torch import nn
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source, TextContract
 from doublure.engine.loading import resolve
-from doublure.engine.method import Facts, Given
+from doublure.engine.method import Facts, MethodInputs
 from doublure.engine.recipe import Recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.recipes import METHODS, published
 from doublure.sources.augmenting import augmented
-from doublure.tasks.classification.auto import facts_of
+from doublure.tasks.classification.auto import network_facts
 from doublure.tasks.translation.sentences import Sentences
 from doublure.verbs.naming import (
     as_network,
@@ -28,13 +28,13 @@ from doublure.verbs.naming import (
     source_named,
     with_classes,
 )
-from doublure.verbs.running import (
+from doublure.verbs.run_options import (
     Made,
     TeachOptions,
-    carry_out,
     description,
     opening,
-    suited_told,
+    run_recipe,
+    with_chosen_optimizer,
 )
 
 # What most benchmarks give to labels beside a teacher; see objectives.soft_targets.PUBLISHED.
@@ -69,7 +69,7 @@ def distill(
         augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
         init_from: weights the student starts from.
         from_scratch: let it start from random weights where it could begin at its teacher.
-        options: of `verbs.running.TeachOptions`.
+        options: of `verbs.run_options.TeachOptions`.
     """
     allowed = permitted(student, allow_code=options.get("allow_code", ()))
 
@@ -86,7 +86,9 @@ def distill(
         learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
         facts = Facts()
         if isinstance(contract, InputContract):
-            facts = facts_of(opened, learns, given_weights=init_from is not None or from_scratch)
+            facts = network_facts(
+                opened, learns, given_weights=init_from is not None or from_scratch
+            )
         recipe = _recipe(
             network_named(teacher, **said),
             made,
@@ -97,12 +99,12 @@ def distill(
             objective=objective,
             without=without,
             labels=labels,
-            own_classes=student_classes is not None,
+            own_label_space=student_classes is not None,
             augment=augment,
         )
-        return suited_told(recipe, learns, options), networks
+        return with_chosen_optimizer(recipe, learns, options), networks
 
-    return carry_out("distill", make, out, options, typed=[teacher, student])
+    return run_recipe("distill", make, out, options, typed=[teacher, student])
 
 
 def _recipe(
@@ -116,44 +118,44 @@ def _recipe(
     objective: Sequence[str] | AnyObjective,
     without: Sequence[str],
     labels: bool,
-    own_classes: bool,
+    own_label_space: bool,
     augment: str | None,
 ) -> Recipe:
     text = isinstance(contract, TextContract)
     # Labels of classes that the teacher does not know are learned from images as they are.
-    named = method or ("sequence-kd" if text else "shader-kd" if own_classes else "auto")
+    named = method or ("sequence-kd" if text else "shader-kd" if own_label_space else "auto")
     chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
-    given = Given(
+    given = MethodInputs(
         contract=contract,
         base=_transfer(transfer, contract, labels),
         without=frozenset(without),
         objective=chosen,
         facts=facts,
     )
-    of_images = {
+    image_contract = {
         "--labels": labels,
-        "--student-classes": own_classes,
+        "--student-classes": own_label_space,
         "--augment": augment is not None,
     }
-    if text and any(of_images.values()):
-        option = next(name for name, said in of_images.items() if said)
+    if text and any(image_contract.values()):
+        option = next(name for name, said in image_contract.items() if said)
         raise ValueError(f"{option} is for images, but the teacher translates; leave it away")
     if labels and given.base is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
-    if labels or own_classes:
+    if labels or own_label_space:
         given = _not_by_answers(given, named)
     if not labels and METHODS[one_of("method", named, METHODS)].needs == "labels":
         raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
     recipe = published(named, teacher, student, given)
     if labels and chosen is None and METHODS[named].needs != "labels":
-        recipe = _with_labels(recipe, own_classes=own_classes)
+        recipe = _with_labels(recipe, own_label_space=own_label_space)
     if augment is not None:
         stages = tuple(
-            replace(stage, source=augmented(stage.source, augment, given.of_images))
+            replace(stage, source=augmented(stage.source, augment, given.image_contract))
             for stage in recipe.stages
         )
         recipe = replace(recipe, method="custom", stages=stages)
-    return replace(recipe, own_classes=own_classes)
+    return replace(recipe, own_label_space=own_label_space)
 
 
 def _transfer(
@@ -166,7 +168,7 @@ def _transfer(
     return source_named(named, labels=labels, contract=contract)
 
 
-def _not_by_answers(given: Given, method: str) -> Given:
+def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:
     """Return what is given, without the parts that would part images from their labels.
 
     Balancing and attacks choose images by the teacher's classes; labels are not asked.
@@ -175,14 +177,14 @@ def _not_by_answers(given: Given, method: str) -> Given:
     return replace(given, without=given.without | parted)
 
 
-def _with_labels(recipe: Recipe, *, own_classes: bool) -> Recipe:
+def _with_labels(recipe: Recipe, *, own_label_space: bool) -> Recipe:
     """Return the recipe with labels beside what its last stage matches.
 
     A student with classes of its own learns them alone, once earlier stages have initialised it.
     """
     last = recipe.stages[-1]
     objective: AnyObjective = HardLabels()
-    if not own_classes or len(recipe.stages) == 1:
+    if not own_label_space or len(recipe.stages) == 1:
         terms = ((1 - _LABELS_WEIGHT, last.objective), (_LABELS_WEIGHT, objective))
         objective = Weighted(terms=terms)
     stages = (*recipe.stages[:-1], replace(last, objective=objective))

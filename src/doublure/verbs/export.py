@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Site, Source, Split
+from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
 from doublure.exports.exporting import FILES, export_network
@@ -76,7 +76,7 @@ def _images(
     source: Source, network: Network, split: Split, seed: int, count: int
 ) -> Iterator[Tensor]:
     """Yield batches of the source's images, on the CPU."""
-    site = Site(
+    context = StreamContext(
         contract=network.contract,
         device=torch.device("cpu"),
         batch_size=_BATCH,
@@ -84,6 +84,6 @@ def _images(
         split=split,
     )
     frozen = freeze(network).to("cpu")
-    stream = source.open(site, frozen, from_seed(seed))
-    for step in range(site.steps):
+    stream = source.open(context, frozen, from_seed(seed))
+    for step in range(context.steps):
         yield stream.draw(step, None).images

@@ -18,7 +18,7 @@ from doublure.nets.references import NetworkRef, parse
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.sources import deep_inversion, knowledge_within
 from doublure.sources.few import Few
-from doublure.sources.lcw import Lcw
+from doublure.sources.lcw import LCW
 from doublure.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from doublure.sources.shader_files import ShaderFiles
 from doublure.sources.surrogate import Surrogate
@@ -171,7 +171,7 @@ def source_named(
         return named
     path = Path(source)
     if is_generator(path):
-        return Lcw(generator=source)
+        return LCW(generator=source)
     if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
         return ShaderFiles(folder=path)
     if source.startswith("builtin/") or path.exists():

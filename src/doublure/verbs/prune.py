@@ -5,16 +5,16 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from doublure.compress.pruning import Importance, Loss, Pruning
+from doublure.compress.pruning import Importance, Pruning, PruningLoss
 from doublure.core.checks import positive
 from doublure.core.protocols import InputContract, Source
-from doublure.engine.recipe import Change, Recipe
+from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
 from doublure.recipes import smaller
 from doublure.sources.shaders import Shaders
 from doublure.verbs.changing import run_changed
 from doublure.verbs.naming import source_named
-from doublure.verbs.running import TeachOptions
+from doublure.verbs.run_options import TeachOptions
 
 # Recovery of a network that keeps most of its weights is short.
 STEPS = 2000
@@ -22,11 +22,11 @@ STEPS = 2000
 
 def prune(
     model: str | NetworkRef | nn.Module | None = None,
-    share: float = Pruning.share,
+    ratio: float = Pruning.ratio,
     *,
     out: str | Path,
     importance: Importance = Pruning.importance,
-    loss: Loss = Pruning.loss,
+    loss: PruningLoss = Pruning.loss,
     rounds: int = 1,
     repair: bool = True,
     images: str | Source | None = None,
@@ -37,7 +37,7 @@ def prune(
     """Remove a share of the filters of `model`, distil it back, and return the run's summary.
 
     Args:
-        share: of the filters, over all rounds.
+        ratio: of the filters, over all rounds.
         importance: "taylor", or as controls "l1" and "random".
         loss: whose gradient "taylor" squares: "fisher", "labels" (of `images`) or "kl".
         rounds: how often to prune a part and recover.
@@ -47,7 +47,7 @@ def prune(
         transfer: what the pruned network is shown while it recovers, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
         steps: of recovery, over all rounds; 0 for none.
-        options: of `verbs.running.TeachOptions`.
+        options: of `verbs.run_options.TeachOptions`.
     """
     positive("rounds", rounds)
 
@@ -58,9 +58,9 @@ def prune(
         judged = shown or Shaders()
         if images is not None:
             judged = source_named(images, labels=loss == "labels", contract=contract)
-        once = 1 - (1 - share) ** (1 / rounds)
-        pruning = Pruning(share=once, importance=importance, loss=loss, repair=repair)
-        changes = [Change(transform=pruning, source=judged)] * rounds
+        once = 1 - (1 - ratio) ** (1 / rounds)
+        pruning = Pruning(ratio=once, importance=importance, loss=loss, repair=repair)
+        changes = [ModelTransform(transform=pruning, source=judged)] * rounds
         return smaller(
             "prune",
             reference,

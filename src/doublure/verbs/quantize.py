@@ -5,15 +5,15 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from doublure.compress.post_training_quantization import Clip, PostTrainingQuantization
+from doublure.compress.post_training_quantization import CalibrationMethod, PostTrainingQuantization
 from doublure.core.protocols import InputContract, Source
-from doublure.engine.recipe import Change, Recipe
+from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
 from doublure.recipes import smaller
 from doublure.sources.shaders import Shaders
 from doublure.verbs.changing import run_changed
 from doublure.verbs.naming import source_named
-from doublure.verbs.running import TeachOptions
+from doublure.verbs.run_options import TeachOptions
 
 
 def quantize(
@@ -23,8 +23,8 @@ def quantize(
     out: str | Path,
     weight_bits: int = PostTrainingQuantization.weight_bits,
     activation_bits: int = PostTrainingQuantization.activation_bits,
-    end_bits: int = PostTrainingQuantization.end_bits,
-    clip: Clip = PostTrainingQuantization.clip,
+    first_last_bits: int = PostTrainingQuantization.first_last_bits,
+    calibration_method: CalibrationMethod = PostTrainingQuantization.calibration_method,
     correct_bias: bool = PostTrainingQuantization.correct_bias,
     transfer: str | Source | None = None,
     train_batchnorm: bool = False,
@@ -35,12 +35,12 @@ def quantize(
     Args:
         calibration: images for the ranges of activations; the transfer set's, or shader images.
         weight_bits: 2 to 8, or 32 to leave weights as they are; activation_bits likewise.
-        end_bits: of the first and the last layer at least; 0 treats them as the others.
-        clip: how ranges are taken: "minmax", "percentile" or "mse".
+        first_last_bits: of the first and the last layer at least; 0 treats them as the others.
+        calibration_method: how ranges are taken: "minmax", "percentile" or "mse".
         transfer: what the rounded network is shown while it learns, in place of shader images.
         train_batchnorm: let BatchNorm take the statistics of the transfer set.
         steps: of learning with rounded weights; none where neither steps nor a budget are given.
-        options: of `verbs.running.TeachOptions`.
+        options: of `verbs.run_options.TeachOptions`.
     """
 
     steps = options.get("steps")
@@ -53,15 +53,15 @@ def quantize(
         rounding = PostTrainingQuantization(
             weight_bits=weight_bits,
             activation_bits=activation_bits,
-            end_bits=end_bits,
-            clip=clip,
+            first_last_bits=first_last_bits,
+            calibration_method=calibration_method,
             correct_bias=correct_bias,
         )
         return smaller(
             "quantize",
             reference,
             contract,
-            [Change(transform=rounding, source=seen)],
+            [ModelTransform(transform=rounding, source=seen)],
             transfer=shown,
             steps=int(options.get("budget") is not None) if steps is None else steps,
             train_batchnorm=train_batchnorm,

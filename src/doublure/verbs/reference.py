@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from doublure import catalogue
-from doublure.compress.post_training_quantization import Clip, PostTrainingQuantization
-from doublure.compress.pruning import Importance, Loss, Pruning
+from doublure.compress.post_training_quantization import CalibrationMethod, PostTrainingQuantization
+from doublure.compress.pruning import Importance, Pruning, PruningLoss
 from doublure.engine.fit import FitSettings
 from doublure.exports.exporting import FILES
 from doublure.nets.precision import Precision
 from doublure.recipes import METHODS, PARTS
 from doublure.sources.augmenting import AUGMENTERS
-from doublure.verbs.continual import Version
+from doublure.verbs.continual import Strategy
 from doublure.verbs.naming import ON_DISK, UNNAMED
 from doublure.verbs.prune import STEPS
 from doublure.verbs.train_generator import GENERATORS
@@ -36,18 +36,18 @@ def reference() -> dict[str, Any]:
         "formats": list(FILES),
         "precisions": list(get_args(Precision)),
         "importances": list(get_args(Importance)),
-        "pruning_losses": list(get_args(Loss)),
-        "clips": list(get_args(Clip)),
+        "pruning_losses": list(get_args(PruningLoss)),
+        "calibration_methods": list(get_args(CalibrationMethod)),
         "compress": {
-            "share": Pruning.share,
+            "ratio": Pruning.ratio,
             "importance": Pruning.importance,
             "loss": Pruning.loss,
             "prune_steps": STEPS,
             "weight_bits": PostTrainingQuantization.weight_bits,
             "activation_bits": PostTrainingQuantization.activation_bits,
-            "end_bits": PostTrainingQuantization.end_bits,
-            "clip": PostTrainingQuantization.clip,
-            "versions": list(get_args(Version)),
+            "first_last_bits": PostTrainingQuantization.first_last_bits,
+            "calibration_method": PostTrainingQuantization.calibration_method,
+            "strategies": list(get_args(Strategy)),
         },
         "steps": fit.steps,
         "batch_size": fit.batch_size,

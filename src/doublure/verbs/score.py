@@ -13,7 +13,7 @@ from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.protocols import Source, WrappingSource
 from doublure.engine import recipe as recipe_file
 from doublure.engine.loading import resolve
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.pipeline import device_named
 from doublure.engine.recipe import Recipe
 from doublure.nets.network import Network
@@ -58,7 +58,7 @@ def score(
     said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
     said |= {"size": size, "classes": classes}
     network = _teacher(teacher, made, said, allow_code, say)
-    stages = shader_kd(Given(contract=network.contract)) if made is None else made.stages
+    stages = shader_kd(MethodInputs(contract=network.contract)) if made is None else made.stages
     sets = [] if made is None else _sources_of(made)
     for named in transfer:
         source = source_named(named, contract=network.contract)

@@ -110,7 +110,7 @@ def shrink(
         overwrite: replace what is in the folder.
         allow_code: files whose code may run where a run's folder asks for it.
         say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of a candidate's journal.
+        watch: is told the number of steps and each line of a candidate's metrics log.
     """
     began = time.perf_counter()
     wanted = planning.parse_target(target)

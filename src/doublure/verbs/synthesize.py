@@ -4,8 +4,8 @@ With `balance` an image is kept while fewer than ceil(count / classes) of the cl
 calls it are there; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones
 for as long as a run needs images. Once ten times the count were drawn, any image is kept.
 
-Of a source that searches for its images the first batch is followed: `search_path.png` in the
-folder of the SET shows how its first images came about. They are searched for once, and are the
+Of a source that optimises its images the first batch is followed: `optimisation_path.png` in the
+folder of the SET shows how its first images came about. They are optimised once, and are the
 same as without.
 """
 
@@ -21,24 +21,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.audits.search_path import IMAGES, SHARES, answered
-from doublure.core.protocols import Batch, InputContract, SearchingStream, Site, Source, Stream
+from doublure.audits.optimisation_path import IMAGES, SHARES, answered
+from doublure.core.protocols import (
+    Batch,
+    InputContract,
+    OptimisingStream,
+    Source,
+    Stream,
+    StreamContext,
+)
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
 from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
 from doublure.engine import recipe as recipe_file
 from doublure.engine.pipeline import device_named
 from doublure.engine.run_folder import RunFolderError, write_whole
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.reports.search_picture import search_picture
+from doublure.reports.optimisation_picture import optimisation_picture
 from doublure.sources.balanced import admit
-from doublure.tasks.classification.summary import search_record
+from doublure.tasks.classification.summary import optimisation_record
 from doublure.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256
-SEARCH_PICTURE = "search_path.png"
+OPTIMISATION_PICTURE = "optimisation_path.png"
 # A smaller share of images that the teacher calls by their classes is no synthesis of these.
 _RECOGNISED = 0.5
 # Of the count; what is still lacking then is filled with images of any class.
@@ -103,15 +110,17 @@ def synthesize(
         return _told(finished)
     where = device_named(device)
     steps = -(-count // _SHARD)
-    site = Site(contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps)
+    context = StreamContext(
+        contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps
+    )
     frozen = None if network is None else freeze(network.to(where))
     if frozen is not None:
-        lay_channels_last(frozen)
-    glance = dataclasses.replace(site, batch_size=2, steps=1, draft=True)
+        to_channels_last_(frozen)
+    glance = dataclasses.replace(context, batch_size=2, steps=1, draft=True)
     labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
-    stream: Stream = made.open(site, frozen, from_seed(seed))
-    if isinstance(stream, SearchingStream) and frozen is not None:
-        stream = _Followed(stream, frozen, contract, folder / SEARCH_PICTURE)
+    stream: Stream = made.open(context, frozen, from_seed(seed))
+    if isinstance(stream, OptimisingStream) and frozen is not None:
+        stream = _Followed(stream, frozen, contract, folder / OPTIMISATION_PICTURE)
     stream = tally = _Tally(stream)
     if balance:
         if frozen is None or teacher is None:
@@ -134,7 +143,7 @@ class _Followed:
     """A stream whose first batch leaves a picture of how its first images were found."""
 
     def __init__(
-        self, stream: SearchingStream, teacher: nn.Module, contract: InputContract, path: Path
+        self, stream: OptimisingStream, teacher: nn.Module, contract: InputContract, path: Path
     ) -> None:
         self._stream, self._teacher = stream, teacher
         self._contract, self._path = contract, path
@@ -143,8 +152,8 @@ class _Followed:
         if step > 0:
             return self._stream.draw(step, student)
         batch, path = self._stream.draw_followed(step, student, SHARES, IMAGES)
-        record = search_record(answered(path, self._teacher))
-        write_whole(self._path, search_picture(record, self._contract.names))
+        record = optimisation_record(answered(path, self._teacher))
+        write_whole(self._path, optimisation_picture(record, self._contract.names))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,8 +172,8 @@ class _Tally:
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._stream.draw(step, student)
-        if "recognised" in batch.facts:
-            self._right += batch.facts["recognised"].item() * len(batch.images)
+        if "recognised" in batch.metrics:
+            self._right += batch.metrics["recognised"].item() * len(batch.images)
             self._count += len(batch.images)
         return batch
 

@@ -17,7 +17,13 @@ from doublure.tasks.translation.networks import is_translator
 from doublure.tasks.translation.parallel_text import names_text
 from doublure.tasks.translation.recipes import supervised_translation
 from doublure.verbs.naming import as_network, network_named, permitted
-from doublure.verbs.running import Made, TrainOptions, carry_out, description, suited_told
+from doublure.verbs.run_options import (
+    Made,
+    TrainOptions,
+    description,
+    run_recipe,
+    with_chosen_optimizer,
+)
 
 
 def train(
@@ -35,7 +41,7 @@ def train(
         data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
             parallel text, as FOLDER:de-en.
         augment: what is done to the images, of `sources.augmenting.AUGMENTERS`.
-        options: of `verbs.running.TrainOptions`.
+        options: of `verbs.run_options.TrainOptions`.
     """
     allowed = permitted(net, allow_code=options.get("allow_code", ()))
 
@@ -59,9 +65,9 @@ def train(
             learns = _described(reference, data, allowed, skip_bad=options.get("skip_bad", False))
             reference = _with(reference, learns.contract)
         recipe = supervised(reference, data, learns.contract, augment=augment)
-        return suited_told(recipe, learns, options), networks
+        return with_chosen_optimizer(recipe, learns, options), networks
 
-    return carry_out("train", make, out, options, typed=[net])
+    return run_recipe("train", make, out, options, typed=[net])
 
 
 def _described(

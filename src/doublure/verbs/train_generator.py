@@ -8,7 +8,7 @@ from typing import Any
 from doublure.core.checks import one_of
 from doublure.data.natural import natural_shape
 from doublure.engine import recipe as recipe_file
-from doublure.engine.pipeline import Conduct
+from doublure.engine.pipeline import RunOptions
 from doublure.sources.lcw import METHOD
 from doublure.tasks.generation import training
 from doublure.tasks.generation.training import GeneratorRecipe
@@ -76,7 +76,7 @@ def train_generator(
     )
     if set:
         made = recipe_file.replace_keys(made, set)
-    conduct = Conduct(
+    options = RunOptions(
         resume=resume,
         overwrite=overwrite,
         budget=budget,
@@ -85,4 +85,4 @@ def train_generator(
         say=say,
         watch=watch,
     )
-    return training.run(made, Path(out), conduct)
+    return training.run(made, Path(out), options)

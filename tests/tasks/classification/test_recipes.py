@@ -1,6 +1,6 @@
 import pytest
 
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import from_toml, to_toml
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
@@ -45,7 +45,9 @@ def test_an_augmentation_takes_the_place_of_the_one_that_is_there():
 
 
 def test_labels_are_repaired_by_half_the_weight_of_the_likeliest_classes():
-    recipe = published("autoaugment-kd", NET, NET, Given(contract=tiny.CONTRACT, base=Noise()))
+    recipe = published(
+        "autoaugment-kd", NET, NET, MethodInputs(contract=tiny.CONTRACT, base=Noise())
+    )
     terms = recipe.stages[0].objective.terms
     assert [(weight, type(term)) for weight, term in terms] == [
         (1.0, HardLabels),

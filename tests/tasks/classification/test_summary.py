@@ -2,14 +2,14 @@ import functools
 
 import numpy as np
 
-from doublure.engine.distill import Answered
+from doublure.engine.distill import TeacherStream
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.network import Network
 from doublure.recipes import PARTS
 from doublure.sources.collapse import CollapseCheck
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.dfad import Dfad
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.dfad import DFAD
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.tasks.classification import summary
 from doublure.tasks.classification.held_out import answer_held_out
 from doublure.verbs.distill import distill
@@ -22,7 +22,7 @@ def network(seed: int) -> Network:
 
 def game(out, **changes):
     plan = GeneratorPlan(latent=8, width=4)
-    source = Dfad(generator=plan, imitation_steps=2, collapse=CollapseCheck(every=0))
+    source = DFAD(generator=plan, imitation_steps=2, collapse=CollapseCheck(every=0))
     parts = {
         "transfer": source,
         "method": "shader-kd",
@@ -36,13 +36,13 @@ def game(out, **changes):
 
 def test_of_a_game_the_last_batch_is_kept_with_what_both_said_of_it(tmp_path, monkeypatch):
     shown = []
-    answered = Answered.draw
+    answered = TeacherStream.draw
 
     def watched(self, step, student):
         shown.append(answered(self, step, student))
         return shown[-1]
 
-    monkeypatch.setattr(Answered, "draw", watched)
+    monkeypatch.setattr(TeacherStream, "draw", watched)
     few = functools.partial(answer_held_out, count=8)
     monkeypatch.setattr(summary, "answer_held_out", few)
     game(tmp_path / "run")
@@ -62,7 +62,7 @@ def test_a_run_on_searched_images_shows_their_way_and_one_that_is_not_audited_do
 ):
     few = functools.partial(answer_held_out, count=8)
     monkeypatch.setattr(summary, "answer_held_out", few)
-    source = DeepInversion(search=ImageSearch(iterations=10))
+    source = DeepInversion(optimisation=ImageOptimisation(iterations=10))
     parts = {
         "transfer": source,
         "method": "shader-kd",
@@ -73,8 +73,8 @@ def test_a_run_on_searched_images_shows_their_way_and_one_that_is_not_audited_do
     }
     for name, audit in (("shown", True), ("bare", False)):
         distill(network(0), network(1), out=tmp_path / name, audit=audit, **parts)
-    with np.load(tmp_path / "shown" / "search_path.npz") as path:
+    with np.load(tmp_path / "shown" / "optimisation_path.npz") as path:
         assert path["iterations"].tolist() == [0, 2, 5, 10]
         assert path["images"].shape == (4, 6, 8, 8, 1)
     assert "searched images came" in (tmp_path / "shown" / "report.html").read_text()
-    assert not (tmp_path / "bare" / "search_path.npz").exists()
+    assert not (tmp_path / "bare" / "optimisation_path.npz").exists()

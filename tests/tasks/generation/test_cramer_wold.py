@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from doublure.core.protocols import Batch, Trace, image_batch
+from doublure.core.protocols import Batch, Outputs, image_batch
 from doublure.tasks.generation.cramer_wold import (
     AutoEncoding,
     LatentMatching,
@@ -218,7 +218,7 @@ def test_squared_distances_keep_their_digits_far_from_the_origin():
 
 
 def answer(images, made, codes):
-    return Trace(output={"images": made, "codes": codes}), None, image_batch(images)
+    return Outputs(output={"images": made, "codes": codes}), None, image_batch(images)
 
 
 def test_the_auto_encoder_pays_for_pixels_and_for_codes_that_are_not_normal():
@@ -256,8 +256,8 @@ def test_a_latent_generator_that_makes_the_codes_themselves_has_nothing_to_learn
     codes = draw(0, 16, 8).float()
     batch = Batch(views={"student": codes})
     match = LatentMatching(spread=codes.std().item())
-    same = match(Trace(output=codes.flip(0)), Trace(output=codes), batch)
-    other = match(Trace(output=codes + 1), Trace(output=codes), batch)
+    same = match(Outputs(output=codes.flip(0)), Outputs(output=codes), batch)
+    other = match(Outputs(output=codes + 1), Outputs(output=codes), batch)
     assert same["latent_distance"].abs() < 1e-6
     assert other["latent_distance"] > 0.01
 

@@ -67,7 +67,7 @@ def test_copies_are_warned_of_and_new_images_are_not():
     assert nearness(new, train, held).verdict == "ok"
     copied = nearness(train[:10] + 0.01, train, held)
     assert copied.verdict == "warn"
-    assert copied.figures["ratio"] < 0.5
+    assert copied.measurements["ratio"] < 0.5
     assert "times as far" in copied.summary
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from doublure.data.digits import digits
 from doublure.engine.fit import fit
-from doublure.engine.pipeline import Conduct
+from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import RecipeError, from_toml_as, read_as, to_toml
-from doublure.engine.run_folder import RunFolderError, read_journal
+from doublure.engine.run_folder import RunFolderError, read_metrics
 from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
 from doublure.nets.network import freeze
 from doublure.objectives.weighted import Stateless
@@ -58,7 +58,7 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Ends the run at the given line of its journal."""
+    """Ends the run at the given line of its metrics log."""
 
     def __init__(self, lines: int) -> None:
         self.left = lines
@@ -82,7 +82,7 @@ def test_a_run_leaves_a_generator_and_what_is_known_of_it(recipe, tmp_path):
     for apart in summary["distances"].values():
         names = {"generated", "normal", "gaussian", "interpolated", "training"}
         assert apart.keys() == names
-    lines = read_journal(tmp_path / "run" / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [(line["stage"], line["step"]) for line in lines] == [(0, 4), (0, 8), (1, 4), (1, 8)]
     with Image.open(tmp_path / "run" / "samples.png") as sheet:
         assert (sheet.size, sheet.mode) == ((64, 64), "L")
@@ -106,7 +106,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_generator(recipe, tmp_path, l
         train_generator(**told, watch=Killer(lines))
     train_generator(**told, resume=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    assert len(read_journal(tmp_path / "run" / "metrics.jsonl")) == 4
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 4
 
 
 def test_an_existing_run_is_neither_replaced_nor_gone_on_with_unasked(recipe, tmp_path):
@@ -167,9 +167,9 @@ def test_a_latent_generator_learns_codes_that_no_bell_has():
         torch.manual_seed(0)
         network = latent_generator(CramerWoldPlan(latent=2, noise=2, hidden=48))
     stream = CodeStream(ring, 2, 128, rng(1))
-    criterion = Stateless(LatentMatching(spread=ring.std().item() / 4))
+    loss = Stateless(LatentMatching(spread=ring.std().item() / 4))
     fast = replace(training._adam(128, 5e-3), steps=150)
-    fit(network, stream, criterion, settings=fast, rng=rng(2))
+    fit(network, stream, loss, settings=fast, rng=rng(2))
     with torch.no_grad():
         made = network.eval()(torch.randn((400, 2), generator=rng(3)))
     bell = torch.randn((400, 2), generator=rng(4)) @ torch.linalg.cholesky(torch.cov(ring.T))
@@ -241,15 +241,15 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(recip
 
 
 def test_several_processes_are_refused(recipe, tmp_path, monkeypatch):
-    team = training.Team(rank=0, world=2)
+    process_group = training.ProcessGroup(rank=0, world=2)
 
     class Two:
         def __enter__(self):
-            return team
+            return process_group
 
         def __exit__(self, *exception):
             pass
 
-    monkeypatch.setattr(training, "team", lambda cpu: Two())
+    monkeypatch.setattr(training, "process_group", lambda cpu: Two())
     with pytest.raises(ValueError, match="trained by one process, but 2 were launched"):
-        training.run(recipe, tmp_path / "run", Conduct())
+        training.run(recipe, tmp_path / "run", RunOptions())

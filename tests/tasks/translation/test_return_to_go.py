@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
 from doublure.objectives.divergence import Divergence, divergence_loss
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.objectives.weighted import Weighted, open_criterion
+from doublure.objectives.weighted import Weighted, open_loss
 from doublure.tasks.translation.return_to_go import (
     ReturnToGo,
     others_mean,
@@ -106,11 +106,11 @@ def sampled_gradients(student: Tensor, teacher: Tensor, objective, count: int):
         sentences = SENTENCES[torch.multinomial(shares, 8, replacement=True, generator=rng)]
         mask = torch.ones_like(sentences, dtype=torch.bool)
         own = {OWN_SENTENCES: torch.ones(())}
-        batch = Batch(views={}, labels=sentences, mask=mask, facts=own)
-        student_trace = Trace(output=behind(student, sentences))
-        teacher_trace = Trace(output=behind(teacher, sentences))
-        criterion = open_criterion(objective, nn.Identity(), None, batch, rng)
-        terms = criterion(student_trace, teacher_trace, batch)
+        batch = Batch(views={}, labels=sentences, mask=mask, metrics=own)
+        student_trace = Outputs(output=behind(student, sentences))
+        teacher_trace = Outputs(output=behind(teacher, sentences))
+        loss_fn = open_loss(objective, nn.Identity(), None, batch, rng)
+        terms = loss_fn(student_trace, teacher_trace, batch)
         yield LENGTH * gradient(torch.stack(list(terms.values())).sum(), student)
 
 
@@ -178,9 +178,9 @@ def stopping(end: Tensor, per_token: bool) -> Tensor:
     mask[0, 1:] = False
     labels = torch.zeros(2, 10, dtype=torch.long)
     labels[0, 0] = 1
-    facts = {OWN_SENTENCES: torch.ones(())}
-    batch = Batch(views={}, labels=labels, mask=mask, facts=facts)
-    term = ReturnToGo(per_token=per_token)(Trace(output=ours), Trace(output=theirs), batch)
+    metrics = {OWN_SENTENCES: torch.ones(())}
+    batch = Batch(views={}, labels=labels, mask=mask, metrics=metrics)
+    term = ReturnToGo(per_token=per_token)(Outputs(output=ours), Outputs(output=theirs), batch)
     return gradient(term["return_to_go"], end)
 
 
@@ -195,16 +195,16 @@ def test_stopping_pays_for_the_whole_rest_but_for_one_token_of_it_per_token():
 def test_only_the_students_own_sentences_have_a_return_to_go(own):
     labels = torch.tensor([[0, 1, 2], [1, 2, 0]])
     ours, theirs = logits(0, 2, 3, 4).requires_grad_(), logits(1, 2, 3, 4)
-    facts = {OWN_SENTENCES: torch.tensor(own)}
-    batch = Batch(views={}, labels=labels, mask=torch.ones_like(labels).bool(), facts=facts)
-    term = ReturnToGo()(Trace(output=ours), Trace(output=theirs), batch)["return_to_go"]
+    metrics = {OWN_SENTENCES: torch.tensor(own)}
+    batch = Batch(views={}, labels=labels, mask=torch.ones_like(labels).bool(), metrics=metrics)
+    term = ReturnToGo()(Outputs(output=ours), Outputs(output=theirs), batch)["return_to_go"]
     assert (gradient(term, ours).abs().sum() > 0) == bool(own)
 
 
 def test_without_sentences_it_says_what_it_needs():
-    trace = Trace(output=torch.zeros(2, 4))
+    outputs = Outputs(output=torch.zeros(2, 4))
     with pytest.raises(ValueError, match="use a teacher that translates"):
-        ReturnToGo()(trace, trace, Batch(views={}))
+        ReturnToGo()(outputs, outputs, Batch(views={}))
 
 
 def test_objectives_of_tokens_count_tokens_not_sentences():
@@ -212,11 +212,11 @@ def test_objectives_of_tokens_count_tokens_not_sentences():
     labels = torch.tensor([[1, 2, 3], [4, 0, 0]])
     batch = Batch(views={}, labels=labels, mask=labels != 0)
     for objective in (Divergence(), SoftTargets(temperature=2.0), HardLabels()):
-        (made,) = objective(Trace(output=ours), Trace(output=theirs), batch).values()
+        (made,) = objective(Outputs(output=ours), Outputs(output=theirs), batch).values()
         places = [(0, 0), (0, 1), (0, 2), (1, 0)]
         one_by_one = []
         for i, j in places:
             alone = Batch(views={}, labels=labels[i, j : j + 1])
-            traces = [Trace(output=x[i, j : j + 1]) for x in (ours, theirs)]
+            traces = [Outputs(output=x[i, j : j + 1]) for x in (ours, theirs)]
             one_by_one += objective(*traces, alone).values()
         torch.testing.assert_close(made, torch.stack(one_by_one).mean())

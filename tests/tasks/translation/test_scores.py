@@ -7,8 +7,8 @@ from doublure.core.optional import MissingExtraError, require
 from doublure.core.protocols import Batch
 from doublure.core.seeding import from_seed
 from doublure.tasks.translation.scores import (
-    Answer,
     Translation,
+    TranslatorOutputs,
     bleu_counts,
     bleu_of,
     corpus_bleu,
@@ -54,7 +54,7 @@ def test_counts_are_both_lengths_then_matches_then_n_grams():
 def pair(text, reference, logits, labels):
     mask = labels != 0
     batch = Batch(views={"reference": (reference,)}, labels=labels, mask=mask)
-    return Answer(logits=logits, text=(text,)), batch
+    return TranslatorOutputs(logits=logits, text=(text,)), batch
 
 
 @needs_extra

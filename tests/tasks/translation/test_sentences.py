@@ -46,9 +46,9 @@ def source(request, table):
     return table[request.param]
 
 
-def opened(source, contract, *, seed=0, **site):
+def opened(source, contract, *, seed=0, **context):
     teacher = freeze(text.network(contract, 5))
-    return source.open(text.site(contract, **site), teacher, from_seed(seed))
+    return source.open(text.context(contract, **context), teacher, from_seed(seed))
 
 
 def drawn(stream, contract, *steps):
@@ -98,7 +98,7 @@ def test_neither_teacher_nor_student_change(source, contract):
     student({"source": tokens, "prefix": prefix_of(tokens)}).sum().backward()
     student.body.encoder.eval()
     before = copy.deepcopy((standing(teacher), standing(student)))
-    stream = source.open(text.site(contract), teacher, from_seed(0))
+    stream = source.open(text.context(contract), teacher, from_seed(0))
     for step in range(4):
         stream.draw(step, student)
     assert_same(before, (standing(teacher), standing(student)))
@@ -170,7 +170,7 @@ def test_a_share_of_the_batches_is_the_students_own(table, contract):
     stream, student = opened(table["on-policy"], contract), text.network(contract, 1)
     plain = opened(table["sentences"], contract)
     batches = [stream.draw(step, student) for step in range(40)]
-    own = [bool(batch.facts[OWN_SENTENCES]) for batch in batches]
+    own = [bool(batch.metrics[OWN_SENTENCES]) for batch in batches]
     assert 10 <= sum(own) <= 30
     assert isinstance(plain, type(stream.inner))
     for is_own, batch in zip(own, batches, strict=True):
@@ -202,7 +202,7 @@ def test_the_teachers_sentences_are_its_best_ones(table, contract):
     teacher = freeze(text.network(contract, 5))
     for beams in (1, 3):
         source = SequenceLevel(source=table["sentences"], beams=beams)
-        stream = source.open(text.site(contract), teacher, from_seed(0))
+        stream = source.open(text.context(contract), teacher, from_seed(0))
         batch = stream.draw(0, None)
         asked = batch.views["teacher"]["source"]
         expected = beam_search(teacher, asked, 64, beams)
@@ -230,4 +230,4 @@ def test_a_sentence_is_translated_once(table, contract, monkeypatch):
 
 def test_images_are_told_that_sentences_are_not_for_them(table):
     with pytest.raises(ValueError, match="not for images"):
-        table["sentences"].open(tiny.site(), None, from_seed(0))
+        table["sentences"].open(tiny.context(), None, from_seed(0))

@@ -24,13 +24,13 @@ from doublure.core.protocols import Source, innermost
 from doublure.core.seeding import from_seed
 from doublure.engine.answer_ring import Ring
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Facts, Given, normalises_layers
+from doublure.engine.method import Facts, MethodInputs, normalises_layers
 from doublure.engine.recipe import Stage
 from doublure.nets.batchnorm_statistics import batchnorm_layers
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.precision import fast_precision
 from doublure.nets.stages import find_stages
-from doublure.nets.taps import device_of
 from doublure.nets.trained import check_trained
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
@@ -81,7 +81,7 @@ _INHERITED = FitSettings(
 _FROM_SCRATCH = FitSettings(batch_size=_BATCH)
 
 
-def facts_of(teacher: Network, student: Network, *, given_weights: bool) -> Facts:
+def network_facts(teacher: Network, student: Network, *, given_weights: bool) -> Facts:
     """Return what a recipe may depend on.
 
     Args:
@@ -116,74 +116,74 @@ def _some_images(network: Network) -> Tensor:
     return torch.rand(shape, generator=from_seed(0)).to(device_of(network))
 
 
-def auto(given: Given) -> tuple[Stage, ...]:
+def auto(inputs: MethodInputs) -> tuple[Stage, ...]:
     """Return one stage made for the networks and for what is given."""
-    begins = "inherit" not in given.without and given.facts.inherits
+    begins = "inherit" not in inputs.without and inputs.facts.inherits
     fit = _INHERITED if begins else _FROM_SCRATCH
     stage = Stage(
-        source=_shown(given),
-        objective=_objective(given),
-        fit=replace(fit, precision=fast_precision(given.device)),
-        init=Inherit(repair="least-squares" not in given.without) if begins else None,
-        ring=None if "ring" in given.without else Ring(),
+        source=_shown(inputs),
+        objective=_objective(inputs),
+        fit=replace(fit, precision=fast_precision(inputs.device)),
+        init=Inherit(repair="least-squares" not in inputs.without) if begins else None,
+        ring=None if "ring" in inputs.without else Ring(),
     )
     return (stage,)
 
 
-def plan(given: Given) -> tuple[str, ...]:
+def plan(inputs: MethodInputs) -> tuple[str, ...]:
     """Return what was chosen and why."""
-    inherits = "inherit" not in given.without and given.facts.inherits
+    inherits = "inherit" not in inputs.without and inputs.facts.inherits
     begins = (
         "the student begins with what it can take over from its teacher"
         if inherits
         else "the student begins from scratch"
     )
-    return (begins, _told(given))
+    return (begins, _told(inputs))
 
 
-def _objective(given: Given) -> AnyObjective:
-    if "stage-outputs" in given.without or not given.facts.stages:
+def _objective(inputs: MethodInputs) -> AnyObjective:
+    if "stage-outputs" in inputs.without or not inputs.facts.stages:
         return SoftTargets(temperature=20.0)
     return Weighted(terms=((0.3, SoftTargets(temperature=20.0)), (1.0, StageOutputs())))
 
 
-def _on_disk(given: Given) -> bool:
-    return given.base is not None and isinstance(innermost(given.base), Surrogate)
+def _on_disk(inputs: MethodInputs) -> bool:
+    return inputs.base is not None and isinstance(innermost(inputs.base), Surrogate)
 
 
-def _inverts(given: Given) -> bool:
+def _inverts(inputs: MethodInputs) -> bool:
     """Whether images are optimised: not where real ones are shown, or where it does not pay."""
-    large = min(given.of_images.size) >= _TINY
+    large = min(inputs.image_contract.size) >= _TINY
     return (
-        not _on_disk(given)
-        and given.facts.statistics
+        not _on_disk(inputs)
+        and inputs.facts.statistics
         and large
-        and "inversion" not in given.without
+        and "inversion" not in inputs.without
     )
 
 
-def _shown(given: Given) -> Source:
-    source = _images(given)
-    large = min(given.of_images.size) >= _TINY
-    if "augmentation" not in given.without and large:
-        source = Augmented(source=source, augmentation=shifted_and_mirrored(given.of_images))
-    if "mixup" not in given.without and large:
+def _shown(inputs: MethodInputs) -> Source:
+    source = _images(inputs)
+    large = min(inputs.image_contract.size) >= _TINY
+    if "augmentation" not in inputs.without and large:
+        source = Augmented(source=source, augmentation=shifted_and_mirrored(inputs.image_contract))
+    if "mixup" not in inputs.without and large:
         source = Mixed(source=source, share=0.5)
     return source
 
 
-def _images(given: Given) -> Source:
-    if given.base is not None and _on_disk(given):
-        return given.base
-    default = Noise() if "shader-starts" in given.without else Shaders()
-    plain = Matched(source=given.base or default)
-    if not _inverts(given):
-        precision = fast_precision(given.device)
+def _images(inputs: MethodInputs) -> Source:
+    if inputs.base is not None and _on_disk(inputs):
+        return inputs.base
+    default = Noise() if "shader-starts" in inputs.without else Shaders()
+    plain = Matched(source=inputs.base or default)
+    if not _inverts(inputs):
+        precision = fast_precision(inputs.device)
         return Balanced(source=plain, precision=precision, least_showings=16, fill_every=2)
-    search = ShortInversion(source=plain, precision=fast_precision(given.device))
-    if "mixed-starts" in given.without:
+    search = ShortInversion(source=plain, precision=fast_precision(inputs.device))
+    if "mixed-starts" in inputs.without:
         search = replace(search, mixing=0.0)
-    if "adversarial" in given.without:
+    if "adversarial" in inputs.without:
         search = replace(search, adversarial=0.0)
     pool = Replay(
         source=search,
@@ -193,19 +193,19 @@ def _images(given: Given) -> Source:
         until=0.8,
         share=_SYNTHESIS_SHARE,
     )
-    if "plain-images" in given.without:
+    if "plain-images" in inputs.without:
         return pool
     return Combined(sources=(pool, plain), shares=(1 - _PLAIN_SHARE, _PLAIN_SHARE))
 
 
-def _told(given: Given) -> str:
-    if _on_disk(given):
+def _told(inputs: MethodInputs) -> str:
+    if _on_disk(inputs):
         return "the images given are shown, none is made"
-    if _inverts(given):
+    if _inverts(inputs):
         return (
             "shader images are optimised for a few steps towards the teacher's BatchNorm "
             "statistics, a quarter is shown as it is"
         )
-    if not given.facts.statistics:
+    if not inputs.facts.statistics:
         return "the teacher holds no BatchNorm statistics to optimise images by: shader images"
     return "images this small are not optimised: shader images, balanced by the teacher's answers"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from doublure.core.protocols import Batch, image_batch
 from doublure.core.statistics import wilson_interval
 from doublure.data.datasets import Dataset, batches
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.features import device_of
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import freeze
 from doublure.nets.precision import full_float32
-from doublure.nets.taps import device_of
 from doublure.tasks.classification.scores import Classification, ClassificationTally
 
 
@@ -80,7 +80,7 @@ def evaluate(
     where = device_of(model) if device is None else torch.device(device)
     network = freeze(model).to(where, torch.float32)
     with full_float32(where):
-        lay_channels_last(network)
+        to_channels_last_(network)
     start = time.perf_counter()
     tally = Classification().tally(_answers(network, data, data.labels, batch_size, where))
     scores = tally.scores()

@@ -21,7 +21,7 @@ from doublure.core.protocols import (
     parts_of,
 )
 from doublure.core.seeding import child_seed, from_seed
-from doublure.engine.distill import site_of
+from doublure.engine.distill import stream_context
 from doublure.engine.recipe import Stage
 from doublure.nets.network import Network, freeze
 from doublure.sources.few import Few
@@ -59,10 +59,10 @@ def answer_held_out(
     source, seed = _judging(stage.source, seed)
     settings = dataclasses.replace(stage.fit, batch_size=min(256, count))
     steps = -(-count // settings.batch_size)
-    site = site_of(student.contract, student, settings, split="held_out")
+    context = stream_context(student.contract, student, settings, split="held_out")
     rng = from_seed(child_seed(seed, "held_out"))
     asked = freeze(teacher)
-    stream = source.open(dataclasses.replace(site, steps=steps), asked, rng)
+    stream = source.open(dataclasses.replace(context, steps=steps), asked, rng)
     images, answers, seen = [], [], []
     for step in range(steps):
         batch = stream.draw(step, student)

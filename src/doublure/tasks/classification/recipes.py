@@ -2,7 +2,7 @@
 
 from doublure.core.protocols import InputContract
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
@@ -13,19 +13,19 @@ from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import Surrogate
 
 
-def autoaugment_kd(given: Given) -> tuple[Stage, ...]:
+def autoaugment_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """AutoAugment; labels, and with weight 0.5 the teacher's five likeliest classes.
 
     Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342.
     """
-    assert given.base is not None  # else refused by `Method.recipe`
-    source = given.base
-    if "augmentation" not in given.without:
-        source = augmented(source, "autoaugment", given.of_images)
+    assert inputs.base is not None  # else refused by `Method.recipe`
+    source = inputs.base
+    if "augmentation" not in inputs.without:
+        source = augmented(source, "autoaugment", inputs.image_contract)
     stage = Stage(
         source=source,
         objective=Weighted(terms=((1.0, HardLabels()), (0.5, TruncatedTargets()))),
-        fit=FitSettings(precision=fast_precision(given.device)),
+        fit=FitSettings(precision=fast_precision(inputs.device)),
     )
     return (stage,)
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from doublure.audits.calibration import committed
-from doublure.audits.search_path import FollowedSearch, follow_search
+from doublure.audits.optimisation_path import FollowedOptimisation, follow_optimisation
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.findings import Finding
 from doublure.core.protocols import Batch, OptimisedSource, innermost, parts_of
@@ -27,7 +27,7 @@ from doublure.exports.measure import Timing, count_flops, time_pair
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.reports.shown_images import SEARCH_PATH, SearchRecord
+from doublure.reports.shown_images import OPTIMISATION_PATH, OptimisationRecord
 from doublure.sources.rehearsed import Rehearsed
 from doublure.tasks.classification.evaluation import ClassAccuracy, Evaluation, evaluate
 from doublure.tasks.classification.held_out import HeldOut, answer_held_out, answer_shown
@@ -44,7 +44,7 @@ def summarize_images(
     folder: RunFolder,
     teacher: Network | None,
     student: Network,
-    judges: Dataset | None,
+    evaluation_data: Dataset | None,
     *,
     last: Batch | None,
     audit: bool,
@@ -54,13 +54,13 @@ def summarize_images(
     told: dict[str, Any] = {"class_names": student.contract.names}
     for role, network in (("teacher", teacher), ("student", student)):
         told[f"{role}_flops"] = None if network is None else count_flops(network)
-    if recipe.own_classes:
+    if recipe.own_label_space:
         teacher = None  # whose answers to these images mean something else
-    scores = _evaluated(judges, teacher, student)
+    scores = _evaluated(evaluation_data, teacher, student)
     told |= _accuracies(scores)
     classes, rehearses = student.contract.classes, True
     if teacher is not None and teacher.contract.classes < classes:
-        told |= _old_and_new(judges, scores, teacher.contract.classes, classes)
+        told |= _old_and_new(evaluation_data, scores, teacher.contract.classes, classes)
         rehearses = isinstance(stage.source, Rehearsed)
     if teacher is None or not rehearses:
         return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
@@ -78,10 +78,12 @@ def summarize_images(
     if audit and recipe.verb in _TIMED:
         told |= time_pair(teacher, student, held_out.images, _TIMING)
     if audit:
-        rng = from_seed(child_seed(seed, "search_path"))
-        followed = follow_search(innermost(stage.source), teacher, student, rng)
+        rng = from_seed(child_seed(seed, "optimisation_path"))
+        followed = follow_optimisation(innermost(stage.source), teacher, student, rng)
         if followed is not None:
-            write_whole(folder.file(SEARCH_PATH), _archive(**vars(search_record(followed))))
+            write_whole(
+                folder.file(OPTIMISATION_PATH), _archive(**vars(optimisation_record(followed)))
+            )
     on = held_out.on
     if held_out.distinct is not None and held_out.distinct < score.count:
         on = f"views of {held_out.distinct:,} {on}"
@@ -118,24 +120,28 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def _evaluated(
-    judges: Dataset | None, teacher: Network | None, student: Network
+    evaluation_data: Dataset | None, teacher: Network | None, student: Network
 ) -> dict[str, Evaluation]:
     """Return what each network scored, a teacher that knows fewer classes on those it knows."""
-    if judges is None:
+    if evaluation_data is None:
         return {}
-    scores = {"student": evaluate(student, judges)}
+    scores = {"student": evaluate(student, evaluation_data)}
     if teacher is not None:
-        known = _of_first_classes(judges, teacher.contract.classes)
+        known = _of_first_classes(evaluation_data, teacher.contract.classes)
         if len(known) > 0:
             scores["teacher"] = evaluate(teacher, known)
     return scores
 
 
-def _of_first_classes(judges: Dataset, count: int) -> Dataset:
-    labels = judges.labels
+def _of_first_classes(evaluation_data: Dataset, count: int) -> Dataset:
+    labels = evaluation_data.labels
     assert labels is not None  # demanded when they were opened
     places = (labels < count).nonzero()[:, 0]
-    return judges if len(places) == len(judges) else Part(whole=judges, places=places)
+    return (
+        evaluation_data
+        if len(places) == len(evaluation_data)
+        else Part(whole=evaluation_data, places=places)
+    )
 
 
 def _accuracies(scores: dict[str, Evaluation]) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _per_class(scores: dict[str, Evaluation]) -> dict[str, Any]:
 
 
 def _old_and_new(
-    judges: Dataset | None, scores: dict[str, Evaluation], num_old: int, classes: int
+    evaluation_data: Dataset | None, scores: dict[str, Evaluation], num_old: int, classes: int
 ) -> dict[str, Any]:
     """Return the student's accuracy on old and on new classes, of all it could have answered.
 
@@ -170,9 +176,9 @@ def _old_and_new(
     """
     found: dict[str, Any] = {"new_classes": classes - num_old, "forgetting": None}
     by_class: dict[int, ClassAccuracy] = {}
-    if judges is not None and judges.labels is not None:
+    if evaluation_data is not None and evaluation_data.labels is not None:
         own = scores["student"].per_class.values()
-        by_class = dict(zip(sorted(set(judges.labels.tolist())), own, strict=True))
+        by_class = dict(zip(sorted(set(evaluation_data.labels.tolist())), own, strict=True))
     for name, there in {"old": range(num_old), "new": range(num_old, classes)}.items():
         part = [score for index, score in by_class.items() if index in there]
         correct, count = (sum(getattr(p, what) for p in part) for what in ("correct", "count"))
@@ -198,10 +204,10 @@ def _samples(held_out: HeldOut) -> bytes:
     )
 
 
-def search_record(followed: FollowedSearch) -> SearchRecord:
+def optimisation_record(followed: FollowedOptimisation) -> OptimisationRecord:
     """Return what a report, or a picture, shows of a search."""
     path = followed.path
-    return SearchRecord(
+    return OptimisationRecord(
         images=np.stack([_pixels(images) for images in path.images]),
         iterations=np.array(path.iterations),
         named=followed.named.cpu().numpy(),

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, Trace
+from doublure.core.protocols import Batch, Outputs
 
 CARD = Card(
     paper=(
@@ -173,7 +173,9 @@ class AutoEncoding:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         one_of("reconstruction", self.reconstruction, get_args(Reconstruction))
 
-    def __call__(self, student: Trace, teacher: Trace | None, batch: Batch) -> dict[str, Tensor]:
+    def __call__(
+        self, student: Outputs, teacher: Outputs | None, batch: Batch
+    ) -> dict[str, Tensor]:
         images, made = batch.images.flatten(1), student.output["images"].flatten(1)
         codes = student.output["codes"]
         if self.reconstruction == "pixels":
@@ -205,7 +207,7 @@ class LatentMatching:
     def __post_init__(self) -> None:
         positive("spread", self.spread)
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         codes = teacher.output
         bandwidth = sample_bandwidth(self.spread, len(codes))
         exact = codes.shape[1] < 2

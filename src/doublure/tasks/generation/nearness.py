@@ -93,7 +93,7 @@ def nearness(
         verdict="warn" if copies else "ok",
         summary=summary,
         tag="measured",
-        figures={"ratio": ratio, "generated": ours, "held_out": usual},
+        measurements={"ratio": ratio, "generated": ours, "held_out": usual},
     )
 
 

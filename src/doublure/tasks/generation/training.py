@@ -23,16 +23,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from doublure.core.protocols import Batch, InputContract, Site, Split, Trace
+from doublure.core.protocols import Batch, InputContract, Outputs, Split, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.generator_file import generator_files
 from doublure.engine import recipe as recipe_file
 from doublure.engine.budget import Lap, steps_within, time_steps
 from doublure.engine.dry_run import weights_digest
-from doublure.engine.fit import FitSettings, Outcome, fit
+from doublure.engine.fit import FitResult, FitSettings, fit
 from doublure.engine.manifest import run_manifest
-from doublure.engine.pipeline import Conduct, device_named, train_in_folder
-from doublure.engine.processes import Team, team
+from doublure.engine.pipeline import RunOptions, device_named, train_in_folder
+from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
 from doublure.nets.cramer_wold import (
@@ -115,7 +115,7 @@ def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorReci
     return GeneratorRecipe(data=data, plan=plan, **changes)
 
 
-def run(recipe: GeneratorRecipe, out: Path, conduct: Conduct) -> dict[str, Any]:
+def run(recipe: GeneratorRecipe, out: Path, options: RunOptions) -> dict[str, Any]:
     """Carry out `recipe` in the folder `out` and return its summary.
 
     Raises:
@@ -124,50 +124,54 @@ def run(recipe: GeneratorRecipe, out: Path, conduct: Conduct) -> dict[str, Any]:
         ValueError: the data cannot be used; an earlier run is as it was.
     """
     began = time.perf_counter()
-    with team(cpu=device_named(recipe.device).type == "cpu") as processes:
+    with process_group(cpu=device_named(recipe.device).type == "cpu") as processes:
         if processes.world > 1:
             raise ValueError(
                 f"a generator is trained by one process, but {processes.world} were launched: the "
                 "batch as a whole is what its losses compare; raise --batch-size instead"
             )
         with contextlib.closing(RunFolder(out)) as folder:
-            return _run(recipe, folder, conduct, processes, began)
+            return _run(recipe, folder, options, processes, began)
 
 
 def _run(
-    recipe: GeneratorRecipe, folder: RunFolder, conduct: Conduct, processes: Team, began: float
+    recipe: GeneratorRecipe,
+    folder: RunFolder,
+    options: RunOptions,
+    processes: ProcessGroup,
+    began: float,
 ) -> dict[str, Any]:
-    saved = folder.check(resume=conduct.resume, overwrite=conduct.overwrite)
+    saved = folder.check(resume=options.resume, overwrite=options.overwrite)
     if saved:
         stood = recipe_file.read_as(GeneratorRecipe, folder.file(RECIPE))
-        recipe = _going_on(recipe, stood, conduct)
+        recipe = _going_on(recipe, stood, options)
     notes = list(open_images(recipe, "train").notes)
-    if conduct.budget is not None and not saved:
-        recipe = _within_budget(recipe, conduct.budget - (time.perf_counter() - began))
+    if options.budget is not None and not saved:
+        recipe = _within_budget(recipe, options.budget - (time.perf_counter() - began))
         steps = [stage.steps for stage in (recipe.encoding, recipe.generating)]
-        notes.append(f"budget {conduct.budget:.0f}s: {steps[0]} and {steps[1]} steps")
-    folder.begin(overwrite=conduct.overwrite)
+        notes.append(f"budget {options.budget:.0f}s: {steps[0]} and {steps[1]} steps")
+    folder.begin(overwrite=options.overwrite)
     if not saved:
         write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
-    say = folder.logging(conduct.say)
-    conduct = dataclasses.replace(conduct, say=say)
+    say = folder.logging(options.say)
+    options = dataclasses.replace(options, say=say)
     for note in notes:
         say(note)
-    stage = functools.partial(train_in_folder, folder=folder, conduct=conduct, processes=processes)
+    stage = functools.partial(train_in_folder, folder=folder, options=options, processes=processes)
     say(f"auto-encoder: {recipe.plan.architecture}, codes of {recipe.plan.latent} numbers")
-    outcomes = [stage(open_encoding(recipe), 0, recipe.encoding.steps, taught_by="")]
-    encoded = freeze(outcomes[0].network)
+    results = [stage(open_encoding(recipe), 0, recipe.encoding.steps, taught_by="")]
+    encoded = freeze(results[0].network)
     say("latent generator: it learns to make codes of noise")
     codes = encode(recipe, encoded)
     rests_on = weights_digest(encoded)
     train = open_generating(recipe, codes)
-    outcomes.append(stage(train, 1, recipe.generating.steps, taught_by=rests_on))
-    made = assemble(recipe, encoded, outcomes[1].network, codes)
+    results.append(stage(train, 1, recipe.generating.steps, taught_by=rests_on))
+    made = assemble(recipe, encoded, results[1].network, codes)
     for name, content in generator_files(
         recipe.method, recipe_file.to_table(recipe.plan), made.state_dict()
     ).items():
         write_whole(folder.file(name), content)
-    return _summarize(recipe, folder, outcomes, made, codes)
+    return _summarize(recipe, folder, results, made, codes)
 
 
 def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> SurrogateStream:
@@ -175,7 +179,7 @@ def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> S
     plan = recipe.plan
     half = (0.5,) * plan.channels
     contract = InputContract(size=plan.size, channels=plan.channels, mean=half, std=half, classes=1)
-    site = Site(
+    context = StreamContext(
         contract=contract,
         device=device_named(recipe.device),
         batch_size=batch_size,
@@ -183,13 +187,13 @@ def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> S
         split=split,
     )
     images = Surrogate(data=recipe.data, held_out=recipe.held_out, skip_bad=recipe.skip_bad)
-    return images.open(site, None, from_seed(child_seed(recipe.seed, "images")))
+    return images.open(context, None, from_seed(child_seed(recipe.seed, "images")))
 
 
 def open_encoding(
     recipe: GeneratorRecipe, settings: FitSettings | None = None
-) -> Callable[..., Outcome]:
-    """Return the first stage, ready to be called with keeper and journal."""
+) -> Callable[..., FitResult]:
+    """Return the first stage, ready to be called with checkpointer and metrics log."""
     settings = settings or recipe.encoding
     network = _seeded(recipe, "auto-encoder", lambda: AutoEncoder(recipe.plan))
     return functools.partial(
@@ -215,8 +219,8 @@ def encode(recipe: GeneratorRecipe, encoded: nn.Module, split: Split = "train") 
 
 def open_generating(
     recipe: GeneratorRecipe, codes: Tensor, settings: FitSettings | None = None
-) -> Callable[..., Outcome]:
-    """Return the second stage, ready to be called with keeper and journal."""
+) -> Callable[..., FitResult]:
+    """Return the second stage, ready to be called with checkpointer and metrics log."""
     settings = settings or recipe.generating
     network = _seeded(recipe, "latent generator", lambda: latent_generator(recipe.plan))
     rng = from_seed(child_seed(recipe.seed, "stage", 1))
@@ -242,7 +246,7 @@ class CodeStream:
         picks = torch.randint(len(self._codes), (self._batch_size,), generator=rng)
         return Batch(
             views={"student": noise.to(self._codes.device)},
-            teacher=Trace(output=self._codes[picks.to(self._codes.device)]),
+            teacher=Outputs(output=self._codes[picks.to(self._codes.device)]),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -287,7 +291,7 @@ def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
     """Return the recipe with the steps that fit, the time shared as the steps asked for are."""
     network = _seeded(recipe, "auto-encoder", lambda: AutoEncoder(recipe.plan))
     codes = encode(recipe, freeze(network))
-    stages: dict[str, Callable[[FitSettings], Callable[..., Outcome]]] = {
+    stages: dict[str, Callable[[FitSettings], Callable[..., FitResult]]] = {
         "encoding": lambda settings: open_encoding(recipe, settings),
         "generating": lambda settings: open_generating(recipe, codes, settings),
     }
@@ -297,7 +301,7 @@ def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
     for name, opening in stages.items():
 
         def train(settings: FitSettings, lap: Lap, opening: Any = opening) -> None:
-            opening(settings)(journal=lap)
+            opening(settings)(logger=lap)
 
         timing = time_steps(train, asked[name])
         steps = steps_within(seconds * asked[name].steps / whole, timing)
@@ -305,8 +309,10 @@ def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
     return dataclasses.replace(recipe, **made)
 
 
-def _going_on(asked: GeneratorRecipe, saved: GeneratorRecipe, conduct: Conduct) -> GeneratorRecipe:
-    free = (".log_every", ".steps") if conduct.budget is not None else (".log_every",)
+def _going_on(
+    asked: GeneratorRecipe, saved: GeneratorRecipe, options: RunOptions
+) -> GeneratorRecipe:
+    free = (".log_every", ".steps") if options.budget is not None else (".log_every",)
     keys = recipe_file.differing_keys(asked, saved, but=free)
     if keys:
         raise RecipeError(
@@ -319,22 +325,22 @@ def _going_on(asked: GeneratorRecipe, saved: GeneratorRecipe, conduct: Conduct) 
 def _summarize(
     recipe: GeneratorRecipe,
     folder: RunFolder,
-    outcomes: list[Outcome],
+    results: list[FitResult],
     generator: CramerWoldGenerator,
     codes: Tensor,
 ) -> dict[str, Any]:
     """Judge the generator, write what was found into the run's folder, and return the summary."""
-    seconds = sum(outcome.seconds for outcome in outcomes)
+    seconds = sum(result.seconds for result in results)
     parts = {"auto_encoder": generator.autoencoder, "latent_generator": generator.latent}
     summary = {
         "verb": recipe.verb,
         "method": recipe.method,
         "paper": CARD.paper,
         "data": recipe.data,
-        "steps": sum(outcome.steps for outcome in outcomes),
+        "steps": sum(result.steps for result in results),
         "seconds": seconds,
-        "images_per_second": sum(outcome.images for outcome in outcomes) / max(seconds, 1e-9),
-        "final_terms": [outcome.terms for outcome in outcomes],
+        "images_per_second": sum(result.images for result in results) / max(seconds, 1e-9),
+        "final_terms": [result.terms for result in results],
         "parameters": {name: count_parameters(part) for name, part in parts.items()},
         "seed": recipe.seed,
         **_judged(recipe, generator, codes),
@@ -371,7 +377,7 @@ def _judged(
         "judged_on": count,
         "reconstruction_error": (answered["images"] - shown).square().mean().item(),
         "distances": distances,
-        "nearness": near.figures["ratio"],
+        "nearness": near.measurements["ratio"],
         "warnings": [near.summary] if near.verdict == "warn" else [],
     }
 

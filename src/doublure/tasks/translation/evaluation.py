@@ -10,9 +10,9 @@ from torch import nn
 
 from doublure.core.findings import Score
 from doublure.core.protocols import PAD, Batch, TextContract
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.precision import full_float32
-from doublure.nets.taps import device_of
 from doublure.tasks.translation.decoding import beam_search, prefix_of, translate
 from doublure.tasks.translation.parallel_text import (
     ParallelText,
@@ -21,7 +21,7 @@ from doublure.tasks.translation.parallel_text import (
     source_tokens,
     target_tokens,
 )
-from doublure.tasks.translation.scores import Answer, Translation
+from doublure.tasks.translation.scores import Translation, TranslatorOutputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def _answers(
     beams: int,
     device: torch.device,
     made: dict[int, str],
-) -> Iterator[tuple[Answer, Batch]]:
+) -> Iterator[tuple[TranslatorOutputs, Batch]]:
     sources, targets = source_tokens(text.sources, contract), target_tokens(text.targets, contract)
     for places in by_length(sources, batch_size):
         source, target = (_taken(rows, places, device) for rows in (sources, targets))
@@ -104,7 +104,7 @@ def _answers(
         made.update(zip(places, answers, strict=True))
         reference = tuple(text.targets[place] for place in places)
         batch = Batch(views={"reference": reference}, labels=target, mask=target != PAD)
-        yield Answer(logits=logits, text=answers), batch
+        yield TranslatorOutputs(logits=logits, text=answers), batch
 
 
 def _taken(

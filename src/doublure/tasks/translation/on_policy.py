@@ -15,7 +15,7 @@ from torch import nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import OWN_SENTENCES, Batch, Site, Source, Stream
+from doublure.core.protocols import OWN_SENTENCES, Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.nets.network import Network, freeze
 from doublure.tasks.translation.decoding import translate
@@ -47,30 +47,33 @@ class OnPolicy:
         positive("temperature", self.temperature)
 
     def open(
-        self, site: Site[Any], teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext[Any], teacher: nn.Module | None, rng: torch.Generator
     ) -> "OnPolicyStream":
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        return OnPolicyStream(self, site, inner, child(rng, "own", site.rank))
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        return OnPolicyStream(self, context, inner, child(rng, "own", context.rank))
 
 
 class OnPolicyStream:
     """Sentences of the inner stream, or the student's; the fact `OWN_SENTENCES` says which."""
 
     def __init__(
-        self, settings: OnPolicy, site: Site[Any], inner: Stream, rng: torch.Generator
+        self, settings: OnPolicy, context: StreamContext[Any], inner: Stream, rng: torch.Generator
     ) -> None:
         self.inner = inner
-        self._settings, self._site, self._rng = settings, site, rng
+        self._settings, self._context, self._rng = settings, context, rng
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self.inner.draw(step, student)
         rng = child(self._rng, step)
         own = torch.rand((), generator=rng).item() < self._settings.share
-        facts = {**batch.facts, OWN_SENTENCES: torch.tensor(float(own), device=self._site.device)}
+        metrics = {
+            **batch.metrics,
+            OWN_SENTENCES: torch.tensor(float(own), device=self._context.device),
+        }
         source = batch.views["student"]["source"]
         if not own:
             assert batch.labels is not None
-            return text_batch(source, batch.labels, index=batch.index, facts=facts)
+            return text_batch(source, batch.labels, index=batch.index, metrics=metrics)
         if student is None:
             raise ValueError("on-policy sentences are the student's; give a student, or share = 0")
         asked = freeze(student)
@@ -78,11 +81,11 @@ class OnPolicyStream:
         made = translate(
             asked,
             source,
-            self._site.contract.longest,
+            self._context.contract.longest,
             rng=rng,
             temperature=self._settings.temperature,
         )
-        return text_batch(source, made, index=batch.index, facts=facts)
+        return text_batch(source, made, index=batch.index, metrics=metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from doublure.core.protocols import PAD, TextContract
-from doublure.tasks.translation.vocabulary import Speller, learn_pieces
+from doublure.tasks.translation.vocabulary import Tokenizer, learn_pieces
 
 # What the parts of a set are called, the best name first.
 _STEMS = {"train": ("train",), "test": ("test", "val", "valid", "dev")}
@@ -118,14 +118,14 @@ def contract_of(text: ParallelText, pieces: int = PIECES) -> TextContract:
 
 def source_tokens(lines: Sequence[str], contract: TextContract) -> list[list[int]]:
     """Return the tokens of sentences to translate."""
-    speller = Speller(contract.source)
-    return [speller.tokens(line, contract.longest) for line in lines]
+    tokenizer = Tokenizer(contract.source)
+    return [tokenizer.tokens(line, contract.longest) for line in lines]
 
 
 def target_tokens(lines: Sequence[str], contract: TextContract) -> list[list[int]]:
     """Return the tokens of translations."""
-    speller = Speller(contract.target)
-    return [speller.tokens(line, contract.longest) for line in lines]
+    tokenizer = Tokenizer(contract.target)
+    return [tokenizer.tokens(line, contract.longest) for line in lines]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Int64[Tensor, "batch length"]:

@@ -1,7 +1,7 @@
 """Published recipes for networks that translate, beside those of `recipes`."""
 
 from doublure.engine.fit import FitSettings
-from doublure.engine.method import Given
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
@@ -14,21 +14,21 @@ from doublure.tasks.translation.sentences import Sentences
 from doublure.tasks.translation.sequence_level import SequenceLevel
 
 
-def sequence_kd(given: Given) -> tuple[Stage, ...]:
+def sequence_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """The teacher's own translations as the corpus: Kim, Rush: arXiv:1606.07947.
 
     With another objective, the corpus itself; and where that asks what the student proposes
     (`divergence`, `return-to-go`), the student's own sentences in half of the batches. Both shares
     are fields of the recipe.
     """
-    assert given.base is not None  # else refused by `Method.recipe`
-    own = given.objective is not None and _asks_for_proposals(given.objective)
+    assert inputs.base is not None  # else refused by `Method.recipe`
+    own = inputs.objective is not None and _asks_for_proposals(inputs.objective)
     source = OnPolicy(
-        source=SequenceLevel(source=given.base, share=1.0 if given.objective is None else 0.0),
+        source=SequenceLevel(source=inputs.base, share=1.0 if inputs.objective is None else 0.0),
         share=0.5 if own else 0.0,
     )
     # On-policy steps begin from a trained student, which a full rate would undo.
-    fit = _fit(given.device, learning_rate=3e-4 if own else 1e-3)
+    fit = _fit(inputs.device, learning_rate=3e-4 if own else 1e-3)
     return (Stage(source=source, objective=HardLabels(), fit=fit),)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import OWN_SENTENCES, Batch, Trace
+from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
 from doublure.objectives.divergence import divergence_loss
 
 CARD = Card(
@@ -70,8 +70,8 @@ class ReturnToGo:
     def __post_init__(self) -> None:
         positive("temperature", self.temperature)
 
-    def __call__(self, student: Trace, teacher: Trace, batch: Batch) -> dict[str, Tensor]:
-        if batch.labels is None or batch.mask is None or OWN_SENTENCES not in batch.facts:
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        if batch.labels is None or batch.mask is None or OWN_SENTENCES not in batch.metrics:
             raise ValueError(
                 "return-to-go needs sentences that the student made itself; use a teacher that "
                 "translates and the source on-policy"
@@ -86,5 +86,5 @@ class ReturnToGo:
             later = later / tokens_to_go(batch.mask)
         advantage = later - others_mean(later, batch.mask)
         chosen = ours.log_softmax(-1).gather(-1, batch.labels[..., None])[..., 0]
-        own = batch.facts[OWN_SENTENCES]
+        own = batch.metrics[OWN_SENTENCES]
         return {"return_to_go": own * batch.counted(advantage * chosen).mean()}

@@ -45,7 +45,7 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class TranslatorOutputs:
     """What a translator answered for a batch.
 
     Args:
@@ -68,7 +68,7 @@ class Translation:
         references: list[str] = []
         right, nll, tokens = 0, 0.0, 0
         for answer, batch in pairs:
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, TranslatorOutputs)
             texts += answer.text
             references += batch.views["reference"]
             if batch.labels is None or batch.mask is None:

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from doublure.core.checks import share
-from doublure.core.protocols import PAD, Batch, Site, TextContract
+from doublure.core.protocols import PAD, Batch, StreamContext, TextContract
 from doublure.core.seeding import child
 from doublure.sources.surrogate import hold_out
 from doublure.tasks.translation.decoding import prefix_of
@@ -81,19 +81,19 @@ class Sentences:
         share("held_out", self.held_out)
 
     def open(
-        self, site: Site[Any], teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext[Any], teacher: nn.Module | None, rng: torch.Generator
     ) -> "SentenceStream":
-        contract = site.contract
+        contract = context.contract
         if not isinstance(contract, TextContract):
             raise ValueError("sentences are for networks that translate, not for images")
         text = open_text(self.data, split="train", languages=contract.languages)
         places = torch.arange(len(text))
         if self.held_out > 0:
             train, held = hold_out(text.digests, self.held_out)
-            places = train if site.split == "train" else held
-        elif site.split == "held_out":
+            places = train if context.split == "train" else held
+        elif context.split == "held_out":
             raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
-        return SentenceStream(text, places, site, child(rng, site.split))
+        return SentenceStream(text, places, context, child(rng, context.split))
 
 
 class SentenceStream:
@@ -103,26 +103,28 @@ class SentenceStream:
         self,
         text: ParallelText,
         places: Int64[Tensor, " places"],
-        site: Site[TextContract],
+        context: StreamContext[TextContract],
         rng: torch.Generator,
     ) -> None:
-        self.site, self.count, self.notes = site, len(text), text.notes
+        self.context, self.count, self.notes = context, len(text), text.notes
         self._rng = rng
         # A set smaller than a batch is shown more than once in it.
-        self._places = places.repeat(-(-site.batch_size // len(places)))
-        self._sources = source_tokens(text.sources, site.contract)
-        self._targets = target_tokens(text.targets, site.contract)
+        self._places = places.repeat(-(-context.batch_size // len(places)))
+        self._sources = source_tokens(text.sources, context.contract)
+        self._targets = target_tokens(text.targets, context.contract)
         lengths = zip(self._sources, self._targets, strict=True)
         self._lengths = torch.tensor([1000 * len(one) + len(other) for one, other in lengths])
         # A cache of what the seed and the epoch say anyway.
         self._epoch, self._batches = -1, places[None]
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        site = self.site
-        epoch, place = divmod(step * site.world + site.rank, len(self._places) // site.batch_size)
+        context = self.context
+        epoch, place = divmod(
+            step * context.world + context.rank, len(self._places) // context.batch_size
+        )
         index = self._shuffled(epoch)[place]
         source, target = self._padded(self._sources, index), self._padded(self._targets, index)
-        return text_batch(source, target, index=index.to(site.device))
+        return text_batch(source, target, index=index.to(context.device))
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -132,13 +134,13 @@ class SentenceStream:
             raise ValueError(f"a stream of sentences has no state, got {sorted(state)}")
 
     def _padded(self, rows: Sequence[Sequence[int]], index: Tensor) -> Tensor:
-        return padded([rows[place] for place in index.tolist()]).to(self.site.device)
+        return padded([rows[place] for place in index.tolist()]).to(self.context.device)
 
     def _shuffled(self, epoch: int) -> Int64[Tensor, "batches batch"]:
         if epoch != self._epoch:
             rng, count = child(self._rng, "epoch", epoch), len(self._places)
             order = self._places[torch.randperm(count, generator=rng)]
-            shuffled = torch.rand(count // self.site.batch_size, generator=rng)
-            batches = batches_of(order, self._lengths, self.site.batch_size, shuffled)
+            shuffled = torch.rand(count // self.context.batch_size, generator=rng)
+            batches = batches_of(order, self._lengths, self.context.batch_size, shuffled)
             self._epoch, self._batches = epoch, batches
         return self._batches

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import PAD, Batch, Site, Source, Stream
+from doublure.core.protocols import PAD, Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.nets.network import Network
 from doublure.tasks.translation.decoding import beam_search, translate
@@ -44,12 +44,14 @@ class SequenceLevel:
         positive("beams", self.beams)
 
     def open(
-        self, site: Site[Any], teacher: nn.Module | None, rng: torch.Generator
+        self, context: StreamContext[Any], teacher: nn.Module | None, rng: torch.Generator
     ) -> "SequenceLevelStream":
         if self.share > 0 and not isinstance(teacher, Network):
             raise ValueError("sequence-level distillation needs a teacher that translates")
-        inner = self.source.open(site, teacher, child(rng, "source"))
-        return SequenceLevelStream(self, site, teacher, inner, child(rng, "taught", site.rank))
+        inner = self.source.open(context, teacher, child(rng, "source"))
+        return SequenceLevelStream(
+            self, context, teacher, inner, child(rng, "taught", context.rank)
+        )
 
 
 class SequenceLevelStream:
@@ -61,14 +63,14 @@ class SequenceLevelStream:
     def __init__(
         self,
         settings: SequenceLevel,
-        site: Site[Any],
+        context: StreamContext[Any],
         teacher: nn.Module | None,
         inner: Stream,
         rng: torch.Generator,
     ) -> None:
         self.inner = inner
-        self._settings, self._site, self._teacher, self._rng = settings, site, teacher, rng
-        self._kept = torch.full((0, site.contract.longest), PAD, dtype=torch.int32)
+        self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
+        self._kept = torch.full((0, context.contract.longest), PAD, dtype=torch.int32)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self.inner.draw(step, student)
@@ -77,7 +79,7 @@ class SequenceLevelStream:
         assert batch.index is not None
         source = batch.views["teacher"]["source"]
         made = self._translations(batch.index.cpu(), source).to(source.device)
-        return text_batch(source, made, index=batch.index, facts=batch.facts)
+        return text_batch(source, made, index=batch.index, metrics=batch.metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "kept": self._kept.clone()}
@@ -103,7 +105,7 @@ class SequenceLevelStream:
 
     def _ask(self, source: Tensor) -> Tensor:
         assert isinstance(self._teacher, Network)
-        longest = self._site.contract.longest
+        longest = self._context.contract.longest
         if self._settings.beams == 1:
             return translate(self._teacher, source, longest)
         return beam_search(self._teacher, source, longest, self._settings.beams)

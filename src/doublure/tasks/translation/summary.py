@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import Site, TextContract, innermost
+from doublure.core.protocols import StreamContext, TextContract, innermost
 from doublure.core.seeding import child_seed, from_seed
-from doublure.engine.distill import site_of
+from doublure.engine.distill import stream_context
 from doublure.engine.recipe import Stage
 from doublure.nets.network import Network, freeze
 from doublure.tasks.translation.evaluation import evaluate_translator
@@ -31,15 +31,15 @@ def summarize_translation(
     seed: int,
     teacher: Network[TextContract] | None,
     student: Network[TextContract],
-    judges: ParallelText | None,
+    evaluation_data: ParallelText | None,
 ) -> dict[str, Any]:
     """Return the part of a summary that depends on the task."""
     networks = {"teacher": teacher, "student": student}
     told: dict[str, Any] = {"unit": "token", "score_count": None, "score_signatures": {}}
     for role, network in networks.items():
         told |= {f"{role}_accuracy": None, f"{role}_scores": None, f"{role}_flops": None}
-        if network is not None and judges is not None:
-            found = evaluate_translator(network, judges).to_json()
+        if network is not None and evaluation_data is not None:
+            found = evaluate_translator(network, evaluation_data).to_json()
             told |= {f"{role}_scores": found["scores"], "score_count": found["count"]}
             told["score_signatures"] = found["signatures"]
     told |= {"agreement": None, "agreement_count": None, "agreement_on": None}
@@ -61,10 +61,12 @@ def _held_out(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     settings = dataclasses.replace(stage.fit, batch_size=_AT_ONCE)
     # A source takes any site; which contracts it can serve it says itself.
-    site: Site[Any] = site_of(student.contract, student, settings, split="held_out")
+    context: StreamContext[Any] = stream_context(
+        student.contract, student, settings, split="held_out"
+    )
     rng = from_seed(child_seed(seed, "held_out"))
     asked, asks = freeze(student), freeze(teacher)
-    stream = innermost(stage.source).open(site, asks, rng)
+    stream = innermost(stage.source).open(context, asks, rng)
     for step in range(_HELD_OUT // _AT_ONCE):
         batch = stream.draw(step, student)
         yield (

@@ -41,7 +41,7 @@ class Cache:
         self.own = [None if kept is None else (kept[0][rows], kept[1][rows]) for kept in self.own]
 
 
-class Attention(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention over several heads."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -76,7 +76,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
+        self.attention = MultiHeadAttention(width, heads, dropout)
         self.feed = _feed_forward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 
@@ -94,8 +94,8 @@ class DecoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-        self.own = Attention(width, heads, dropout)
-        self.seen = Attention(width, heads, dropout)
+        self.own = MultiHeadAttention(width, heads, dropout)
+        self.seen = MultiHeadAttention(width, heads, dropout)
         self.feed = _feed_forward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 

@@ -36,7 +36,7 @@ def learn_pieces(sentences: Iterable[str], num_pieces: int) -> tuple[str, ...]:
     return pieces
 
 
-class Speller:
+class Tokenizer:
     """Turns sentences into tokens of one vocabulary."""
 
     def __init__(self, pieces: Sequence[str]) -> None:

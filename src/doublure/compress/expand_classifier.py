@@ -15,12 +15,12 @@ from torch import nn
 from doublure.core.checks import positive
 from doublure.core.protocols import Batch
 from doublure.core.seeding import child
+from doublure.nets.expanded import expand_classifier_, last_linear, record_of
 from doublure.nets.network import Network
-from doublure.nets.widened import last_linear, record_of, widen_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widening:
+class ExpandClassifier:
     """Transform: more classes behind the old ones.
 
     Args:
@@ -55,7 +55,7 @@ class Widening:
                 raise ValueError(f"the class '{twice[0]}' is known already; give new ones only")
         made = copy.deepcopy(model)
         head = last_linear(made.body, old.classes)
-        widen_(made.body, head, classes, child(rng, "head"))
+        expand_classifier_(made.body, head, classes, child(rng, "head"))
         made.contract = dataclasses.replace(old, classes=classes, names=names)
         made.plan = (*model.plan, record_of(head, classes))
         return made

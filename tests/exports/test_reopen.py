@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from doublure.engine.programs import trace_program, write_program
-from doublure.exports import replay
+from doublure.exports import reopen
 from doublure.nets.network import Network
 
 
@@ -22,14 +22,14 @@ def test_an_onnx_file_is_answered_without_torch(
         "import runpy, sys; path = sys.argv[1]; del sys.argv[1];"
         "runpy.run_path(path, run_name='__main__'); print('torch' in sys.modules)"
     )
-    command = [sys.executable, "-P", "-c", code, replay.__file__, *map(str, arguments)]
+    command = [sys.executable, "-P", "-c", code, reopen.__file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     with torch.no_grad():
         expected = network(probe).numpy()
     with np.load(tmp_path / "out.npz") as answers:
         some, whole = answers.values()
-    np.testing.assert_allclose(some, expected[: replay.FEWEST], atol=1e-5)
+    np.testing.assert_allclose(some, expected[: reopen.FEWEST], atol=1e-5)
     np.testing.assert_allclose(whole, expected, atol=1e-5)
 
 
@@ -39,7 +39,7 @@ def test_a_program_is_answered_batch_by_batch(
     write_program(trace_program(network), network, tmp_path / "net.pt2")
     np.save(tmp_path / "probe.npy", probe.numpy())
     files = [str(tmp_path / name) for name in ("net.pt2", "probe.npy", "out.npz")]
-    replay.main("pt2", *files, "", "7")
+    reopen.main("pt2", *files, "", "7")
     with np.load(tmp_path / "out.npz") as answers, torch.no_grad():
         (answer,) = answers.values()
         np.testing.assert_allclose(answer, network(probe).numpy()[:7], atol=1e-5)

@@ -4,14 +4,14 @@ from torch import Tensor
 
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
-from doublure.sources.image_search import Found, ImageSearch, Keep, moved
+from doublure.sources.image_optimisation import Found, ImageOptimisation, Keep, moved
 from tests import tiny
 
 TARGET = torch.linspace(-0.8, 0.8, 64).view(1, 1, 8, 8)
 
 
-def settings(**changes) -> ImageSearch:
-    return ImageSearch(**({"iterations": 60, "learning_rate": 0.1, "jitter": 0} | changes))
+def settings(**changes) -> ImageOptimisation:
+    return ImageOptimisation(**({"iterations": 60, "learning_rate": 0.1, "jitter": 0} | changes))
 
 
 def to_target(images: Tensor, normalised: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from doublure.core.protocols import InputContract
+from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
-from doublure.nets.taps import device_of
 
 
-def lay_channels_last(network: nn.Module) -> bool:
+def to_channels_last_(network: nn.Module) -> bool:
     """Lay out a network channels last where it can be called so, and return whether it can.
 
     `x.view(len(x), -1)` of a map of features, as in many a LeNet, asks for the usual order. Which
@@ -22,7 +22,7 @@ def lay_channels_last(network: nn.Module) -> bool:
     return able
 
 
-def lay_channels_first(network: nn.Module) -> None:
+def to_channels_first_(network: nn.Module) -> None:
     """Lay out a network in the usual order, the one that files and other networks have."""
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     if isinstance(network, Network):

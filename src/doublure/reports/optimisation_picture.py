@@ -1,4 +1,4 @@
-"""How searched images came about, as one picture: a row for each image, from noise to the end.
+"""How optimised images came about, as one picture: a row for each image, from noise to the end.
 
 For a SET, which has no page of its own. Small images keep their pixels, each enlarged to a square;
 large ones are shrunk. Equal input gives equal bytes.
@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from doublure.reports import figures
-from doublure.reports.shown_images import SearchRecord
+from doublure.reports import numbers
+from doublure.reports.shown_images import OptimisationRecord
 
 # Pixels.
 _SIDE, _GAP, _EDGE, _LINE, _LETTER, _DOTS = 96, 10, 18, 18, 7, 100
@@ -37,34 +37,36 @@ _NOTE = (
 )
 
 
-def search_picture(search: SearchRecord, names: Sequence[str] | None) -> bytes:
+def optimisation_picture(optimisation: OptimisationRecord, names: Sequence[str] | None) -> bytes:
     """Return a PNG.
 
     Args:
         names: of the classes; None shows their numbers.
     """
-    tiles = [[_tile(image) for image in row] for row in search.images.swapaxes(0, 1)]
+    tiles = [[_tile(image) for image in row] for row in optimisation.images.swapaxes(0, 1)]
     high, wide = tiles[0][0].shape[:2]
-    called = [_called(int(index), names) for index in search.named]
+    called = [_called(int(index), names) for index in optimisation.named]
     left = _EDGE + _LETTER * max(map(len, called)) + _GAP
     top = _EDGE + (2 + len(_NOTE)) * _LINE + _GAP
-    width = max(left + len(search.images) * (wide + _GAP) - _GAP, _LETTER * len(_NOTE[1])) + _EDGE
+    width = (
+        max(left + len(optimisation.images) * (wide + _GAP) - _GAP, _LETTER * len(_NOTE[1])) + _EDGE
+    )
     height = top + len(tiles) * (high + _LINE + _GAP) - _GAP + _EDGE
     with _drawing(width, height) as (figure, file):
         write = functools.partial(_write, figure)
         write(_EDGE, _EDGE, _TITLE, _INK, "left")
         for line, text in enumerate(_NOTE, 1):
             write(_EDGE, _EDGE + line * _LINE, text, _MUTED, "left")
-        for at, done in enumerate(search.iterations):
+        for at, done in enumerate(optimisation.iterations):
             middle = left + at * (wide + _GAP) + wide / 2
-            write(middle, top - _LINE, figures.count(int(done)), _INK, "center")
+            write(middle, top - _LINE, numbers.count(int(done)), _INK, "center")
         for place, row in enumerate(tiles):
             y = top + place * (high + _LINE + _GAP)
             write(left - _GAP, y + high / 2 - _LINE / 3, called[place], _INK, "right")
             for at, tile in enumerate(row):
                 x = left + at * (wide + _GAP)
                 figure.figimage(tile, x, height - y - high, origin="upper")
-                sure = f"{100 * float(search.sure[at, place]):.0f} %"
+                sure = f"{100 * float(optimisation.sure[at, place]):.0f} %"
                 write(x + wide / 2, y + high + 3, sure, _MUTED, "center")
     return file.getvalue()
 

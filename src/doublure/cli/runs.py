@@ -92,7 +92,7 @@ def sharing(options: Mapping[str, Option]) -> Callable[[Command], Command]:
     return share
 
 
-def carry_out(
+def run_verb(
     verb: Callable[..., dict[str, Any]], *named: Any, out: Path, options: dict[str, Any], **own: Any
 ) -> dict[str, Any]:
     """Call a verb with its progress shown, tell what came of it, and return its summary."""

@@ -10,8 +10,8 @@ from torch import nn
 from doublure.core.checks import nearest
 from doublure.engine import pipeline
 from doublure.engine import recipe as recipe_file
-from doublure.engine.method import suited
-from doublure.engine.pipeline import Conduct
+from doublure.engine.method import choose_optimizer
+from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.network import Network
 from doublure.verbs.naming import permitted, with_options
@@ -45,7 +45,7 @@ class NetworkOptions(InputOptions, total=False):
     weights: str | None
 
 
-class RunOptions(TypedDict, total=False):
+class CommonOptions(TypedDict, total=False):
     """What every run can be asked for; what is not said, the recipe says.
 
     Args:
@@ -66,7 +66,7 @@ class RunOptions(TypedDict, total=False):
         tensorboard: also write curves for TensorBoard.
         checkpoint_seconds: time between two checkpoints.
         say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of the journal.
+        watch: is told the number of steps and each line of the metrics log.
     """
 
     recipe: str | Path | Recipe | None
@@ -89,12 +89,12 @@ class RunOptions(TypedDict, total=False):
     watch: Callable[[int, dict[str, Any]], None]
 
 
-class TrainOptions(RunOptions, InputOptions, total=False):
-    """What `train` shares with other verbs: `RunOptions` and `InputOptions`."""
+class TrainOptions(CommonOptions, InputOptions, total=False):
+    """What `train` shares with other verbs: `CommonOptions` and `InputOptions`."""
 
 
-class TeachOptions(RunOptions, NetworkOptions, total=False):
-    """What the verbs share in which a network teaches: `RunOptions`, `NetworkOptions` and more.
+class TeachOptions(CommonOptions, NetworkOptions, total=False):
+    """What the verbs share in which a network teaches: `CommonOptions`, `NetworkOptions` and more.
 
     Args:
         audit: whether the transfer set is scored, or its search followed, for the report.
@@ -115,9 +115,11 @@ def opening(options: TrainOptions | TeachOptions) -> dict[str, Any]:
     return {name: given[name] for name in ("say", "allow_code") if name in given}
 
 
-def suited_told(recipe: Recipe, student: nn.Module, options: TrainOptions | TeachOptions) -> Recipe:
+def with_chosen_optimizer(
+    recipe: Recipe, student: nn.Module, options: TrainOptions | TeachOptions
+) -> Recipe:
     """Return the recipe with an optimizer by which such a student learns; a person is told."""
-    made = suited(recipe, student)
+    made = choose_optimizer(recipe, student)
     if made != recipe and "say" in options:
         options["say"](
             "the student normalises layers, not batches: AdamW at "
@@ -126,7 +128,7 @@ def suited_told(recipe: Recipe, student: nn.Module, options: TrainOptions | Teac
     return made
 
 
-def carry_out(
+def run_recipe(
     verb: Verb,
     make: Callable[[], Made],
     out: str | Path,
@@ -157,9 +159,9 @@ def carry_out(
         **{name: given.get(name) for name in ("steps", "batch_size", "lr", "seed")},
         **{name: given.get(name) for name in ("device", "precision")},
     )
-    conduct = {item.name: given[item.name] for item in fields(Conduct) if item.name in given}
-    conduct["allow_code"] = permitted(*typed, allow_code=given.get("allow_code", ()))
-    return pipeline.run(made, Path(out), Conduct(**conduct | {"networks": networks}))
+    run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
+    run_options["allow_code"] = permitted(*typed, allow_code=given.get("allow_code", ()))
+    return pipeline.run(made, Path(out), RunOptions(**run_options | {"networks": networks}))
 
 
 def _read(recipe: str | Path | Recipe, verb: Verb) -> Recipe:

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from doublure.nets.borrowed import borrowed
+from doublure.nets.preserve_state import preserve_state
 from tests import tiny
 
 
@@ -20,7 +20,7 @@ def test_a_borrowed_network_comes_back_as_it_was(evaluate):
     network(torch.rand(4, 1, 8, 8)).sum().backward()
     before, state = standing(network), torch.random.get_rng_state()
     images = torch.rand(4, 1, 8, 8, generator=tiny.rng(), requires_grad=True)
-    with borrowed(network, 1, evaluate=evaluate) as asked:
+    with preserve_state(network, 1, evaluate=evaluate) as asked:
         assert asked.training is not evaluate
         torch.autograd.grad(asked(images).sum(), images)
     torch.testing.assert_close(standing(network), before, rtol=0, atol=0)
@@ -31,7 +31,7 @@ def test_its_dropout_follows_the_seed():
     network, images = tiny.network(0), torch.rand(4, 1, 8, 8, generator=tiny.rng())
     answers = []
     for seed in (1, 1, 2):
-        with borrowed(network, seed) as asked:
+        with preserve_state(network, seed) as asked:
             answers.append(asked(images).detach())
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[0], answers[2])
@@ -39,6 +39,6 @@ def test_its_dropout_follows_the_seed():
 
 def test_it_comes_back_even_from_an_error():
     network = tiny.network(0)
-    with pytest.raises(RuntimeError, match="lost"), borrowed(network, 1, evaluate=True):
+    with pytest.raises(RuntimeError, match="lost"), preserve_state(network, 1, evaluate=True):
         raise RuntimeError("lost")
     assert network.training

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from doublure.compress.widening import Widening
+from doublure.compress.expand_classifier import ExpandClassifier
 from doublure.engine.loading import load, save
 from doublure.nets.network import Network
 from tests import tiny
@@ -13,7 +13,7 @@ def network() -> Network:
 
 
 def test_old_logits_stay_bit_for_bit(network):
-    wide = Widening(num_new=2)(network, None, tiny.rng())
+    wide = ExpandClassifier(num_new=2)(network, None, tiny.rng())
     images = torch.rand(4, 1, 8, 8)
     before, after = network.eval()(images), wide.eval()(images)
     assert after.shape == (4, 5)
@@ -23,7 +23,7 @@ def test_old_logits_stay_bit_for_bit(network):
 
 
 def test_a_widened_network_is_read_back(network, tmp_path):
-    wide = Widening(num_new=2, names=("x", "y"))(network, None, tiny.rng())
+    wide = ExpandClassifier(num_new=2, names=("x", "y"))(network, None, tiny.rng())
     save(wide, tmp_path)
     again = load(str(tmp_path))
     assert tiny.same_weights(again, wide)
@@ -31,17 +31,17 @@ def test_a_widened_network_is_read_back(network, tmp_path):
 
 
 def test_the_same_seed_draws_the_same_rows(network):
-    one, other = (Widening(num_new=2)(network, None, tiny.rng()) for _ in range(2))
+    one, other = (ExpandClassifier(num_new=2)(network, None, tiny.rng()) for _ in range(2))
     assert tiny.same_weights(one, other)
 
 
 def test_a_class_that_is_known_is_refused(network):
-    wide = Widening(num_new=1, names=("x",))(network, None, tiny.rng())
+    wide = ExpandClassifier(num_new=1, names=("x",))(network, None, tiny.rng())
     with pytest.raises(ValueError, match="the class 'x' is known already"):
-        Widening(num_new=1, names=("x",))(wide, None, tiny.rng())
+        ExpandClassifier(num_new=1, names=("x",))(wide, None, tiny.rng())
 
 
 def test_a_network_without_a_linear_head_is_refused():
     body = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 8), torch.nn.Flatten())
     with pytest.raises(ValueError, match="no linear layer of Sequential has an output for each"):
-        Widening(num_new=1)(Network(body, tiny.CONTRACT), None, tiny.rng())
+        ExpandClassifier(num_new=1)(Network(body, tiny.CONTRACT), None, tiny.rng())

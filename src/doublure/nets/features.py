@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import Trace
+from doublure.core.protocols import Outputs
 from doublure.nets.network import Network
 from doublure.nets.precision import Precision
 
@@ -41,7 +41,7 @@ def layers_where(
     return tuple(name for name, layer in named if name and predicate(name, layer))
 
 
-class Taps:
+class FeatureRecorder:
     """Traces a network's calls: its output and the outputs of the layers named.
 
     Names are dotted module paths of the architecture (of `Network.body`, where it is one);
@@ -84,7 +84,7 @@ class Taps:
             return layer.register_forward_pre_hook(before)
         return layer.register_forward_hook(after)
 
-    def trace(self, inputs: Any) -> Trace:
+    def record(self, inputs: Any) -> Outputs:
         """Call the network once and return what it answered."""
         self._seen.clear()
         with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast):
@@ -92,15 +92,15 @@ class Taps:
         for name in self._names:
             if name not in self._seen:
                 raise ValueError(f"the tapped layer '{name}' was not called by the network")
-        taps = {name: _as_float32(value) for name, value in self._seen.items()}
-        return Trace(output=_as_float32(output), taps=taps)
+        features = {name: _as_float32(value) for name, value in self._seen.items()}
+        return Outputs(output=_as_float32(output), features=features)
 
     def close(self) -> None:
         """Remove every hook."""
         while self._handles:
             self._handles.pop().remove()
 
-    def __enter__(self) -> "Taps":
+    def __enter__(self) -> "FeatureRecorder":
         return self
 
     def __exit__(self, *exception: object) -> None:

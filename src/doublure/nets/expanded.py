@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-KIND = "widened"
+KIND = "expanded"
 
 
 def last_linear(body: nn.Module, classes: int) -> str:
@@ -31,7 +31,7 @@ def last_linear(body: nn.Module, classes: int) -> str:
     return found[-1]
 
 
-def widen_(body: nn.Module, name: str, classes: int, rng: torch.Generator) -> None:
+def expand_classifier_(body: nn.Module, name: str, classes: int, rng: torch.Generator) -> None:
     """Give a linear layer outputs for `classes` classes; the old rows stay as they are.
 
     New rows are drawn from a normal distribution of the standard deviation of the old ones, and
@@ -62,4 +62,4 @@ def record_of(name: str, classes: int) -> dict[str, Any]:
 
 def rebuild_(body: nn.Module, record: Mapping[str, Any]) -> None:
     """Give a fresh architecture the classes of a record; the weights come later."""
-    widen_(body, record["layer"], record["classes"], torch.Generator().manual_seed(0))
+    expand_classifier_(body, record["layer"], record["classes"], torch.Generator().manual_seed(0))

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from doublure.reports.search_picture import search_picture
-from doublure.reports.shown_images import SearchRecord
-from tests.reports.conftest import search_path
+from doublure.reports.optimisation_picture import optimisation_picture
+from doublure.reports.shown_images import OptimisationRecord
+from tests.reports.conftest import optimisation_path
 
 
-def record(side: int, channels: int = 3, value: int | None = None) -> SearchRecord:
-    made = SearchRecord(**search_path(side=side, channels=channels))
+def record(side: int, channels: int = 3, value: int | None = None) -> OptimisationRecord:
+    made = OptimisationRecord(**optimisation_path(side=side, channels=channels))
     return made if value is None else replace(made, images=np.full_like(made.images, value))
 
 
-def pixels(search: SearchRecord, names: list[str] | None = None) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(search_picture(search, names))).convert("RGB"))
+def pixels(optimisation: OptimisationRecord, names: list[str] | None = None) -> np.ndarray:
+    return np.asarray(
+        Image.open(io.BytesIO(optimisation_picture(optimisation, names))).convert("RGB")
+    )
 
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 96), (32, 96), (40, 80), (224, 96)])
@@ -37,10 +39,10 @@ def test_grey_images_are_shown_in_grey_on_white():
 
 
 def test_each_row_shows_one_image_and_each_column_one_point_of_its_way():
-    search = record(8)
-    images = np.zeros_like(search.images)
+    optimisation = record(8)
+    images = np.zeros_like(optimisation.images)
     images[2, 1] = (255, 0, 0)
-    drawn = pixels(replace(search, images=images))
+    drawn = pixels(replace(optimisation, images=images))
     rows, columns = np.nonzero((drawn == (255, 0, 0)).all(-1))
     black_rows, black_columns = np.nonzero((drawn == 0).all(-1))
     # The second row of tiles, the third column of them.
@@ -52,9 +54,11 @@ def test_each_row_shows_one_image_and_each_column_one_point_of_its_way():
 
 def test_equal_records_give_equal_bytes_and_a_name_that_no_font_has_is_no_matter():
     names = ["a class of a very long name indeed", "\U0001f9a2", "$x_1$", *map(str, range(3, 10))]
-    search = replace(record(8), named=np.array([0, 1, 2, 3, 11, 0]))
+    optimisation = replace(record(8), named=np.array([0, 1, 2, 3, 11, 0]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert search_picture(search, names) == search_picture(search, names)
-    wide, narrow = (pixels(search, given).shape[1] for given in (names, None))
+        assert optimisation_picture(optimisation, names) == optimisation_picture(
+            optimisation, names
+        )
+    wide, narrow = (pixels(optimisation, given).shape[1] for given in (names, None))
     assert wide > narrow

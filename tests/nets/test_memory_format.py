@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from doublure.core.protocols import InputContract
 from doublure.nets.builtin import build
-from doublure.nets.memory_order import lay_channels_last
+from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network
 
 CONTRACT = InputContract(size=(8, 8), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=2)
@@ -41,7 +41,7 @@ def test_a_network_that_can_be_is_laid_out_and_answers_alike():
     made = Network(build("resnet8", classes=2, size=(8, 8)), CONTRACT).eval()
     images = torch.rand(2, 3, 8, 8)
     before = made(images)
-    assert lay_channels_last(made)
+    assert to_channels_last_(made)
     assert made.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(made(images), before)
 
@@ -52,7 +52,7 @@ def test_a_network_that_asks_for_the_usual_order_keeps_it(channels):
     images = torch.rand(2, channels, 8, 8)
     before = made(images)
     strides = made.body.conv.weight.stride()
-    assert not lay_channels_last(made)
+    assert not to_channels_last_(made)
     assert made.body.conv.weight.stride() == strides
     torch.testing.assert_close(made(images), before, rtol=0, atol=0)
 
@@ -66,12 +66,12 @@ def test_it_is_shown_images_in_that_order_whatever_theirs(channels):
 def test_laying_out_touches_neither_mode_nor_statistics():
     made = Network(build("resnet8", classes=2, size=(8, 8)), CONTRACT).train()
     before = made.body.bn1.running_mean.clone()
-    lay_channels_last(made)
+    to_channels_last_(made)
     assert made.training
     assert made.body.bn1.running_mean.equal(before)
 
 
 def test_other_modules_are_laid_out_unasked():
     conv = nn.Conv2d(3, 4, 3)
-    assert lay_channels_last(conv)
+    assert to_channels_last_(conv)
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)

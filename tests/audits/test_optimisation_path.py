@@ -1,19 +1,19 @@
 import torch
 
-from doublure.audits.search_path import follow_search
+from doublure.audits.optimisation_path import follow_optimisation
 from doublure.core.seeding import from_seed
 from doublure.sources.deep_inversion import DeepInversion
-from doublure.sources.image_search import ImageSearch
+from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.knowledge_within import BatchNormStatistics
 from doublure.sources.noise import Noise
 from tests import taught
 
-SEARCH = ImageSearch(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
+SEARCH = ImageOptimisation(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
 
 
 def test_the_teacher_grows_sure_of_what_it_names_in_the_end():
-    followed = follow_search(
-        DeepInversion(features=1.0, search=SEARCH), taught.teacher(), None, from_seed(0)
+    followed = follow_optimisation(
+        DeepInversion(features=1.0, optimisation=SEARCH), taught.teacher(), None, from_seed(0)
     )
     assert followed.path.iterations == (0, 1, 3, 12, 30, 60)
     assert followed.sure.shape == (6, 6)
@@ -24,11 +24,11 @@ def test_the_teacher_grows_sure_of_what_it_names_in_the_end():
 
 
 def test_six_images_have_a_way_also_without_labels():
-    followed = follow_search(
-        BatchNormStatistics(search=SEARCH), taught.teacher(), None, from_seed(0)
+    followed = follow_optimisation(
+        BatchNormStatistics(optimisation=SEARCH), taught.teacher(), None, from_seed(0)
     )
     assert all(len(images) == 6 for images in followed.path.images)
 
 
 def test_a_source_that_searches_for_nothing_has_no_way_to_show():
-    assert follow_search(Noise(), taught.teacher(), None, from_seed(0)) is None
+    assert follow_optimisation(Noise(), taught.teacher(), None, from_seed(0)) is None

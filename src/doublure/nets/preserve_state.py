@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from doublure.nets.taps import device_of
+from doublure.nets.features import device_of
 
 
 @contextmanager
-def borrowed(network: nn.Module, seed: int, *, evaluate: bool = False) -> Iterator[nn.Module]:
+def preserve_state(network: nn.Module, seed: int, *, evaluate: bool = False) -> Iterator[nn.Module]:
     """Yield `network` to be asked; modes, buffers and global random state come back unchanged.
 
     Ask it for gradients of its inputs by `torch.autograd.grad` and `.grad` stays unchanged, too.

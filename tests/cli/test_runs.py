@@ -1,9 +1,9 @@
 import pytest
 import typer
 
-from doublure.cli.running import DISTILL, TEACH, TRAIN, exclusive
+from doublure.cli.runs import DISTILL, TEACH, TRAIN, exclusive
 from doublure.cli.shrinking import RECOVER
-from doublure.verbs.running import TeachOptions, TrainOptions
+from doublure.verbs.run_options import TeachOptions, TrainOptions
 
 # A terminal has its own way to speak, and a run's cadence is not asked of a person.
 OF_PYTHON = {"say", "watch", "checkpoint_seconds", "audit"}

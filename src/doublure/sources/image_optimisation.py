@@ -26,7 +26,7 @@ from doublure.core.seeding import child
 
 Images = Float[Tensor, "batch channels height width"]
 # Is given the images moved, in the units of [0, 1], and the images themselves, normalised.
-Loss = Callable[[Tensor, Tensor], Tensor]
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
 Schedule = Literal["constant", "cosine"]
 
 
@@ -72,7 +72,7 @@ def moved(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSearch:
+class ImageOptimisation:
     """How a batch is optimised. Default: DeepInversion's on CIFAR-10.
 
     Args:
@@ -123,7 +123,7 @@ class ImageSearch:
         """How often each image goes through the loss at most, at its full size."""
         return self.iterations + self.coarse_iterations / self.coarse_factor**2
 
-    def draft(self) -> "ImageSearch":
+    def draft(self) -> "ImageOptimisation":
         """Return a search of one step, for images that only their shape is asked of."""
         return dataclasses.replace(self, iterations=1, coarse_iterations=0)
 
@@ -139,7 +139,7 @@ class ImageSearch:
 
     def __call__(
         self,
-        loss: Loss,
+        loss: ImageLoss,
         num_images: int,
         contract: InputContract,
         rng: torch.Generator,
@@ -182,7 +182,7 @@ class _Descent:
 
     def __init__(
         self,
-        settings: ImageSearch,
+        settings: ImageOptimisation,
         contract: InputContract,
         start: Tensor,
         iterations: int,
@@ -206,7 +206,7 @@ class _Descent:
             return images
         return F.interpolate(images, size=contract.size, mode="nearest")
 
-    def run(self, loss: Loss, keep: Keep) -> tuple[Tensor, Tensor, int]:
+    def run(self, loss: ImageLoss, keep: Keep) -> tuple[Tensor, Tensor, int]:
         """Return the best iterate, its loss, and the number of iterations; fill `path`."""
         settings = self._settings
         x = self._start.clone().requires_grad_()

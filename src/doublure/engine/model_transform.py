@@ -11,19 +11,19 @@ from doublure.engine.recipe import Stage
 from doublure.nets.network import Network
 
 
-def changed(
+def apply_transform(
     stage: Stage, teacher: Network | None, student: Network, rng: torch.Generator
 ) -> Network:
     """Return the student that a stage trains: what its change makes of it, or itself."""
-    if stage.change is None:
+    if stage.model_transform is None:
         return student
     made = transform(
         student,
         teacher,
-        stage.change.transform,
-        stage.change.source,
+        stage.model_transform.transform,
+        stage.model_transform.source,
         contract=student.contract,
-        num_images=stage.change.num_images,
+        num_images=stage.model_transform.num_images,
         rng=child(rng, "change"),
     )
     assert isinstance(made, Network)

@@ -9,7 +9,7 @@ from doublure.nets.references import NetworkRef
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statement:
+class PartialContract:
     """What one place says of an input contract; None where it is silent."""
 
     size: tuple[int, int] | None = None
@@ -22,18 +22,20 @@ class Statement:
     crop_pct: float | None = None
 
 
-SILENT = Statement()
+EMPTY_CONTRACT = PartialContract()
 
 
-def stated_by(place: NetworkRef | InputContract) -> Statement:
+def partial_contract(place: NetworkRef | InputContract) -> PartialContract:
     """Return what a reference or another network's contract says."""
-    said: dict[str, Any] = {item.name: getattr(place, item.name) for item in fields(Statement)}
+    said: dict[str, Any] = {
+        item.name: getattr(place, item.name) for item in fields(PartialContract)
+    }
     if said["classes"] is None and said["names"] is not None:
         said["classes"] = len(said["names"])
-    return Statement(**said)
+    return PartialContract(**said)
 
 
-def first_stated(places: Sequence[Statement], name: str, length: int | None = None) -> Any:
+def first_value(places: Sequence[PartialContract], name: str, length: int | None = None) -> Any:
     """Return what the first place states that is not silent about it.
 
     Args:
@@ -47,8 +49,8 @@ def first_stated(places: Sequence[Statement], name: str, length: int | None = No
     return None
 
 
-def settle(
-    places: Sequence[Statement], size: tuple[int, int], channels: int, ref: str
+def merge_contracts(
+    places: Sequence[PartialContract], size: tuple[int, int], channels: int, ref: str
 ) -> tuple[InputContract, list[str]]:
     """Return the contract, and notes on what nobody stated.
 
@@ -57,24 +59,24 @@ def settle(
         ref: the network's REF, for the notes.
     """
     notes = []
-    classes = first_stated(places, "classes")
-    stated_size = first_stated(places, "size")
+    classes = first_value(places, "classes")
+    stated_size = first_value(places, "size")
     if stated_size is None:
         notes.append(f"nothing states the image size of {ref}: {size[0]} x {size[1]}; see --size")
-    mean, std = (first_stated(places, name, length=channels) for name in ("mean", "std"))
+    mean, std = (first_value(places, name, length=channels) for name in ("mean", "std"))
     if mean is None or std is None:
         notes.append(
             f"nothing states the normalisation of {ref}: images are fed in [0, 1] (mean 0, std 1); "
             "if it was trained on normalised ones, say --mean and --std"
         )
-    rest = {name: first_stated(places, name) for name in ("interpolation", "crop_pct")}
+    rest = {name: first_value(places, name) for name in ("interpolation", "crop_pct")}
     contract = InputContract(
         size=stated_size or size,
         channels=channels,
         mean=mean or (0.0,) * channels,
         std=std or (1.0,) * channels,
         classes=classes,
-        names=first_stated(places, "names", length=classes),
+        names=first_value(places, "names", length=classes),
         **{name: value for name, value in rest.items() if value is not None},
     )
     return contract, notes
