@@ -110,10 +110,10 @@ def plain_sources(folder: Path) -> dict[str, Source]:
         "lcw": LCW(generator=untrained_generator(folder)),
         "surrogate": Surrogate(data="builtin/digits"),
         "few": Few(data=labelled()),
-        "deep-inversion": DeepInversion(search=SEARCH, competition=1.0),
+        "deep-inversion": DeepInversion(optimisation=SEARCH, competition=1.0),
         "short-inversion": ShortInversion(source=Noise(), iterations=3),
-        "inceptionism": Inceptionism(search=SEARCH),
-        "batch-norm-statistics": BatchNormStatistics(search=SEARCH, granularity="set"),
+        "inceptionism": Inceptionism(optimisation=SEARCH),
+        "batch-norm-statistics": BatchNormStatistics(optimisation=SEARCH, granularity="set"),
         "rdskd": RDSKD(
             generator=GENERATOR, generator_steps=3, generator_batch=8, collapse=UNWATCHED
         ),

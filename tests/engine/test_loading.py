@@ -13,8 +13,9 @@ from doublure.core import optional
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import CheckpointError
+from doublure.data.class_names import read_names
 from doublure.data.student_file import describe_student, write_student
-from doublure.engine.loading import load, read_names, resolve, save
+from doublure.engine.loading import load, resolve, save
 from doublure.nets import builtin
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
@@ -222,7 +223,7 @@ def test_a_changed_student_is_rebuilt_by_its_plan(tmp_path):
     network.plan = plan = ({"kind": "halve"},)
     save(network, tmp_path)
     with pytest.raises(
-        ValueError, match="unknown kind of change 'halve'; known: pruned, quantized"
+        ValueError, match="unknown kind of change 'halve'; known: expanded, pruned, quantized"
     ):
         load(str(tmp_path))
     seen = []

@@ -73,7 +73,10 @@ def test_a_quantized_run_needs_no_step(network, tmp_path):
 def test_the_ends_may_have_the_bits_of_the_other_layers(network, tmp_path):
     save(network, tmp_path / "plain")
     words = f"quantize --model {tmp_path / 'plain'} --out {tmp_path / 'run'} --transfer noise"
-    options = "--weight-bits 4 --activation-bits 4 --first-last-bits same --set pool_size=16"
+    options = (
+        "--weight-bits 4 --activation-bits 4 --first-last-bits same --batch-size 8 "
+        "--set pool_size=16"
+    )
     assert command(*words.split(), *options.split()).status == 0
     made = load(str(tmp_path / "run"))
     assert {grid.weight_bits for grid in grids_of(made.body).values()} == {4}

@@ -246,7 +246,7 @@ def test_settings_of_an_inversion_go_by_the_size_of_the_teachers_images(tmp_path
         set={"iterations": "2"},
     )
     assert told["settings"]["features"] == 1.0
-    assert told["settings"]["search"]["iterations"] == 2
+    assert told["settings"]["optimisation"]["iterations"] == 2
 
 
 def test_images_without_labels_are_written_without(tmp_path):

@@ -193,23 +193,6 @@ def rebuilds(reference: str) -> bool:
     return reference != "" and parse(reference).kind not in ("python", "student", "program")
 
 
-def read_names(path: str | Path) -> tuple[str, ...]:
-    """Return the class names in a text file, one a line."""
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read class names from {path}: {error}") from error
-    names = tuple(line.strip() for line in lines)
-    if not names or not all(names):
-        number = names.index("") + 1 if names else 1
-        raise ValueError(f"{path}: line {number} is empty; write one class name a line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path} names '{twice[0]}' twice; every class needs a name of its own")
-    return names
-
-
 def _open(said: NetworkRef, parsed: Reference, like: InputContract | None) -> _Opened:
     """Return what a named architecture stands for; hubs speak for their own weights only."""
     state = None if said.weights is None else _read_weights(said)

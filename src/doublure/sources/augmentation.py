@@ -31,10 +31,8 @@ from doublure.sources.recolouring import Recolouring
 from doublure.sources.warping import Padding
 
 CARD = Card(
-    paper=(
-        "Cubuk, Zoph, Shlens, Le: RandAugment: Practical Automated Data Augmentation with a "
-        "Reduced Search Space, arXiv:1909.13719"
-    ),
+    paper="Cubuk, Zoph, Shlens, Le: RandAugment: Practical Automated Data Augmentation with a "
+    "Reduced Search Space, arXiv:1909.13719",
     needs=("nothing",),
     reported={
         "CIFAR-10, Wide-ResNet-28-10, flips and crops": 96.1,

@@ -191,10 +191,8 @@ class FastMetaStream:
         self._begin()
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        settings, numbers = (
-            self._settings,
-            child(self._rng, self._context.split, self._context.rank),
-        )
+        context, settings = self._context, self._settings
+        numbers = child(self._rng, context.split, context.rank)
         rng = child(numbers, step)
         if settings.renew_every and step and step % settings.renew_every == 0:
             self._renew(child(rng, "renewal"))
@@ -341,9 +339,8 @@ class FastMetaStream:
             joined = self._average.joined(self._seen)
             loss = loss + settings.batchnorm * feature_statistics_loss(joined, self._stored, 1.0)
         if opponent is not None:
-            with preserve_state(
-                opponent, child_seed(rng.initial_seed(), "student"), evaluate=True
-            ) as s:
+            seed = child_seed(rng.initial_seed(), "student")
+            with preserve_state(opponent, seed, evaluate=True) as s:
                 differing = masked_adversarial_loss(s(seen), logits).mean()
             loss = loss + settings.adversarial * differing
         if self._contrast is not None:

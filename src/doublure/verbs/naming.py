@@ -10,8 +10,9 @@ from torch import nn
 from doublure import catalogue
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source, TextContract, parts_of
+from doublure.data.class_names import read_names
 from doublure.data.generator_file import is_generator
-from doublure.engine.loading import read_names, resolve
+from doublure.engine.loading import resolve
 from doublure.engine.recipe import Recipe, Stage, replace_keys
 from doublure.nets.network import Network, other_precisions
 from doublure.nets.references import NetworkRef, parse
