@@ -5,10 +5,9 @@ import typer
 
 from doublure import catalogue
 from doublure.cli.main import app
-from doublure.objectives.fit_nets import FitNets
+from doublure.core.cards import card_of
+from doublure.objectives import soft_targets
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.objectives.srrl import SRRL
-from doublure.objectives.weighted import Weighted
 from tests.command import command
 
 
@@ -27,13 +26,13 @@ def test_a_kind_and_its_settings_find_each_other():
             assert catalogue.kind_of(entry.settings) == entry.name
 
 
-def test_an_objective_on_layers_alone_is_told_from_others():
-    hints, soft = FitNets(), SoftTargets()
-    assert catalogue.compares_layers_alone(hints)
-    assert catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (2.0, SRRL()))))
-    assert not catalogue.compares_layers_alone(soft)
-    assert not catalogue.compares_layers_alone(Weighted(terms=((1.0, hints), (1.0, soft))))
-    assert not catalogue.compares_layers_alone(object())
+def test_the_card_of_an_objective_is_the_one_of_its_file():
+    for entry in catalogue.OBJECTIVES:
+        assert entry.settings is not None
+        made = object.__new__(entry.settings)
+        assert card_of(made) in (entry.card, None)
+    assert card_of(SoftTargets()) is soft_targets.CARD
+    assert card_of(object()) is None
 
 
 def test_what_is_no_method_has_no_kind():

@@ -330,24 +330,6 @@ _KINDS: dict[str, dict[str, type]] = {
 _NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}
 
 
-def compares_layers_alone(objective: object) -> bool:
-    """Whether an objective says nothing about the answers, so that no classifier learns from it."""
-    if isinstance(objective, weighted.Weighted):
-        return all(compares_layers_alone(part) for _, part in objective.terms)
-    entry = next((e for e in OBJECTIVES if e.settings is type(objective)), None)
-    return entry is not None and entry.card.needs == ("features",)
-
-
-def compares_answers(objective: object) -> bool:
-    """Whether an objective of the catalogue needs a teacher that knows the student's classes."""
-    if isinstance(objective, weighted.Weighted):
-        return any(compares_answers(part) for _, part in objective.terms)
-    if isinstance(objective, hard_labels.HardLabels):
-        return objective.of == "teacher"
-    entry = next((e for e in OBJECTIVES if e.settings is type(objective)), None)
-    return entry is not None and "logits" in entry.card.needs
-
-
 def settings_of(family: str, kind: str) -> type:
     """Return the settings class of a kind of source, objective or rule."""
     return _KINDS[family][one_of(f"kind of {family}", kind, _KINDS[family])]

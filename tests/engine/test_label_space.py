@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from doublure.engine.label_space import check_label_space
+from doublure.engine.label_space import check_label_space, compares_layers_alone
 from doublure.engine.loading import load
 from doublure.engine.recipe import from_toml, to_toml
 from doublure.engine.recipe import read as read_recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.crd import CRD
+from doublure.objectives.fit_nets import FitNets
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.similarity_preserving import SimilarityPreserving
 from doublure.objectives.soft_targets import SoftTargets
+from doublure.objectives.srrl import SRRL
 from doublure.objectives.weighted import Weighted
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.balanced import Balanced
@@ -29,6 +31,15 @@ TEACHER = NetworkRef(
     ref="builtin/convnet-4", size=(8, 8), channels=1, classes=3, mean=(0.5,), std=(0.25,)
 )
 SHORT = {"steps": 10, "batch_size": 16, "precision": "float32", "audit": False}
+
+
+def test_an_objective_on_layers_alone_is_told_from_others():
+    hints, soft = FitNets(), SoftTargets()
+    assert compares_layers_alone(hints)
+    assert compares_layers_alone(Weighted(terms=((1.0, hints), (2.0, SRRL()))))
+    assert not compares_layers_alone(soft)
+    assert not compares_layers_alone(Weighted(terms=((1.0, hints), (1.0, soft))))
+    assert not compares_layers_alone(object())
 
 
 def parity_of_digits(split: str, count: int, folder) -> str:

@@ -1,5 +1,6 @@
 """The paper behind a method. Docs, reports and benchmarks read it; nobody cites twice."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -41,3 +42,9 @@ class Card:
         """The arXiv identifier, where the paper has one."""
         _, mark, rest = self.paper.partition("arXiv:")
         return rest.split()[0].rstrip(".,;") if mark else None
+
+
+def card_of(part: object) -> Card | None:
+    """Return the card of the file that the class of a part stands in; None where it has none."""
+    card = getattr(sys.modules.get(type(part).__module__), "CARD", None)
+    return card if isinstance(card, Card) else None

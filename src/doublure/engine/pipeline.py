@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from doublure.catalogue import compares_layers_alone
 from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
 from doublure.core.protocols import TextContract
@@ -26,6 +25,7 @@ from doublure.data.datasets import Dataset, open_data
 from doublure.engine import recipe as recipe_file
 from doublure.engine.dry_run import check_pair, dry_run, weights_digest
 from doublure.engine.fit import FitResult, MetricsLogger
+from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
 from doublure.engine.model_transform import apply_transform, network_of
 from doublure.engine.planning import seconds_to_answer, within_budget
