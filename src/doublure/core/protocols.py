@@ -270,6 +270,14 @@ class OptimisedSource(Source, Protocol):
     def optimises(self) -> Literal["images", "generator"]: ...
 
 
+@runtime_checkable
+class SourceOnDisk(Source, Protocol):
+    """A source of what lies on disk; the manifest of a run holds the hashes of these files."""
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimisationPath:
     """How a batch was found: the same images after ever more iterations of a search.

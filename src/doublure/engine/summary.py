@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from doublure.catalogue import METHODS
-from doublure.core.protocols import Batch, TextContract, parts_of
+from doublure.core.protocols import Batch, SourceOnDisk, TextContract, parts_of
 from doublure.data.datasets import Dataset
 from doublure.engine.fit import FitResult
 from doublure.engine.manifest import run_manifest
@@ -20,12 +20,8 @@ from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, count_parameters
 from doublure.reports.page import write_report
-from doublure.sources.few import Few
-from doublure.sources.lcw import LCW
-from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.summary import summarize_images
-from doublure.tasks.translation.parallel_text import ParallelText, place_of
-from doublure.tasks.translation.sentences import Sentences
+from doublure.tasks.translation.parallel_text import ParallelText
 from doublure.tasks.translation.summary import summarize_translation
 
 
@@ -93,10 +89,8 @@ def _beginning(folder: RunFolder) -> Any:
 def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     references = [part for part in (recipe.teacher, recipe.student) if part is not None]
     named = [name for part in references for name in (part.ref, part.weights)]
-    for base in (part for stage in recipe.stages for part in parts_of(stage.source)):
-        named += [base.data] if isinstance(base, Surrogate | Few) else []
-        named += [base.generator] if isinstance(base, LCW) else []
-        named += [place_of(base.data)] if isinstance(base, Sentences) else []
+    for part in (part for stage in recipe.stages for part in parts_of(stage.source)):
+        named += part.paths if isinstance(part, SourceOnDisk) else ()
     return run_manifest(
         seeds={"run": recipe.seed},
         inputs=[name for name in (*named, recipe.eval) if name is not None],

@@ -57,6 +57,10 @@ class LCW:
     def __post_init__(self) -> None:
         one_of("way to draw codes", self.codes, get_args(Codes))
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.generator,)
+
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> ProceduralStream:

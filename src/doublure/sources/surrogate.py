@@ -87,6 +87,10 @@ class Surrogate:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.data,)
+
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "SurrogateStream":

@@ -25,6 +25,7 @@ from doublure.tasks.translation.parallel_text import (
     ParallelText,
     open_text,
     padded,
+    place_of,
     source_tokens,
     target_tokens,
 )
@@ -79,6 +80,10 @@ class Sentences:
 
     def __post_init__(self) -> None:
         share("held_out", self.held_out)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (place_of(self.data),)
 
     def open(
         self, context: StreamContext[Any], teacher: nn.Module | None, rng: torch.Generator
