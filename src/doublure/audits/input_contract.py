@@ -29,7 +29,7 @@ from doublure.audits.normalisation import (
 )
 from doublure.core.findings import Finding
 from doublure.core.protocols import InputContract
-from doublure.engine.dry_run import ONE_NUMBER, doubts
+from doublure.nets.doubts import ONE_NUMBER, doubts
 from doublure.nets.network import Network, count_parameters, freeze
 
 # Strong evidence on Jeffreys' scale; short of it the user is believed.

@@ -8,25 +8,9 @@ from torch import nn
 
 from doublure.core.protocols import BEGIN, END, InputContract, TextContract
 from doublure.data.checkpoints import first_line
-from doublure.nets.batchnorm_statistics import by_batch
+from doublure.nets.doubts import ONE_NUMBER, doubts
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
-from doublure.tasks.classification.scores import are_probabilities
-
-PROBABILITIES = (
-    "answers probabilities, not logits, and soft targets taken from them are nearly uniform; leave "
-    "its last softmax out"
-)
-
-BY_BATCH = (
-    "answers an image by the others of its batch, as its BatchNorm '{layer}' keeps no running "
-    "statistics (track_running_stats=False)"
-)
-
-ONE_NUMBER = (
-    "answers one number for an image, and among one class there is nothing to tell; let it answer "
-    "two, the logits of no and of yes: torch.cat([0 * z, z], 1)"
-)
 
 
 def dry_run(role: str, network: Network[Any]) -> list[str]:
@@ -66,16 +50,6 @@ def dry_run(role: str, network: Network[Any]) -> list[str]:
             f"know {contract.classes} classes"
         )
     return [f"{role}: {doubt}" for doubt in doubts(network, answer)]
-
-
-def doubts(network: Network[Any], answer: Any) -> list[str]:
-    """Return what is doubtful in a network that gave this answer, each as said of 'the network'."""
-    found = []
-    if isinstance(answer, torch.Tensor) and are_probabilities(answer):
-        found.append(PROBABILITIES)
-    if layer := by_batch(network.body):
-        found.append(BY_BATCH.format(layer=layer))
-    return found
 
 
 def _dry_run_words(role: str, network: Network[TextContract]) -> None:

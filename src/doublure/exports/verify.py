@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.engine.dry_run import BY_BATCH
 from doublure.exports import reopen
 from doublure.nets.batchnorm_statistics import by_batch
+from doublure.nets.doubts import BY_BATCH
 from doublure.nets.network import Network, freeze
 
 FLOAT_TOLERANCE = 1e-4

@@ -32,12 +32,6 @@ def top1_correct(
     return logits.argmax(-1) == labels
 
 
-def are_probabilities(answers: Float[Tensor, "batch classes"]) -> bool:
-    """Return whether each row is a distribution over classes, as behind a softmax."""
-    sums = answers.float().sum(-1)
-    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
-
-
 def negative_log_likelihood(
     logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
