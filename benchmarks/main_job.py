@@ -32,10 +32,11 @@ from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.planning import within_budget
 from doublure.engine.processes import process_group
-from doublure.engine.recipe import Recipe, replace_keys
+from doublure.engine.recipe import Recipe
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.recipe_file import replace_keys
 from doublure.recipes import METHODS
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise

@@ -15,10 +15,11 @@ from doublure import catalogue
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset
 from doublure.engine.fit import FitSettings
-from doublure.engine.recipe import Stage, replace_fields
+from doublure.engine.recipe import Stage
 from doublure.nets.network import Network
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
+from doublure.recipe_file import replace_fields
 from doublure.sources.augmentation import Augmentation, Augmented
 from doublure.sources.noise import Noise
 from experiments import (
@@ -170,13 +171,13 @@ def method_arms(scale: Scale) -> list[Arm]:
 
 def source(kind: str, fields: Fields) -> Source:
     """Return a source of the catalogue with fields replaced."""
-    made: Source = replace_fields(catalogue.settings_of("source", kind)(), fields)
+    made: Source = replace_fields(catalogue.CODEC.settings_of("source", kind)(), fields)
     return made
 
 
 def pool(kind: str, made: Source, scale: Scale) -> Source:
     """Return a source inside of a pool, at the pace of its kind."""
-    around: Any = catalogue.settings_of("source", "replay")(source=made)
+    around: Any = catalogue.CODEC.settings_of("source", "replay")(source=made)
     pace = scale.pools.get(kind, scale.pools[""])
     around = replace_fields(around, {f"replay.{name}": value for name, value in pace.items()})
     return around if scale.shown is None else Augmented(source=around, augmentation=scale.shown)

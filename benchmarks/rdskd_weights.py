@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from doublure.engine.recipe import replace_fields
+from doublure.recipe_file import replace_fields
 from experiments import Arm, Table, interval, of_one_host
 from methods import Length, close, fill
 from sources_digits import BATCH, STEPS, STUDENT, TEACHER, arms, teacher_of

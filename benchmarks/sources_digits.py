@@ -29,9 +29,9 @@ import torch
 from doublure.core.protocols import InputContract
 from doublure.data.datasets import Dataset, open_data
 from doublure.engine.loading import load
-from doublure.engine.recipe import replace_fields
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.recipe_file import replace_fields
 from doublure.sources.noise import Noise
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_STEPS

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from doublure.core.protocols import Batch, Source, Stream, StreamContext
-from doublure.engine.recipe import replace_fields
+from doublure.recipe_file import replace_fields
 from experiments import (
     Arm,
     Passes,

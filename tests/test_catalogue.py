@@ -22,8 +22,8 @@ def test_a_kind_and_its_settings_find_each_other():
         ("objective", catalogue.OBJECTIVES),
     ):
         for entry in entries:
-            assert catalogue.settings_of(family, entry.name) is entry.settings
-            assert catalogue.kind_of(entry.settings) == entry.name
+            assert catalogue.CODEC.settings_of(family, entry.name) is entry.settings
+            assert catalogue.CODEC.kind_of(entry.settings) == entry.name
 
 
 def test_the_card_of_an_objective_is_the_one_of_its_file():
@@ -36,12 +36,12 @@ def test_the_card_of_an_objective_is_the_one_of_its_file():
 
 
 def test_what_is_no_method_has_no_kind():
-    assert catalogue.kind_of(int) is None
+    assert catalogue.CODEC.kind_of(int) is None
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="unknown kind of source 'leafs'; did you mean 'leaves'"):
-        catalogue.settings_of("source", "leafs")
+        catalogue.CODEC.settings_of("source", "leafs")
 
 
 def test_methods_json_has_the_keys_that_scripts_rely_on():

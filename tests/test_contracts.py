@@ -28,7 +28,7 @@ from doublure.core.protocols import (
 )
 from doublure.data.generator_file import generator_files
 from doublure.engine.fit import FitSettings
-from doublure.engine.recipe import Recipe, Stage, from_toml, to_toml
+from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.boundary import BoundaryAttack
 from doublure.nets.convnet import ConvNet
 from doublure.nets.cramer_wold import CramerWoldGenerator, CramerWoldPlan
@@ -63,6 +63,7 @@ from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.vid import VID
 from doublure.objectives.weighted import Weighted, open_loss
 from doublure.objectives.wsld import WSLD
+from doublure.recipe_file import from_toml, to_toml
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import Augmented
 from doublure.sources.autoaugment import AutoAugmented

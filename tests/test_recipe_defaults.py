@@ -13,8 +13,9 @@ import pytest
 from doublure import catalogue
 from doublure.core.protocols import MARKS, InputContract, TextContract
 from doublure.engine.method import MethodInputs
-from doublure.engine.recipe import ModelTransform, Recipe, to_table
+from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
+from doublure.recipe_file import to_table
 from doublure.recipes import METHODS, published, smaller
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.recipes import supervised
@@ -316,7 +317,7 @@ def recipe_of(name: str) -> Recipe:
     if name == "supervised translation":
         return supervised_translation(NETWORK, "text")
     if name == "prune and quantize":
-        rounding = catalogue.settings_of("transform", "post-training-quantization")()
+        rounding = catalogue.CODEC.settings_of("transform", "post-training-quantization")()
         return smaller(
             "quantize", NETWORK, CONTRACT, [ModelTransform(transform=rounding)], steps=300
         )
@@ -367,7 +368,7 @@ def test_every_method_has_golden_values():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_keeps_its_defaults(name):
-    objective = catalogue.settings_of("objective", name)()
+    objective = catalogue.CODEC.settings_of("objective", name)()
     found = {field.name: getattr(objective, field.name) for field in fields(objective)}
     if "layers" in found:
         found["find"] = found["layers"].find
@@ -376,6 +377,6 @@ def test_an_objective_keeps_its_defaults(name):
 
 @pytest.mark.parametrize("name", [entry.name for entry in catalogue.OBJECTIVES])
 def test_every_weight_and_temperature_of_an_objective_has_a_golden_value(name):
-    objective = catalogue.settings_of("objective", name)
+    objective = catalogue.CODEC.settings_of("objective", name)
     numbers = {field.name for field in fields(objective) if isinstance(field.default, float)}
     assert numbers <= set(OBJECTIVES.get(name, ())), f"write {name}'s defaults into OBJECTIVES"

@@ -4,13 +4,14 @@ A kind is what a recipe file and the command line call a settings class. A test 
 file with a CARD is listed here, and that every kind is the class name in kebab-case.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from doublure.compress import expand_classifier, inherit, post_training_quantization, pruning
 from doublure.core.cards import Card
-from doublure.core.checks import one_of
+from doublure.core.checks import kind_name
+from doublure.engine.codec import Codec
+from doublure.engine.plugins import Plugins
 from doublure.objectives import (
     activation_boundaries,
     attention_transfer,
@@ -94,34 +95,29 @@ class Entry:
         }
 
 
-def _kind(settings: type) -> str:
-    """Return what recipes call a settings class: its name in kebab-case."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", settings.__name__).lower()
-
-
 def _entry(settings: type, verb: str, card: Card) -> Entry:
     room = "/".join(settings.__module__.split(".")[1:])
-    return Entry(name=_kind(settings), room=room, verb=verb, card=card, settings=settings)
+    return Entry(name=kind_name(settings), room=room, verb=verb, card=card, settings=settings)
 
 
 def _source(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"synthesize {_kind(settings)}"
+    verb = f"synthesize {kind_name(settings)}"
     return _entry(settings, verb, card)
 
 
 def _recipe_source(settings: type, card: Card) -> Entry:
     """A source that is a recipe of the same name, with an objective and a loop of its own."""
-    verb = f"distill --method {_kind(settings)}"
+    verb = f"distill --method {kind_name(settings)}"
     return _entry(settings, verb, card)
 
 
 def _wrapper(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --set {_kind(settings)}.FIELD=VALUE"
+    verb = f"distill --set {kind_name(settings)}.FIELD=VALUE"
     return _entry(settings, verb, card)
 
 
 def _objective(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --objective {_kind(settings)}"
+    verb = f"distill --objective {kind_name(settings)}"
     return _entry(settings, verb, card)
 
 
@@ -317,24 +313,20 @@ METHODS: tuple[Entry, ...] = (
     *RULES,
 )
 
-_KINDS: dict[str, dict[str, type]] = {
-    family: {entry.name: entry.settings for entry in entries if entry.settings is not None}
-    for family, entries in (
-        ("source", (*SOURCES, *WRAPPERS)),
-        ("objective", OBJECTIVES),
-        ("rule", RULES),
-        ("transform", TRANSFORMS),
-        ("initialisation", INITIALISATIONS),
-    )
-}
-_NAMES = {settings: name for kinds in _KINDS.values() for name, settings in kinds.items()}
+CODEC = Codec(
+    kinds={
+        family: {entry.name: entry.settings for entry in entries if entry.settings is not None}
+        for family, entries in (
+            ("source", (*SOURCES, *WRAPPERS)),
+            ("objective", OBJECTIVES),
+            ("rule", RULES),
+            ("transform", TRANSFORMS),
+            ("initialisation", INITIALISATIONS),
+        )
+    }
+)
 
 
-def settings_of(family: str, kind: str) -> type:
-    """Return the settings class of a kind of source, objective or rule."""
-    return _KINDS[family][one_of(f"kind of {family}", kind, _KINDS[family])]
-
-
-def kind_of(settings: type) -> str | None:
-    """Return the kind of a settings class; None for one that needs none."""
-    return _NAMES.get(settings)
+def plugins() -> Plugins:
+    """Return what the engine has to know of the methods."""
+    return Plugins(codec=CODEC, papers={entry.name: entry.card.paper for entry in METHODS})

@@ -10,11 +10,11 @@ from doublure.core.seeding import from_seed
 from doublure.engine.distill import TeacherStream, distill, open_distillation, stream_context
 from doublure.engine.fit import fit
 from doublure.engine.method import MethodInputs
-from doublure.engine.recipe import replace_keys
 from doublure.nets.builtin import build
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 from doublure.objectives.soft_targets import SoftTargets, soft_target_loss
+from doublure.recipe_file import replace_keys
 from doublure.recipes import published
 from tests import tiny
 

@@ -8,8 +8,6 @@ import torch
 
 from doublure.engine.label_space import check_label_space, compares_layers_alone
 from doublure.engine.loading import load
-from doublure.engine.recipe import from_toml, to_toml
-from doublure.engine.recipe import read as read_recipe
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.crd import CRD
@@ -19,6 +17,8 @@ from doublure.objectives.similarity_preserving import SimilarityPreserving
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.srrl import SRRL
 from doublure.objectives.weighted import Weighted
+from doublure.recipe_file import from_toml, to_toml
+from doublure.recipe_file import read as read_recipe
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.balanced import Balanced
 from doublure.sources.deep_inversion import DeepInversion

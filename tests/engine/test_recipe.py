@@ -2,17 +2,18 @@ import dataclasses
 
 import pytest
 
+from doublure import recipe_file
 from doublure.core.protocols import InputContract
-from doublure.engine import recipe as recipe_file
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import MethodInputs
-from doublure.engine.recipe import Recipe, RecipeError, Stage, differing_keys, from_toml, to_toml
+from doublure.engine.recipe import Recipe, RecipeError, Stage
 from doublure.nets.references import NetworkRef
 from doublure.objectives.attention_transfer import AttentionTransfer
 from doublure.objectives.fit_nets import FitNets
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import Weighted
+from doublure.recipe_file import differing_keys, from_toml, to_toml
 from doublure.recipes import METHODS, published
 from doublure.sources.augmentation import Augmented
 from doublure.sources.fast_meta import FastMeta

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.engine.recipe import replace_keys
 from doublure.nets.features import FeatureRecorder
 from doublure.objectives.fit_nets import hint_loss
 from doublure.objectives.pairing import Layers
 from doublure.objectives.stage_outputs import StageOutputs, relative_error
+from doublure.recipe_file import replace_keys
 from tests.engine.test_recipe import PLAIN
 from tests.objectives.features import asked, built, learns, numbers, opened
 

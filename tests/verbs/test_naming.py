@@ -2,10 +2,10 @@ import pytest
 
 from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
-from doublure.engine.recipe import from_toml, to_toml
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.soft_targets import SoftTargets
+from doublure.recipe_file import from_toml, to_toml
 from doublure.recipes import published
 from doublure.sources.noise import Noise
 from doublure.verbs.naming import as_network, with_options

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from doublure import recipe_file
 from doublure.audits import transfer_reference
 from doublure.audits.transfer_set import COUNT
 from doublure.cli import looking
 from doublure.core.protocols import WrappingSource
-from doublure.engine import recipe as recipe_file
 from doublure.engine.method import MethodInputs
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef

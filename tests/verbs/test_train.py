@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from doublure.engine.recipe import read
+from doublure.recipe_file import read
 from tests.command import command
 
 

@@ -1,6 +1,7 @@
 """Argument checks whose message says name, rule, value and the way out."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -29,3 +30,8 @@ def share(name: str, value: float) -> None:
     """Raise unless `value` lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def kind_name(settings: type) -> str:
+    """Return what recipes and the command call a settings class: its name in kebab-case."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", settings.__name__).lower()

@@ -22,13 +22,14 @@ from doublure.core.optional import require
 from doublure.core.protocols import TextContract
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
-from doublure.engine import recipe as recipe_file
+from doublure.engine.codec import Codec
 from doublure.engine.dry_run import check_pair, dry_run, weights_digest
 from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
 from doublure.engine.model_transform import apply_transform, network_of
 from doublure.engine.planning import seconds_to_answer, within_budget
+from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.recipe import Recipe, RecipeError
@@ -95,7 +96,7 @@ class RunOptions:
     audit: bool = True
 
 
-def run(recipe: Recipe, out: Path, options: RunOptions) -> dict[str, Any]:
+def run(recipe: Recipe, out: Path, options: RunOptions, plugins: Plugins) -> dict[str, Any]:
     """Carry out `recipe` in the folder `out` and return its summary.
 
     Of several processes the first one writes; the others return nothing.
@@ -108,13 +109,20 @@ def run(recipe: Recipe, out: Path, options: RunOptions) -> dict[str, Any]:
     began = time.perf_counter()
     cpu = device_named(recipe.device).type == "cpu"
     with process_group(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
-        return _run(recipe, folder, options, processes, began)
+        return _run(recipe, folder, options, plugins, processes, began)
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, options: RunOptions, processes: ProcessGroup, began: float
+    recipe: Recipe,
+    folder: RunFolder,
+    options: RunOptions,
+    plugins: Plugins,
+    processes: ProcessGroup,
+    began: float,
 ) -> dict[str, Any]:
-    recipe, saved = processes.broadcast(_looked_up(recipe, folder, options, processes))
+    recipe, saved = processes.broadcast(
+        _looked_up(recipe, folder, options, plugins.codec, processes)
+    )
     asked = recipe
     notes: list[str] = []
     teacher, student = open_networks(recipe, dataclasses.replace(options, say=notes.append))
@@ -144,7 +152,9 @@ def _run(
     compared: list[str] = []
     train = opening(recipe.stages[0], teacher, student, stage_rng(recipe, 0), say=compared.append)
     if processes.first:
-        options = _begun(recipe, asked, folder, options, [*notes, *compared], saved=saved)
+        options = _begun(
+            recipe, asked, folder, options, plugins.codec, [*notes, *compared], saved=saved
+        )
     train.note = functools.partial(_note_beginning, folder, options)
     processes.broadcast(None)  # nobody goes on before the folder stands
     taught_by = "" if teacher is None else weights_digest(teacher)
@@ -176,18 +186,23 @@ def _run(
         compared=compared,
         last=train.last,
         audit=options.audit,
+        paper=plugins.papers.get(recipe.method),
     )
 
 
 def _looked_up(
-    recipe: Recipe, folder: RunFolder, options: RunOptions, processes: ProcessGroup
+    recipe: Recipe,
+    folder: RunFolder,
+    options: RunOptions,
+    codec: Codec,
+    processes: ProcessGroup,
 ) -> tuple[Recipe, bool]:
     """Return the recipe to carry out, and whether it is one to go on with; nothing is written."""
     if options.tensorboard:
         require("torch.utils.tensorboard")
     if not processes.first or not folder.check(resume=options.resume, overwrite=options.overwrite):
         return recipe, False
-    return _going_on(recipe, folder, options), True
+    return _going_on(recipe, folder, options, codec), True
 
 
 def _begun(
@@ -195,6 +210,7 @@ def _begun(
     asked: Recipe,
     folder: RunFolder,
     options: RunOptions,
+    codec: Codec,
     notes: Sequence[str],
     *,
     saved: bool,
@@ -206,9 +222,9 @@ def _begun(
     """
     folder.begin(overwrite=options.overwrite)
     if not saved and options.budget is not None:
-        write_whole(folder.scratch / _ASKED_FOR, recipe_file.to_toml(asked))
+        write_whole(folder.scratch / _ASKED_FOR, codec.to_toml(asked))
     if not saved:
-        write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
+        write_whole(folder.file(RECIPE), codec.to_toml(recipe))
     say = folder.logging(options.say)
     for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
         say(note)
@@ -356,12 +372,12 @@ def _travels_with_code(student: Network[Any]) -> bool:
     return not rebuilds(student.reference) or student.reference.startswith("file:")
 
 
-def _going_on(asked: Recipe, folder: RunFolder, options: RunOptions) -> Recipe:
-    saved = recipe_file.read(folder.file(RECIPE))
+def _going_on(asked: Recipe, folder: RunFolder, options: RunOptions, codec: Codec) -> Recipe:
+    saved = codec.read(folder.file(RECIPE))
     before_planning = folder.scratch / _ASKED_FOR
     planned = options.budget is not None and before_planning.exists()
-    stood = recipe_file.read(before_planning) if planned else saved
-    if keys := recipe_file.differing_keys(asked, stood, but=FREE):
+    stood = codec.read(before_planning) if planned else saved
+    if keys := codec.differing_keys(asked, stood, but=FREE):
         raise RecipeError(
             f"--resume, but the recipe asked for differs from the one in the folder in "
             f"{', '.join(keys)}; leave the option away, or use another --out"

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from doublure.catalogue import METHODS
 from doublure.core.protocols import Batch, SourceOnDisk, TextContract, parts_of
 from doublure.data.datasets import Dataset
 from doublure.engine.fit import FitResult
@@ -36,6 +35,7 @@ def summarize(
     audit: bool,
     compared: Sequence[str] = (),
     last: Batch | None = None,
+    paper: str | None = None,
 ) -> dict[str, Any]:
     """Judge the student, write what was found into the run's folder, and return the summary.
 
@@ -43,6 +43,7 @@ def summarize(
         evaluation_data: labelled data to score on.
         compared: what the objectives told before the first step.
         last: what the student was shown last; None where this call only found it trained.
+        paper: what its method is cited as.
         audit: whether the transfer set is scored, too, a search for images followed, and a network
             that was made smaller timed.
     """
@@ -51,7 +52,7 @@ def summarize(
     summary: dict[str, Any] = {
         "verb": recipe.verb,
         "method": recipe.method,
-        "paper": next((e.card.paper for e in METHODS if e.name == recipe.method), None),
+        "paper": paper,
         "teacher_reference": None if recipe.teacher is None else recipe.teacher.ref,
         "student_reference": recipe.student.ref,
         "steps": sum(part.steps for part in results),

@@ -13,10 +13,11 @@ from doublure.core.protocols import InputContract, Source, TextContract, parts_o
 from doublure.data.class_names import read_names
 from doublure.data.generator_file import is_generator
 from doublure.engine.loading import resolve
-from doublure.engine.recipe import Recipe, Stage, replace_keys
+from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.network import Network, other_precisions
 from doublure.nets.references import NetworkRef, parse
 from doublure.objectives.weighted import AnyObjective, Weighted
+from doublure.recipe_file import replace_keys
 from doublure.sources import deep_inversion, knowledge_within
 from doublure.sources.few import Few
 from doublure.sources.lcw import LCW
@@ -188,7 +189,7 @@ def objective_named(texts: Sequence[str]) -> AnyObjective | None:
     terms = []
     for text in texts:
         name, _, weight = text.partition("=")
-        settings = catalogue.settings_of("objective", one_of("objective", name, kinds))
+        settings = catalogue.CODEC.settings_of("objective", one_of("objective", name, kinds))
         try:
             terms.append((float(weight or 1.0), settings()))
         except ValueError as error:

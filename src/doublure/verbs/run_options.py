@@ -7,9 +7,10 @@ from typing import Any, TypedDict
 
 from torch import nn
 
+from doublure import recipe_file
+from doublure.catalogue import plugins
 from doublure.core.checks import nearest
 from doublure.engine import pipeline
-from doublure.engine import recipe as recipe_file
 from doublure.engine.method import choose_optimizer
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import Recipe, Verb
@@ -161,7 +162,9 @@ def run_recipe(
     )
     run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
     run_options["allow_code"] = permitted(*typed, allow_code=given.get("allow_code", ()))
-    return pipeline.run(made, Path(out), RunOptions(**run_options | {"networks": networks}))
+    return pipeline.run(
+        made, Path(out), RunOptions(**run_options | {"networks": networks}), plugins()
+    )
 
 
 def _read(recipe: str | Path | Recipe, verb: Verb) -> Recipe:

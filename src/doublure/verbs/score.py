@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from doublure import recipe_file
 from doublure.audits.calibration import committed
 from doublure.audits.transfer_card import TransferSetCard
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.protocols import Source, WrappingSource
-from doublure.engine import recipe as recipe_file
 from doublure.engine.loading import resolve
 from doublure.engine.method import MethodInputs
 from doublure.engine.pipeline import device_named

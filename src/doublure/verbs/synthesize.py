@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from doublure import recipe_file
 from doublure.audits.optimisation_path import IMAGES, SHARES, answered
 from doublure.core.protocols import (
     Batch,
@@ -33,7 +34,6 @@ from doublure.core.protocols import (
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
 from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
-from doublure.engine import recipe as recipe_file
 from doublure.engine.pipeline import device_named
 from doublure.engine.run_folder import RunFolderError, write_whole
 from doublure.nets.memory_format import to_channels_last_

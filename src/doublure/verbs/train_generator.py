@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from doublure import recipe_file
+from doublure.catalogue import CODEC
 from doublure.core.checks import one_of
 from doublure.data.natural import natural_shape
-from doublure.engine import recipe as recipe_file
 from doublure.engine.pipeline import RunOptions
 from doublure.sources.lcw import METHOD
 from doublure.tasks.generation import training
@@ -85,4 +86,4 @@ def train_generator(
         say=say,
         watch=watch,
     )
-    return training.run(made, Path(out), options)
+    return training.run(made, Path(out), options, CODEC)

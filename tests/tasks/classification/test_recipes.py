@@ -1,10 +1,10 @@
 import pytest
 
 from doublure.engine.method import MethodInputs
-from doublure.engine.recipe import from_toml, to_toml
 from doublure.nets.references import NetworkRef
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.truncated_targets import TruncatedTargets
+from doublure.recipe_file import from_toml, to_toml
 from doublure.recipes import published
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import Augmented

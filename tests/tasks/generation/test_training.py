@@ -7,14 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from doublure.catalogue import CODEC
 from doublure.data.digits import digits
 from doublure.engine.fit import fit
 from doublure.engine.pipeline import RunOptions
-from doublure.engine.recipe import RecipeError, from_toml_as, read_as, to_toml
+from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RunFolderError, read_metrics
 from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
 from doublure.nets.network import freeze
 from doublure.objectives.weighted import Stateless
+from doublure.recipe_file import from_toml_as, read_as, to_toml
 from doublure.sources.lcw import load_generator
 from doublure.tasks.generation import training
 from doublure.tasks.generation.cramer_wold import LatentMatching, cramer_wold_distance
@@ -252,4 +254,4 @@ def test_several_processes_are_refused(recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "process_group", lambda cpu: Two())
     with pytest.raises(ValueError, match="trained by one process, but 2 were launched"):
-        training.run(recipe, tmp_path / "run", RunOptions())
+        training.run(recipe, tmp_path / "run", RunOptions(), CODEC)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from doublure.catalogue import kind_of
+from doublure.core.checks import kind_name
 from doublure.core.protocols import (
     Batch,
     CombiningSource,
@@ -120,7 +120,7 @@ def _held_out_name(stage: Stage) -> str:
         return "images of the transfer set kept apart by their hash, as fed"
     if all(isinstance(source, Few) for source in sources):
         return "those of a few real images that judge, as fed"
-    names = [kind_of(type(source)) or type(source).__name__ for source in sources]
+    names = [kind_name(type(source)) for source in sources]
     if len(names) == 1:
         return f"images of the source {names[0]}, from a disjoint range of seeds, as fed"
     return f"held-out images of the sources {' and '.join(names)}, side by side, as fed"

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from doublure.core.protocols import Batch, InputContract, Outputs, Split, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.generator_file import generator_files
-from doublure.engine import recipe as recipe_file
 from doublure.engine.budget import Lap, steps_within, time_steps
+from doublure.engine.codec import Codec
 from doublure.engine.dry_run import weights_digest
 from doublure.engine.fit import FitResult, FitSettings, fit
 from doublure.engine.manifest import run_manifest
@@ -115,7 +115,7 @@ def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorReci
     return GeneratorRecipe(data=data, plan=plan, **changes)
 
 
-def run(recipe: GeneratorRecipe, out: Path, options: RunOptions) -> dict[str, Any]:
+def run(recipe: GeneratorRecipe, out: Path, options: RunOptions, codec: Codec) -> dict[str, Any]:
     """Carry out `recipe` in the folder `out` and return its summary.
 
     Raises:
@@ -131,20 +131,21 @@ def run(recipe: GeneratorRecipe, out: Path, options: RunOptions) -> dict[str, An
                 "batch as a whole is what its losses compare; raise --batch-size instead"
             )
         with contextlib.closing(RunFolder(out)) as folder:
-            return _run(recipe, folder, options, processes, began)
+            return _run(recipe, folder, options, codec, processes, began)
 
 
 def _run(
     recipe: GeneratorRecipe,
     folder: RunFolder,
     options: RunOptions,
+    codec: Codec,
     processes: ProcessGroup,
     began: float,
 ) -> dict[str, Any]:
     saved = folder.check(resume=options.resume, overwrite=options.overwrite)
     if saved:
-        stood = recipe_file.read_as(GeneratorRecipe, folder.file(RECIPE))
-        recipe = _going_on(recipe, stood, options)
+        stood = codec.read_as(GeneratorRecipe, folder.file(RECIPE))
+        recipe = _going_on(recipe, stood, options, codec)
     notes = list(open_images(recipe, "train").notes)
     if options.budget is not None and not saved:
         recipe = _within_budget(recipe, options.budget - (time.perf_counter() - began))
@@ -152,7 +153,7 @@ def _run(
         notes.append(f"budget {options.budget:.0f}s: {steps[0]} and {steps[1]} steps")
     folder.begin(overwrite=options.overwrite)
     if not saved:
-        write_whole(folder.file(RECIPE), recipe_file.to_toml(recipe))
+        write_whole(folder.file(RECIPE), codec.to_toml(recipe))
     say = folder.logging(options.say)
     options = dataclasses.replace(options, say=say)
     for note in notes:
@@ -168,7 +169,7 @@ def _run(
     results.append(stage(train, 1, recipe.generating.steps, taught_by=rests_on))
     made = assemble(recipe, encoded, results[1].network, codes)
     for name, content in generator_files(
-        recipe.method, recipe_file.to_table(recipe.plan), made.state_dict()
+        recipe.method, codec.to_table(recipe.plan), made.state_dict()
     ).items():
         write_whole(folder.file(name), content)
     return _summarize(recipe, folder, results, made, codes)
@@ -310,10 +311,10 @@ def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
 
 
 def _going_on(
-    asked: GeneratorRecipe, saved: GeneratorRecipe, options: RunOptions
+    asked: GeneratorRecipe, saved: GeneratorRecipe, options: RunOptions, codec: Codec
 ) -> GeneratorRecipe:
     free = (".log_every", ".steps") if options.budget is not None else (".log_every",)
-    keys = recipe_file.differing_keys(asked, saved, but=free)
+    keys = codec.differing_keys(asked, saved, but=free)
     if keys:
         raise RecipeError(
             f"--resume, but the recipe asked for differs from the one in the folder in "

@@ -1,0 +1,69 @@
+"""Recipes as files: a recipe as TOML and back, with the kinds of parts that the catalogue lists."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from doublure.catalogue import CODEC
+from doublure.core.protocols import Source
+from doublure.engine.codec import Run
+from doublure.engine.recipe import Recipe
+
+
+def read(path: Path) -> Recipe:
+    """Return the recipe in a file."""
+    return CODEC.read(path)
+
+
+def read_as(of: type[Run], path: Path) -> Run:
+    """Return the settings of class `of` in a file."""
+    return CODEC.read_as(of, path)
+
+
+def to_toml(recipe: Any) -> str:
+    """Return the recipe as TOML text that `from_toml` reads back to an equal recipe."""
+    return CODEC.to_toml(recipe)
+
+
+def from_toml(text: str) -> Recipe:
+    """Return the recipe of a TOML text.
+
+    Raises:
+        RecipeError: names the key that is unknown, missing or ill-typed.
+    """
+    return CODEC.from_toml(text)
+
+
+def from_toml_as(of: type[Run], text: str) -> Run:
+    """Return the settings of class `of` that a TOML text fills."""
+    return CODEC.from_toml_as(of, text)
+
+
+def to_table(part: Any) -> Any:
+    """Return a settings object as plain tables and lists, defaults included."""
+    return CODEC.to_table(part)
+
+
+def from_table(table: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of nested tables, as `to_table` makes them."""
+    return CODEC.from_table(table)
+
+
+def replace_keys(recipe: Run, assignments: Mapping[str, str]) -> Run:
+    """Return the recipe with fields replaced by `KEY=VALUE` texts.
+
+    A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
+    "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A value
+    is TOML, or else text.
+    """
+    return CODEC.replace_keys(recipe, assignments)
+
+
+def replace_fields(source: Source, assignments: Mapping[str, str]) -> Source:
+    """Return a source with fields replaced by `KEY=VALUE` texts, as `replace_keys` does."""
+    return CODEC.replace_fields(source, assignments)
+
+
+def differing_keys(one: Run, other: Run, *, but: tuple[str, ...] = ()) -> list[str]:
+    """Return the full paths at which two recipes differ, except those that end in one of `but`."""
+    return CODEC.differing_keys(one, other, but=but)
