@@ -2,7 +2,7 @@
 
 Accuracy is measured, and only on labelled data that were handed over for it. Without them there is
 agreement: the share of held-out transfer images, never shown to the student, that student and
-teacher call the same; a proxy. The files written here are what the report is made of.
+teacher call the same; a proxy. The files written here are what a report is made of.
 """
 
 import math
@@ -18,7 +18,6 @@ from doublure.engine.recipe import Recipe
 from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, count_parameters
-from doublure.reports.page import write_report
 from doublure.tasks.classification.summary import summarize_images
 from doublure.tasks.translation.parallel_text import ParallelText
 from doublure.tasks.translation.summary import summarize_translation
@@ -78,7 +77,6 @@ def summarize(
         )
     write_json(folder.file("manifest.json"), _manifest(recipe, student))
     write_json(folder.file(SUMMARY), summary)
-    write_report(folder.path)
     return summary
 
 

@@ -15,6 +15,7 @@ from doublure.engine.method import choose_optimizer
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.network import Network
+from doublure.reports.page import write_report
 from doublure.verbs.naming import permitted, with_options
 
 Made = tuple[Recipe, Mapping[str, Network[Any]]]
@@ -162,9 +163,12 @@ def run_recipe(
     )
     run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
     run_options["allow_code"] = permitted(*typed, allow_code=given.get("allow_code", ()))
-    return pipeline.run(
+    summary = pipeline.run(
         made, Path(out), RunOptions(**run_options | {"networks": networks}), plugins()
     )
+    if summary:  # of several processes the first one has it
+        write_report(Path(out))
+    return summary
 
 
 def _read(recipe: str | Path | Recipe, verb: Verb) -> Recipe:
