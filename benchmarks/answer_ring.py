@@ -23,10 +23,10 @@ from doublure.core.seeding import from_seed
 from doublure.engine.answer_ring import Ring
 from doublure.engine.distill import TeacherStream, open_distillation, stream_context
 from doublure.engine.fit import FitSettings, fit
-from doublure.engine.loading import load
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
 from doublure.objectives.weighted import AnyObjective, Weighted

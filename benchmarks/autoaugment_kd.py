@@ -26,10 +26,10 @@ from doublure.core.protocols import Batch, InputContract, Source, Stream, Stream
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.fit import FitSettings
-from doublure.engine.loading import load
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.truncated_targets import TruncatedTargets
 from doublure.objectives.weighted import AnyObjective, Weighted

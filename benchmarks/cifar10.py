@@ -13,9 +13,9 @@ import argparse
 import torch
 
 from doublure.data.datasets import open_data
-from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipes import PARTS
 from doublure.sources.leaves import Leaves
 from doublure.sources.noise import Noise

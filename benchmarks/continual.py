@@ -19,8 +19,8 @@ import torch
 
 from doublure.data.datasets import Part, open_data
 from doublure.data.digits import DigitsSplit, digits
-from doublure.engine.loading import load
 from doublure.nets.network import Network
+from doublure.networks import load
 from doublure.tasks.classification.evaluation import evaluate
 from doublure.verbs.continual import continual
 from doublure.verbs.train import train

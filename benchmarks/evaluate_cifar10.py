@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from doublure.data.datasets import open_data
-from doublure.engine.loading import load
 from doublure.nets.network import count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.tasks.classification.evaluation import evaluate
 from real_data import cifar10_folder, data_folder
 

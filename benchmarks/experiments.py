@@ -33,12 +33,12 @@ from scipy import stats
 from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipe_file import replace_keys, to_toml
 from doublure.recipes import published
 from doublure.tasks.classification.evaluation import evaluate

@@ -22,9 +22,9 @@ from doublure.compress.inherit import Inherit
 from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.engine.loading import load
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.engine.loading import load
 from doublure.exports import int8_onnx
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Timing, time_forms
@@ -45,6 +44,7 @@ from doublure.exports.onnx import (
 from doublure.nets.builtin import build
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from real_data import cifar10_folder, data_folder

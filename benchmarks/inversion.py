@@ -24,7 +24,6 @@ import torch
 from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.engine.loading import load
 from doublure.engine.pipeline import device_named
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
@@ -34,6 +33,7 @@ from doublure.nets.batchnorm_statistics import (
 )
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.knowledge_within import COMBINED, BatchNormStatistics, Inceptionism

@@ -37,9 +37,9 @@ from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
-from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment, mistaken
 from doublure.objectives.soft_targets import SoftTargets

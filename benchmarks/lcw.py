@@ -30,10 +30,10 @@ from torch import Tensor
 from doublure.core.protocols import Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import batches, open_data
-from doublure.engine.loading import load
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.lcw import LCW
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.generation.nearness import frechet_distance

@@ -28,7 +28,6 @@ from cifar10 import public_teacher
 from doublure.core.protocols import Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.planning import within_budget
 from doublure.engine.processes import process_group
@@ -36,6 +35,7 @@ from doublure.engine.recipe import Recipe
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipe_file import replace_keys
 from doublure.recipes import METHODS
 from doublure.sources.matched import Matched

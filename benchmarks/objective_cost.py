@@ -22,8 +22,8 @@ from doublure.core.protocols import Batch, InputContract, image_batch
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import open_distillation, stream_context
 from doublure.engine.fit import FitSettings, fit
-from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.verbs.naming import UNNAMED
 from experiments import RESULTS, versions

@@ -25,9 +25,9 @@ from cifar10 import public_teacher
 from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
-from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.augmenting import augmented
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.demo import BATCH

@@ -46,12 +46,12 @@ from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches, open_data
 from doublure.engine.distill import open_distillation, stream_context
 from doublure.engine.fit import FitSettings
-from doublure.engine.loading import load
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.divergence import PUBLISHED as DIVERGENCES
 from doublure.objectives.hard_labels import HardLabels

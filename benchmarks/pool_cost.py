@@ -20,11 +20,11 @@ from cifar10 import BATCH, public_teacher
 from doublure.core.protocols import Source, WrappingSource
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import stream_context
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipes import shader_kd
 from doublure.sources.balanced import Balanced
 from experiments import RESULTS, versions

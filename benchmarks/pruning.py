@@ -22,13 +22,13 @@ from doublure.compress.pruning import Importance, Pruning
 from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.engine.loading import load
 from doublure.engine.model_transform import changed
 from doublure.engine.recipe import ModelTransform
 from doublure.engine.stage_opening import open_stage
 from doublure.exports.measure import Timing, count_flops, time_forms
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipes import smaller
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders

@@ -26,9 +26,9 @@ from doublure.compress.post_training_quantization import PostTrainingQuantizatio
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, batches, open_data
 from doublure.engine.distill import transform
-from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.quantize import quantize
 from doublure.verbs.synthesize import synthesize

@@ -39,11 +39,11 @@ from doublure.core.seeding import child, child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings, fit
-from doublure.engine.loading import load
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.nets.precision import Precision
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import open_loss

@@ -31,8 +31,8 @@ from torch import nn
 
 from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.shaders.families import FAMILIES, draw_program
 from doublure.shaders.opengl import GlPainter
 from doublure.shaders.torch_backend import TorchPainter

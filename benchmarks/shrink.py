@@ -37,7 +37,6 @@ from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches
 from doublure.engine.description import INPUT
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.model_transform import changed
 from doublure.engine.planning import within_budget
@@ -49,6 +48,7 @@ from doublure.exports.measure import Timing, count_flops
 from doublure.exports.onnx import open_session
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipes import METHODS, smaller
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders

@@ -28,9 +28,9 @@ import torch
 
 from doublure.core.protocols import InputContract
 from doublure.data.datasets import Dataset, open_data
-from doublure.engine.loading import load
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipe_file import replace_fields
 from doublure.sources.noise import Noise
 from doublure.sources.surrogate import Surrogate

@@ -33,11 +33,11 @@ from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, open_data
 from doublure.engine.fit import FitSettings
-from doublure.engine.loading import load
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.attention_transfer import AttentionTransfer
 from doublure.objectives.fit_nets import FitNets

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from doublure import catalogue
-from doublure.core.protocols import MARKS, InputContract, TextContract
+from doublure.core.protocols import InputContract
 from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
@@ -19,6 +19,7 @@ from doublure.recipe_file import to_table
 from doublure.recipes import METHODS, published, smaller
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.recipes import supervised
+from doublure.tasks.translation.contract import MARKS, TextContract
 from doublure.tasks.translation.recipes import supervised_translation
 from doublure.tasks.translation.sentences import Sentences
 

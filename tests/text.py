@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from doublure.core.optional import reason_absent
-from doublure.core.protocols import StreamContext, TextContract
+from doublure.core.protocols import StreamContext
 from doublure.nets.network import Network
+from doublure.tasks.translation.contract import TextContract
 from doublure.tasks.translation.networks import build_translator
 from doublure.tasks.translation.parallel_text import contract_of, open_text
 

@@ -9,9 +9,9 @@ from drawing import INK, STUDENT, TEACHER, THIRD, context, digits_teacher, pictu
 from doublure.core.seeding import child, from_seed
 from doublure.engine.distill import open_distillation
 from doublure.engine.fit import FitSettings, fit
-from doublure.engine.loading import load
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
     balanced_agreement,

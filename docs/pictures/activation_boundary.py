@@ -8,12 +8,12 @@ from drawing import STUDENT, TEACHER, digits_teacher, picture
 
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Stage
 from doublure.engine.stage_opening import open_stage
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipes import activation_boundary
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.evaluation import evaluate

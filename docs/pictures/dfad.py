@@ -7,9 +7,9 @@ from doublure.core.protocols import Batch
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import open_distillation
 from doublure.engine.fit import FitSettings, fit
-from doublure.engine.loading import load
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.sources.dfad import DFAD
 

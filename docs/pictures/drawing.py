@@ -21,9 +21,9 @@ from torch import Tensor
 from doublure.core.protocols import Batch, InputContract, Loss, Outputs, Split, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.digits import digits
-from doublure.engine.loading import load
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
+from doublure.networks import load
 from doublure.objectives.weighted import AnyObjective, open_loss
 from doublure.verbs.train import train
 

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from doublure.compress.inherit import Inherit, copy_weights_
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
 from doublure.nets.blocks import find_counterparts
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 

@@ -4,8 +4,8 @@ import torch
 from drawing import STUDENT, TEACHER, digits_teacher, picture
 
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.knowledge_representing import (
     KnowledgeRepresenting,
     soft_histogram,

@@ -12,8 +12,8 @@ import torch
 from drawing import INK, THIRD, picture, tile
 
 from doublure.data.datasets import open_data
-from doublure.engine.loading import load
 from doublure.nets.network import freeze
+from doublure.networks import load
 
 COLUMNS, ROWS = 6, 3
 WRONG = "#d2552f"

@@ -6,9 +6,10 @@ import torch
 from drawing import STUDENT, TEACHER, picture
 from torch import Tensor
 
-from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
+from doublure.core.protocols import Batch, Outputs
 from doublure.core.seeding import from_seed
 from doublure.objectives.divergence import Divergence
+from doublure.tasks.translation.contract import OWN_SENTENCES
 from doublure.tasks.translation.return_to_go import ReturnToGo
 
 CLASSES, LENGTH, EACH, BATCHES = 3, 3, 8, 3000

@@ -7,8 +7,9 @@ import torch
 from drawing import STUDENT, picture
 from matplotlib.colors import ListedColormap
 
-from doublure.core.protocols import PAD, StreamContext
+from doublure.core.protocols import StreamContext
 from doublure.core.seeding import from_seed
+from doublure.tasks.translation.contract import PAD
 from doublure.tasks.translation.parallel_text import contract_of, open_text, padded
 from doublure.tasks.translation.sentences import Sentences
 

@@ -4,10 +4,10 @@ import torch
 from drawing import context, digits_teacher, picture
 
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.references import NetworkRef
 from doublure.nets.stages import find_stages
+from doublure.networks import load
 from doublure.objectives.similarity_preserving import similarities
 from doublure.sources.surrogate import Surrogate
 

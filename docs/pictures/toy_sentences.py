@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import BEGIN, END, MARKS, PAD, TextContract
 from doublure.nets.network import Network, freeze
+from doublure.tasks.translation.contract import BEGIN, END, MARKS, PAD, TextContract
 from doublure.tasks.translation.decoding import prefix_of
 from doublure.tasks.translation.networks import build_translator
 

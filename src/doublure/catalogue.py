@@ -7,6 +7,7 @@ file with a CARD is listed here, and that every kind is the class name in kebab-
 from dataclasses import dataclass
 from typing import Any
 
+from doublure import tasks
 from doublure.compress import expand_classifier, inherit, post_training_quantization, pruning
 from doublure.core.cards import Card
 from doublure.core.checks import kind_name
@@ -329,4 +330,6 @@ CODEC = Codec(
 
 def plugins() -> Plugins:
     """Return what the engine has to know of the methods."""
-    return Plugins(codec=CODEC, papers={entry.name: entry.card.paper for entry in METHODS})
+    return Plugins(
+        tasks=tasks.TASKS, codec=CODEC, papers={entry.name: entry.card.paper for entry in METHODS}
+    )

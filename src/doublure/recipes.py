@@ -190,7 +190,7 @@ METHODS = {
         Method(name="dfad", stages=dfad),
         Method(name="rdskd", stages=rdskd),
         Method(name="activation-boundary", stages=activation_boundary, parts=PARTS),
-        Method(name="sequence-kd", stages=sequence_kd, needs="sentences"),
+        Method(name="sequence-kd", stages=sequence_kd, needs="sentences", tasks=("translation",)),
         Method(name="fast-meta", stages=fast_meta),
         Method(
             name="autoaugment-kd", stages=autoaugment_kd, needs="labels", parts=("augmentation",)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from doublure.compress.expand_classifier import ExpandClassifier
-from doublure.engine.loading import load, save
 from doublure.nets.network import Network
+from doublure.networks import load, save
 from tests import tiny
 
 

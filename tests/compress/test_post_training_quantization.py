@@ -17,7 +17,6 @@ from doublure.compress.post_training_quantization import (
 )
 from doublure.core.protocols import Batch, InputContract, image_batch
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load, save
 from doublure.nets import builtin
 from doublure.nets.network import Network
 from doublure.nets.quantized import (
@@ -27,6 +26,7 @@ from doublure.nets.quantized import (
     quantize_,
     weight_scales,
 )
+from doublure.networks import load, save
 from tests import tiny
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)

@@ -15,11 +15,11 @@ from doublure.compress.pruning import (
 )
 from doublure.core.protocols import Batch, InputContract, Outputs, image_batch
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load, save
 from doublure.exports.measure import count_flops
 from doublure.nets import builtin
 from doublure.nets.channels import trace_channels
 from doublure.nets.network import Network, count_parameters
+from doublure.networks import load, save
 from tests import tiny
 
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)

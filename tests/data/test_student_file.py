@@ -13,8 +13,7 @@ from doublure.core.protocols import InputContract
 from doublure.data import student_file
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.student_file import (
-    StudentDescription,
-    describe_student,
+    ImageDescription,
     from_json,
     read_student,
     to_json,
@@ -33,22 +32,25 @@ CONTRACT = InputContract(
 )
 STATE = {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
+KNOWN = {"classification": ImageDescription}
 
-def description(**changes: Any) -> StudentDescription:
-    made = describe_student(CONTRACT, "builtin/resnet20", ({"kind": "prune", "keep": [1, 2]},))
-    return StudentDescription(**{**vars(made), **changes})
+
+def description(**changes: Any) -> ImageDescription:
+    made = ImageDescription.of(CONTRACT, "builtin/resnet20", ({"kind": "prune", "keep": [1, 2]},))
+    return ImageDescription(**{**vars(made), **changes})
 
 
 def written(folder: Path, state: dict[str, Tensor] = STATE) -> Path:
-    write_student(folder, state, description())
+    write_student(folder, state, "classification", description())
     return folder
 
 
 def test_a_student_comes_back_as_it_was(tmp_path):
     for path in (written(tmp_path), tmp_path / "student.json"):
-        state, told = read_student(path)
-        assert told == description()
-        assert told.contract == CONTRACT
+        state, told = read_student(path, KNOWN)
+        assert told.task == "classification"
+        assert told.description == description()
+        assert told.description.contract == CONTRACT
         assert state.keys() == STATE.keys()
         assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
@@ -72,7 +74,7 @@ def test_equal_content_gives_equal_bytes(tmp_path):
 
 def test_tied_weights_are_written_twice(tmp_path):
     shared = torch.ones(2)
-    state, _ = read_student(written(tmp_path, {"a": shared, "b": shared}))
+    state, _ = read_student(written(tmp_path, {"a": shared, "b": shared}), KNOWN)
     assert torch.equal(state["a"], state["b"])
 
 
@@ -90,7 +92,7 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(student_file.os, "fsync", no_space)
     with pytest.raises(CheckpointError, match="No space left on device; what was there is intact"):
         written(tmp_path, {"weight": torch.zeros(1)})
-    assert torch.equal(read_student(tmp_path)[0]["weight"], STATE["weight"])
+    assert torch.equal(read_student(tmp_path, KNOWN)[0]["weight"], STATE["weight"])
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -99,25 +101,25 @@ def test_weights_of_another_student_are_noticed(tmp_path):
     written(tmp_path / "b", {"weight": torch.zeros(1)})
     (tmp_path / "a" / "student.safetensors").replace(tmp_path / "b" / "student.safetensors")
     with pytest.raises(CheckpointError, match=r"not what student\.json was written with"):
-        read_student(tmp_path / "b")
+        read_student(tmp_path / "b", KNOWN)
 
 
 def test_weights_that_are_gone_are_noticed(tmp_path):
     (written(tmp_path) / "student.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no file .*student\.safetensors"):
-        read_student(tmp_path)
+        read_student(tmp_path, KNOWN)
 
 
 def test_a_folder_without_a_student_says_what_is_there(tmp_path):
     (tmp_path / "recipe.toml").touch()
     (tmp_path / "checkpoint").mkdir()
     with pytest.raises(CheckpointError, match=r"no student\.json, only checkpoint, recipe\.toml"):
-        read_student(tmp_path)
+        read_student(tmp_path, KNOWN)
 
 
 def test_a_student_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no file .*student\.json"):
-        read_student(tmp_path / "student.json")
+        read_student(tmp_path / "student.json", KNOWN)
 
 
 def changed(**values: Any) -> Callable[[dict[str, Any]], None]:
@@ -145,19 +147,19 @@ def without(key: str) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(change, message):
-    told = json.loads(to_json(description(), "0"))
+    told = json.loads(to_json("classification", description(), "0"))
     change(told)
     with pytest.raises(CheckpointError, match=message):
-        from_json(json.dumps(told), "where")
+        from_json(json.dumps(told), "where", KNOWN)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, '{"mean": NaN}', "\udc80"])
 def test_text_that_is_no_description_is_refused(text):
     with pytest.raises(CheckpointError, match="where"):
-        from_json(text, "where")
+        from_json(text, "where", KNOWN)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (written(tmp_path) / "student.json").write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_student(tmp_path)
+        read_student(tmp_path, KNOWN)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from doublure.engine.label_space import check_label_space, compares_layers_alone
-from doublure.engine.loading import load
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.crd import CRD
 from doublure.objectives.fit_nets import FitNets

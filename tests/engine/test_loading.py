@@ -14,11 +14,11 @@ from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.class_names import read_names
-from doublure.data.student_file import describe_student, write_student
-from doublure.engine.loading import load, resolve, save
+from doublure.data.student_file import ImageDescription, write_student
 from doublure.nets import builtin
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.networks import load, resolve, save
 
 TEACHER = InputContract(
     size=(16, 24),
@@ -349,7 +349,7 @@ def test_a_student_made_in_python_is_loaded_as_its_program(program, tmp_path):
 
 def test_a_student_cannot_name_another_student(tmp_path):
     state = state_of(load("builtin/resnet8", like=TEACHER))
-    write_student(tmp_path, state, describe_student(TEACHER, "runs/other"))
+    write_student(tmp_path, state, "classification", ImageDescription.of(TEACHER, "runs/other"))
     with pytest.raises(ValueError, match="'runs/other' is no architecture"):
         load(str(tmp_path))
 

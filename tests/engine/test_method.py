@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 
-from doublure.core.protocols import MARKS, TextContract
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs, choose_optimizer
 from doublure.engine.recipe import Recipe, Stage
@@ -12,6 +11,7 @@ from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.sources.flat import Flat
 from doublure.sources.noise import Noise
+from doublure.tasks.translation.contract import MARKS, TextContract
 from tests import tiny
 
 TEACHER, STUDENT = NetworkRef(ref="teacher"), NetworkRef(ref="student")
@@ -54,7 +54,7 @@ def test_an_objective_takes_the_place_of_the_last_one_alone():
     [
         ("images", "mine needs images; name a folder"),
         ("labels", "mine needs labelled images"),
-        ("sentences", "mine is for text, but the teacher takes images"),
+        ("sentences", "mine needs sentences; name parallel text"),
     ],
 )
 def test_what_a_method_needs_is_asked_for(needs, told):
@@ -62,11 +62,14 @@ def test_what_a_method_needs_is_asked_for(needs, told):
         recipe(PLAIN, needs=needs)
 
 
+TRANSLATES = MethodInputs(contract=TEXT, task="translation")
+
+
 def test_sentences_are_asked_for_and_images_refused_where_the_teacher_translates():
     with pytest.raises(ValueError, match="mine needs sentences; name parallel text"):
-        recipe(MethodInputs(contract=TEXT), needs="sentences")
-    with pytest.raises(ValueError, match="mine is for images, but the teacher translates"):
-        recipe(MethodInputs(contract=TEXT))
+        recipe(TRANSLATES, needs="sentences", tasks=("translation",))
+    with pytest.raises(ValueError, match=r"mine is for classification, but .* one of translation"):
+        recipe(TRANSLATES)
 
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are():

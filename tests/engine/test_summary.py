@@ -2,6 +2,7 @@ import dataclasses
 
 from doublure.engine import summary
 from doublure.engine.fit import FitResult
+from doublure.engine.task import labels_not_learned
 from doublure.nets.network import Network
 from tests import tiny
 
@@ -13,16 +14,14 @@ def network(seed: int) -> Network:
 def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
     metrics = {"generator_restarts": 0.0}
     well = FitResult(network=network(0), steps=1, images=1, seconds=1.0, terms={"metrics": metrics})
-    assert summary._warnings([well], 3) == []
+    assert summary._warnings([well]) == []
     ill = dataclasses.replace(well, terms={"metrics": {"generator_restarts": 1.0}})
-    assert summary._warnings([well, ill], 3) == [
+    assert summary._warnings([well, ill]) == [
         "The generator collapsed while the student learnt, and was started afresh."
     ]
 
 
 def test_a_network_that_answers_worse_than_guessing_is_said_in_the_summary():
-    terms = {"hard_labels": 1.2}  # ln 3 = 1.10
-    made = FitResult(network=network(0), steps=1, images=1, seconds=1.0, terms=terms)
-    (told,) = summary._warnings([made], 3)
+    (told,) = labels_not_learned({"hard_labels": 1.2}, 3)  # ln 3 = 1.10
     assert "above that of guessing" in told
-    assert summary._warnings([made], 4) == []
+    assert labels_not_learned({"hard_labels": 1.2}, 4) == []

@@ -1,6 +1,7 @@
 """Every form of a network, verified, measured and listed."""
 
 import errno
+import functools
 import json
 from pathlib import Path
 
@@ -12,18 +13,23 @@ from doublure.compress.post_training_quantization import PostTrainingQuantizatio
 from doublure.core.protocols import image_batch
 from doublure.core.seeding import from_seed
 from doublure.data.arrays import array_images
-from doublure.engine.loading import load
 from doublure.engine.run_folder import RunFolderError
 from doublure.exports import exporting
-from doublure.exports.exporting import LIST, export_network, held_against
+from doublure.exports.exporting import LIST, held_against
 from doublure.exports.measure import Exported, LatencyRatio, Timing
 from doublure.exports.verify import VerificationError
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.reports.record import read_run
+from doublure.tasks import TASKS
 from tests import tiny
 from tests.exports.conftest import CONTRACT, images
+
+export_network = functools.partial(
+    exporting.export_network, tasks=TASKS, loader="doublure.networks"
+)
 
 SHORT = Timing(batch_size=4, rounds=3, seconds=0.1)
 

@@ -1,5 +1,6 @@
 """Networks as eight-bit ONNX."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from doublure.compress.post_training_quantization import PostTrainingQuantization
 from doublure.core.protocols import image_batch
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
-from doublure.exports.exporting import export_network
+from doublure.exports import exporting
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Timing
 from doublure.exports.onnx import (
@@ -27,7 +27,13 @@ from doublure.exports.onnx import (
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.nets.vit import VisionTransformer
+from doublure.networks import load
+from doublure.tasks import TASKS
 from tests.exports.conftest import CONTRACT, images
+
+export_network = functools.partial(
+    exporting.export_network, tasks=TASKS, loader="doublure.networks"
+)
 
 
 class OneToOne(nn.Module):

@@ -17,7 +17,7 @@ def test_an_onnx_file_is_answered_without_torch(
     float_file: Path, network: Network, probe: Tensor, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "probe.npy", probe.numpy())
-    arguments = ["onnx", float_file, tmp_path / "probe.npy", tmp_path / "out.npz", "", 4, 10]
+    arguments = ["onnx", float_file, tmp_path / "probe.npy", tmp_path / "out.npz", "", "", 4, 10]
     code = (
         "import runpy, sys; path = sys.argv[1]; del sys.argv[1];"
         "runpy.run_path(path, run_name='__main__'); print('torch' in sys.modules)"
@@ -39,7 +39,7 @@ def test_a_program_is_answered_batch_by_batch(
     write_program(trace_program(network), network, tmp_path / "net.pt2")
     np.save(tmp_path / "probe.npy", probe.numpy())
     files = [str(tmp_path / name) for name in ("net.pt2", "probe.npy", "out.npz")]
-    reopen.main("pt2", *files, "", "7")
+    reopen.main("pt2", *files, "", "", "7")
     with np.load(tmp_path / "out.npz") as answers, torch.no_grad():
         (answer,) = answers.values()
         np.testing.assert_allclose(answer, network(probe).numpy()[:7], atol=1e-5)

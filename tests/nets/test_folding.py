@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
-from doublure.engine.loading import load
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
@@ -18,6 +17,7 @@ from doublure.nets.features import FeatureRecorder
 from doublure.nets.folding import affine_of, behind, fold_batchnorm
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from tests import tiny
 
 NORMAL = {"mean": (0.5,) * 3, "std": (0.25,) * 3}

@@ -10,6 +10,7 @@ import pytest
 
 from doublure.reports.page import write_report
 from doublure.reports.record import RunRecord, read_run
+from doublure.tasks.classification.task import ClassificationTask
 
 Files = dict[str, Any]
 WriteRun = Callable[..., Path]
@@ -24,6 +25,7 @@ def summary(classes: int = 10, **changes: Any) -> Files:
         for name in names
     }
     return {
+        "words": vars(ClassificationTask.words),
         "verb": "distill",
         "method": "shader-kd",
         "paper": "Raikwar, Mishra: Data-free knowledge distillation from shader images, 2022",

@@ -9,6 +9,9 @@ from doublure.reports.facts import (
 )
 from doublure.reports.record import ExportedForm, RunRecord, Summary
 from doublure.reports.shown_images import Samples
+from doublure.tasks.classification.task import ClassificationTask
+
+WORDS = ClassificationTask.words
 
 
 def test_four_figures_at_most_stand_under_the_verdict():
@@ -45,18 +48,27 @@ def test_the_histogram_is_told_in_words():
 
 
 def test_agreement_says_on_what_and_how_surely():
-    summary = Summary(agreement=0.5, agreement_count=100, agreement_on="kept-apart images")
+    summary = Summary(
+        words=ClassificationTask.words,
+        agreement=0.5,
+        agreement_count=100,
+        agreement_on="kept-apart images",
+    )
     (fact,) = agreement_facts(summary)
     assert fact.tag == "proxy"
     assert fact.detail == "95 % interval 40.4 to 59.6 %, on 100 images: kept-apart images"
 
 
 def test_many_views_of_few_images_are_as_sure_as_those_few():
-    views = Summary(agreement=0.5, agreement_count=2048, agreement_images=100)
+    views = Summary(
+        words=ClassificationTask.words, agreement=0.5, agreement_count=2048, agreement_images=100
+    )
     (fact,) = agreement_facts(views)
     assert fact.detail.startswith("95 % interval 40.4 to 59.6 %, on 2,048 images")
     assert views.compared_on == "views of 100 held-out transfer images"
-    many = Summary(agreement=0.5, agreement_count=100, agreement_images=100)
+    many = Summary(
+        words=ClassificationTask.words, agreement=0.5, agreement_count=100, agreement_images=100
+    )
     assert many.compared_on == "held-out transfer images"
 
 

@@ -11,6 +11,7 @@ from doublure.reports import page
 from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import RunRecord
 from doublure.reports.verdict import judge
+from doublure.tasks.translation.task import TranslationTask
 from tests.reports.conftest import (
     RUNS,
     Files,
@@ -64,7 +65,13 @@ def test_of_a_student_that_translates_nothing_is_called_an_image(record_of: Reco
     scored = ("accuracy", "correct", "flops")
     roles = [f"{role}_{name}" for role in ("teacher", "student") for name in scored]
     unmeasured = dict.fromkeys([*roles, "accuracy_count", "per_class", "class_names"])
-    told = summary(unit="token", paper="", agreement_on=None, student_scores=scores, **unmeasured)
+    told = summary(
+        words=vars(TranslationTask.words),
+        paper="",
+        agreement_on=None,
+        student_scores=scores,
+        **unmeasured,
+    )
     made = page_of(record_of, {"summary.json": told, "metrics.jsonl": metrics()})
     text = Elements(re.sub("<style>.*?</style>", "", made, flags=re.DOTALL)).text
     assert "image" not in text.lower()
@@ -160,7 +167,7 @@ def test_a_missing_part_is_said_to_be_missing(pages: dict[str, Path]):
         "classes were not counted",
         "Nothing was logged",
         "Agreement was not measured",
-        "No labelled images were given, so accuracy is unknown",
+        "No labelled data were given, so accuracy is unknown",
         "was not exported",
         "No audit was made",
         "no recipe.toml",

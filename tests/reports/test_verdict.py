@@ -10,9 +10,11 @@ from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import ClassScore, ExportedForm, RunRecord, SavedFinding, Summary
 from doublure.reports.shown_images import Samples
 from doublure.reports.verdict import Verdict, chance, judge
+from doublure.tasks.classification.task import ClassificationTask
 
 LIMITS = ConcernLimits()
 GOOD = Summary(
+    words=ClassificationTask.words,
     teacher_accuracy=0.972,
     student_accuracy=0.936,
     accuracy_count=500,

@@ -11,7 +11,6 @@ from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
-from doublure.engine.loading import load
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     feature_statistics_loss,
@@ -20,6 +19,7 @@ from doublure.nets.batchnorm_statistics import (
 from doublure.nets.network import Network, freeze
 from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
 from doublure.nets.vit import VisionTransformer
+from doublure.networks import load
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.sources.deep_inversion import (
     PUBLISHED,

@@ -3,8 +3,8 @@
 import pytest
 
 from doublure.core.protocols import InputContract
-from doublure.engine.loading import load, save
 from doublure.nets.references import NetworkRef
+from doublure.networks import load, save
 from tests.command import command
 
 NET = """

@@ -6,10 +6,10 @@ import torch
 
 import doublure
 from doublure.core.findings import Finding
-from doublure.engine.loading import load, save
 from doublure.engine.run_folder import SUMMARY
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.quantized import grids_of
+from doublure.networks import load, save
 from doublure.tasks.classification import summary
 from tests import tiny
 from tests.command import command

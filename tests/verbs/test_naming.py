@@ -1,8 +1,8 @@
 import pytest
 
-from doublure.engine.loading import load
 from doublure.engine.method import MethodInputs
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.recipe_file import from_toml, to_toml

@@ -10,12 +10,12 @@ from doublure.compress import shrinking_plan
 from doublure.compress.shrinking_choice import Row
 from doublure.compress.shrinking_plan import Costs, plan_candidates
 from doublure.data.image_set import read_image_set
-from doublure.engine.loading import load, save
 from doublure.engine.run_folder import SUMMARY, RunFolderError
 from doublure.exports import exporting
 from doublure.exports.exporting import FILES
 from doublure.exports.verify import Comparison
 from doublure.nets.network import Network
+from doublure.networks import load, save
 from doublure.sources.flat import Flat
 from doublure.sources.noise import Noise
 from doublure.tasks.classification import held_out, summary

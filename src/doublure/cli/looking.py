@@ -111,7 +111,6 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """How many labelled images a network gets right, or how well it translates, with counts."""
-    from doublure.tasks.translation.evaluation import TranslationEvaluation
     from doublure.verbs.evaluate import evaluate as work
 
     made = work(
@@ -131,21 +130,13 @@ def evaluate(
     if json:
         print_json(made.to_json())
         return
-    if isinstance(made, TranslationEvaluation):
-        for name, score in made.scores.items():
-            unit = "sentences" if name == "bleu" else "tokens"
-            told = f"{name:15}{score.value:8.4g}  on {score.count:,} {unit}  {score.signature}"
-            results.print(told.rstrip(), markup=False)
-        return
-    low, high = made.interval()
-    results.print(
-        f"accuracy [bold]{made.accuracy:.2%}[/]  {made.correct:,} of {made.count:,}"
-        f"  [dim]95 % interval {low:.1%} to {high:.1%}[/]"
-    )
-    table = Table("class", "accuracy", "count", box=None, header_style="dim")
-    for name, row in made.per_class.items():
-        table.add_row(name, f"{row.accuracy:.1%}", f"{row.count:,}")
-    results.print(table)
+    for line in made.lines():
+        results.print(line.rstrip())
+    if (rows := made.table()) is not None:
+        table = Table(*rows[0], box=None, header_style="dim")
+        for row in rows[1]:
+            table.add_row(*row)
+        results.print(table)
 
 
 def score(

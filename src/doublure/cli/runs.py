@@ -128,16 +128,15 @@ def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
     if json:
         print_json(summary)
         return
+    from doublure.tasks import TASKS
+
+    task = next(task for task in TASKS if task.name == summary["task"])
     for role in ("teacher", "student"):
-        accuracy, parameters = summary[f"{role}_accuracy"], summary[f"{role}_parameters"]
+        parameters = summary[f"{role}_parameters"]
         if parameters is not None:
-            scored = "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
-            if "score_count" in summary:  # a task that is not scored by accuracy
-                scores = summary[f"{role}_scores"] or {}
-                told = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
-                scored = ", ".join(told) or "not scored"
+            scored = task.lines(summary, role)
             name = summary[f"{role}_reference"]
-            results.print(f"{role:11}{name}  {parameters:,} numbers, {scored}", markup=False)
+            results.print(f"{role:11}{name}  {parameters:,} parameters, {scored}", markup=False)
     if summary["agreement"] is not None:
         results.print(
             f"agreement  {summary['agreement']:.1%} on {summary['agreement_count']:,} "
@@ -152,9 +151,8 @@ def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
         )
     for warning in summary["warnings"]:
         results.print(f"warning    {warning}", markup=False)
-    unit = "sentences" if "score_count" in summary else "images"
     results.print(
         f"steps      {summary['steps']:,} in {summary['seconds']:.0f} s "
-        f"({summary['images_per_second']:,.0f} {unit}/s)"
+        f"({summary['images_per_second']:,.0f} {task.words.shown}/s)"
     )
     results.print(f"report     {out / 'report.html'}", markup=False)

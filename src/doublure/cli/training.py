@@ -64,7 +64,7 @@ def train(
     needed(options, net=net, data=data)
     from doublure.verbs.train import train as work
 
-    run_verb(work, net, data, out=out, options=options, augment=augment or "mild")
+    run_verb(work, net, data, out=out, options=options, augment=augment)
 
 
 def train_generator(

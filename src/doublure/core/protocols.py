@@ -1,13 +1,12 @@
 """The shared nouns: what flows through the house, and what a part must answer to be plugged in.
 
 Nothing is inherited from the protocols here; a class that has the methods is a tenant.
-Images are float tensors in [0, 1], NCHW, on the device, before any normalisation. Sentences are
-int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and "prefix".
+Images are float tensors in [0, 1], NCHW, on the device, before any normalisation. What other
+inputs are, the contract of their task says.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, runtime_checkable
 
@@ -20,15 +19,20 @@ Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 LossTerms = dict[str, Tensor]
 Split = Literal["train", "held_out"]
 
-# The first tokens of every vocabulary: padding, the ends of a sentence, what no piece spells.
-PAD, BEGIN, END, UNKNOWN = range(4)
-MARKS = ("<pad>", "<s>", "</s>", "<unk>")
-# Stands for the space in front of a word, so that pieces put together are the sentence.
-SPACE = "\u2581"
-# A fact of a batch: 1 where the student has made its sentences itself, else 0.
-OWN_SENTENCES = "own_sentences"
 # Facts of a batch: the share of a pool that is filled; steps between two rounds of a source.
 POOL, ROUND = "pool", "round"
+
+
+@runtime_checkable
+class Contract(Protocol):
+    """What a network takes, and what its outputs stand for; each task has a class of its own."""
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation per channel, of inputs that are one image; None for any other."""
+
+    def blank(self, count: int, device: torch.device) -> Input:
+        """Return a batch of valid inputs that say nothing: black images, empty sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class InputContract:
         names: one name per class, or None where nobody knows them.
         interpolation: how an image of another size is resized, in Pillow's words.
         crop_pct: share of the resized image that the centre crop keeps.
+        output: what the outputs are: "classes" is one logit a class, other tasks have words of
+            their own.
     """
 
     size: tuple[int, int]
@@ -53,6 +59,7 @@ class InputContract:
     names: tuple[str, ...] | None = None
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
+    output: str = "classes"
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -72,46 +79,17 @@ class InputContract:
                 f"names must have one entry per class ({self.classes}), got {len(self.names)}"
             )
 
-
-@dataclass(frozen=True, kw_only=True)
-class TextContract:
-    """What a translator expects of a sentence and what its outputs stand for.
-
-    Args:
-        languages: translated from and into, as the files of parallel text end: "de", "en".
-        source: the pieces that sentences are made of, by token; `MARKS` come first.
-        target: the same of the language translated into: the classes of every answer.
-        longest: tokens of a sentence, its end included; what is longer is cut.
-    """
-
-    languages: tuple[str, str]
-    source: tuple[str, ...]
-    target: tuple[str, ...]
-    longest: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("source", "target"):
-            pieces = getattr(self, name)
-            if pieces[: len(MARKS)] != MARKS or len(set(pieces)) < len(pieces):
-                raise ValueError(
-                    f"{name} must be distinct pieces and begin with {', '.join(MARKS)}"
-                )
-        if self.longest < 2:
-            raise ValueError(f"longest must be at least 2, got {self.longest}")
-
     @property
-    def classes(self) -> int:
-        """How many pieces an answer chooses from."""
-        return len(self.target)
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation per channel."""
+        return self.mean, self.std
 
-    def text(self, tokens: Iterable[int]) -> str:
-        """Return the sentence that target tokens spell, up to its end."""
-        spelt = takewhile(lambda token: token != END, tokens)
-        pieces = [self.target[token] for token in spelt if token not in (PAD, BEGIN)]
-        return "".join(pieces).replace(SPACE, " ").strip()
+    def blank(self, count: int, device: torch.device) -> Tensor:
+        """Return black images."""
+        return torch.zeros(count, self.channels, *self.size, device=device)
 
 
-Contract = TypeVar("Contract", bound=InputContract | TextContract, default=InputContract)
+AnyContract = TypeVar("AnyContract", bound=Contract, default=InputContract)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +149,7 @@ def image_batch(images: Tensor, **fields: Any) -> Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamContext(Generic[Contract]):
+class StreamContext(Generic[AnyContract]):
     """Where and for whom a source works; `StreamContext` alone is one of images.
 
     Args:
@@ -183,7 +161,7 @@ class StreamContext(Generic[Contract]):
         draft: only the shape of what is drawn matters; images that cost much may stay unfinished.
     """
 
-    contract: Contract
+    contract: AnyContract
     device: torch.device
     batch_size: int
     steps: int

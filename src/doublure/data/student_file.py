@@ -17,18 +17,20 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import InputContract, TextContract
+from doublure.core.protocols import InputContract
 from doublure.data.checkpoints import CheckpointError, existing_file, read_safetensors
 
 WEIGHTS = "student.safetensors"
 DESCRIPTION = "student.json"
 _VERSION = 1
-_VERSION_KEY, _DIGEST_KEY = "format_version", "sha256"
+_VERSION_KEY, _DIGEST_KEY, _TASK_KEY = "format_version", "sha256", "task"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentDescription:
-    """What student.json says; the names are those of timm's `pretrained_cfg`.
+class ImageDescription:
+    """What student.json says of a network that takes one image.
+
+    The names are those of timm's `pretrained_cfg`.
 
     Args:
         architecture: the REF that builds the network, "" for one that was made in Python.
@@ -48,10 +50,29 @@ class StudentDescription:
     crop_pct: float
     num_classes: int
     label_names: tuple[str, ...] | None = None
+    output: str = "classes"
     plan: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.contract  # which checks that the values agree
+
+    @classmethod
+    def of(
+        cls, contract: InputContract, architecture: str, plan: tuple[dict[str, Any], ...] = ()
+    ) -> "ImageDescription":
+        """Return the description of a network with this contract."""
+        return cls(
+            architecture=architecture,
+            mean=tuple(float(value) for value in contract.mean),
+            std=tuple(float(value) for value in contract.std),
+            input_size=(contract.channels, *contract.size),
+            interpolation=contract.interpolation,
+            crop_pct=contract.crop_pct,
+            num_classes=contract.classes,
+            label_names=contract.names,
+            output=contract.output,
+            plan=plan,
+        )
 
     @property
     def contract(self) -> InputContract:
@@ -64,79 +85,43 @@ class StudentDescription:
             std=self.std,
             classes=self.num_classes,
             names=self.label_names,
+            output=self.output,
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextDescription:
-    """What student.json says of a translator."""
+def to_json(task: str, description: Any, digest: str) -> str:
+    """Return the text of student.json; equal content gives equal text.
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
-
-    architecture: str
-    languages: tuple[str, str]
-    source_pieces: tuple[str, ...]
-    target_pieces: tuple[str, ...]
-    longest: int
-
-    def __post_init__(self) -> None:
-        _ = self.contract  # which checks that the values agree
-
-    @property
-    def contract(self) -> TextContract:
-        """The same as a contract."""
-        return TextContract(
-            languages=self.languages,
-            source=self.source_pieces,
-            target=self.target_pieces,
-            longest=self.longest,
-        )
-
-
-Description = StudentDescription | TextDescription
-
-
-def describe_student(
-    contract: InputContract | TextContract, architecture: str, plan: tuple[dict[str, Any], ...] = ()
-) -> Description:
-    """Return the description of a network with this contract."""
-    if isinstance(contract, TextContract):
-        return TextDescription(
-            architecture=architecture,
-            languages=contract.languages,
-            source_pieces=contract.source,
-            target_pieces=contract.target,
-            longest=contract.longest,
-        )
-    return StudentDescription(
-        architecture=architecture,
-        mean=tuple(float(value) for value in contract.mean),
-        std=tuple(float(value) for value in contract.std),
-        input_size=(contract.channels, *contract.size),
-        interpolation=contract.interpolation,
-        crop_pct=contract.crop_pct,
-        num_classes=contract.classes,
-        label_names=contract.names,
-        plan=plan,
-    )
-
-
-def to_json(description: Description, digest: str) -> str:
-    """Return the text of student.json; equal content gives equal text."""
-    values = {**asdict(description), _VERSION_KEY: _VERSION, _DIGEST_KEY: digest}
+    Args:
+        task: the name of the task that the network is for.
+        description: a dataclass; which one belongs to the task.
+    """
+    known = {_TASK_KEY: task, _VERSION_KEY: _VERSION, _DIGEST_KEY: digest}
+    values = {**asdict(description), **known}
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text: str, where: str) -> tuple[Description, str]:
-    """Return what the text of a student.json says, and the digest of its weights.
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """What student.json says: the task, what the task says of the network, the weights' digest."""
+
+    task: str
+    description: Any
+    digest: str
+
+
+def from_json(text: str, where: str, descriptions: Mapping[str, type]) -> Student:
+    """Return what the text of a student.json says.
 
     Args:
         where: the file, for messages.
+        descriptions: the class of description of every task.
 
     Raises:
-        CheckpointError: it is no JSON, of another version, or has missing, unknown or wrong keys.
+        CheckpointError: it is no JSON, of another version or of no known task, or has missing,
+            unknown or wrong keys.
     """
     try:
         values = json.loads(text)
@@ -153,25 +138,29 @@ def from_json(text: str, where: str) -> tuple[Description, str]:
     digest = values.pop(_DIGEST_KEY, None)
     if not isinstance(digest, str):
         raise CheckpointError(f"{where} lacks '{_DIGEST_KEY}'; it was not written by doublure")
-    kind: type[Description] = StudentDescription
-    if "source_pieces" in values:
-        kind = TextDescription
+    task = values.pop(_TASK_KEY, None)
+    if task not in descriptions:
+        raise CheckpointError(
+            f"{where} is of the task {task!r}, known: {', '.join(descriptions)}; add it to "
+            "doublure.tasks.TASKS, or restore the file"
+        )
+    kind = descriptions[task]
     known = [field.name for field in fields(kind)]
     try:
         for key in values:
             one_of("key", key, known)
-        description = TypeAdapter(kind).validate_json(json.dumps(values))
+        description: Any = TypeAdapter(kind).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"{where}: {place or 'content'}: {first['msg']}") from error
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    return description, digest
+    return Student(task=task, description=description, digest=digest)
 
 
 def write_student(
-    folder: str | Path, state: Mapping[str, Tensor], description: Description
+    folder: str | Path, state: Mapping[str, Tensor], task: str, description: Any
 ) -> None:
     """Write both files, each as a whole; what stood there before stays intact if that fails.
 
@@ -182,7 +171,7 @@ def write_student(
     # Copies: the format refuses tied and strided tensors.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     weights = safetensors.torch.save(plain, metadata={"format": "pt"})
-    text = to_json(description, hashlib.sha256(weights).hexdigest()).encode()
+    text = to_json(task, description, hashlib.sha256(weights).hexdigest()).encode()
     contents = {folder / WEIGHTS: weights, folder / DESCRIPTION: text}
     parts = {path: path.with_name(path.name + ".part") for path in contents}
     try:
@@ -204,11 +193,14 @@ def write_student(
             part.unlink(missing_ok=True)
 
 
-def read_student(path: str | Path) -> tuple[dict[str, Tensor], Description]:
-    """Return the weights and the description of a student.
+def read_student(
+    path: str | Path, descriptions: Mapping[str, type]
+) -> tuple[dict[str, Tensor], Student]:
+    """Return the weights of a student and what is said of it.
 
     Args:
         path: its student.json, or the folder that holds it.
+        descriptions: the class of description of every task.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the two do not belong together.
@@ -218,16 +210,16 @@ def read_student(path: str | Path) -> tuple[dict[str, Tensor], Description]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it") from error
-    description, digest = from_json(text, str(path))
+    student = from_json(text, str(path), descriptions)
     weights = existing_file(path.with_name(WEIGHTS))
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
+    if found != student.digest:
         raise CheckpointError(
             f"{weights} is not what {path.name} was written with (sha256 {found[:12]}, expected "
-            f"{digest[:12]}); writing was cut short or a file was exchanged: resume the run"
+            f"{student.digest[:12]}); writing was cut short or a file was exchanged: resume the run"
         )
-    return read_safetensors(weights), description
+    return read_safetensors(weights), student
 
 
 def find_student(path: str | Path) -> Path:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from doublure.core.protocols import (
+    AnyContract,
     Batch,
-    Contract,
     InputContract,
     Loss,
     Rule,
@@ -205,8 +205,8 @@ def transform(
 
 
 def stream_context(
-    contract: Contract, network: nn.Module, settings: FitSettings, **fields: Any
-) -> StreamContext[Contract]:
+    contract: AnyContract, network: nn.Module, settings: FitSettings, **fields: Any
+) -> StreamContext[AnyContract]:
     """Return the site of a run: where `network` lives, at the batch and length of `settings`."""
     world = fields.get("world", 1)
     if settings.batch_size % world:

@@ -1,5 +1,6 @@
 """A method: a paper's whole recipe as stages, made for what a person has."""
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from doublure.core.checks import one_of
-from doublure.core.protocols import InputContract, Source, TextContract
+from doublure.core.protocols import Contract, InputContract, Source
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.references import NetworkRef
 from doublure.objectives.weighted import AnyObjective
@@ -54,6 +55,7 @@ class MethodInputs:
 
     Args:
         contract: what the teacher takes.
+        task: whose networks they are, by its name.
         base: what is shown in place of the method's own images.
         without: parts of the method to leave out.
         objective: what the last stage matches in place of the method's own.
@@ -61,7 +63,8 @@ class MethodInputs:
         few: some real images, where there are any.
     """
 
-    contract: InputContract | TextContract
+    contract: Contract
+    task: str = "classification"
     base: Source | None = None
     without: frozenset[str] = frozenset()
     objective: AnyObjective | None = None
@@ -72,8 +75,7 @@ class MethodInputs:
     @property
     def image_contract(self) -> InputContract:
         """The contract, for methods that are for images alone."""
-        assert isinstance(self.contract, InputContract)  # else refused by `Method.recipe`
-        return self.contract
+        return typing.cast(InputContract, self.contract)  # another is refused by `Method.recipe`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class Method:
         needs: what must be given, for methods that cannot do without.
         parts: what can be left out, to see what it is worth.
         plan: what was chosen for these networks and why, in a few sentences, where anything was.
+        tasks: whose networks it is for, by their names.
         open: it is meant for whatever is given: with images or an objective in place of its own it
             is still itself.
     """
@@ -94,6 +97,7 @@ class Method:
     needs: Need = "nothing"
     parts: tuple[str, ...] = ()
     plan: Callable[[MethodInputs], tuple[str, ...]] = lambda _: ()
+    tasks: tuple[str, ...] = ("classification",)
     open: bool = False
 
     def recipe(
@@ -124,11 +128,10 @@ class Method:
         )
 
     def _refuse(self, inputs: MethodInputs) -> None:
-        text = isinstance(inputs.contract, TextContract)
-        if text != (self.needs == "sentences"):
-            kinds = ("images", "translates") if text else ("text", "takes images")
+        if inputs.task not in self.tasks:
             raise ValueError(
-                f"{self.name} is for {kinds[0]}, but the teacher {kinds[1]}; leave --method away"
+                f"{self.name} is for {' and '.join(self.tasks)}, but the teacher is one of "
+                f"{inputs.task}; leave --method out"
             )
         if inputs.base is None and self.needs != "nothing":
             raise ValueError(f"{self.name} needs {_WANTED[self.needs]}")

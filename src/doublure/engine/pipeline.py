@@ -19,16 +19,14 @@ import torch
 
 from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
-from doublure.core.protocols import TextContract
 from doublure.core.seeding import child_seed, from_seed
-from doublure.data.datasets import Dataset, open_data
 from doublure.engine.codec import Codec
-from doublure.engine.dry_run import check_pair, dry_run, weights_digest
+from doublure.engine.dry_run import dry_run, weights_digest
 from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
 from doublure.engine.model_transform import apply_transform, network_of
-from doublure.engine.planning import seconds_to_answer, within_budget
+from doublure.engine.planning import within_budget
 from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
@@ -47,8 +45,8 @@ from doublure.engine.run_folder import (
 )
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.engine.summary import summarize
+from doublure.engine.task import FinishedRun
 from doublure.nets.network import Network
-from doublure.tasks.translation.parallel_text import ParallelText, open_text
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
 FREE = ("eval", "fit.log_every")
@@ -60,8 +58,6 @@ LAYERS_ALONE = (
 CHANGING = ("prune", "quantize", "continual")
 # The recipe as it was before a budget was planned, which --resume compares.
 _ASKED_FOR = "asked.toml"
-# Images on which networks are compared for the report.
-_JUDGED = 4096
 # Of a budget, at most so much is kept for that.
 _JUDGING_SHARE = 0.25
 # Seconds for what a report takes beside, drawing images and writing the page among it.
@@ -125,19 +121,23 @@ def _run(
     )
     asked = recipe
     notes: list[str] = []
-    teacher, student = open_networks(recipe, dataclasses.replace(options, say=notes.append))
+    noting = dataclasses.replace(options, say=notes.append)
+    teacher, student = open_networks(recipe, noting, plugins)
+    task = plugins.task_of(student.contract)
     begun = apply_transform(recipe.stages[0], teacher, student, stage_rng(recipe, 0))
-    evaluation_data = (
-        None if recipe.eval is None else open_evaluation_data(recipe.eval, begun, options)
-    )
+    evaluation_data = None
+    if recipe.eval is not None:
+        evaluation_data = task.open_evaluation_data(
+            recipe.eval, begun.contract, skip_bad=options.skip_bad
+        )
     if evaluation_data is not None:
         notes += [f"--eval: {note}" for note in evaluation_data.notes]
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
     if options.budget is not None and not saved:
-        after = min(
-            seconds_to_judge(teacher, begun, evaluation_data), _JUDGING_SHARE * options.budget
-        )
+        judged = [network for network in (begun, teacher) if network is not None]
+        after = _REPORTING + task.seconds_to_judge(judged, evaluation_data)
+        after = min(after, _JUDGING_SHARE * options.budget)
         left = options.budget - after - (time.perf_counter() - began)
         recipe = processes.broadcast(within_budget(recipe, teacher, student, left, processes))
         notes.append(
@@ -173,21 +173,21 @@ def _run(
     if not processes.first:
         return {}
     made = network_of(results[-1].network, student)
-    save(made, folder.path)
+    save(made, folder.path, tasks=plugins.tasks)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))
-    return summarize(
-        recipe,
-        folder,
-        results,
-        teacher,
-        made,
-        evaluation_data,
-        compared=compared,
+    finished = FinishedRun(
+        recipe=recipe,
+        folder=folder,
+        teacher=teacher,
+        student=made,
+        evaluation_data=evaluation_data,
+        terms=results[-1].terms,
         last=train.last,
         audit=options.audit,
-        paper=plugins.papers.get(recipe.method),
     )
+    paper = plugins.papers.get(recipe.method)
+    return summarize(finished, results, task, compared=compared, paper=paper)
 
 
 def _looked_up(
@@ -231,18 +231,9 @@ def _begun(
     return dataclasses.replace(options, say=say)
 
 
-def open_evaluation_data(
-    spec: str, student: Network[Any], options: RunOptions
-) -> Dataset | ParallelText:
-    """Return the data to score on: labelled images, or sentences with references."""
-    contract = student.contract
-    if isinstance(contract, TextContract):
-        require("sacrebleu")  # which is better missed now than after the training
-        return open_text(spec, split="test", languages=contract.languages)
-    return open_data(spec, contract, split="test", labels=True, skip_bad=options.skip_bad)
-
-
-def open_networks(recipe: Recipe, options: RunOptions) -> tuple[Network[Any] | None, Network[Any]]:
+def open_networks(
+    recipe: Recipe, options: RunOptions, plugins: Plugins
+) -> tuple[Network[Any] | None, Network[Any]]:
     """Return the teacher, where there is one, and the student before its first step.
 
     Raises:
@@ -251,7 +242,7 @@ def open_networks(recipe: Recipe, options: RunOptions) -> tuple[Network[Any] | N
     device = device_named(recipe.device)
     made = dict(options.networks)
     if "teacher" not in made and recipe.teacher is not None:
-        opened = resolve(recipe.teacher, allow_code=options.allow_code)
+        opened = resolve(recipe.teacher, allow_code=options.allow_code, tasks=plugins.tasks)
         for note in opened.notes:
             options.say(f"teacher: {note}")
         made["teacher"] = opened.network
@@ -264,16 +255,27 @@ def open_networks(recipe: Recipe, options: RunOptions) -> tuple[Network[Any] | N
             like=made["teacher"].contract if "teacher" in made else None,
             allow_code=options.allow_code,
             rng=from_seed(child_seed(recipe.seed, "student")),
+            tasks=plugins.tasks,
         ).network
     for role, network in made.items():
-        for note in dry_run(role, network):
+        for note in dry_run(role, network, plugins.task_of(network.contract)):
             options.say(note)
         network.to(device)
     if "teacher" in made:
-        check_pair(made["teacher"].contract, made["student"].contract, own=recipe.own_label_space)
+        _check_pair(made["teacher"].contract, made["student"].contract, recipe, plugins)
     if _travels_with_code(made["student"]):
         trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]
+
+
+def _check_pair(teacher: Any, student: Any, recipe: Recipe, plugins: Plugins) -> None:
+    task, other = plugins.task_of(teacher), plugins.task_of(student)
+    if task.name != other.name:
+        raise ValueError(
+            f"the teacher {task.words.takes} ({task.name}), the student {other.words.takes} "
+            f"({other.name}); a student learns the task of its teacher"
+        )
+    task.check_pair(teacher, student, own_label_space=recipe.own_label_space)
 
 
 def device_named(name: str) -> torch.device:
@@ -297,20 +299,6 @@ def _note_beginning(folder: RunFolder, options: RunOptions, made: Initialized) -
             options.say(f"beginning: {line}")
     told = {"how": made.how, "errors": dict(made.errors), "notes": list(made.notes)}
     write_json(folder.file(BEGINNING), told)
-
-
-def seconds_to_judge(
-    teacher: Network[Any] | None,
-    student: Network[Any],
-    evaluation_data: Dataset | ParallelText | None,
-) -> float:
-    """Return about how long it takes to judge the student and to write the report."""
-    if isinstance(student.contract, TextContract):
-        return _REPORTING
-    asked = [seconds_to_answer(net) for net in (student, teacher) if net is not None]
-    return _REPORTING + (_JUDGED + (0 if evaluation_data is None else len(evaluation_data))) * sum(
-        asked
-    )
 
 
 def train_in_folder(

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from doublure.core.protocols import InputContract, Source, WrappingSource
+from doublure.core.protocols import Source, WrappingSource
 from doublure.engine.budget import Clock, Lap, StepTiming, steps_within, time_steps
 from doublure.engine.fit import FitSettings
 from doublure.engine.model_transform import apply_transform
@@ -237,20 +237,22 @@ def _time_stage(
     if stage.init is None or stage.init_source is not None:
         batch = max(timing.first - timing.step, 0.0)
     beside = 1.0
-    if teacher is not None and isinstance(student.contract, InputContract):
+    if teacher is not None:
         beside += seconds_to_answer(student, clock) / max(seconds_to_answer(teacher, clock), 1e-9)
     return Costs(begin=begin, batch=batch, beside=beside, timing=timing)
 
 
 def seconds_to_answer(network: Network[Any], clock: Clock = time.perf_counter) -> float:
-    """Return about how long a network of images takes to answer one."""
-    contract = network.contract
-    images = torch.zeros(_ASKED, contract.channels, *contract.size, device=device_of(network))
+    """Return about how long a network takes to answer one input."""
+    device = device_of(network)
+    inputs = network.contract.blank(_ASKED, device)
     asked = freeze(network)
     with torch.no_grad():
-        asked(images)  # the first call pays for memory
+        asked(inputs)  # the first call pays for memory
         start = clock()
-        asked(images).sum().item()  # which waits for a GPU
+        asked(inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return (clock() - start) / _ASKED
 
 

@@ -1,54 +1,44 @@
-"""What can be said of a finished run, and how each figure is known.
+"""What can be said of a finished run, and how each number is known.
 
-Accuracy is measured, and only on labelled data that were handed over for it. Without them there is
-agreement: the share of held-out transfer images, never shown to the student, that student and
-teacher call the same; a proxy. The files written here are what a report is made of.
+What depends on the task (scores, agreement) the task says. The files written here are what a report
+is made of.
 """
 
-import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from doublure.core.protocols import Batch, SourceOnDisk, TextContract, parts_of
-from doublure.data.datasets import Dataset
+from doublure.core.protocols import SourceOnDisk, parts_of
 from doublure.engine.fit import FitResult
 from doublure.engine.manifest import run_manifest
 from doublure.engine.recipe import Recipe
 from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
+from doublure.engine.task import FinishedRun, Task
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, count_parameters
-from doublure.tasks.classification.summary import summarize_images
-from doublure.tasks.translation.parallel_text import ParallelText
-from doublure.tasks.translation.summary import summarize_translation
 
 
 def summarize(
-    recipe: Recipe,
-    folder: RunFolder,
+    run: FinishedRun,
     results: Sequence[FitResult],
-    teacher: Network[Any] | None,
-    student: Network[Any],
-    evaluation_data: Dataset | ParallelText | None,
+    task: Task,
     *,
-    audit: bool,
     compared: Sequence[str] = (),
-    last: Batch | None = None,
     paper: str | None = None,
 ) -> dict[str, Any]:
-    """Judge the student, write what was found into the run's folder, and return the summary.
+    """Evaluate the student, write what was found into the run's folder, and return the summary.
 
     Args:
-        evaluation_data: labelled data to score on.
-        compared: what the objectives told before the first step.
-        last: what the student was shown last; None where this call only found it trained.
+        results: of its stages.
+        compared: what the objectives said before the first step.
         paper: what its method is cited as.
-        audit: whether the transfer set is scored, too, a search for images followed, and a network
-            that was made smaller timed.
     """
-    final, result = recipe.stages[-1], results[-1]
+    recipe, final = run.recipe, run.recipe.stages[-1]
     seconds = sum(part.seconds for part in results)
     summary: dict[str, Any] = {
+        "task": task.name,
+        "words": asdict(task.words),
         "verb": recipe.verb,
         "method": recipe.method,
         "paper": paper,
@@ -58,25 +48,18 @@ def summarize(
         "batch_size": final.fit.batch_size,
         "seconds": seconds,
         "images_per_second": sum(part.images for part in results) / max(seconds, 1e-9),
-        "final_terms": result.terms,
+        "final_terms": run.terms,
         "seed": recipe.seed,
         "compared": list(compared),
         "plan": list(recipe.plan),
-        "beginning": _beginning(folder),
-        "warnings": _warnings(results, student.contract.classes),
+        "beginning": _beginning(run.folder),
     }
-    for role, network in (("teacher", teacher), ("student", student)):
+    for role, network in (("teacher", run.teacher), ("student", run.student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
-    if isinstance(student.contract, TextContract):
-        assert not isinstance(evaluation_data, Dataset)
-        summary |= summarize_translation(final, recipe.seed, teacher, student, evaluation_data)
-    else:
-        assert not isinstance(evaluation_data, ParallelText)
-        summary |= summarize_images(
-            recipe, folder, teacher, student, evaluation_data, last=last, audit=audit
-        )
-    write_json(folder.file("manifest.json"), _manifest(recipe, student))
-    write_json(folder.file(SUMMARY), summary)
+    own = task.summarize(run)
+    summary |= own | {"warnings": [*_warnings(results), *own.get("warnings", ())]}
+    write_json(run.folder.file("manifest.json"), _manifest(recipe, run.student))
+    write_json(run.folder.file(SUMMARY), summary)
     return summary
 
 
@@ -98,14 +81,8 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
     )
 
 
-def _warnings(results: Sequence[FitResult], classes: int) -> list[str]:
-    told = []
+def _warnings(results: Sequence[FitResult]) -> list[str]:
     restarts = [part.terms.get("metrics", {}).get("generator_restarts", 0) for part in results]
     if any(restarts):
-        told.append("The generator collapsed while the student learnt, and was started afresh.")
-    if results[-1].terms.get("hard_labels", 0.0) > math.log(classes):
-        told.append(
-            "At the end the loss against the labels was above that of guessing; train longer, "
-            "lower --lr, or, without BatchNorm, try --set fit.optimizer=adamw --lr 0.001."
-        )
-    return told
+        return ["The generator collapsed while the student learnt, and was started afresh."]
+    return []

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from doublure.core.checks import one_of
 from doublure.data.datasets import Dataset, batches
-from doublure.data.student_file import read_student
 from doublure.engine.description import INPUT, describe
-from doublure.engine.loading import save
+from doublure.engine.loading import rebuilds, save
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.run_folder import RunFolderError, write_json
+from doublure.engine.task import Task
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
 from doublure.exports.onnx import (
@@ -63,6 +63,8 @@ def export_network(
     labelled: Dataset | None = None,
     int8: Int8 | None = None,
     timing: Timing | None = None,
+    tasks: tuple[Task, ...],
+    loader: str,
 ) -> list[Exported]:
     """Write `network` into `folder` in every form of `formats`, verified, and list them there.
 
@@ -73,6 +75,8 @@ def export_network(
         calibration: batches of images in [0, 1] for int8-onnx.
         probe: images in [0, 1] on which every file must answer as the network does.
         labelled: images on which every form's accuracy is measured.
+        tasks: one of which the network is for.
+        loader: the module whose `load` opens a student's folder in a fresh process.
 
     Raises:
         ValueError: a form is unknown, or the network cannot take it.
@@ -83,8 +87,8 @@ def export_network(
     timing = timing or Timing()
     expected = answers_of(network, probe)
     with _part_folder(folder) as part:
-        forms = _write_forms(network, part, asked, calibration, int8 or Int8())
-        rows = _judge(forms, network, probe, expected, labelled, timing)
+        forms = _write_forms(network, part, asked, calibration, int8 or Int8(), tasks)
+        rows = _judge(forms, network, probe, expected, labelled, timing, loader)
         rows = [row if row.form in asked else _not_kept(row) for row in rows]
         for form in forms:
             if form.name in asked:
@@ -140,6 +144,7 @@ def _write_forms(
     asked: Sequence[str],
     calibration: Iterable[Tensor] | None,
     int8: Int8,
+    tasks: tuple[Task, ...],
 ) -> list[_Form]:
     """Write every form asked for, and the float32 ONNX file that int8 is made from."""
     forms = []
@@ -154,8 +159,8 @@ def _write_forms(
     if "safetensors" in asked:
         own = part / "weights"  # it is several files, one of which may be a .pt2
         own.mkdir()
-        save(network, own)
-        if not read_student(own)[1].architecture:  # nothing else could rebuild it
+        save(network, own, tasks=tasks)
+        if not rebuilds(network.reference):  # nothing else could rebuild it
             write_program(program(), network, own / FILES["pt2"])
         weights = own / FILES["safetensors"]
         forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
@@ -215,11 +220,14 @@ def _judge(
     expected: np.ndarray,
     labelled: Dataset | None,
     timing: Timing,
+    loader: str,
 ) -> list[Exported]:
     """Verify every form, then measure all of them side by side."""
     code, rounds = _code_of(network), is_quantized(network)
     compared = {
-        form.name: verify(form.name, form.path, probe, expected, code=code, rounds=rounds)
+        form.name: verify(
+            form.name, form.path, probe, expected, code=code, loader=loader, rounds=rounds
+        )
         for form in forms
     }
     answers = {form.name: form.answer for form in forms}

@@ -1,11 +1,11 @@
 """Reopens an exported file and writes down what it answers: a program of its own, not a module.
 
-    python -P replay.py FORM FILE PROBE.npy ANSWERS.npz CODE BATCH_SIZE...
+    python -P reopen.py FORM FILE PROBE.npy ANSWERS.npz CODE LOADER BATCH_SIZE...
 
 It starts afresh, as a deployed program would, and imports nothing the file does not need: for
 ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds the logits of the first probe images
 for every batch size, those of all of them for the largest. CODE is the file whose code a student's
-own architecture stands in, or "".
+own architecture stands in, or ""; LOADER the module whose `load` opens a student's folder.
 """
 
 import sys
@@ -20,7 +20,7 @@ FEWEST = 6
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def open_onnx(path: Path, code: str) -> Answer:
+def open_onnx(path: Path, code: str, loader: str) -> Answer:
     """Return how an ONNX file answers a batch."""
     from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
     from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
@@ -32,7 +32,7 @@ def open_onnx(path: Path, code: str) -> Answer:
     return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
-def open_program(path: Path, code: str) -> Answer:
+def open_program(path: Path, code: str, loader: str) -> Answer:
     """Return how a .pt2 file answers a batch."""
     import torch
 
@@ -40,17 +40,18 @@ def open_program(path: Path, code: str) -> Answer:
     return lambda images: program(torch.from_numpy(images)).detach().numpy()
 
 
-def open_student(path: Path, code: str) -> Answer:
+def open_student(path: Path, code: str, loader: str) -> Answer:
     """Return how a student's network, rebuilt from the folder it is in, answers a batch."""
+    import importlib
+
     import torch
 
-    from doublure.engine.loading import load
-
+    load = importlib.import_module(loader).load
     network = load(str(path.parent), allow_code=[code] if code else False).eval()
     return lambda images: network(torch.from_numpy(images)).detach().numpy()
 
 
-OPENERS: dict[str, Callable[[Path, str], Answer]] = {
+OPENERS: dict[str, Callable[[Path, str, str], Answer]] = {
     "onnx": open_onnx,
     "int8-onnx": open_onnx,
     "pt2": open_program,
@@ -58,10 +59,12 @@ OPENERS: dict[str, Callable[[Path, str], Answer]] = {
 }
 
 
-def main(form: str, path: str, probe: str, answers: str, code: str, *sizes: str) -> None:
+def main(
+    form: str, path: str, probe: str, answers: str, code: str, loader: str, *sizes: str
+) -> None:
     """Answer probe images as one file does, at every batch size asked for."""
     images = np.load(probe, allow_pickle=False)
-    answer = OPENERS[form](Path(path), code)
+    answer = OPENERS[form](Path(path), code, loader)
     runs = []
     for size in map(int, sizes):
         some = images[: max(size, FEWEST)]

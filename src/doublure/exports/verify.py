@@ -82,12 +82,14 @@ def verify(
     expected: Float[np.ndarray, "batch classes *places"],
     *,
     code: str = "",
+    loader: str = "",
     rounds: bool = False,
 ) -> Comparison:
     """Reopen `path` in a fresh process and return how close it comes to `expected`.
 
     Args:
         code: the file whose code a student's own architecture stands in; it runs there.
+        loader: the module whose `load` opens a student's folder, for the form that is one.
         rounds: the network itself rounds its activations.
 
     Raises:
@@ -96,7 +98,7 @@ def verify(
     images = probe.detach().float().cpu().numpy()
     sizes = sorted({1, min(3, len(images)), len(images)})
     worst = 0.0
-    for size, logits in _replay(form, path, images, sizes, code):
+    for size, logits in _replay(form, path, images, sizes, code, loader):
         wanted = expected[: max(size, reopen.FEWEST)]
         if logits.shape != wanted.shape:
             raise VerificationError(
@@ -130,7 +132,7 @@ def _check(
 
 
 def _replay(
-    form: str, path: Path, images: np.ndarray, sizes: list[int], code: str
+    form: str, path: Path, images: np.ndarray, sizes: list[int], code: str, loader: str
 ) -> list[tuple[int, np.ndarray]]:
     """Return a fresh process's answers for each batch size, as `replay` gives them."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -138,7 +140,7 @@ def _replay(
         np.save(probe, images)
         # -P: the program's own folder, with its onnx.py, must not come before the packages.
         program = [sys.executable, "-P", reopen.__file__]
-        arguments = [form, path, probe, answers, code, *sizes]
+        arguments = [form, path, probe, answers, code, loader, *sizes]
         done = subprocess.run(
             [*program, *map(str, arguments)], capture_output=True, text=True, check=False
         )

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from doublure.core.protocols import InputContract
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 
@@ -30,17 +29,16 @@ def to_channels_first_(network: nn.Module) -> None:
 
 
 def _answers_channels_last(network: nn.Module) -> bool:
-    if not isinstance(network, Network) or not isinstance(network.contract, InputContract):
+    if not isinstance(network, Network):
         return True
     # A copy: weights of one channel would not come back from an order that they have both of.
     trial = freeze(network)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     assert isinstance(trial, Network)
     trial.channels_last = True
-    contract = network.contract
     try:
         with torch.no_grad():
-            trial(torch.zeros(2, contract.channels, *contract.size, device=device_of(network)))
+            trial(network.contract.blank(2, device_of(network)))
     except RuntimeError:
         return False
     return True

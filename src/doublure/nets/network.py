@@ -11,17 +11,17 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import Contract, Input, InputContract
+from doublure.core.protocols import AnyContract, Input
 
 
-class Network(nn.Module, Generic[Contract]):
+class Network(nn.Module, Generic[AnyContract]):
     """An architecture that takes images in [0, 1], NCHW; mean and std belong to it.
 
     `Network` alone is one of images; a `Network[TextContract]` takes tokens.
 
     Args:
         body: the architecture; its state_dict keys are the checkpoint's.
-        contract: size, channels, mean, std, classes; or the vocabularies.
+        contract: what it takes and what its outputs stand for; each task has its own.
         reference: the REF it was made from, "" where it was made in Python.
         plan: what was done to that architecture since (pruned, quantized), as records.
     """
@@ -34,7 +34,7 @@ class Network(nn.Module, Generic[Contract]):
     def __init__(
         self,
         body: nn.Module,
-        contract: Contract,
+        contract: AnyContract,
         reference: str = "",
         plan: tuple[dict[str, Any], ...] = (),
     ) -> None:
@@ -43,13 +43,18 @@ class Network(nn.Module, Generic[Contract]):
         self.contract = contract
         self.reference = reference
         self.plan = plan
-        if isinstance(contract, InputContract):
-            shape = (1, contract.channels, 1, 1)
-            self.register_buffer("mean", torch.tensor(contract.mean).view(shape), persistent=False)
-            self.register_buffer("std", torch.tensor(contract.std).view(shape), persistent=False)
+        self._of_images = contract.normalisation is not None
+        if contract.normalisation is not None:
+            mean, std = (
+                torch.tensor(values).view(1, -1, 1, 1) for values in contract.normalisation
+            )
+            self.register_buffer("mean", mean, persistent=False)
+            self.register_buffer("std", std, persistent=False)
 
     def forward(self, inputs: Input) -> Any:
-        return self.body(self.shown(inputs) if isinstance(inputs, Tensor) else inputs)
+        if isinstance(inputs, Tensor) and self._of_images:
+            inputs = self.shown(inputs)
+        return self.body(inputs)
 
     def shown(self, images: Tensor) -> Tensor:
         """Return what the architecture is shown of images in [0, 1]."""

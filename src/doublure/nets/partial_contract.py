@@ -20,6 +20,7 @@ class PartialContract:
     names: tuple[str, ...] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    output: str | None = None
 
 
 EMPTY_CONTRACT = PartialContract()
@@ -28,7 +29,7 @@ EMPTY_CONTRACT = PartialContract()
 def partial_contract(place: NetworkRef | InputContract) -> PartialContract:
     """Return what a reference or another network's contract says."""
     said: dict[str, Any] = {
-        item.name: getattr(place, item.name) for item in fields(PartialContract)
+        item.name: getattr(place, item.name, None) for item in fields(PartialContract)
     }
     if said["classes"] is None and said["names"] is not None:
         said["classes"] = len(said["names"])
@@ -69,7 +70,7 @@ def merge_contracts(
             f"nothing states the normalisation of {ref}: images are fed in [0, 1] (mean 0, std 1); "
             "if it was trained on normalised ones, say --mean and --std"
         )
-    rest = {name: first_value(places, name) for name in ("interpolation", "crop_pct")}
+    rest = {name: first_value(places, name) for name in ("interpolation", "crop_pct", "output")}
     contract = InputContract(
         size=stated_size or size,
         channels=channels,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from doublure.core.findings import Tag
+from doublure.core.words import NEUTRAL, Words
 from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
 from doublure.reports.shown_images import (
     OPTIMISATION_PATH,
@@ -23,7 +24,6 @@ from doublure.reports.shown_images import (
     read_samples,
     read_search_path,
 )
-from doublure.reports.words import Unit, Words, words_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -64,7 +64,7 @@ class Summary:
     """
 
     verb: str = "distill"
-    unit: Unit = "image"
+    words: Words = NEUTRAL
     method: str | None = None
     paper: str | None = None
     teacher_reference: str | None = None
@@ -121,11 +121,6 @@ class Summary:
         if views is None or distinct is None or distinct >= views:
             return self.words.held_out
         return f"views of {distinct:,} {self.words.held_out}"
-
-    @property
-    def words(self) -> Words:
-        """What its figures are about."""
-        return words_of(self.unit)
 
     @property
     def learned_classes(self) -> bool:

@@ -18,11 +18,13 @@ from doublure.core.protocols import Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.student_file import DESCRIPTION, read_student
 from doublure.engine.distill import transform
-from doublure.engine.loading import load, rebuilds, save
+from doublure.engine.loading import rebuilds
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load, save
 from doublure.sources.surrogate import Surrogate
+from doublure.tasks import TASKS
 from doublure.verbs.comparing import SHADERS
 from doublure.verbs.distill import distill
 from doublure.verbs.naming import open_network
@@ -97,9 +99,10 @@ def make(candidate: Candidate, seconds: float, images: Source | None, bench: Ben
         **dict(bench.options) | ({"set": NEAR} if pruned else {}),
     )
     if isinstance(begins, Network):  # no name makes its architecture again
-        begins.body.load_state_dict(read_student(folder)[0])
+        descriptions = {task.name: task.description for task in TASKS}
+        begins.body.load_state_dict(read_student(folder, descriptions)[0])
         return begins
-    return open_network(str(folder), allow_code=bench.options["allow_code"])
+    return open_network(str(folder), verb="shrink", allow_code=bench.options["allow_code"])
 
 
 def _pruned(
@@ -109,7 +112,9 @@ def _pruned(
     network, folder = bench.network, bench.root / "checkpoint" / candidate.name
     if candidate.begins is not None:
         allowed = bench.options["allow_code"]
-        network = open_network(str(bench.folder(candidate.begins)), allow_code=allowed)
+        network = open_network(
+            str(bench.folder(candidate.begins)), verb="shrink", allow_code=allowed
+        )
     kept = rebuilds(network.reference)
     if not (kept and (folder / DESCRIPTION).exists()):
         made = transform(

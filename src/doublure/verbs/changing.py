@@ -26,7 +26,7 @@ def run_changed(
         if model is None:
             raise ValueError(f"{verb} needs a network, or a recipe")
         said = description(options)
-        network = open_network(model, **opening(options), **said)
+        network = open_network(model, verb=verb, **opening(options), **said)
         return recipe(network_named(model, **said), network.contract), {"teacher": network}
 
     return run_recipe(verb, make, out, options, typed=[model])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from doublure import networks
 from doublure.compress.shrinking_choice import Row
 from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import child_seed, from_seed
@@ -23,6 +24,7 @@ from doublure.sources.leaves import Leaves
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
+from doublure.tasks import TASKS
 
 SHADERS = Matched(source=Shaders())
 # Sets of three kinds: what students are most often taught on, what has no shapes, and what has
@@ -143,7 +145,15 @@ class Measurer:
         seed = child_seed(self.seed, "calibration")
         shown = draw(images, network, _CALIBRATION, seed)
         exported = export_network(
-            network, folder, forms, shown, shown[0], labelled=self.labelled, timing=_BRIEF
+            network,
+            folder,
+            forms,
+            shown,
+            shown[0],
+            labelled=self.labelled,
+            timing=_BRIEF,
+            tasks=TASKS,
+            loader=networks.__name__,
         )
         parameters, macs = count_parameters(network), count_flops(network) // 2
         count = None if self.labelled is None else len(self.labelled)

@@ -7,20 +7,21 @@ from typing import Any, Unpack
 
 from torch import nn
 
+from doublure.catalogue import plugins
 from doublure.core.checks import one_of
-from doublure.core.protocols import InputContract, Source, TextContract
-from doublure.engine.loading import resolve
-from doublure.engine.method import Facts, MethodInputs
+from doublure.core.protocols import Source
+from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe
+from doublure.engine.task import Task
 from doublure.nets.references import NetworkRef
+from doublure.networks import resolve
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.recipes import METHODS, published
 from doublure.sources.augmenting import augmented
-from doublure.tasks.classification.auto import network_facts
-from doublure.tasks.translation.sentences import Sentences
 from doublure.verbs.naming import (
     as_network,
+    check_options,
     network_named,
     objective_named,
     open_network,
@@ -77,27 +78,32 @@ def distill(
         if teacher is None or student is None:
             raise ValueError("distill needs a teacher and a student, or a recipe")
         said = description(options)
-        opened = open_network(teacher, text=True, **opening(options), **said)
+        opened = open_network(teacher, verb="distill", **opening(options), **said)
+        task = plugins().task_of(opened.contract)
+        given = {"labels": labels, "student_classes": student_classes, "augment": augment}
+        check_options(task, given)
         contract = with_classes(opened.contract, student_classes)
         networks = {"teacher": opened}
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, contract)
         made = network_named(student, weights=init_from, classes=student_classes)
         learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
-        facts = Facts()
-        if isinstance(contract, InputContract):
-            facts = network_facts(
-                opened, learns, given_weights=init_from is not None or from_scratch
-            )
+        keeps = init_from is not None or from_scratch
+        chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
+        inputs = MethodInputs(
+            contract=contract,
+            task=task.name,
+            base=_transfer(transfer, task, contract, labels),
+            without=frozenset(without),
+            objective=chosen,
+            facts=task.facts(opened, learns, given_weights=keeps),
+        )
         recipe = _recipe(
             network_named(teacher, **said),
             made,
-            contract,
-            facts,
+            inputs,
+            task,
             method=method,
-            transfer=transfer,
-            objective=objective,
-            without=without,
             labels=labels,
             own_label_space=student_classes is not None,
             augment=augment,
@@ -110,36 +116,15 @@ def distill(
 def _recipe(
     teacher: NetworkRef,
     student: NetworkRef,
-    contract: InputContract | TextContract,
-    facts: Facts,
+    given: MethodInputs,
+    task: Task,
     *,
     method: str | None,
-    transfer: str | Source | None,
-    objective: Sequence[str] | AnyObjective,
-    without: Sequence[str],
     labels: bool,
     own_label_space: bool,
     augment: str | None,
 ) -> Recipe:
-    text = isinstance(contract, TextContract)
-    # Labels of classes that the teacher does not know are learned from images as they are.
-    named = method or ("sequence-kd" if text else "shader-kd" if own_label_space else "auto")
-    chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
-    given = MethodInputs(
-        contract=contract,
-        base=_transfer(transfer, contract, labels),
-        without=frozenset(without),
-        objective=chosen,
-        facts=facts,
-    )
-    image_contract = {
-        "--labels": labels,
-        "--student-classes": own_label_space,
-        "--augment": augment is not None,
-    }
-    if text and any(image_contract.values()):
-        option = next(name for name, said in image_contract.items() if said)
-        raise ValueError(f"{option} is for images, but the teacher translates; leave it away")
+    named = method or task.default_method(own_label_space=own_label_space)
     if labels and given.base is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
     if labels or own_label_space:
@@ -147,7 +132,7 @@ def _recipe(
     if not labels and METHODS[one_of("method", named, METHODS)].needs == "labels":
         raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
     recipe = published(named, teacher, student, given)
-    if labels and chosen is None and METHODS[named].needs != "labels":
+    if labels and given.objective is None and METHODS[named].needs != "labels":
         recipe = _with_labels(recipe, own_label_space=own_label_space)
     if augment is not None:
         stages = tuple(
@@ -158,13 +143,11 @@ def _recipe(
     return replace(recipe, own_label_space=own_label_space)
 
 
-def _transfer(
-    named: str | Source | None, contract: InputContract | TextContract, labels: bool
-) -> Source | None:
+def _transfer(named: str | Source | None, task: Task, contract: Any, labels: bool) -> Source | None:
     if not isinstance(named, str):
         return named
-    if isinstance(contract, TextContract):
-        return Sentences(data=named)
+    if contract.normalisation is None:  # none of the sources of images is for it
+        return task.transfer(named, contract, labels=labels)
     return source_named(named, labels=labels, contract=contract)
 
 

@@ -2,25 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from doublure.core.protocols import TextContract
-from doublure.data.datasets import Dataset, open_data
-from doublure.engine.loading import resolve
+from doublure.catalogue import plugins
 from doublure.engine.pipeline import device_named
+from doublure.engine.task import Evaluation
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
-from doublure.tasks.classification import evaluation
-from doublure.tasks.classification.evaluation import Evaluation
-from doublure.tasks.translation.evaluation import TranslationEvaluation, evaluate_translator
-from doublure.tasks.translation.parallel_text import ParallelText, open_text
+from doublure.networks import resolve
+from doublure.tasks import TASKS
 from doublure.verbs.naming import as_network, network_named, permitted
 
 
 def evaluate(
     model: str | NetworkRef | nn.Module,
-    data: str | Path | Dataset | ParallelText,
+    data: Any,
     *,
     weights: str | None = None,
     mean: Sequence[float] | None = None,
@@ -32,7 +30,7 @@ def evaluate(
     skip_bad: bool = False,
     allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
-) -> Evaluation | TranslationEvaluation:
+) -> Evaluation:
     """Return how `model` does on `data`, always in float32; the model is left as it was.
 
     Args:
@@ -55,15 +53,11 @@ def evaluate(
         for note in loaded.notes:
             say(note)
     where = None if device is None else device_named(device)
-    if isinstance(network, Network) and isinstance(network.contract, TextContract):
-        if isinstance(data, str | Path):
-            data = open_text(data, split="test", languages=network.contract.languages)
-        assert isinstance(data, ParallelText)
-        return evaluate_translator(network, data, batch_size=batch_size, device=where)
-    assert not isinstance(data, ParallelText)
+    task = plugins().task_of(network.contract) if isinstance(network, Network) else TASKS[0]
     if isinstance(data, str | Path):
         contract = as_network(network, None).contract
-        data = open_data(data, contract, split="test", labels=True, skip_bad=skip_bad)
-        for note in data.notes:
+        opened = task.open_evaluation_data(str(data), contract, skip_bad=skip_bad)
+        for note in opened.notes:
             say(note)
-    return evaluation.evaluate(network, data, batch_size=batch_size, device=where)
+        data = opened
+    return task.evaluate(network, data, batch_size=batch_size, device=where)

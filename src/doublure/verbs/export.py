@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from doublure import networks
 from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
@@ -14,6 +15,7 @@ from doublure.exports.int8_onnx import Int8
 from doublure.exports.measure import Exported
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
+from doublure.tasks import TASKS
 from doublure.verbs.naming import open_network, source_named
 
 # What int8 is calibrated on, and every form compared on, where nobody has images.
@@ -48,6 +50,7 @@ def export(
     """
     network = open_network(
         model,
+        verb="export",
         weights=weights,
         mean=mean,
         std=std,
@@ -58,7 +61,9 @@ def export(
     )
     if calibration is None and "int8-onnx" in format:
         say(f"int8-onnx is calibrated on {_WITHOUT_IMAGES}, as no images were given")
-    source = source_named(_WITHOUT_IMAGES if calibration is None else calibration)
+    source = source_named(
+        _WITHOUT_IMAGES if calibration is None else calibration, contract=network.contract
+    )
     labelled = None
     if eval is not None:
         labelled = open_data(eval, network.contract, split="test", labels=True)
@@ -69,6 +74,8 @@ def export(
         _images(source, network, "train", seed, Int8().num_images),
         next(_images(source, network, "held_out", seed, _BATCH)),
         labelled=labelled,
+        tasks=TASKS,
+        loader=networks.__name__,
     )
 
 

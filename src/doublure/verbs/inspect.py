@@ -28,6 +28,7 @@ def inspect(
     """
     network = open_network(
         model,
+        verb="inspect",
         weights=weights,
         mean=mean,
         std=std,

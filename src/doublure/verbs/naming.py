@@ -8,14 +8,16 @@ from typing import Any
 from torch import nn
 
 from doublure import catalogue
+from doublure.catalogue import plugins
 from doublure.core.checks import one_of
-from doublure.core.protocols import InputContract, Source, TextContract, parts_of
+from doublure.core.protocols import Contract, InputContract, Source, parts_of
 from doublure.data.class_names import read_names
 from doublure.data.generator_file import is_generator
-from doublure.engine.loading import resolve
 from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.task import Task
 from doublure.nets.network import Network, other_precisions
 from doublure.nets.references import NetworkRef, parse
+from doublure.networks import resolve
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.recipe_file import replace_keys
 from doublure.sources import deep_inversion, knowledge_within
@@ -69,12 +71,10 @@ def network_named(
     return replace(made, **{name: value for name, value in said.items() if value is not None})
 
 
-def with_classes(
-    contract: InputContract | TextContract, classes: int | str | None
-) -> InputContract | TextContract:
+def with_classes(contract: Any, classes: int | str | None) -> Any:
     """Return the contract with other classes, where they are named: how many, or a file of them."""
     count, names = _counted(classes)
-    if count is None or isinstance(contract, TextContract):
+    if count is None:
         return contract
     return replace(contract, classes=count, names=names)
 
@@ -87,7 +87,7 @@ def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | N
     return None if classes is None else int(classes), None
 
 
-def as_network(network: nn.Module, contract: InputContract | TextContract | None) -> Network[Any]:
+def as_network(network: nn.Module, contract: Contract | None) -> Network[Any]:
     """Return a module handed over in Python as a network with a contract.
 
     Raises:
@@ -125,33 +125,49 @@ def open_network(
     network: str | NetworkRef | nn.Module,
     *,
     say: Callable[[str], None] = lambda _: None,
-    text: bool = False,
+    verb: str,
     allow_code: Sequence[str] = (),
     **said: Any,
 ) -> Network[Any]:
     """Return the network a person named or handed over, with its notes told.
 
     Args:
-        text: whether the verb can do something with a network that translates.
+        verb: refused where it cannot do anything with networks of such a task.
         allow_code: files whose code may run where a run's folder asks for it.
     """
     if isinstance(network, nn.Module):
-        return _for_verb(as_network(network, None), text=text)
+        return _check_verb(as_network(network, None), verb)
     allowed = permitted(network, allow_code=allow_code)
     made = resolve(network_named(network, **said), allow_code=allowed)
-    _for_verb(made.network, text=text)
+    _check_verb(made.network, verb)
     for note in made.notes:
         say(note)
     return made.network
 
 
-def _for_verb(network: Network[Any], *, text: bool) -> Network[Any]:
-    if isinstance(network.contract, TextContract) and not text:
+def _check_verb(network: Network[Any], verb: str) -> Network[Any]:
+    task = plugins().task_of(network.contract)
+    if verb not in task.verbs:
         raise ValueError(
-            f"{network.reference or 'this network'} translates text, and this verb is for networks "
-            "of images; train, distill and evaluate take both"
+            f"{network.reference or 'this network'} {task.words.takes}, and {verb} is not for such "
+            f"networks; these are: {', '.join(sorted(task.verbs))}"
         )
     return network
+
+
+def check_options(task: Task, given: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing to a task.
+
+    Args:
+        given: by name; what was not given is None or False.
+    """
+    for name, value in given.items():
+        if value not in (None, False) and name not in task.options:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"--{option} means nothing to {task.name}, whose network {task.words.takes}; "
+                "leave it out"
+            )
 
 
 def source_named(
@@ -177,7 +193,9 @@ def source_named(
     if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
         return ShaderFiles(folder=path)
     if source.startswith("builtin/") or path.exists():
-        return Surrogate(data=source, labels=labels)
+        if contract is None:  # images for whoever wants them
+            return Surrogate(data=source, labels=labels)
+        return plugins().task_of(contract).transfer(source, contract, labels=labels)
     way_out = "; or the path of images (a folder, a SET, a .npz) or of a folder of shaders"
     one_of("source", source, made, way_out=way_out)
     raise AssertionError(source)

@@ -12,12 +12,12 @@ from doublure.audits.calibration import committed
 from doublure.audits.transfer_card import TransferSetCard
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.protocols import Source, WrappingSource
-from doublure.engine.loading import resolve
 from doublure.engine.method import MethodInputs
 from doublure.engine.pipeline import device_named
 from doublure.engine.recipe import Recipe
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.networks import resolve
 from doublure.recipes import shader_kd
 from doublure.tasks.classification.summary import temperature_of
 from doublure.verbs.naming import open_network, source_named
@@ -97,7 +97,7 @@ def _teacher(
         for note in opened.notes:
             say(note)
         return opened.network.to(device_named("auto"))
-    network = open_network(teacher, say=say, allow_code=allow_code, **said)
+    network = open_network(teacher, verb="score", say=say, allow_code=allow_code, **said)
     if not isinstance(teacher, nn.Module):
         network.to(device_named("auto"))
     return network

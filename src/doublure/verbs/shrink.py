@@ -22,11 +22,11 @@ from doublure.compress.shrinking_choice import Row, front, recommend, takes
 from doublure.compress.shrinking_plan import Candidate, Costs, LeftOut, Plan, Target
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset, open_data
-from doublure.engine.loading import load
 from doublure.engine.pipeline import device_named
 from doublure.engine.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.reports.shrinking import write_shrinking_report
 from doublure.verbs import candidates as making
 from doublure.verbs import comparing
@@ -128,7 +128,9 @@ def shrink(
     asked |= {"eval": eval, "seed": seed}
     with contextlib.closing(RunFolder(Path(out), record=RECORD)) as folder:
         record = _record(folder, asked, resume=resume, overwrite=overwrite)
-        network = open_network(teacher, say=say, allow_code=allow_code, **described).eval()
+        network = open_network(
+            teacher, verb="shrink", say=say, allow_code=allow_code, **described
+        ).eval()
         labelled = None
         if eval is not None:
             contract = network.contract

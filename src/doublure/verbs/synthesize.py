@@ -89,6 +89,7 @@ def synthesize(
     if teacher is not None:
         network = open_network(
             teacher,
+            verb="synthesize",
             say=say,
             weights=weights,
             mean=mean,

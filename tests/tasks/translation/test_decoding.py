@@ -3,9 +3,9 @@ import itertools
 import pytest
 import torch
 
-from doublure.core.protocols import BEGIN, END, MARKS, PAD, TextContract
 from doublure.core.seeding import from_seed
 from doublure.nets.network import Network
+from doublure.tasks.translation.contract import BEGIN, END, MARKS, PAD, TextContract
 from doublure.tasks.translation.decoding import beam_search, limits_of, prefix_of, translate
 from tests import text
 

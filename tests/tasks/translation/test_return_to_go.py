@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
+from doublure.core.protocols import Batch, Outputs
 from doublure.objectives.divergence import Divergence, divergence_loss
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import Weighted, open_loss
+from doublure.tasks.translation.contract import OWN_SENTENCES
 from doublure.tasks.translation.return_to_go import (
     ReturnToGo,
     others_mean,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from doublure.core.optional import MissingExtraError
-from doublure.core.protocols import END, TextContract
-from doublure.engine.loading import load, save
 from doublure.engine.recipe import RecipeError
+from doublure.networks import load, save
+from doublure.tasks.translation.contract import END, TextContract
 from doublure.tasks.translation.decoding import translate
 from doublure.tasks.translation.parallel_text import source_tokens
 from doublure.verbs.distill import distill
@@ -187,17 +187,17 @@ def test_what_cannot_be_is_refused_in_one_line(teacher, folder, tmp_path):
     both = ("--teacher", teacher, "--student", STUDENT)
     assert "name parallel text with --transfer" in refused("distill", *both, *out)
     line = refused("distill", *both, "--transfer", folder, "--method", "shader-kd", *out)
-    assert "shader-kd is for images, but the teacher translates" in line
+    assert "shader-kd is for classification, but the teacher is one of translation" in line
     line = refused("distill", *both, "--transfer", folder, "--without", "mixup", *out)
     assert "no part 'mixup'" in line
     line = refused("distill", *both, "--transfer", folder, "--augment", "mild", *out)
-    assert "--augment is for images, but the teacher translates" in line
+    assert "--augment means nothing to translation" in line
     line = refused(
         "distill", "--teacher", teacher, "--student", "builtin/resnet8", "--transfer", folder, *out
     )
     assert "takes images" in line
     line = refused("export", "--model", teacher, "--format", "onnx", *out)
-    assert "this verb is for networks of images" in line
+    assert "translates text, and export is not for such networks" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from doublure.core.protocols import OWN_SENTENCES, PAD
 from doublure.core.seeding import from_seed
 from doublure.nets.network import freeze
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.recipe_file import from_toml, to_toml
+from doublure.tasks.translation.contract import OWN_SENTENCES, PAD
 from doublure.tasks.translation.decoding import beam_search, prefix_of, translate
 from doublure.tasks.translation.on_policy import OnPolicy
 from doublure.tasks.translation.sentences import Sentences, batches_of

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from doublure.core.protocols import BEGIN
+from doublure.tasks.translation.contract import BEGIN
 from doublure.tasks.translation.networks import build_translator, is_translator
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doublure.core.optional import MissingExtraError
-from doublure.core.protocols import END, MARKS, SPACE, UNKNOWN
+from doublure.tasks.translation.contract import END, MARKS, SPACE, UNKNOWN
 from doublure.tasks.translation.vocabulary import Tokenizer, learn_pieces
 from tests import text
 

@@ -60,6 +60,21 @@ class Evaluation:
             "per_class": {name: asdict(score) for name, score in self.per_class.items()},
         }
 
+    def lines(self) -> list[str]:
+        """Return what `evaluate` prints."""
+        low, high = self.interval()
+        return [
+            f"accuracy [bold]{self.accuracy:.2%}[/]  {self.correct:,} of {self.count:,}"
+            f"  [dim]95 % interval {low:.1%} to {high:.1%}[/]"
+        ]
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return the accuracy of every class, for a table."""
+        rows: list[tuple[str, ...]] = [
+            (name, f"{row.accuracy:.1%}", f"{row.count:,}") for name, row in self.per_class.items()
+        ]
+        return ("class", "accuracy", "count"), rows
+
 
 def evaluate(
     model: nn.Module,

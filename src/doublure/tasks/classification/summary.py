@@ -6,6 +6,7 @@ files that the report draws are written here.
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from doublure.audits.calibration import committed
 from doublure.audits.optimisation_path import FollowedOptimisation, follow_optimisation
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.findings import Finding
-from doublure.core.protocols import Batch, OptimisedSource, innermost, parts_of
+from doublure.core.protocols import OptimisedSource, innermost, parts_of
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part
-from doublure.engine.recipe import Recipe, Stage
-from doublure.engine.run_folder import RunFolder, write_json, write_whole
+from doublure.engine.recipe import Stage
+from doublure.engine.run_folder import write_json, write_whole
+from doublure.engine.task import FinishedRun, labels_not_learned
 from doublure.exports.measure import Timing, count_flops, time_pair
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
@@ -39,26 +41,23 @@ _TIMING = Timing(seconds=2.0)
 _SCORES = ("accuracy", "correct", "calibration_error")
 
 
-def summarize_images(
-    recipe: Recipe,
-    folder: RunFolder,
-    teacher: Network | None,
-    student: Network,
-    evaluation_data: Dataset | None,
-    *,
-    last: Batch | None,
-    audit: bool,
-) -> dict[str, Any]:
+def summarize_images(run: FinishedRun) -> dict[str, Any]:
     """Return the part of a summary that depends on the task; write what the student was shown."""
+    recipe, folder, audit = run.recipe, run.folder, run.audit
+    teacher, student, evaluation_data = run.teacher, run.student, run.evaluation_data
     stage, seed = recipe.stages[-1], recipe.seed
-    told: dict[str, Any] = {"class_names": student.contract.names}
+    classes = student.contract.classes
+    told: dict[str, Any] = {
+        "class_names": student.contract.names,
+        "warnings": labels_not_learned(run.terms, classes),
+    }
     for role, network in (("teacher", teacher), ("student", student)):
         told[f"{role}_flops"] = None if network is None else count_flops(network)
     if recipe.own_label_space:
         teacher = None  # whose answers to these images mean something else
     scores = _evaluated(evaluation_data, teacher, student)
     told |= _accuracies(scores)
-    classes, rehearses = student.contract.classes, True
+    rehearses = True
     if teacher is not None and teacher.contract.classes < classes:
         told |= _old_and_new(evaluation_data, scores, teacher.contract.classes, classes)
         rehearses = isinstance(stage.source, Rehearsed)
@@ -69,7 +68,7 @@ def summarize_images(
     # A game with the student cannot be drawn from when it is over, and so not be scored: what
     # can be looked at is its last batch.
     optimised = any(isinstance(part, OptimisedSource) for part in parts_of(stage.source))
-    shown = answer_shown(last, student) if optimised else held_out
+    shown = answer_shown(run.last, student) if optimised else held_out
     if shown is not None:
         write_whole(folder.file("samples.npz"), _samples(shown))
     if audit and not optimised:
@@ -93,6 +92,12 @@ def summarize_images(
         "agreement_images": held_out.distinct,
         "agreement_on": on,
     }
+
+
+def scored(summary: Mapping[str, Any], role: str) -> str:
+    """Return how a network of a summary scored, for the terminal."""
+    accuracy = summary[f"{role}_accuracy"]
+    return "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
 
 
 def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from doublure.core.checks import positive
-from doublure.core.protocols import BEGIN, END, PAD
 from doublure.nets.network import Network
+from doublure.tasks.translation.contract import BEGIN, END, PAD
 from doublure.tasks.translation.translator import Translator
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from doublure.core.findings import Score
-from doublure.core.protocols import PAD, Batch, TextContract
+from doublure.core.protocols import Batch
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.precision import full_float32
+from doublure.tasks.translation.contract import PAD, TextContract
 from doublure.tasks.translation.decoding import beam_search, prefix_of, translate
 from doublure.tasks.translation.parallel_text import (
     ParallelText,
@@ -44,6 +45,17 @@ class TranslationEvaluation:
         """Return what `evaluate --json` prints."""
         scores = {name: score.value for name, score in self.scores.items()}
         return {"scores": scores, "signatures": self.signatures, "count": self.count}
+
+    def lines(self) -> list[str]:
+        """Return what `evaluate` prints."""
+        units = {name: "sentences" if name == "bleu" else "tokens" for name in self.scores}
+        return [
+            f"{name:15}{score.value:8.4g}  on {score.count:,} {units[name]}  {score.signature}"
+            for name, score in self.scores.items()
+        ]
+
+    def table(self) -> None:
+        """None: the scores are all there is."""
 
     @property
     def signatures(self) -> dict[str, str]:

@@ -8,13 +8,9 @@ has them learned from parallel text (`NetworkRef.vocabulary`), which is the same
 """
 
 import re
-from collections.abc import Mapping
 
-from torch import Tensor
-
-from doublure.core.protocols import TextContract
-from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
+from doublure.tasks.translation.contract import TextContract
 from doublure.tasks.translation.parallel_text import contract_of, open_text
 from doublure.tasks.translation.translator import Translator
 
@@ -69,21 +65,3 @@ def text_contract(said: NetworkRef, like: TextContract | None) -> TextContract:
         )
     text = open_text(said.vocabulary, split="train")
     return contract_of(text) if said.pieces is None else contract_of(text, said.pieces)
-
-
-def assemble_translator(
-    target: str,
-    reference: str,
-    contract: TextContract,
-    state: Mapping[str, Tensor] | None,
-    weights: str,
-) -> Network[TextContract]:
-    """Return the built-in translator `target`, with the weights of `state` if there are any."""
-    body = build_translator(target, len(contract.source), len(contract.target))
-    if state is not None:
-        try:
-            body.load_state_dict(dict(state))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{weights} does not fit {reference}: {reason}") from error
-    return Network(body, contract, reference)

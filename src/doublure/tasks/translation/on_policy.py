@@ -15,9 +15,10 @@ from torch import nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import OWN_SENTENCES, Batch, Source, Stream, StreamContext
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.nets.network import Network, freeze
+from doublure.tasks.translation.contract import OWN_SENTENCES
 from doublure.tasks.translation.decoding import translate
 from doublure.tasks.translation.sentences import text_batch
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from doublure.core.protocols import PAD, TextContract
+from doublure.tasks.translation.contract import PAD, TextContract
 from doublure.tasks.translation.vocabulary import Tokenizer, learn_pieces
 
 # What the parts of a set are called, the best name first.

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive
-from doublure.core.protocols import OWN_SENTENCES, Batch, Outputs
+from doublure.core.protocols import Batch, Outputs
 from doublure.objectives.divergence import divergence_loss
+from doublure.tasks.translation.contract import OWN_SENTENCES
 
 CARD = Card(
     paper="Sun, Cross: Learn to Talk via Proactive Knowledge Transfer, arXiv:2008.10077",

@@ -17,9 +17,10 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from doublure.core.checks import share
-from doublure.core.protocols import PAD, Batch, StreamContext, TextContract
+from doublure.core.protocols import Batch, StreamContext
 from doublure.core.seeding import child
 from doublure.sources.surrogate import hold_out
+from doublure.tasks.translation.contract import PAD, TextContract
 from doublure.tasks.translation.decoding import prefix_of
 from doublure.tasks.translation.parallel_text import (
     ParallelText,

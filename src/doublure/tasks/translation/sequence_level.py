@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import positive, share
-from doublure.core.protocols import PAD, Batch, Source, Stream, StreamContext
+from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.nets.network import Network
+from doublure.tasks.translation.contract import PAD
 from doublure.tasks.translation.decoding import beam_search, translate
 from doublure.tasks.translation.sentences import text_batch
 

@@ -5,19 +5,20 @@ sentences of the corpus, however the student was taught.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import StreamContext, TextContract, innermost
+from doublure.core.protocols import StreamContext, innermost
 from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.distill import stream_context
 from doublure.engine.recipe import Stage
+from doublure.engine.task import FinishedRun, labels_not_learned
 from doublure.nets.network import Network, freeze
+from doublure.tasks.translation.contract import TextContract
 from doublure.tasks.translation.evaluation import evaluate_translator
-from doublure.tasks.translation.parallel_text import ParallelText
 from doublure.tasks.translation.scores import Translation
 from doublure.tasks.translation.sentences import Sentences
 
@@ -26,16 +27,13 @@ _HELD_OUT = 256
 _AT_ONCE = 64
 
 
-def summarize_translation(
-    stage: Stage,
-    seed: int,
-    teacher: Network[TextContract] | None,
-    student: Network[TextContract],
-    evaluation_data: ParallelText | None,
-) -> dict[str, Any]:
+def summarize_translation(run: FinishedRun) -> dict[str, Any]:
     """Return the part of a summary that depends on the task."""
+    stage, seed, evaluation_data = run.recipe.stages[-1], run.recipe.seed, run.evaluation_data
+    teacher, student = run.teacher, run.student
     networks = {"teacher": teacher, "student": student}
-    told: dict[str, Any] = {"unit": "token", "score_count": None, "score_signatures": {}}
+    told: dict[str, Any] = {"score_count": None, "score_signatures": {}}
+    told["warnings"] = labels_not_learned(run.terms, student.contract.classes)
     for role, network in networks.items():
         told |= {f"{role}_accuracy": None, f"{role}_scores": None, f"{role}_flops": None}
         if network is not None and evaluation_data is not None:
@@ -53,6 +51,13 @@ def summarize_translation(
             "agreement_on": "tokens of held-out sentences, behind the corpus's prefixes",
         }
     return told
+
+
+def scored(summary: Mapping[str, Any], role: str) -> str:
+    """Return how a network of a summary scored, for the terminal."""
+    scores = summary[f"{role}_scores"] or {}
+    told = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
+    return ", ".join(told) or "not scored"
 
 
 @torch.no_grad()

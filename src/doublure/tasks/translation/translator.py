@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from doublure.core.protocols import PAD
+from doublure.tasks.translation.contract import PAD
 
 _KeysValues = tuple[Tensor, Tensor]
 

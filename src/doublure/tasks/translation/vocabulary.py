@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from doublure.core.optional import require
-from doublure.core.protocols import END, MARKS, SPACE
+from doublure.tasks.translation.contract import END, MARKS, SPACE
 
 
 def learn_pieces(sentences: Iterable[str], num_pieces: int) -> tuple[str, ...]:

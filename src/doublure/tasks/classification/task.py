@@ -1,0 +1,149 @@
+"""Classification as the engine knows it: networks that take one image and answer with logits."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from doublure.core.findings import Score
+from doublure.core.protocols import Batch, Contract, InputContract, Source
+from doublure.core.words import Words
+from doublure.data.datasets import Dataset, open_data
+from doublure.data.natural import natural_contract
+from doublure.data.student_file import ImageDescription
+from doublure.engine.method import Facts
+from doublure.engine.planning import seconds_to_answer
+from doublure.engine.recipe import Recipe
+from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
+from doublure.nets.network import Network
+from doublure.nets.references import NetworkRef
+from doublure.sources.surrogate import Surrogate
+from doublure.tasks.classification.auto import network_facts
+from doublure.tasks.classification.checks import check_logits, check_same_classes
+from doublure.tasks.classification.evaluation import Evaluation, evaluate
+from doublure.tasks.classification.recipes import supervised
+from doublure.tasks.classification.scores import Classification
+from doublure.tasks.classification.summary import scored, summarize_images
+
+# Images on which networks are compared for the report.
+_JUDGED = 4096
+_WORDS = Words(
+    takes="takes images",
+    shown="images",
+    answered="image",
+    held_out="held-out transfer images",
+    agreement="name the same class",
+    same="Same top class",
+    judged="labelled images",
+    quality="accuracy",
+    unknown="Accuracy unknown",
+    pictured=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationTask:
+    """Task: which class is it? One image in, one logit a class out."""
+
+    name = "classification"
+    words = _WORDS
+    description = ImageDescription
+    options = frozenset({"labels", "student_classes", "augment"})
+    verbs = frozenset(
+        {
+            "continual",
+            "distill",
+            "evaluate",
+            "export",
+            "inspect",
+            "prune",
+            "quantize",
+            "score",
+            "shrink",
+            "synthesize",
+            "train",
+        }
+    )
+
+    def owns(self, contract: Contract) -> bool:
+        return isinstance(contract, InputContract) and contract.output == "classes"
+
+    def describe(
+        self, contract: InputContract, architecture: str, plan: tuple[dict[str, Any], ...]
+    ) -> ImageDescription:
+        return ImageDescription.of(contract, architecture, plan)
+
+    def builds(self, name: str) -> bool:
+        return False  # those of `nets.builtin` are for every task that takes one image
+
+    def contract_for(self, said: NetworkRef, like: Contract | None) -> InputContract:
+        raise AssertionError(f"{said.ref} is no network of this task's own")
+
+    def build(self, name: str, contract: InputContract) -> nn.Module:
+        raise AssertionError(f"{name} is no network of this task's own")
+
+    def check(self, role: str, network: Network) -> list[str]:
+        return check_logits(role, network)
+
+    def check_pair(
+        self, teacher: InputContract, student: InputContract, *, own_label_space: bool
+    ) -> None:
+        check_same_classes(teacher, student, own_label_space=own_label_space)
+
+    def owns_data(self, data: str) -> bool:
+        return False  # images are what DATA is where nothing says otherwise
+
+    def open_evaluation_data(
+        self, data: str, contract: InputContract, *, skip_bad: bool
+    ) -> Dataset:
+        return open_data(data, contract, split="test", labels=True, skip_bad=skip_bad)
+
+    def transfer(self, named: str, contract: InputContract, *, labels: bool) -> Source:
+        return Surrogate(data=named, labels=labels)
+
+    def default_method(self, *, own_label_space: bool) -> str:
+        # Labels of classes that the teacher does not know are learned from images as they are.
+        return "shader-kd" if own_label_space else "auto"
+
+    def facts(self, teacher: Network, student: Network, *, given_weights: bool) -> Facts:
+        return network_facts(teacher, student, given_weights=given_weights)
+
+    def train_recipe(self, inputs: TrainInputs) -> tuple[Recipe, Network]:
+        reference, network = inputs.reference, inputs.network
+        if network is None:
+            # What the network and its weights do not say of what they take, data do.
+            like = natural_contract(inputs.data, skip_bad=inputs.skip_bad)
+            network = inputs.load(reference, like=like, allow_code=inputs.allow_code)
+            said = ("size", "channels", "mean", "std", "classes", "names")
+            values = {name: getattr(network.contract, name) for name in said}
+            reference = replace(reference, **values)
+        augment = inputs.augment or "mild"
+        return supervised(reference, inputs.data, network.contract, augment=augment), network
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        data: Dataset,
+        *,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+    ) -> Evaluation:
+        return evaluate(network, data, batch_size=batch_size, device=device)
+
+    def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]:
+        return Classification().score(pairs)
+
+    def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
+        return Classification().agreement(outputs)
+
+    def seconds_to_judge(self, networks: Sequence[Network], data: EvaluationData | None) -> float:
+        count = _JUDGED + (0 if data is None else len(data))
+        return count * sum(map(seconds_to_answer, networks))
+
+    def summarize(self, run: FinishedRun) -> dict[str, Any]:
+        return summarize_images(run)
+
+    def lines(self, summary: Mapping[str, Any], role: str) -> str:
+        return scored(summary, role)
