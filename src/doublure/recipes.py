@@ -179,23 +179,40 @@ def fast_meta(inputs: MethodInputs) -> tuple[Stage, ...]:
     return (Stage(source=source, objective=SoftTargets(temperature=20.0), fit=fit),)
 
 
+_OF_CLASSIFIERS = (
+    Method(
+        name="auto",
+        stages=auto.auto,
+        parts=auto.PARTS,
+        plan=auto.plan,
+        open=True,
+    ),
+    Method(name="shader-kd", stages=shader_kd, parts=PARTS),
+    Method(
+        name="surrogate-kd",
+        stages=surrogate_kd,
+        needs="images",
+        parts=_OF_IMAGES,
+    ),
+    Method(name="deep-inversion", stages=deep_inversion),
+    Method(name="adaptive-deep-inversion", stages=adaptive_deep_inversion),
+    Method(name="dfad", stages=dfad),
+    Method(name="rdskd", stages=rdskd),
+    Method(name="activation-boundary", stages=activation_boundary, parts=PARTS),
+    Method(name="fast-meta", stages=fast_meta),
+    Method(
+        name="autoaugment-kd",
+        stages=autoaugment_kd,
+        needs="labels",
+        parts=("augmentation",),
+    ),
+)
+_OF_TRANSLATORS = (Method(name="sequence-kd", stages=sequence_kd, needs="sentences"),)
+
 METHODS = {
-    method.name: method
-    for method in (
-        Method(name="auto", stages=auto.auto, parts=auto.PARTS, plan=auto.plan, open=True),
-        Method(name="shader-kd", stages=shader_kd, parts=PARTS),
-        Method(name="surrogate-kd", stages=surrogate_kd, needs="images", parts=_OF_IMAGES),
-        Method(name="deep-inversion", stages=deep_inversion),
-        Method(name="adaptive-deep-inversion", stages=adaptive_deep_inversion),
-        Method(name="dfad", stages=dfad),
-        Method(name="rdskd", stages=rdskd),
-        Method(name="activation-boundary", stages=activation_boundary, parts=PARTS),
-        Method(name="sequence-kd", stages=sequence_kd, needs="sentences", tasks=("translation",)),
-        Method(name="fast-meta", stages=fast_meta),
-        Method(
-            name="autoaugment-kd", stages=autoaugment_kd, needs="labels", parts=("augmentation",)
-        ),
-    )
+    method.name: replace(method, tasks=(task,))
+    for task, methods in (("classification", _OF_CLASSIFIERS), ("translation", _OF_TRANSLATORS))
+    for method in methods
 }
 
 

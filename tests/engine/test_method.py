@@ -69,7 +69,7 @@ def test_sentences_are_asked_for_and_images_refused_where_the_teacher_translates
     with pytest.raises(ValueError, match="mine needs sentences; name parallel text"):
         recipe(TRANSLATES, needs="sentences", tasks=("translation",))
     with pytest.raises(ValueError, match=r"mine is for classification, but .* one of translation"):
-        recipe(TRANSLATES)
+        recipe(TRANSLATES, tasks=("classification",))
 
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are():

@@ -1,27 +1,61 @@
-"""What an exported file says about itself: the input contract, as text values by name."""
+"""What an exported file says about itself: what it takes and answers, as text values by name."""
 
+import dataclasses
 import importlib.metadata
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from doublure.nets.network import Network
+import torch
+from torch import Tensor
+
+from doublure.nets.network import Network, freeze
 
 INPUT, OUTPUT = "images", "logits"
 
 
-def describe(network: Network) -> dict[str, str]:
+def named_outputs(output: Any) -> dict[str, Any]:
+    """Return the parts of an output by name: "logits" where it is one tensor."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, Sequence):
+        return {f"output_{place}": part for place, part in enumerate(output)}
+    return {OUTPUT: output}
+
+
+@torch.no_grad()
+def output_names(network: Network[Any]) -> tuple[str, ...]:
+    """Return the names of what a network answers with, as `named_outputs` gives them."""
+    frozen = freeze(network).to("cpu", torch.float32)
+    output = frozen(network.contract.blank(1, torch.device("cpu")))
+    for name, part in named_outputs(output).items():
+        if not isinstance(part, Tensor):
+            raise ValueError(
+                f"the network answers with '{name}', which is a {type(part).__name__}; only "
+                "tensors, alone or in one dict or list, can be exported"
+            )
+    return tuple(named_outputs(output))
+
+
+def describe(network: Network[Any]) -> dict[str, str]:
     """Return the network's contract, each value as JSON; normalisation is told, not asked for."""
     contract = network.contract
-    values = {
-        "input": f"{INPUT}: float NCHW in [0, 1]; mean and std are applied inside",
-        "output": OUTPUT,
-        "class_names": contract.names,
-        "classes": contract.classes,
-        "channels": contract.channels,
-        "size": contract.size,
-        "mean": contract.mean,
-        "std": contract.std,
-        "interpolation": contract.interpolation,
-        "crop_pct": contract.crop_pct,
+    if contract.normalisation is None:
+        values = dataclasses.asdict(contract)
+    else:
+        values = {
+            "input": f"{INPUT}: float NCHW in [0, 1]; mean and std are applied inside",
+            "class_names": contract.names,
+            "classes": contract.classes,
+            "channels": contract.channels,
+            "size": contract.size,
+            "mean": contract.mean,
+            "std": contract.std,
+            "interpolation": contract.interpolation,
+            "crop_pct": contract.crop_pct,
+        }
+    values |= {
+        "output": ", ".join(output_names(network)),
         "reference": network.reference,
         "doublure": importlib.metadata.version("doublure"),
     }

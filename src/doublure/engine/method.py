@@ -55,7 +55,7 @@ class MethodInputs:
 
     Args:
         contract: what the teacher takes.
-        task: whose networks they are, by its name.
+        task: whose networks they are, by its name; "" where nobody asks.
         base: what is shown in place of the method's own images.
         without: parts of the method to leave out.
         objective: what the last stage matches in place of the method's own.
@@ -64,7 +64,7 @@ class MethodInputs:
     """
 
     contract: Contract
-    task: str = "classification"
+    task: str = ""
     base: Source | None = None
     without: frozenset[str] = frozenset()
     objective: AnyObjective | None = None
@@ -97,7 +97,7 @@ class Method:
     needs: Need = "nothing"
     parts: tuple[str, ...] = ()
     plan: Callable[[MethodInputs], tuple[str, ...]] = lambda _: ()
-    tasks: tuple[str, ...] = ("classification",)
+    tasks: tuple[str, ...] = ()
     open: bool = False
 
     def recipe(
@@ -128,7 +128,7 @@ class Method:
         )
 
     def _refuse(self, inputs: MethodInputs) -> None:
-        if inputs.task not in self.tasks:
+        if inputs.task and inputs.task not in self.tasks:
             raise ValueError(
                 f"{self.name} is for {' and '.join(self.tasks)}, but the teacher is one of "
                 f"{inputs.task}; leave --method out"

@@ -14,6 +14,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._pytree import tree_map
 
 from doublure.engine.description import describe
 from doublure.engine.run_folder import write_whole
@@ -28,17 +29,17 @@ _LONGEST = 2**31 - 1
 _UNTRACEABLE = (TorchDynamoException, GuardOnDataDependentSymNode)
 
 
-def trace_program(network: Network) -> ExportedProgram:
+def trace_program(network: Network[Any]) -> ExportedProgram:
     """Return the network, in eval mode and on the CPU, as a program with a free batch size.
 
     Raises:
         ValueError: if torch cannot trace the network, or only for one batch size.
     """
-    contract = network.contract
     frozen = freeze(network).to("cpu", torch.float32)
     to_channels_first_(frozen)
-    example = (torch.full((_EXAMPLES, contract.channels, *contract.size), 0.5),)
-    shapes = ({0: Dim("batch", max=_LONGEST)},)
+    example = (network.contract.blank(_EXAMPLES, torch.device("cpu")),)
+    batch = {0: Dim("batch", max=_LONGEST)}
+    shapes = tree_map(lambda _: batch, example)
     try:
         program = torch.export.export(frozen, example, dynamic_shapes=shapes, strict=False)
     except _UNTRACEABLE:
@@ -50,16 +51,14 @@ def trace_program(network: Network) -> ExportedProgram:
     return program
 
 
-def write_program(program: ExportedProgram, network: Network, path: Path) -> None:
+def write_program(program: ExportedProgram, network: Network[Any], path: Path) -> None:
     """Write `program` as a .pt2 for `torch.export.load`; the network's contract goes with it."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={DESCRIPTION: json.dumps(describe(network))})
     write_whole(path, buffer.getvalue())
 
 
-def _read_bytecode(
-    network: torch.nn.Module, example: tuple[torch.Tensor], shapes: tuple[dict[int, Any]]
-) -> ExportedProgram:
+def _read_bytecode(network: torch.nn.Module, example: tuple[Any], shapes: Any) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             # A forward that keeps books changes no answer, and the answers are compared later.

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from jaxtyping import Float
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from doublure.core.checks import one_of
 from doublure.data.datasets import Dataset, batches
-from doublure.engine.description import INPUT, describe
+from doublure.engine.description import INPUT, OUTPUT, describe
 from doublure.engine.loading import rebuilds, save
+from doublure.engine.plugins import task_of
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.run_folder import RunFolderError, write_json
 from doublure.engine.task import Task
@@ -33,6 +34,7 @@ from doublure.exports.onnx import (
     open_session,
     write_onnx,
 )
+from doublure.exports.reopen import Outputs
 from doublure.exports.verify import answers_of, verify
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import float_twin, grids_as_called, is_quantized
@@ -54,7 +56,7 @@ _PLAIN = "float32 ONNX without rounding"
 
 
 def export_network(
-    network: Network,
+    network: Network[Any],
     folder: Path,
     formats: Sequence[str],
     calibration: Iterable[Tensor] | None,
@@ -83,12 +85,12 @@ def export_network(
         VerificationError: a file does not answer as the network does.
         RunFolderError: the folder cannot be written.
     """
-    asked = _checked(formats, calibration)
+    asked, task = _checked(formats, calibration), task_of(tasks, network.contract)
     timing = timing or Timing()
     expected = answers_of(network, probe)
     with _part_folder(folder) as part:
         forms = _write_forms(network, part, asked, calibration, int8 or Int8(), tasks)
-        rows = _judge(forms, network, probe, expected, labelled, timing, loader)
+        rows = _judge(forms, network, probe, expected, labelled, timing, task, loader)
         rows = [row if row.form in asked else _not_kept(row) for row in rows]
         for form in forms:
             if form.name in asked:
@@ -139,7 +141,7 @@ def _part_folder(folder: Path) -> Iterator[Path]:
 
 
 def _write_forms(
-    network: Network,
+    network: Network[Any],
     part: Path,
     asked: Sequence[str],
     calibration: Iterable[Tensor] | None,
@@ -167,7 +169,7 @@ def _write_forms(
     if "int8-onnx" in asked:
         assert calibration is not None
         path, plain = part / FILES["onnx"], None
-        blank = torch.zeros(1, network.contract.channels, *network.contract.size)
+        blank = network.contract.blank(1, torch.device("cpu"))
         grids = grids_as_called(freeze(network).to("cpu", torch.float32), blank)
         if grids:
             path = part / "twin.onnx"
@@ -180,7 +182,7 @@ def _write_forms(
     return forms
 
 
-def _code_of(network: Network) -> str:
+def _code_of(network: Network[Any]) -> str:
     """Return the file whose code made the network, where one did."""
     kind, _, target = network.reference.partition(":")
     return target.rpartition(":")[0] if kind == "file" else ""
@@ -189,44 +191,63 @@ def _code_of(network: Network) -> str:
 def _onnx_form(name: str, path: Path) -> _Form:
     session = open_session(path, torch.get_num_threads())
     model = onnx.load(path)
+    names = [output.name for output in session.get_outputs()]
     return _Form(
         name=name,
         path=path,
         weight_bytes=count_weight_bytes(model),
-        answer=lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0]),
+        answer=lambda images: _one_or_named(names, session.run(None, {INPUT: images.numpy()})),
         quantize_nodes=None if name == "onnx" else count_quantize_nodes(model),
     )
 
 
-def _torch_form(name: str, path: Path, network: Network, answer: Answer) -> _Form:
+def _one_or_named(names: Sequence[str], outputs: Sequence[Any]) -> Any:
+    """Return outputs as a network gives them: one tensor, or a dict of them."""
+    parts = dict(zip(names, map(torch.from_numpy, outputs), strict=True))
+    return parts[OUTPUT] if tuple(parts) == (OUTPUT,) else parts
+
+
+def _torch_form(name: str, path: Path, network: Network[Any], answer: Answer) -> _Form:
     tensors = network.body.state_dict().values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return _Form(name=name, path=path, weight_bytes=size, answer=answer)
 
 
 def _inferring(module: nn.Module) -> Answer:
-    def answer(images: Tensor) -> Tensor:
+    def answer(images: Tensor) -> Any:
         with torch.inference_mode():
-            logits: Tensor = module(images)
-        return logits
+            return module(images)
 
     return answer
 
 
 def _judge(
     forms: Sequence[_Form],
-    network: Network,
+    network: Network[Any],
     probe: Tensor,
-    expected: np.ndarray,
+    expected: Outputs,
     labelled: Dataset | None,
     timing: Timing,
+    task: Task,
     loader: str,
 ) -> list[Exported]:
     """Verify every form, then measure all of them side by side."""
     code, rounds = _code_of(network), is_quantized(network)
+
+    def agree(one: Outputs, other: Outputs) -> float:
+        pair = (_one_or_named([*out], [*out.values()]) for out in (one, other))
+        return task.agreement([tuple(pair)]).value
+
     compared = {
         form.name: verify(
-            form.name, form.path, probe, expected, code=code, loader=loader, rounds=rounds
+            form.name,
+            form.path,
+            probe,
+            expected,
+            agree,
+            code=code,
+            loader=loader,
+            rounds=rounds,
         )
         for form in forms
     }

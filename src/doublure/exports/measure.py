@@ -21,7 +21,7 @@ from doublure.nets.memory_format import to_channels_first_
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import is_quantized
 
-Answer = Callable[[Tensor], Tensor]
+Answer = Callable[[Tensor], Any]
 # Below three rounds a median is no protection against one interruption.
 _FEWEST = 3
 
@@ -137,15 +137,14 @@ def time_pair(
     return told
 
 
-def on_cpu(network: Network) -> Answer:
+def on_cpu(network: Network[Any]) -> Answer:
     """Return how a network answers on the CPU, in float32; the network stays where it is."""
     frozen = freeze(network).to("cpu", torch.float32)
     to_channels_first_(frozen)
 
-    def answer(images: Tensor) -> Tensor:
+    def answer(images: Tensor) -> Any:
         with torch.inference_mode():
-            logits: Tensor = frozen(images)
-        return logits
+            return frozen(images)
 
     return answer
 

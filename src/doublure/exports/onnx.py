@@ -5,6 +5,7 @@ what a runtime needs and the network's contract; what the exporter notes down fo
 developers, folders of this machine among it, is taken out.
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel, 
 from torch.export import ExportedProgram
 from torch.onnx import OnnxExporterError
 
-from doublure.engine.description import INPUT, OUTPUT, describe
+from doublure.engine.description import INPUT, describe
 from doublure.engine.programs import trace_program
 from doublure.engine.run_folder import write_whole
 from doublure.nets.network import Network
@@ -48,7 +49,11 @@ def write_onnx(program: ExportedProgram, description: Mapping[str, str], path: P
     try:
         with _exporter_quiet():
             made = torch.onnx.export(
-                program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
+                program,
+                input_names=[INPUT],
+                output_names=json.loads(description["output"]).split(", "),
+                dynamo=True,
+                verbose=False,
             )
     except OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]

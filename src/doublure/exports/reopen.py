@@ -2,22 +2,25 @@
 
     python -P reopen.py FORM FILE PROBE.npy ANSWERS.npz CODE LOADER BATCH_SIZE...
 
-It starts afresh, as a deployed program would, and imports nothing the file does not need: for
-ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds the logits of the first probe images
-for every batch size, those of all of them for the largest. CODE is the file whose code a student's
-own architecture stands in, or ""; LOADER the module whose `load` opens a student's folder.
+It starts in a new process, as a deployed program does, and imports nothing that the file does not
+need: for ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds, as BATCH_SIZE/OUTPUT, the
+outputs for the first probe images at every batch size, for all of them at the largest. CODE is the
+file whose code makes a student's own architecture, or ""; LOADER the module whose `load` opens a
+student's folder.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 # Images answered at least; at a batch size of 1, all of them would take long.
 FEWEST = 6
 
-Answer = Callable[[np.ndarray], np.ndarray]
+Outputs = dict[str, np.ndarray]
+Answer = Callable[[np.ndarray], Outputs]
 
 
 def open_onnx(path: Path, code: str, loader: str) -> Answer:
@@ -29,7 +32,10 @@ def open_onnx(path: Path, code: str, loader: str) -> Answer:
     options.log_severity_level = 3
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: np.asarray(session.run(None, {name: images})[0])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(
+        zip(names, map(np.asarray, session.run(None, {name: images})), strict=True)
+    )
 
 
 def open_program(path: Path, code: str, loader: str) -> Answer:
@@ -37,7 +43,7 @@ def open_program(path: Path, code: str, loader: str) -> Answer:
     import torch
 
     program = torch.export.load(path).module()
-    return lambda images: program(torch.from_numpy(images)).detach().numpy()
+    return lambda images: _by_name(program(torch.from_numpy(images)))
 
 
 def open_student(path: Path, code: str, loader: str) -> Answer:
@@ -48,7 +54,18 @@ def open_student(path: Path, code: str, loader: str) -> Answer:
 
     load = importlib.import_module(loader).load
     network = load(str(path.parent), allow_code=[code] if code else False).eval()
-    return lambda images: network(torch.from_numpy(images)).detach().numpy()
+    return lambda images: _by_name(network(torch.from_numpy(images)))
+
+
+def _by_name(output: Any) -> Outputs:
+    """Return a network's output as `engine.description.named_outputs` names it."""
+    if isinstance(output, dict):
+        parts = output
+    elif isinstance(output, tuple | list):
+        parts = {f"output_{place}": part for place, part in enumerate(output)}
+    else:
+        parts = {"logits": output}
+    return {name: part.detach().numpy() for name, part in parts.items()}
 
 
 OPENERS: dict[str, Callable[[Path, str, str], Answer]] = {
@@ -65,12 +82,14 @@ def main(
     """Answer probe images as one file does, at every batch size asked for."""
     images = np.load(probe, allow_pickle=False)
     answer = OPENERS[form](Path(path), code, loader)
-    runs = []
+    runs: dict[str, np.ndarray] = {}
     for size in map(int, sizes):
         some = images[: max(size, FEWEST)]
         batches = np.split(some, range(size, len(some), size))
-        runs.append(np.concatenate([answer(batch) for batch in batches]))
-    np.savez(answers, *runs)
+        outputs = [answer(batch) for batch in batches]
+        for name in outputs[0]:
+            runs[f"{size}/{name}"] = np.concatenate([output[name] for output in outputs])
+    np.savez(answers, allow_pickle=False, **runs)
 
 
 if __name__ == "__main__":

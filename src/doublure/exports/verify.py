@@ -11,15 +11,19 @@ is broken rather than rounded: root mean square (file - network) > 0.5 std(netwo
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from doublure.engine.description import named_outputs
 from doublure.exports import reopen
+from doublure.exports.reopen import Outputs
 from doublure.nets.batchnorm_statistics import by_batch
 from doublure.nets.doubts import BY_BATCH
 from doublure.nets.network import Network, freeze
@@ -38,8 +42,8 @@ class Comparison:
     """How close a file's answers are to its network's.
 
     Args:
-        max_difference: largest absolute difference of two logits.
-        agreement: share of equal top-1 answers.
+        max_difference: largest absolute difference of two numbers of an output.
+        agreement: share of images on which both say the same, in the sense of their task.
     """
 
     max_difference: float
@@ -47,13 +51,13 @@ class Comparison:
 
 
 def answers_of(
-    network: Network, probe: Float[Tensor, "batch channels height width"]
-) -> Float[np.ndarray, "batch classes *places"]:
-    """Return the network's own answers in eval mode on the CPU.
+    network: Network[Any], probe: Float[Tensor, "batch channels height width"]
+) -> Outputs:
+    """Return the network's own outputs in eval mode on the CPU, by name.
 
     Raises:
-        ValueError: if it answers with something else than finite logits, one row an image, or
-            an image by the others beside it.
+        ValueError: if it answers with something else than tensors of finite numbers, one row an
+            image, or an image by the others of its batch.
     """
     if layer := by_batch(network.body):
         raise ValueError(
@@ -61,25 +65,29 @@ def answers_of(
             "or distil it into an architecture that does"
         )
     with torch.inference_mode():
-        logits = freeze(network).to("cpu", torch.float32)(probe.detach().float().cpu())
-    if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(probe):
-        told = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"export needs a network that answers (batch, classes, ...), got {told}")
-    bad = int((~logits.isfinite()).sum())
-    if bad:
-        raise ValueError(
-            f"the network itself answers {len(probe)} probe images with {bad} of "
-            f"{logits.numel()} logits not finite; nothing was exported: mend the network first"
-        )
-    answers: Float[np.ndarray, "batch classes *places"] = logits.numpy()
-    return answers
+        output = freeze(network).to("cpu", torch.float32)(probe.detach().float().cpu())
+    found = {}
+    for name, part in named_outputs(output).items():
+        if not isinstance(part, Tensor) or part.ndim < 2 or len(part) != len(probe):
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            raise ValueError(
+                f"export needs a network that answers (batch, classes, ...), got {got} as '{name}'"
+            )
+        if bad := int((~part.isfinite()).sum()):
+            raise ValueError(
+                f"the network itself answers {len(probe)} probe images with {bad} of "
+                f"{part.numel()} {name} not finite; nothing was exported: mend the network first"
+            )
+        found[name] = part.numpy()
+    return found
 
 
 def verify(
     form: str,
     path: Path,
     probe: Float[Tensor, "batch channels height width"],
-    expected: Float[np.ndarray, "batch classes *places"],
+    expected: Outputs,
+    agree: Callable[[Outputs, Outputs], float],
     *,
     code: str = "",
     loader: str = "",
@@ -88,6 +96,8 @@ def verify(
     """Reopen `path` in a fresh process and return how close it comes to `expected`.
 
     Args:
+        expected: the network's own outputs, as `answers_of` gives them.
+        agree: returns the share of images on which two outputs say the same.
         code: the file whose code a student's own architecture stands in; it runs there.
         loader: the module whose `load` opens a student's folder, for the form that is one.
         rounds: the network itself rounds its activations.
@@ -98,24 +108,37 @@ def verify(
     images = probe.detach().float().cpu().numpy()
     sizes = sorted({1, min(3, len(images)), len(images)})
     worst = 0.0
-    for size, logits in _replay(form, path, images, sizes, code, loader):
-        wanted = expected[: max(size, reopen.FEWEST)]
-        if logits.shape != wanted.shape:
+    outputs: Outputs = {}
+    for size, outputs in _replay(form, path, images, sizes, code, loader):
+        if outputs.keys() != expected.keys():
             raise VerificationError(
-                f"{path.name} answers {len(wanted)} images in batches of {size} with shape "
-                f"{logits.shape}, the network with {wanted.shape}"
+                f"{path.name} answers with {', '.join(outputs)}, the network with "
+                f"{', '.join(expected)}"
             )
-        _check(form, path, size, logits, wanted, rounds=rounds)
-        worst = max(worst, float(np.abs(logits - wanted).max()))
+        for name, output in outputs.items():
+            wanted = expected[name][: max(size, reopen.FEWEST)]
+            if output.shape != wanted.shape:
+                raise VerificationError(
+                    f"{path.name} answers {len(wanted)} images in batches of {size} with {name} of "
+                    f"shape {output.shape}, the network with {wanted.shape}"
+                )
+            _check(form, path, size, name, output, wanted, rounds=rounds)
+            worst = max(worst, float(np.abs(output - wanted).max()))
     # The last were all images, in one batch.
-    equal = float((logits.argmax(1) == expected.argmax(1)).mean())
-    return Comparison(max_difference=worst, agreement=equal)
+    return Comparison(max_difference=worst, agreement=agree(outputs, expected))
 
 
 def _check(
-    form: str, path: Path, size: int, logits: np.ndarray, expected: np.ndarray, *, rounds: bool
+    form: str,
+    path: Path,
+    size: int,
+    name: str,
+    output: np.ndarray,
+    expected: np.ndarray,
+    *,
+    rounds: bool,
 ) -> None:
-    off = logits.astype(np.float64) - expected
+    off = output.astype(np.float64) - expected
     if form == "int8-onnx" or rounds:
         kind, far = "the root mean square difference", float(np.sqrt(np.square(off).mean()))
         allowed = (ROUNDED_TOLERANCE if rounds else INT8_TOLERANCE) * float(expected.std())
@@ -127,14 +150,14 @@ def _check(
     if not far <= allowed:  # also where `far` is not a number
         raise VerificationError(
             f"{path.name} does not answer as the network does: at batch size {size} {kind} of the "
-            f"logits is {far:.3g}, allowed {allowed:.3g}{way_out}"
+            f"{name} is {far:.3g}, allowed {allowed:.3g}{way_out}"
         )
 
 
 def _replay(
     form: str, path: Path, images: np.ndarray, sizes: list[int], code: str, loader: str
-) -> list[tuple[int, np.ndarray]]:
-    """Return a fresh process's answers for each batch size, as `replay` gives them."""
+) -> list[tuple[int, Outputs]]:
+    """Return a fresh process's outputs for each batch size, as `reopen` gives them."""
     with tempfile.TemporaryDirectory() as scratch:
         probe, answers = Path(scratch, "probe.npy"), Path(scratch, "answers.npz")
         np.save(probe, images)
@@ -149,4 +172,8 @@ def _replay(
             reason = said[-1] if said else f"exit status {done.returncode}"
             raise VerificationError(f"{path.name} does not open in a fresh process: {reason}")
         with np.load(answers, allow_pickle=False) as archive:
-            return list(zip(sizes, archive.values(), strict=True))
+            by_size: dict[int, Outputs] = {size: {} for size in sizes}
+            for key, output in archive.items():
+                size, _, name = key.partition("/")
+                by_size[int(size)][name] = output
+            return list(by_size.items())
