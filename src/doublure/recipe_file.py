@@ -1,6 +1,6 @@
 """Recipes as files: a recipe as TOML and back, with the kinds of parts that the catalogue lists."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,13 @@ from doublure.engine.codec import Run
 from doublure.engine.recipe import Recipe
 
 
-def read(path: Path) -> Recipe:
-    """Return the recipe in a file."""
-    return CODEC.read(path)
+def read(path: Path, *, allow_code: bool | Collection[str | Path] = ()) -> Recipe:
+    """Return the recipe in a file.
+
+    Args:
+        allow_code: files and modules of users whose classes it may load.
+    """
+    return CODEC.permitting(allow_code=allow_code).read(path)
 
 
 def read_as(of: type[Run], path: Path) -> Run:

@@ -5,6 +5,7 @@ shows come from reference.json, which a test keeps true to the catalogue.
 """
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,8 +75,14 @@ def known(name: str, kind: str, text: str, way_out: str = "") -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+# A user's own class, as `engine.foreign_parts` reads it: package.module:Class or file.py:Class.
+_CLASS = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
+
+
 def source(text: str) -> str:
-    """Return the text of a source's name or of a path that is there; refuse any other."""
+    """Return the text of a source's name, class, or of a path that is there; refuse any other."""
+    if _CLASS.fullmatch(text):
+        return text
     path = Path(text.partition(":")[0])
     if (
         text.startswith("builtin/")
@@ -108,7 +115,9 @@ def _augmentation(text: str) -> str:
 
 
 def _objective(text: str) -> str:
-    known("objective", "objectives", text.partition("=")[0])
+    name = text.partition("=")[0]
+    if not _CLASS.fullmatch(name):
+        known("objective", "objectives", name)
     return text
 
 

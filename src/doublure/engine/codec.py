@@ -5,11 +5,12 @@ an objective, a rule) says its `kind`. Unknown keys are refused with the nearest
 validated by pydantic against the dataclass fields.
 """
 
+import contextlib
 import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from doublure.core.checks import kind_name, one_of
 from doublure.core.initialisation import Initialization
 from doublure.core.protocols import Objective, Rule, Source, StatelessObjective, Transform
+from doublure.engine.foreign_parts import class_name, load_class, names_class
 from doublure.engine.recipe import Recipe, RecipeError
 
 KIND = "kind"
@@ -44,12 +46,34 @@ class Codec:
     Args:
         kinds: settings classes of sources, objectives, rules, transforms and initialisations by
             what recipes call them.
+        passed: classes of users that were handed over in this call, by their names.
+        allow_code: files and modules whose classes a recipe may load; see `foreign_parts`.
     """
 
     kinds: Mapping[str, Mapping[str, type]]
+    passed: Mapping[str, type] = dataclasses.field(default_factory=dict)
+    allow_code: bool | Collection[str | Path] = ()
+
+    def permitting(
+        self, part: Any = None, allow_code: bool | Collection[str | Path] = ()
+    ) -> "Codec":
+        """Return a codec that may read the classes of users in `part`, and those that are allowed.
+
+        Args:
+            part: a recipe, or settings that hold parts, made in this call.
+        """
+        passed = {} if part is None else dict(self._foreign(part))
+        allowed = allow_code if isinstance(allow_code, bool) else (*allow_code,)
+        return dataclasses.replace(self, passed={**self.passed, **passed}, allow_code=allowed)
 
     def settings_of(self, family: str, kind: str) -> type:
-        """Return the settings class of a kind of source, objective or rule."""
+        """Return the settings class of a kind of source, objective or rule.
+
+        Raises:
+            ValueError: there is no such kind, or it would run code that may not run.
+        """
+        if names_class(kind):
+            return self.passed.get(kind) or load_class(kind, self.allow_code)
         return self.kinds[family][one_of(f"kind of {family}", kind, self.kinds[family])]
 
     def kind_of(self, settings: type) -> str | None:
@@ -58,22 +82,61 @@ class Codec:
         return kind if any(known.get(kind) is settings for known in self.kinds.values()) else None
 
     def to_table(self, part: Any) -> Any:
-        """Return a settings object as plain tables and lists, defaults included."""
+        """Return a settings object as plain tables and lists, defaults included.
+
+        Raises:
+            RecipeError: it holds what no file can hold, or a class that no file can name.
+        """
+        return self._table(part, of_family=is_part(part), path="")
+
+    def _table(self, part: Any, *, of_family: bool, path: str) -> Any:
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             kind = self.kind_of(type(part))
+            if kind is None and of_family:
+                kind = _name(type(part), path)
             table = {KIND: kind} if kind else {}
+            hints = _hints(type(part), path)
             for item in dataclasses.fields(part):
                 value = getattr(part, item.name)
+                where = _join(path, item.name)
                 if value is not None:
-                    table[item.name] = self.to_table(value)
+                    holds = _is_family(hints[item.name]) or _holds_parts(hints[item.name])
+                    table[item.name] = self._table(value, of_family=holds, path=where)
                 elif item.default is not None:
                     raise RecipeError(
                         f"{type(part).__name__}.{item.name}: TOML cannot hold None here"
                     )
             return table
         if isinstance(part, tuple | list):
-            return [self.to_table(item) for item in part]
-        return str(part) if isinstance(part, Path) else part
+            return [
+                self._table(item, of_family=of_family, path=_join(path, str(i)))
+                for i, item in enumerate(part)
+            ]
+        if of_family and not isinstance(part, str | int | float | bool):
+            raise RecipeError(
+                f"{path}: a recipe holds settings as dataclasses, not a {type(part).__name__}; "
+                "make it a frozen dataclass with its settings as fields"
+            )
+        if isinstance(part, Path):
+            return str(part)
+        if not isinstance(part, str | int | float | bool | Mapping):
+            raise RecipeError(
+                f"{path}: a recipe cannot hold a {type(part).__name__}; use numbers, texts, tuples "
+                "of them, or dataclasses"
+            )
+        return part
+
+    def _foreign(self, part: Any) -> Iterator[tuple[str, type]]:
+        """Yield the classes of users among the parts of a recipe, with their names."""
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            if is_part(part) and self.kind_of(type(part)) is None:
+                with contextlib.suppress(ValueError):  # said when it is written
+                    yield class_name(type(part)), type(part)
+            for item in dataclasses.fields(part):
+                yield from self._foreign(getattr(part, item.name))
+        elif isinstance(part, tuple | list):
+            for item in part:
+                yield from self._foreign(item)
 
     def to_toml(self, recipe: Any) -> str:
         """Return the recipe as TOML text that `from_toml` reads back to an equal recipe."""
@@ -117,11 +180,13 @@ class Codec:
         "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A
         value is TOML, or else text.
         """
-        return self._from_table(type(recipe), self._assigned(recipe, assignments))
+        knowing = self.permitting(recipe, self.allow_code)
+        return knowing._from_table(type(recipe), knowing._assigned(recipe, assignments))
 
     def replace_fields(self, source: Source, assignments: Mapping[str, str]) -> Source:
         """Return a source with fields replaced by `KEY=VALUE` texts, as `replace_keys` does."""
-        made = self._build_kind("source", self._assigned(source, assignments), "source")
+        knowing = self.permitting(source, self.allow_code)
+        made = knowing._build_kind("source", knowing._assigned(source, assignments), "source")
         assert isinstance(made, Source)
         return made
 
@@ -140,7 +205,7 @@ class Codec:
         if not isinstance(table, Mapping):
             raise RecipeError(f"{path or 'recipe'}: expected a table, got {table!r}")
         fields = {item.name: item for item in dataclasses.fields(cls)}
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls, path)
         made = {}
         for key, value in table.items():
             if key == KIND:
@@ -220,6 +285,32 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def is_part(part: Any) -> bool:
+    """Return whether an object can be a source, an objective, a rule or a transform."""
+    return not isinstance(part, type) and any(isinstance(part, protocol) for protocol in _FAMILIES)
+
+
+def _name(settings: type, path: str) -> str:
+    try:
+        return class_name(settings)
+    except ValueError as error:
+        raise RecipeError(f"{path or 'recipe'}: {error}") from error
+
+
+def _hints(settings: type, path: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(settings)
+    except NameError as error:
+        raise RecipeError(
+            f"{path or 'recipe'}: the fields of {settings.__name__} have types that cannot be "
+            f"resolved ({error}); import them in its file, outside of TYPE_CHECKING"
+        ) from error
+
+
+def _is_family(hint: Any) -> bool:
+    return any(option in _FAMILIES for option in _options(hint))
+
+
 def _holds_parts(hint: Any) -> bool:
     return any(
         option in _FAMILIES or dataclasses.is_dataclass(option) or _holds_parts(option)
@@ -271,7 +362,8 @@ def _locate(table: Any, whole: Any, key: str) -> tuple[list[Any], str]:
     for path, holder, part in _parts(table, whole):
         names = {f.name for f in dataclasses.fields(part)}
         holding, _, last = path.rpartition(".")
-        called = {path, last, holder.get(KIND), f"{kinds.get(holding)}.{last}"}
+        own = kind_name(type(part))  # of a user's class, whose kind names its file as well
+        called = {path, last, own, holder.get(KIND), f"{kinds.get(holding)}.{last}"}
         if name in names and (not place or place in called):
             found.append((path, holder, part))
     exact = [holder for path, holder, _ in found if path == place]

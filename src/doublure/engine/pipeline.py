@@ -120,6 +120,7 @@ def _run(
         _looked_up(recipe, folder, options, plugins.codec, processes)
     )
     asked = recipe
+    plugins.codec.to_toml(recipe)  # which is better refused now than after the training
     notes: list[str] = []
     noting = dataclasses.replace(options, say=notes.append)
     teacher, student = open_networks(recipe, noting, plugins)

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,6 +20,42 @@ from torch import Tensor, nn
 
 from doublure.core.checks import one_of
 from doublure.nets.network import other_precisions
+
+# What modules are called that were loaded from a file.
+_OF_FILE = "doublure_file_"
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """Run the file and return it as a module; its code runs once a process and content.
+
+    Raises:
+        ValueError: no such file, or its code raises.
+    """
+    path = Path(path).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"no Python file {path}; the form is net.py:name")
+    # Dataclasses and pickles look a module up by its name, so it needs one of its own.
+    digest = hashlib.blake2b(str(path).encode() + path.read_bytes(), digest_size=6).hexdigest()
+    name = f"{_OF_FILE}{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        with _beside(path), _blamed(path):
+            spec.loader.exec_module(module)
+    except ValueError:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+def module_of_file(module: str) -> str | None:
+    """Return the file that a module was loaded from by `load_module`, None for any other."""
+    return str(sys.modules[module].__file__) if module.startswith(_OF_FILE) else None
 
 
 def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
@@ -28,17 +65,7 @@ def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
         ValueError: no such file, or nothing callable of that name in it.
     """
     path = Path(path).resolve()
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"no Python file {path}; the form is file:net.py:make_net")
-    # Dataclasses and pickles look a module up by its name, so it needs one of its own.
-    digest = hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()
-    spec = importlib.util.spec_from_file_location(f"doublure_file_{path.stem}_{digest}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _beside(path), _blamed(path):
-        spec.loader.exec_module(module)
+    module = load_module(path)
     made_here = {key: value for key, value in vars(module).items() if callable(value)}
     one_of(f"function in {path.name}", name, [key for key in made_here if key[0] != "_"])
     return _with_neighbours(made_here[name], path)

@@ -13,6 +13,7 @@ from doublure.core.checks import one_of
 from doublure.core.protocols import Contract, InputContract, Source, parts_of
 from doublure.data.class_names import read_names
 from doublure.data.generator_file import is_generator
+from doublure.engine.foreign_parts import load_class, names_class
 from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.task import Task
 from doublure.nets.network import Network, other_precisions
@@ -180,6 +181,11 @@ def source_named(
     """
     if not isinstance(source, str):
         return source
+    if names_class(source) and not Path(source).exists():
+        named = _by_class(source)
+        if isinstance(named, Source):
+            return named
+        raise ValueError(f"{source} is no source: it lacks open(context, teacher, rng)")
     if contract is not None and source in _BY_SIZE:
         return _BY_SIZE[source](contract)
     made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
@@ -201,15 +207,28 @@ def source_named(
     raise AssertionError(source)
 
 
+def _by_class(name: str) -> Any:
+    """Return the settings of a user's class at their defaults; a name that is typed may run."""
+    settings = load_class(name, allow_code=True)
+    try:
+        return settings()
+    except TypeError as error:
+        raise ValueError(f"{name} has no default for each of its fields ({error})") from error
+
+
 def objective_named(texts: Sequence[str]) -> AnyObjective | None:
     """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
     kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name not in UNNAMED]
     terms = []
     for text in texts:
         name, _, weight = text.partition("=")
-        settings = catalogue.CODEC.settings_of("objective", one_of("objective", name, kinds))
+        if names_class(name):
+            objective = _by_class(name)
+        else:
+            kind = one_of("objective", name, kinds)
+            objective = catalogue.CODEC.settings_of("objective", kind)()
         try:
-            terms.append((float(weight or 1.0), settings()))
+            terms.append((float(weight or 1.0), objective))
         except ValueError as error:
             raise ValueError(f"--objective {text}: the weight must be a number") from error
     if not terms:

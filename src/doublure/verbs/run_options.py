@@ -153,7 +153,8 @@ def run_recipe(
         hint = nearest(name, known)
         raise TypeError(f"{verb}() got an unexpected keyword argument '{name}'{hint}")
     recipe = given.get("recipe")
-    made, networks = make() if recipe is None else (_read(recipe, verb), {})
+    allowed = permitted(*typed, allow_code=given.get("allow_code", ()))
+    made, networks = make() if recipe is None else (_read(recipe, verb, allowed), {})
     made = with_options(
         replace(made, eval=given.get("eval") or made.eval),
         skip_bad=given.get("skip_bad", False),
@@ -162,17 +163,23 @@ def run_recipe(
         **{name: given.get(name) for name in ("device", "precision")},
     )
     run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
-    run_options["allow_code"] = permitted(*typed, allow_code=given.get("allow_code", ()))
+    run_options["allow_code"] = allowed
+    known_parts = plugins()
+    codec = known_parts.codec.permitting(made, allowed)
+    known_parts = replace(known_parts, codec=codec)
     summary = pipeline.run(
-        made, Path(out), RunOptions(**run_options | {"networks": networks}), plugins()
+        made, Path(out), RunOptions(**run_options | {"networks": networks}), known_parts
     )
     if summary:  # of several processes the first one has it
         write_report(Path(out))
     return summary
 
 
-def _read(recipe: str | Path | Recipe, verb: Verb) -> Recipe:
-    made = recipe if isinstance(recipe, Recipe) else recipe_file.read(Path(recipe))
+def _read(recipe: str | Path | Recipe, verb: Verb, allow_code: Sequence[str]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        made = recipe
+    else:
+        made = recipe_file.read(Path(recipe), allow_code=allow_code)
     if made.verb != verb:
         raise ValueError(f"the recipe is one of {made.verb}; run it with `doublure {made.verb}`")
     return made
