@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Block:
     """A fenced block of a page.
 
     Args:
-        mark: of the comment in front of it: "not run", "fails" or "needs"; "" without one.
+        mark: of the comment in front of it: "not run", "fails", "needs" or "saved" (in the
+            file that the reason names); "" without one.
         line: of the page, where its text begins.
     """
 
@@ -126,8 +128,13 @@ def run_page(page: Path, folder: Path, *, opengl: bool) -> None:
     """
     os.chdir(folder)
     names: dict[str, object] = {"__name__": page.stem}
+    sys.path.insert(0, str(folder))  # where a script of that folder would import from
     for block in blocks(page):
-        if block.mark == "not run" or (block.mark == "needs" and not opengl):
+        if block.mark == "saved":  # first of all: a module is read once
+            with (folder / block.reason).open("a", encoding="utf-8") as file:
+                file.write(smaller(block.body) + "\n\n")
+    for block in blocks(page):
+        if block.mark in ("not run", "saved") or (block.mark == "needs" and not opengl):
             continue
         if block.language == "console":
             _run_commands(block, page)

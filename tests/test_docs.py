@@ -22,7 +22,7 @@ from tests.text import ABSENT
 
 MOST_BYTES = 60_000
 LANGUAGES = ("python", "console", "text", "toml")
-MARKS = ("", "end", "not run", "fails", "needs")
+MARKS = ("", "end", "not run", "fails", "needs", "saved")
 TITLES = (
     "Equation",
     "When to use it, and when not",

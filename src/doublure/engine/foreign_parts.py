@@ -39,6 +39,11 @@ def class_name(settings: type) -> str:
             f"the class {name} stands in the program that is being run, so that no recipe can name "
             "it; move it into a file of its own and import it"
         )
+    if getattr(sys.modules.get(module), name, None) is not settings:
+        raise ValueError(
+            f"the class {name} is not what {module} holds under its name, so that no recipe can "
+            "name it; save it in a file and import it"
+        )
     file = module_of_file(module)
     return f"{module if file is None else file}:{name}"
 
