@@ -8,6 +8,7 @@ decided here, once, and stands resolved in the recipe file.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from doublure import tasks
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source
 from doublure.engine.fit import FitSettings
@@ -34,7 +35,6 @@ from doublure.sources.replay import Replay
 from doublure.sources.shaders import Shaders
 from doublure.tasks.classification import auto
 from doublure.tasks.classification.recipes import autoaugment_kd
-from doublure.tasks.translation.recipes import sequence_kd
 
 # What can be left out of the shader recipe, to see what it is worth.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
@@ -207,20 +207,25 @@ _OF_CLASSIFIERS = (
         parts=("augmentation",),
     ),
 )
-_OF_TRANSLATORS = (Method(name="sequence-kd", stages=sequence_kd, needs="sentences"),)
 
-METHODS = {
-    method.name: replace(method, tasks=(task,))
-    for task, methods in (("classification", _OF_CLASSIFIERS), ("translation", _OF_TRANSLATORS))
-    for method in methods
-}
+
+def methods() -> dict[str, Method]:
+    """Return every method by its name: those of classifiers, and those that tasks bring."""
+    found = {method.name: replace(method, tasks=("classification",)) for method in _OF_CLASSIFIERS}
+    for task in tasks.TASKS:
+        found |= {method.name: replace(method, tasks=(task.name,)) for method in task.methods}
+    return found
+
+
+METHODS = methods()
 
 
 def published(
     method: str, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
 ) -> Recipe:
-    """Return the recipe of a method of `METHODS`, by its name."""
-    return METHODS[one_of("method", method, METHODS)].recipe(teacher, student, inputs, seed=seed)
+    """Return the recipe of a method by its name."""
+    known = methods()
+    return known[one_of("method", method, known)].recipe(teacher, student, inputs, seed=seed)
 
 
 def smaller(

@@ -78,10 +78,13 @@ def known(name: str, kind: str, text: str, way_out: str = "") -> str:
 # A user's own class, as `engine.foreign_parts` reads it: package.module:Class or file.py:Class.
 _CLASS = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
+# Data of a task's own kind; only the task knows whether they are there.
+_KIND_OF_TASK = re.compile(r"[a-z][a-z0-9-]+:.+")
+
 
 def source(text: str) -> str:
     """Return the text of a source's name, class, or of a path that is there; refuse any other."""
-    if _CLASS.fullmatch(text):
+    if _CLASS.fullmatch(text) or _KIND_OF_TASK.fullmatch(text):
         return text
     path = Path(text.partition(":")[0])
     if (

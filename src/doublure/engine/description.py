@@ -40,20 +40,13 @@ def output_names(network: Network[Any]) -> tuple[str, ...]:
 def describe(network: Network[Any]) -> dict[str, str]:
     """Return the network's contract, each value as JSON; normalisation is told, not asked for."""
     contract = network.contract
-    if contract.normalisation is None:
-        values = dataclasses.asdict(contract)
-    else:
-        values = {
-            "input": f"{INPUT}: float NCHW in [0, 1]; mean and std are applied inside",
-            "class_names": contract.names,
-            "classes": contract.classes,
-            "channels": contract.channels,
-            "size": contract.size,
-            "mean": contract.mean,
-            "std": contract.std,
-            "interpolation": contract.interpolation,
-            "crop_pct": contract.crop_pct,
-        }
+    names = {"names": "class_names"}
+    values = {
+        names.get(item.name, item.name): getattr(contract, item.name)
+        for item in dataclasses.fields(contract)
+    }
+    if contract.normalisation is not None:
+        values["input"] = f"{INPUT}: float NCHW in [0, 1]; mean and std are applied inside"
     values |= {
         "output": ", ".join(output_names(network)),
         "reference": network.reference,

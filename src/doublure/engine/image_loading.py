@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure.core.protocols import InputContract
+from doublure.core.protocols import Contract
 from doublure.core.seeding import child_seed
 from doublure.data.checkpoints import PROGRAM, CheckpointError, read_weights
 from doublure.data.programs import program_shapes, read_extra, read_program
@@ -79,7 +79,7 @@ class Opened:
     plan: Plan = ()
 
 
-def open_architecture(said: NetworkRef, parsed: Reference, like: InputContract | None) -> Opened:
+def open_architecture(said: NetworkRef, parsed: Reference, like: Contract | None) -> Opened:
     """Return what a named architecture stands for; hubs speak for their own weights only."""
     state = None if said.weights is None else read_reference_weights(said)
     pretrained = parsed.kind in HUBS and state is None and like is None
@@ -112,7 +112,7 @@ def read_reference_weights(said: NetworkRef) -> dict[str, Tensor]:
 def assemble(
     said: NetworkRef,
     opened: Opened,
-    like: InputContract | None,
+    like: Contract | None,
     allow_code: bool | Collection[str | Path],
     rng: torch.Generator | None,
     rebuild: Rebuild,

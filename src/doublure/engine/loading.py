@@ -4,7 +4,6 @@ Networks that take one image are opened by `image_loading`, whatever they answer
 others of its own.
 """
 
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from doublure.core.protocols import Contract, InputContract
+from doublure.core.protocols import Contract
 from doublure.data.checkpoints import PROGRAM, CheckpointError
 from doublure.data.student_file import (
     find_student,
@@ -186,12 +185,10 @@ def _build(
     return Loaded(network=Network(body, contract, reference.text), random=state is None)
 
 
-def _of_images(
-    said: NetworkRef, like: Contract | None, tasks: tuple[Task, ...]
-) -> InputContract | None:
+def _of_images(said: NetworkRef, like: Contract | None, tasks: tuple[Task, ...]) -> Contract | None:
     """Return the contract that a network of images shall be like."""
     if like is None or like.normalisation is not None:
-        return typing.cast(InputContract | None, like)
+        return like
     does = task_of(tasks, like).words.takes
     raise ValueError(f"{said.ref} takes images, but shall be like a network that {does}")
 

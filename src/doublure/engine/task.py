@@ -16,7 +16,7 @@ from torch import nn
 from doublure.core.findings import Score
 from doublure.core.protocols import Batch, Contract, Source
 from doublure.core.words import Words
-from doublure.engine.method import Facts
+from doublure.engine.method import Facts, Method
 from doublure.engine.recipe import Recipe
 from doublure.engine.run_folder import RunFolder
 from doublure.nets.network import Network
@@ -130,6 +130,10 @@ class Task(Protocol):
     @property
     def options(self) -> frozenset[str]:
         """Options of `distill` and `train` that mean something here, of those that not all do."""
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The recipes of `distill` that are its own, beside those of `doublure.recipes`."""
 
     # Its networks.
     def owns(self, contract: Contract) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from doublure.core.protocols import InputContract
+from doublure.core.protocols import Contract, InputContract
 from doublure.nets.references import NetworkRef
 
 
@@ -26,7 +26,7 @@ class PartialContract:
 EMPTY_CONTRACT = PartialContract()
 
 
-def partial_contract(place: NetworkRef | InputContract) -> PartialContract:
+def partial_contract(place: NetworkRef | Contract) -> PartialContract:
     """Return what a reference or another network's contract says."""
     said: dict[str, Any] = {
         item.name: getattr(place, item.name, None) for item in fields(PartialContract)

@@ -17,7 +17,7 @@ from doublure.nets.references import NetworkRef
 from doublure.networks import resolve
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.recipes import METHODS, published
+from doublure.recipes import methods, published
 from doublure.sources.augmenting import augmented
 from doublure.verbs.naming import (
     as_network,
@@ -129,10 +129,11 @@ def _recipe(
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
     if labels or own_label_space:
         given = _not_by_answers(given, named)
-    if not labels and METHODS[one_of("method", named, METHODS)].needs == "labels":
+    known = methods()
+    if not labels and known[one_of("method", named, known)].needs == "labels":
         raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
     recipe = published(named, teacher, student, given)
-    if labels and given.objective is None and METHODS[named].needs != "labels":
+    if labels and given.objective is None and known[named].needs != "labels":
         recipe = _with_labels(recipe, own_label_space=own_label_space)
     if augment is not None:
         stages = tuple(
@@ -146,7 +147,8 @@ def _recipe(
 def _transfer(named: str | Source | None, task: Task, contract: Any, labels: bool) -> Source | None:
     if not isinstance(named, str):
         return named
-    if contract.normalisation is None:  # none of the sources of images is for it
+    # Sources of images serve only networks of images; what names data of a task is its own.
+    if contract.normalisation is None or task.owns_data(named):
         return task.transfer(named, contract, labels=labels)
     return source_named(named, labels=labels, contract=contract)
 
@@ -156,7 +158,8 @@ def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:
 
     Balancing and attacks choose images by the teacher's classes; labels are not asked.
     """
-    parted = {"balance", "attack", "matching"} & {*METHODS[one_of("method", method, METHODS)].parts}
+    known = methods()
+    parted = {"balance", "attack", "matching"} & {*known[one_of("method", method, known)].parts}
     return replace(given, without=given.without | parted)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ def export(
 
 
 def _images(
-    source: Source, network: Network, split: Split, seed: int, count: int
+    source: Source, network: Network[Any], split: Split, seed: int, count: int
 ) -> Iterator[Tensor]:
     """Yield batches of the source's images, on the CPU."""
     context = StreamContext(

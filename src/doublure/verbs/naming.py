@@ -171,9 +171,7 @@ def check_options(task: Task, given: Mapping[str, Any]) -> None:
             )
 
 
-def source_named(
-    source: str | Source, *, labels: bool = False, contract: InputContract | None = None
-) -> Source:
+def source_named(source: str | Source, *, labels: bool = False, contract: Any = None) -> Source:
     """Return the source of a name of the catalogue, or of what lies on disk under it.
 
     Args:

@@ -13,7 +13,7 @@ from doublure.core.words import Words
 from doublure.data.datasets import Dataset, open_data
 from doublure.data.natural import natural_contract
 from doublure.data.student_file import ImageDescription
-from doublure.engine.method import Facts
+from doublure.engine.method import Facts, Method
 from doublure.engine.planning import seconds_to_answer
 from doublure.engine.recipe import Recipe
 from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
@@ -50,6 +50,7 @@ class ClassificationTask:
     name = "classification"
     words = _WORDS
     description = ImageDescription
+    methods: tuple[Method, ...] = ()  # all of them are in `doublure.recipes`
     options = frozenset({"labels", "student_classes", "augment"})
     verbs = frozenset(
         {

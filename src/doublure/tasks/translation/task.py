@@ -11,7 +11,7 @@ from doublure.core.findings import Score
 from doublure.core.optional import require
 from doublure.core.protocols import Batch, Contract, Source
 from doublure.core.words import Words
-from doublure.engine.method import Facts
+from doublure.engine.method import Facts, Method
 from doublure.engine.recipe import Recipe
 from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
 from doublure.nets.features import device_of
@@ -21,7 +21,7 @@ from doublure.tasks.translation.contract import TextContract, TextDescription
 from doublure.tasks.translation.evaluation import TranslationEvaluation, evaluate_translator
 from doublure.tasks.translation.networks import build_translator, is_translator, text_contract
 from doublure.tasks.translation.parallel_text import ParallelText, names_text, open_text
-from doublure.tasks.translation.recipes import supervised_translation
+from doublure.tasks.translation.recipes import sequence_kd, supervised_translation
 from doublure.tasks.translation.scores import Translation
 from doublure.tasks.translation.sentences import Sentences
 from doublure.tasks.translation.summary import scored, summarize_translation
@@ -46,6 +46,7 @@ class TranslationTask:
     name = "translation"
     words = _WORDS
     description = TextDescription
+    methods = (Method(name="sequence-kd", stages=sequence_kd, needs="sentences"),)
     options: frozenset[str] = frozenset()
     verbs = frozenset({"distill", "evaluate", "train"})
 
