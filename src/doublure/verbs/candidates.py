@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from doublure import tasks
 from doublure.compress.pruning import Pruning
 from doublure.compress.shrinking_plan import Candidate, Plan, shallower_siblings
 from doublure.core.checks import positive
@@ -24,7 +25,6 @@ from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
 from doublure.networks import load, save
 from doublure.sources.surrogate import Surrogate
-from doublure.tasks import TASKS
 from doublure.verbs.comparing import SHADERS
 from doublure.verbs.distill import distill
 from doublure.verbs.naming import open_network
@@ -99,7 +99,7 @@ def make(candidate: Candidate, seconds: float, images: Source | None, bench: Ben
         **dict(bench.options) | ({"set": NEAR} if pruned else {}),
     )
     if isinstance(begins, Network):  # no name makes its architecture again
-        descriptions = {task.name: task.description for task in TASKS}
+        descriptions = {task.name: task.description for task in tasks.TASKS}
         begins.body.load_state_dict(read_student(folder, descriptions)[0])
         return begins
     return open_network(str(folder), verb="shrink", allow_code=bench.options["allow_code"])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doublure import networks
+from doublure import networks, tasks
 from doublure.compress.shrinking_choice import Row
 from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import child_seed, from_seed
@@ -24,7 +24,6 @@ from doublure.sources.leaves import Leaves
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
-from doublure.tasks import TASKS
 
 SHADERS = Matched(source=Shaders())
 # Sets of three kinds: what students are most often taught on, what has no shapes, and what has
@@ -152,7 +151,7 @@ class Measurer:
             shown[0],
             labelled=self.labelled,
             timing=_BRIEF,
-            tasks=TASKS,
+            tasks=tasks.TASKS,
             loader=networks.__name__,
         )
         parameters, macs = count_parameters(network), count_flops(network) // 2

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from doublure import tasks
 from doublure.catalogue import plugins
 from doublure.engine.pipeline import device_named
 from doublure.engine.task import Evaluation
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.networks import resolve
-from doublure.tasks import TASKS
 from doublure.verbs.naming import as_network, network_named, permitted
 
 
@@ -53,7 +53,7 @@ def evaluate(
         for note in loaded.notes:
             say(note)
     where = None if device is None else device_named(device)
-    task = plugins().task_of(network.contract) if isinstance(network, Network) else TASKS[0]
+    task = plugins().task_of(network.contract) if isinstance(network, Network) else tasks.TASKS[0]
     if isinstance(data, str | Path):
         contract = as_network(network, None).contract
         opened = task.open_evaluation_data(str(data), contract, skip_bad=skip_bad)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from doublure import networks
+from doublure import networks, tasks
 from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
@@ -16,7 +16,6 @@ from doublure.exports.int8_onnx import Int8
 from doublure.exports.measure import Exported
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.tasks import TASKS
 from doublure.verbs.naming import open_network, source_named
 
 # What int8 is calibrated on, and every form compared on, where nobody has images.
@@ -75,7 +74,7 @@ def export(
         _images(source, network, "train", seed, Int8().num_images),
         next(_images(source, network, "held_out", seed, _BATCH)),
         labelled=labelled,
-        tasks=TASKS,
+        tasks=tasks.TASKS,
         loader=networks.__name__,
     )
 
