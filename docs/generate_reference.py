@@ -72,7 +72,7 @@ def card(name: str) -> str:
     lines = [f"**Paper.** {_linked(entry.card)}  "] if entry.card.paper else []
     lines += [
         f"**Needs.** {', '.join(entry.card.needs)}  ",
-        f"**File.** `{entry.room}`  ",
+        f"**File.** `{entry.place}`  ",
         f"**Reached by.** `doublure {entry.verb}`",
     ]
     return "\n".join(lines)

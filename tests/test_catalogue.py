@@ -48,7 +48,7 @@ def test_methods_json_has_the_keys_that_scripts_rely_on():
     told = command("methods", "--json")
     assert (told.status, told.err) == (0, "")
     for entry in json.loads(told.out):
-        assert entry.keys() == {"name", "paper", "arxiv", "room", "needs", "verb"}
+        assert entry.keys() == {"name", "paper", "arxiv", "file", "needs", "verb"}
 
 
 @pytest.mark.parametrize("entry", catalogue.METHODS, ids=lambda entry: entry.name)

@@ -44,9 +44,9 @@ def test_every_import_goes_down_the_floors():
 
 def test_every_file_is_on_a_floor():
     floors = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    rooms = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES}
-    rooms -= {"__init__", "__main__"}  # the doors
-    assert [room for room in sorted(rooms) if f"doublure.{room}" not in floors] == []
+    places = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES}
+    places -= {"__init__", "__main__"}  # the doors
+    assert [room for room in sorted(places) if f"doublure.{room}" not in floors] == []
 
 
 def test_packages_are_two_levels_deep_and_tasks_three():
@@ -81,13 +81,13 @@ def test_every_room_says_its_question_and_every_file_what_it_is():
 def test_every_method_is_in_the_catalogue():
     cards = {file: vars(module_of(file)).get("CARD") for file in FILES}
     listed = [entry.card for entry in catalogue.METHODS]
-    rooms = {entry.room for entry in catalogue.METHODS}
+    places = {entry.place for entry in catalogue.METHODS}
     missing = [
         str(file.relative_to(SOURCE))
         for file, card in cards.items()
         if card is not None
         and not any(card is other for other in listed)
-        and str(file.relative_to(SOURCE).with_suffix("")) not in rooms
+        and str(file.relative_to(SOURCE).with_suffix("")) not in places
     ]
     assert missing == []
 
@@ -101,10 +101,10 @@ def test_every_kind_is_the_name_of_its_class():
 
 def test_every_method_lives_where_the_catalogue_says():
     for entry in catalogue.METHODS:
-        file = SOURCE / f"{entry.room}.py"
+        file = SOURCE / f"{entry.place}.py"
         assert file.exists(), entry
         if entry.settings is not None:
-            assert entry.settings.__module__ == f"doublure.{entry.room.replace('/', '.')}"
+            assert entry.settings.__module__ == f"doublure.{entry.place.replace('/', '.')}"
 
 
 def test_the_reference_of_the_command_line_is_true():

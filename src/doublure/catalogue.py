@@ -4,6 +4,7 @@ A kind is what a recipe file and the command line call a settings class. A test 
 file with a CARD is listed here, and that every kind is the class name in kebab-case.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +77,10 @@ _PLAIN = Card(paper="", needs=("nothing",))
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One method: its name, where it lives, what it rests on and the verb that reaches it."""
+    """One method: its name, the file it is in, what it rests on and the verb that reaches it."""
 
     name: str
-    room: str
+    place: str
     verb: str
     card: Card
     settings: type | None = None
@@ -90,220 +91,137 @@ class Entry:
             "name": self.name,
             "paper": self.card.paper,
             "arxiv": self.card.arxiv,
-            "room": self.room,
+            "file": f"{self.place}.py",
             "needs": list(self.card.needs),
             "verb": self.verb,
         }
 
 
-def _entry(settings: type, verb: str, card: Card) -> Entry:
-    room = "/".join(settings.__module__.split(".")[1:])
-    return Entry(name=kind_name(settings), room=room, verb=verb, card=card, settings=settings)
+def _entry(settings: type, verb: str, card: Card | None = None) -> Entry:
+    """Return the entry of a settings class: named by it, with the card of its file."""
+    module = settings.__module__
+    own: Card = getattr(sys.modules[module], "CARD", _PLAIN)
+    return Entry(
+        name=kind_name(settings),
+        place="/".join(module.split(".")[1:]),
+        verb=verb.format(kind=kind_name(settings)),
+        card=card or own,
+        settings=settings,
+    )
 
 
-def _source(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"synthesize {kind_name(settings)}"
-    return _entry(settings, verb, card)
+def _source(settings: type, card: Card | None = None) -> Entry:
+    return _entry(settings, "synthesize {kind}", card)
 
 
-def _recipe_source(settings: type, card: Card) -> Entry:
+def _recipe_source(settings: type) -> Entry:
     """A source that is a recipe of the same name, with an objective and a loop of its own."""
-    verb = f"distill --method {kind_name(settings)}"
-    return _entry(settings, verb, card)
+    return _entry(settings, "distill --method {kind}")
 
 
-def _wrapper(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --set {kind_name(settings)}.FIELD=VALUE"
-    return _entry(settings, verb, card)
+def _wrapper(settings: type) -> Entry:
+    return _entry(settings, "distill --set {kind}.FIELD=VALUE")
 
 
-def _objective(settings: type, card: Card = _PLAIN) -> Entry:
-    verb = f"distill --objective {kind_name(settings)}"
-    return _entry(settings, verb, card)
+def _objective(settings: type) -> Entry:
+    return _entry(settings, "distill --objective {kind}")
+
+
+def _recipe(name: str, card: Card, more: str = "", place: str = "recipes") -> Entry:
+    """A recipe: a function that returns the stages of a method."""
+    verb = f"distill --method {name} {more}".rstrip()
+    return Entry(name=name, place=place, verb=verb, card=card)
 
 
 SOURCES = (
-    _source(shaders.Shaders, shaders.CARD),
+    _source(shaders.Shaders),
     _source(shader_files.ShaderFiles, shaders.CARD),
-    _source(leaves.Leaves, leaves.CARD),
-    _source(noise.Noise, noise.CARD),
-    _source(flat.Flat, flat.CARD),
-    Entry(
-        name="lcw",
-        room="sources/lcw",
-        verb="synthesize lcw --set generator=RUN",
-        card=cramer_wold.CARD,
-        settings=lcw.LCW,
-    ),
-    _source(surrogate.Surrogate, surrogate.CARD),
-    Entry(
-        name="few",
-        room="sources/few",
-        verb="distill --recipe FILE",
-        card=_PLAIN,
-        settings=few.Few,
-    ),
-    _source(deep_inversion.DeepInversion, deep_inversion.CARD),
-    _source(knowledge_within.Inceptionism, knowledge_within.CARD),
-    _source(knowledge_within.BatchNormStatistics, knowledge_within.CARD),
-    _source(short_inversion.ShortInversion, short_inversion.CARD),
-    Entry(
-        name="sentences",
-        room="tasks/translation/sentences",
-        verb="distill --transfer TEXT",
-        card=_PLAIN,
-        settings=sentences.Sentences,
-    ),
-    _recipe_source(dfad.DFAD, dfad.CARD),
-    _recipe_source(rdskd.RDSKD, rdskd.CARD),
-    _recipe_source(fast_meta.FastMeta, fast_meta.CARD),
+    _source(leaves.Leaves),
+    _source(noise.Noise),
+    _source(flat.Flat),
+    _entry(lcw.LCW, "synthesize lcw --set generator=RUN", cramer_wold.CARD),
+    _source(surrogate.Surrogate),
+    _entry(few.Few, "distill --recipe FILE"),
+    _source(deep_inversion.DeepInversion),
+    _source(knowledge_within.Inceptionism),
+    _source(knowledge_within.BatchNormStatistics),
+    _source(short_inversion.ShortInversion),
+    _entry(sentences.Sentences, "distill --transfer TEXT"),
+    _recipe_source(dfad.DFAD),
+    _recipe_source(rdskd.RDSKD),
+    _recipe_source(fast_meta.FastMeta),
 )
 WRAPPERS = (
-    _wrapper(matched.Matched, matched.CARD),
-    _wrapper(balanced.Balanced, balanced.CARD),
-    _wrapper(augmentation.Augmented, augmentation.CARD),
-    _wrapper(replay.Replay, replay.CARD),
-    _wrapper(autoaugment.AutoAugmented, autoaugment.CARD),
-    _wrapper(mixing.Mixed, mixing.CARD),
-    _wrapper(adversarial.Adversarial, adversarial.CARD),
-    _wrapper(on_policy.OnPolicy, on_policy.CARD),
-    _wrapper(sequence_level.SequenceLevel, sequence_level.CARD),
-    Entry(
-        name="combined",
-        room="sources/combined",
-        verb="distill --recipe FILE",
-        card=_PLAIN,
-        settings=combined.Combined,
-    ),
-    Entry(
-        name="rehearsed",
-        room="sources/rehearsed",
-        verb="continual",
-        card=continual.CARD,
-        settings=rehearsed.Rehearsed,
-    ),
+    _wrapper(matched.Matched),
+    _wrapper(balanced.Balanced),
+    _wrapper(augmentation.Augmented),
+    _wrapper(replay.Replay),
+    _wrapper(autoaugment.AutoAugmented),
+    _wrapper(mixing.Mixed),
+    _wrapper(adversarial.Adversarial),
+    _wrapper(on_policy.OnPolicy),
+    _wrapper(sequence_level.SequenceLevel),
+    _entry(combined.Combined, "distill --recipe FILE"),
+    _entry(rehearsed.Rehearsed, "continual", continual.CARD),
 )
 OBJECTIVES = (
-    _objective(soft_targets.SoftTargets, soft_targets.CARD),
-    _objective(divergence.Divergence, divergence.CARD),
-    _objective(logit_l1.LogitL1, logit_l1.CARD),
-    _objective(knowledge_adjustment.KnowledgeAdjustment, knowledge_adjustment.CARD),
-    _objective(truncated_targets.TruncatedTargets, truncated_targets.CARD),
-    _objective(similarity_preserving.SimilarityPreserving, similarity_preserving.CARD),
-    _objective(activation_boundaries.ActivationBoundaries, activation_boundaries.CARD),
-    _objective(knowledge_representing.KnowledgeRepresenting, knowledge_representing.CARD),
-    _objective(hard_labels.HardLabels, hard_labels.CARD),
-    _objective(dkd.DKD, dkd.CARD),
-    _objective(dist.DIST, dist.CARD),
-    _objective(wsld.WSLD, wsld.CARD),
-    _objective(logit_standardisation.LogitStandardisation, logit_standardisation.CARD),
-    _objective(mlld.MLLD, mlld.CARD),
-    _objective(fit_nets.FitNets, fit_nets.CARD),
-    _objective(stage_outputs.StageOutputs, stage_outputs.CARD),
-    _objective(attention_transfer.AttentionTransfer, attention_transfer.CARD),
-    _objective(nst.NST, nst.CARD),
-    _objective(vid.VID, vid.CARD),
-    _objective(review_kd.ReviewKD, review_kd.CARD),
-    _objective(srrl.SRRL, srrl.CARD),
-    _objective(rkd.RKD, rkd.CARD),
-    _objective(pkt.PKT, pkt.CARD),
-    _objective(correlation_congruence.CorrelationCongruence, correlation_congruence.CARD),
-    _objective(crd.CRD, crd.CARD),
-    _objective(return_to_go.ReturnToGo, return_to_go.CARD),
+    _objective(soft_targets.SoftTargets),
+    _objective(divergence.Divergence),
+    _objective(logit_l1.LogitL1),
+    _objective(knowledge_adjustment.KnowledgeAdjustment),
+    _objective(truncated_targets.TruncatedTargets),
+    _objective(similarity_preserving.SimilarityPreserving),
+    _objective(activation_boundaries.ActivationBoundaries),
+    _objective(knowledge_representing.KnowledgeRepresenting),
+    _objective(hard_labels.HardLabels),
+    _objective(dkd.DKD),
+    _objective(dist.DIST),
+    _objective(wsld.WSLD),
+    _objective(logit_standardisation.LogitStandardisation),
+    _objective(mlld.MLLD),
+    _objective(fit_nets.FitNets),
+    _objective(stage_outputs.StageOutputs),
+    _objective(attention_transfer.AttentionTransfer),
+    _objective(nst.NST),
+    _objective(vid.VID),
+    _objective(review_kd.ReviewKD),
+    _objective(srrl.SRRL),
+    _objective(rkd.RKD),
+    _objective(pkt.PKT),
+    _objective(correlation_congruence.CorrelationCongruence),
+    _objective(crd.CRD),
+    _objective(return_to_go.ReturnToGo),
     _objective(weighted.Weighted),
-    Entry(
-        name="continual",
-        room="objectives/continual",
-        verb="continual",
-        card=continual.CARD,
-        settings=continual.Continual,
-    ),
+    _entry(continual.Continual, "continual"),
 )
 RECIPES = (
     Entry(
         name="auto",
-        room="tasks/classification/auto",
+        place="tasks/classification/auto",
         verb="distill",
         card=Card(paper="", needs=("logits", "features")),
     ),
-    Entry(
-        name="shader-kd",
-        room="recipes",
-        verb="distill --method shader-kd",
-        card=shaders.CARD,
+    _recipe("shader-kd", shaders.CARD),
+    _recipe("surrogate-kd", surrogate.CARD, "--transfer IMAGES"),
+    _recipe("activation-boundary", activation_boundaries.CARD),
+    _recipe("adaptive-deep-inversion", deep_inversion.CARD),
+    _recipe(
+        "sequence-kd", sequence_level.CARD, "--transfer TEXT", place="tasks/translation/recipes"
     ),
-    Entry(
-        name="surrogate-kd",
-        room="recipes",
-        verb="distill --method surrogate-kd --transfer IMAGES",
-        card=surrogate.CARD,
-    ),
-    Entry(
-        name="activation-boundary",
-        room="recipes",
-        verb="distill --method activation-boundary",
-        card=activation_boundaries.CARD,
-    ),
-    Entry(
-        name="adaptive-deep-inversion",
-        room="recipes",
-        verb="distill --method adaptive-deep-inversion",
-        card=deep_inversion.CARD,
-    ),
-    Entry(
-        name="sequence-kd",
-        room="tasks/translation/recipes",
-        verb="distill --method sequence-kd --transfer TEXT",
-        card=sequence_level.CARD,
-    ),
-    Entry(
-        name="autoaugment-kd",
-        room="tasks/classification/recipes",
-        verb="distill --method autoaugment-kd --transfer IMAGES --labels",
-        card=truncated_targets.CARD,
+    _recipe(
+        "autoaugment-kd",
+        truncated_targets.CARD,
+        "--transfer IMAGES --labels",
+        place="tasks/classification/recipes",
     ),
 )
 TRANSFORMS = (
-    Entry(
-        name="pruning",
-        room="compress/pruning",
-        verb="prune",
-        card=pruning.CARD,
-        settings=pruning.Pruning,
-    ),
-    Entry(
-        name="post-training-quantization",
-        room="compress/post_training_quantization",
-        verb="quantize",
-        card=post_training_quantization.CARD,
-        settings=post_training_quantization.PostTrainingQuantization,
-    ),
-    Entry(
-        name="expand-classifier",
-        room="compress/expand_classifier",
-        verb="continual",
-        card=continual.CARD,
-        settings=expand_classifier.ExpandClassifier,
-    ),
+    _entry(pruning.Pruning, "prune"),
+    _entry(post_training_quantization.PostTrainingQuantization, "quantize"),
+    _entry(expand_classifier.ExpandClassifier, "continual", continual.CARD),
 )
-INITIALISATIONS = (
-    Entry(
-        name="inherit",
-        room="compress/inherit",
-        verb="distill",
-        card=inherit.CARD,
-        settings=inherit.Inherit,
-    ),
-)
-RULES = (
-    Entry(
-        name="frozen-batch-norm",
-        room="rules/frozen_batchnorm",
-        verb="quantize --steps N",
-        card=_PLAIN,
-        settings=frozen_batchnorm.FrozenBatchNorm,
-    ),
-)
+INITIALISATIONS = (_entry(inherit.Inherit, "distill"),)
+RULES = (_entry(frozen_batchnorm.FrozenBatchNorm, "quantize --steps N"),)
 METHODS: tuple[Entry, ...] = (
     *RECIPES,
     *SOURCES,

@@ -74,15 +74,15 @@ def doctor(json: o.Json = False) -> None:
 
 
 def methods(json: o.Json = False) -> None:
-    """Every method: paper, room, needs, and the verb that reaches it."""
+    """Every method: paper, package, needs, and the verb that reaches it."""
     from doublure.verbs.methods import methods as work
 
     entries = work()
     if json:
         print_json(entries)
         return
-    for room, group in groupby(entries, lambda entry: _room(entry["room"])):
-        results.rule(f"[bold]{room}", align="left", style="dim")
+    for package, group in groupby(entries, lambda entry: _package(entry["file"])):
+        results.rule(f"[bold]{package}", align="left", style="dim")
         for entry in group:
             needs = ", ".join(entry["needs"])
             results.print(f"[bold]{entry['name']}[/]  [dim]needs {needs}[/]")
@@ -91,9 +91,9 @@ def methods(json: o.Json = False) -> None:
             results.print(f"  doublure {entry['verb']}", style="cyan", markup=False)
 
 
-def _room(place: str) -> str:
-    """Return the room of a method, in one word: recipes stand in several files."""
-    return place.partition("/")[0].rpartition("_")[2]
+def _package(file: str) -> str:
+    """Return the package that a method's file is in."""
+    return file.removesuffix(".py").partition("/")[0]
 
 
 def evaluate(

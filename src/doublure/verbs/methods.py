@@ -6,5 +6,5 @@ from doublure.catalogue import METHODS
 
 
 def methods() -> list[dict[str, Any]]:
-    """Return every method: name, paper, arxiv, room, needs, verb."""
+    """Return every method: name, paper, arxiv, file, needs, verb."""
     return [entry.to_json() for entry in METHODS]
