@@ -28,6 +28,16 @@ from typing import Any
 import marked
 
 _WIDTH = 88
+# The families of the catalogue that have pages, as the site lists them.
+_NAVIGATION = (
+    "recipes",
+    "sources",
+    "wrappers",
+    "objectives",
+    "transforms",
+    "initialisations",
+    "rules",
+)
 
 
 def verb(name: str) -> str:
@@ -396,5 +406,20 @@ def _arxiv(number: str) -> str:
     return f"https://arxiv.org/abs/{number}"
 
 
+def navigation(text: str) -> str:
+    """Return mkdocs.yml with the pages of all methods, in the order of the catalogue."""
+    catalogue = importlib.import_module("doublure.catalogue")
+    lines = []
+    for family in _NAVIGATION:
+        lines.append(f"      - {family.capitalize()}:")
+        entries = getattr(catalogue, family.upper())
+        lines += [f"          - methods/{entry.name}.md" for entry in entries]
+    begin, end = "      # methods: make pages\n", "      # end\n"
+    before, _, rest = text.partition(begin)
+    return before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+
+
 if __name__ == "__main__":
     marked.write(MAKERS)
+    site = marked.ROOT / "mkdocs.yml"
+    site.write_text(navigation(site.read_text(encoding="utf-8")), encoding="utf-8")

@@ -204,6 +204,11 @@ def test_every_method_has_a_page_and_a_picture(name):
     assert (DOCS / "pictures" / f"{stem}.py").is_file()
 
 
+def test_the_site_lists_every_method_in_the_order_of_the_catalogue(script):
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert script("generate_reference").navigation(text) == text, "run make pages"
+
+
 def test_every_page_about_a_method_is_about_one_that_is_there():
     about = {page.stem for page in (DOCS / "methods").glob("*.md")} - {"index"}
     assert about == {entry.name for entry in catalogue.METHODS}
