@@ -258,7 +258,20 @@ def _told_shaders(result: Result) -> list[Row]:
     ]
 
 
+def _told_main_job(result: Result) -> list[Row]:
+    rows = []
+    for at in dict.fromkeys(row["at"] for row in result["rows"]):
+        what = (
+            f"CIFAR-10, {result['setting']['pair']}, {at}: accuracy of a student made without data "
+            "by the default recipe, %"
+        )
+        rivals = ("bound: real images", "shader-kd", "bare shaders")
+        rows += _arm(what, "auto", rivals, at)(result)
+    return rows
+
+
 _SUMMARIES: Mapping[str, Callable[[Result], list[Row]]] = {
+    "main_job": _told_main_job,
     "cifar10": _told_cifar10,
     "cifar10_resnet56": _told_cifar10,
     "digits": _told_digits,
