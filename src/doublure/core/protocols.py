@@ -348,6 +348,13 @@ class Hook(State, Protocol):
 
 
 @runtime_checkable
+class GradientHook(Hook, Protocol):
+    """A hook that sees the gradients of a step, before they are clipped and used."""
+
+    def after_backward(self, step: int) -> None: ...
+
+
+@runtime_checkable
 class Rule(Protocol):
     """What happens to the student between two steps."""
 

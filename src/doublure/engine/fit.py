@@ -9,7 +9,6 @@ going on from the checkpointer's state gives the same bits on the CPU. So that d
 that function, torch's global generator is seeded afresh for each step, and put back at the end.
 """
 
-import fnmatch
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +22,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from doublure.core.checks import one_of, positive, share
-from doublure.core.protocols import Batch, Hook, Loss, LossTerms, Rule, Stream, metrics_of
+from doublure.core.protocols import (
+    Batch,
+    GradientHook,
+    Hook,
+    Loss,
+    LossTerms,
+    Rule,
+    Stream,
+    metrics_of,
+)
 from doublure.core.seeding import child, child_seed, reseed
+from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
 from doublure.nets.features import FeatureRecorder, device_of
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
@@ -57,6 +66,7 @@ class FitSettings:
         warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
         betas: of AdamW's moving averages of gradient and squared gradient.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
+        groups: rate and decay of parameters by the kind of their layer.
         precision: of both networks' arithmetic; losses, statistics and weights stay float32.
         channels_last: the memory order of each network that can be called in it.
         gradient_clip: largest norm of the gradient, or None.
@@ -75,6 +85,7 @@ class FitSettings:
     schedule: _Schedule = "cosine"
     warmup: float = 0.05
     rates: tuple[tuple[str, float], ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
     precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -287,6 +298,9 @@ class _Loop:
         terms = self.module(batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's
+        for hook in self.hooks:
+            if isinstance(hook, GradientHook):
+                hook.after_backward(self.step)
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
         self.optimizer.step()
@@ -354,19 +368,7 @@ class _Loop:
 
 
 def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
-    groups: dict[float, list[nn.Parameter]] = {1.0: []}
-    matched = set[str]()
-    for name, parameter in module.named_parameters():
-        factor = 1.0
-        for pattern, value in settings.rates:
-            if fnmatch.fnmatchcase(name.removeprefix("student.").removeprefix("body."), pattern):
-                factor = value
-                matched.add(pattern)
-        groups.setdefault(factor, []).append(parameter)
-    unmatched = {pattern for pattern, _ in settings.rates} - matched
-    if unmatched:
-        raise ValueError(f"rates match no parameter of the student: {sorted(unmatched)}")
-    laid = [{"params": some, "factor": factor} for factor, some in groups.items() if some]
+    laid = parameter_groups(module, settings.groups, settings.rates)
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(laid, lr=rate, betas=settings.betas, weight_decay=decay)

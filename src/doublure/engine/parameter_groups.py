@@ -1,0 +1,103 @@
+"""Parameters by the kind of layer they belong to: each group with a rate and a decay of its own."""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from doublure.core.checks import one_of, positive
+
+Layers = Literal["batchnorm", "layernorm", "convolution", "linear", "other"]
+Parameters = Literal["all", "weight", "bias"]
+
+_CLASSES: dict[Layers, tuple[type[nn.Module], ...]] = {
+    "batchnorm": (_BatchNorm,),
+    "layernorm": (nn.LayerNorm, nn.GroupNorm),
+    "convolution": (_ConvNd,),
+    "linear": (nn.Linear,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """What the parameters of one kind of layer are trained with.
+
+    Args:
+        layers: the kind; "other" is whatever is none of the kinds.
+        parameters: all of such a layer, or its weight (of BatchNorm the scale) or bias alone.
+        rate: factor on the learning rate.
+        decay: weight decay in place of the optimizer's; None for the same.
+    """
+
+    layers: Layers
+    parameters: Parameters = "all"
+    rate: float = 1.0
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("layers", self.layers, get_args(Layers))
+        one_of("parameters", self.parameters, get_args(Parameters))
+        positive("rate", self.rate)
+        if self.decay is not None and self.decay < 0:
+            raise ValueError(f"decay must not be negative, got {self.decay}")
+
+
+def parameter_groups(
+    module: nn.Module,
+    groups: tuple[ParameterGroup, ...] = (),
+    rates: tuple[tuple[str, float], ...] = (),
+) -> list[dict[str, Any]]:
+    """Return what an optimizer takes: lists of parameters with "factor", and "weight_decay" if own.
+
+    Args:
+        groups: the first that a parameter fits is its own.
+        rates: (glob, factor) pairs on names; they multiply what a group says.
+
+    Raises:
+        ValueError: a group or a glob fits no parameter.
+    """
+    kinds = dict(_kinds(module))
+    laid: dict[tuple[float, float | None], list[nn.Parameter]] = {(1.0, None): []}
+    used = set[object]()
+    for name, parameter in module.named_parameters():
+        factor, decay = 1.0, None
+        own = next((group for group in groups if _fits(group, kinds[name], name)), None)
+        if own is not None:
+            used.add(own)
+            factor, decay = own.rate, own.decay
+        for pattern, value in rates:
+            if fnmatch.fnmatchcase(name.removeprefix("student.").removeprefix("body."), pattern):
+                used.add(pattern)
+                factor *= value
+        laid.setdefault((factor, decay), []).append(parameter)
+    if unmatched := sorted({pattern for pattern, _ in rates} - used):
+        raise ValueError(f"rates match no parameter of the student: {unmatched}")
+    for group in groups:
+        if group not in used:
+            what = "parameters" if group.parameters == "all" else group.parameters
+            raise ValueError(
+                f"the student has no {what} of {group.layers} layers; leave the group out"
+            )
+    return [
+        {"params": some, "factor": factor} | ({} if decay is None else {"weight_decay": decay})
+        for (factor, decay), some in laid.items()
+        if some
+    ]
+
+
+def _kinds(module: nn.Module) -> Iterator[tuple[str, Layers]]:
+    """Yield the name of each parameter with the kind of its layer."""
+    for place, layer in module.named_modules():
+        kind: Layers = next(
+            (kind for kind, classes in _CLASSES.items() if isinstance(layer, classes)), "other"
+        )
+        for name, _ in layer.named_parameters(recurse=False):
+            yield f"{place}.{name}" if place else name, kind
+
+
+def _fits(group: ParameterGroup, kind: Layers, name: str) -> bool:
+    return group.layers == kind and group.parameters in ("all", name.rpartition(".")[2])
