@@ -22,6 +22,7 @@ from doublure.core.protocols import Batch, InputContract, StreamContext, image_b
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
+from doublure.engine.schedules import Cosine
 from doublure.nets.builtin import build
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
@@ -135,7 +136,7 @@ def main() -> None:
                 steps=given.steps,
                 batch_size=given.batch_size,
                 learning_rate=RATE,
-                warmup=0.0,
+                schedule=Cosine(warmup=0.0),
                 precision=precision,
             )
             bare_loop(pair, images, settings), our_loop(pair, images, settings)

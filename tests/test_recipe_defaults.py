@@ -43,17 +43,15 @@ SGD: Golden = {
     "fit.momentum": 0.9,
     "fit.nesterov": True,
     "fit.weight_decay": 5e-4,
-    "fit.schedule": "cosine",
-    "fit.warmup": 0.05,
+    "cosine.warmup": 0.05,
 }
-PLAIN_SGD: Golden = SGD | {"fit.nesterov": False, "fit.warmup": 0.0}
+PLAIN_SGD: Golden = SGD | {"fit.nesterov": False, "cosine.warmup": 0.0}
 ADAMW_OF_TEXT: Golden = {
     "fit.batch_size": 64,
     "fit.optimizer": "adamw",
     "fit.learning_rate": 1e-3,
     "fit.weight_decay": 0.01,
-    "fit.schedule": "cosine",
-    "fit.warmup": 0.1,
+    "cosine.warmup": 0.1,
     "fit.gradient_clip": 1.0,
 }
 MILD: Golden = {
@@ -199,8 +197,7 @@ RECIPES: Mapping[str, Golden] = {
         "fit.optimizer": "adamw",
         "fit.learning_rate": 2e-3,
         "fit.weight_decay": 0.0,
-        "fit.schedule": "cosine",
-        "fit.warmup": 0.0,
+        "cosine.warmup": 0.0,
     },
     "fast-meta": {
         **PLAIN_SGD,

@@ -14,6 +14,7 @@ from doublure.core.cards import Card
 from doublure.core.checks import kind_name
 from doublure.engine.codec import Codec
 from doublure.engine.plugins import Plugins
+from doublure.engine.schedules import SCHEDULES
 from doublure.objectives import (
     activation_boundaries,
     attention_transfer,
@@ -243,6 +244,7 @@ CODEC = Codec(
             ("initialisation", INITIALISATIONS),
         )
     }
+    | {"schedule": {kind_name(schedule): schedule for schedule in SCHEDULES}}
 )
 
 

@@ -14,6 +14,7 @@ from doublure.core.protocols import InputContract, Source
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs
 from doublure.engine.recipe import ModelTransform, Recipe, Stage, Verb
+from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
 from doublure.objectives.activation_boundaries import ActivationBoundaries
@@ -114,7 +115,7 @@ def dfad(inputs: MethodInputs) -> tuple[Stage, ...]:
         source=inputs.base or DFAD(),
         objective=LogitL1(),
         # Half precision rounds logits by as much as the two differ in the end.
-        fit=FitSettings(nesterov=False, warmup=0.0),
+        fit=FitSettings(nesterov=False, schedule=Cosine(warmup=0.0)),
     )
     return (stage,)
 
@@ -129,7 +130,7 @@ def rdskd(inputs: MethodInputs) -> tuple[Stage, ...]:
         optimizer="adamw",
         learning_rate=2e-3,
         weight_decay=0.0,
-        warmup=0.0,
+        schedule=Cosine(warmup=0.0),
         precision=fast_precision(inputs.device),
     )
     objective = SoftTargets(temperature=10.0)
@@ -173,7 +174,7 @@ def fast_meta(inputs: MethodInputs) -> tuple[Stage, ...]:
         learning_rate=0.2,
         weight_decay=1e-4,
         nesterov=False,
-        warmup=0.0,
+        schedule=Cosine(warmup=0.0),
         precision=fast_precision(inputs.device),
     )
     return (Stage(source=source, objective=SoftTargets(temperature=20.0), fit=fit),)

@@ -6,7 +6,8 @@ from torch import nn
 
 from doublure.core.protocols import Batch, Outputs
 from doublure.core.seeding import reseed
-from doublure.engine.fit import FitSettings, NonFiniteLossError, fit, learning_rate_at
+from doublure.engine.fit import NonFiniteLossError, fit
+from doublure.engine.schedules import Constant, OneCycle
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import Stateless
 from tests import tiny
@@ -38,7 +39,7 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another():
         {},
         {"optimizer": "adamw", "learning_rate": 1e-3},
         {"optimizer": "adamw", "learning_rate": 1e-3, "betas": (0.5, 0.9)},
-        {"ema_decay": 0.9, "schedule": "one-cycle"},
+        {"ema_decay": 0.9, "schedule": OneCycle()},
         {"gradient_clip": 0.5, "precision": "bfloat16"},
     ],
 )
@@ -131,26 +132,10 @@ def test_a_rate_for_no_parameter_is_refused():
         train(rates=(("norm*", 0.1),))
 
 
-def test_cosine_rises_linearly_peaks_and_falls_to_nothing():
-    settings = FitSettings(steps=1000, learning_rate=0.4, warmup=0.05)
-    assert learning_rate_at(settings, 0) == pytest.approx(0.4 / 51)
-    assert learning_rate_at(settings, 24) == pytest.approx(0.4 * 25 / 51)
-    assert learning_rate_at(settings, 50) == pytest.approx(0.4)
-    assert learning_rate_at(settings, 525) == pytest.approx(0.2)
-    assert 0 < learning_rate_at(settings, 999) < 1e-5
-
-
-def test_one_cycle_starts_at_a_25th_and_peaks_after_three_tenths():
-    settings = FitSettings(steps=1000, learning_rate=0.5, schedule="one-cycle")
-    assert learning_rate_at(settings, 0) == pytest.approx(0.02)
-    assert learning_rate_at(settings, 300) == pytest.approx(0.5)
-    assert learning_rate_at(settings, 650) == pytest.approx(0.25)
-
-
 def test_the_loop_takes_the_step_that_sgd_by_hand_takes():
     start = tiny.network(1)
     start[3] = nn.Identity()
-    settings = tiny.settings(steps=1, schedule="constant", momentum=0.0, weight_decay=0.0)
+    settings = tiny.settings(steps=1, schedule=Constant(), momentum=0.0, weight_decay=0.0)
     stream = tiny.Grey(labels=True).open(tiny.context(settings), None, tiny.rng())
     batch = stream.draw(0, None)
     by_hand = tiny.network(1)

@@ -12,6 +12,7 @@ from doublure.core.seeding import from_seed
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
+from doublure.engine.schedules import Constant
 from doublure.nets.network import Network
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.sources.noise import Noise
@@ -55,7 +56,7 @@ def test_a_scale_without_decay_shrinks_by_its_gradient_alone():
         learning_rate=0.1,
         momentum=0.0,
         weight_decay=0.5,
-        schedule="constant",
+        schedule=Constant(),
         groups=(ParameterGroup(layers="batchnorm", decay=0.0),),
     )
     student.eval()

@@ -23,6 +23,7 @@ from doublure.core.initialisation import Initialization
 from doublure.core.protocols import Objective, Rule, Source, StatelessObjective, Transform
 from doublure.engine.foreign_parts import class_name, load_class, names_class
 from doublure.engine.recipe import Recipe, RecipeError
+from doublure.engine.schedules import Schedule
 
 KIND = "kind"
 
@@ -36,6 +37,7 @@ _FAMILIES: dict[Any, str] = {
     Rule: "rule",
     Transform: "transform",
     Initialization: "initialisation",
+    Schedule: "schedule",
 }
 
 
@@ -44,8 +46,8 @@ class Codec:
     """Recipes as tables and TOML.
 
     Args:
-        kinds: settings classes of sources, objectives, rules, transforms and initialisations by
-            what recipes call them.
+        kinds: settings classes of sources, objectives, rules, transforms, initialisations and
+            schedules by what recipes call them.
         passed: classes of users that were handed over in this call, by their names.
         allow_code: files and modules whose classes a recipe may load; see `foreign_parts`.
     """
@@ -252,6 +254,8 @@ class Codec:
             raise RecipeError(f"{path}: {problem['msg']}, got {problem['input']!r}") from error
 
     def _build_kind(self, family: str, value: Any, path: str) -> Any:
+        if isinstance(value, str):  # a kind alone, with its defaults
+            value = {KIND: value}
         if not isinstance(value, Mapping) or KIND not in value:
             raise RecipeError(f"{path}: expected a table with a '{KIND}', got {value!r}")
         try:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -34,13 +34,13 @@ from doublure.core.protocols import (
 )
 from doublure.core.seeding import child, child_seed, reseed
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
+from doublure.engine.schedules import Cosine, Schedule
 from doublure.nets.features import FeatureRecorder, device_of
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
 
 MetricsLogger = Callable[[dict[str, Any]], None]
 _Optimizer = Literal["sgd", "adamw"]
-_Schedule = Literal["cosine", "one-cycle", "constant"]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -63,7 +63,7 @@ class FitSettings:
     Args:
         steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
         batch_size: images a step, over all processes.
-        warmup: share of the steps in which the rate of "cosine" rises linearly from zero.
+        schedule: of the learning rate, which is its peak.
         betas: of AdamW's moving averages of gradient and squared gradient.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
         groups: rate and decay of parameters by the kind of their layer.
@@ -82,8 +82,7 @@ class FitSettings:
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 5e-4
-    schedule: _Schedule = "cosine"
-    warmup: float = 0.05
+    schedule: Schedule = field(default_factory=Cosine)
     rates: tuple[tuple[str, float], ...] = ()
     groups: tuple[ParameterGroup, ...] = ()
     precision: Precision = "float32"
@@ -98,10 +97,8 @@ class FitSettings:
             positive(name, getattr(self, name))
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, got {self.steps}")
-        for name, kinds in (("optimizer", _Optimizer), ("schedule", _Schedule)):
-            one_of(name, getattr(self, name), get_args(kinds))
+        one_of("optimizer", self.optimizer, get_args(_Optimizer))
         one_of("precision", self.precision, get_args(Precision))
-        share("warmup", self.warmup)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if self.gradient_clip is not None:
@@ -128,28 +125,6 @@ class FitResult:
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds > 0 else math.nan
-
-
-def learning_rate_at(settings: FitSettings, step: int) -> float:
-    """Return the learning rate of one step, counted from 0.
-
-    "cosine" is Loshchilov and Hutter's single period (arXiv:1608.03983, eq. 5) behind a linear
-    warm-up; "one-cycle" is Smith and Topin's (arXiv:1708.07120): from 1/25 of the peak up to it
-    over 30 % of the steps and down to nothing, both along a cosine.
-    """
-    peak, progress = settings.learning_rate, step / settings.steps
-    if settings.schedule == "constant":
-        return peak
-    if settings.schedule == "cosine":
-        rising = settings.warmup * settings.steps
-        if step < rising:
-            return peak * (step + 1) / (rising + 1)
-        done = (step - rising) / max(settings.steps - rising, 1)
-        return peak * 0.5 * (1 + math.cos(math.pi * done))
-    if progress < 0.3:
-        low = peak / 25
-        return low + (peak - low) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
-    return peak * 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
 
 
 def fit(
@@ -288,7 +263,8 @@ class _Loop:
             self.recorder.close()
 
     def _advance(self) -> None:
-        rate = learning_rate_at(self.settings, self.step)
+        settings = self.settings
+        rate = settings.schedule.rate_at(settings.learning_rate, self.step, settings.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         reseed(child_seed(self.seed, self.step), self.device)

@@ -13,6 +13,7 @@ from doublure.engine.fit import fit
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RunFolderError, read_metrics
+from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
 from doublure.nets.network import freeze
 from doublure.objectives.weighted import Stateless
@@ -50,7 +51,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture
 def recipe(data) -> GeneratorRecipe:
-    fit_settings = {"optimizer": "adamw", "schedule": "constant", "weight_decay": 0.0}
+    fit_settings = {"optimizer": "adamw", "schedule": Constant(), "weight_decay": 0.0}
     fast = settings(steps=8, batch_size=16, learning_rate=1e-2, **fit_settings)
     return GeneratorRecipe(data=data, plan=PLAN, encoding=fast, generating=fast, device="cpu")
 

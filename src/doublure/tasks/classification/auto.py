@@ -26,6 +26,7 @@ from doublure.engine.answer_ring import Ring
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Facts, MethodInputs, normalises_layers
 from doublure.engine.recipe import Stage
+from doublure.engine.schedules import Cosine
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
@@ -75,7 +76,7 @@ _INHERITED = FitSettings(
     learning_rate=3e-3,
     betas=(0.9, 0.99),
     weight_decay=0.0,
-    warmup=0.04,
+    schedule=Cosine(warmup=0.04),
     gradient_clip=5.0,
 )
 _FROM_SCRATCH = FitSettings(batch_size=_BATCH)

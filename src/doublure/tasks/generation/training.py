@@ -35,6 +35,7 @@ from doublure.engine.pipeline import RunOptions, device_named, train_in_folder
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
+from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import (
     PUBLISHED,
     AutoEncoder,
@@ -276,7 +277,7 @@ def _adam(batch_size: int, learning_rate: float) -> FitSettings:
         optimizer="adamw",
         learning_rate=learning_rate,
         weight_decay=0.0,
-        schedule="constant",
+        schedule=Constant(),
         channels_last=False,
     )
 

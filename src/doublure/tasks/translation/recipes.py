@@ -3,6 +3,7 @@
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
 from doublure.nets.references import NetworkRef
 from doublure.objectives.divergence import Divergence
@@ -57,7 +58,7 @@ def _fit(device: str, *, learning_rate: float) -> FitSettings:
         optimizer="adamw",
         learning_rate=learning_rate,
         weight_decay=0.01,
-        warmup=0.1,
+        schedule=Cosine(warmup=0.1),
         precision=fast_precision(device),
         channels_last=False,
         gradient_clip=1.0,

@@ -1,0 +1,109 @@
+"""Schedules: how the learning rate of a training goes from step to step, as small values.
+
+Cosine: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, behind a linear warm-up; with restarts, each
+period longer by a factor. One cycle: Smith and Topin, arXiv:1708.07120. Milestones: He et al.,
+arXiv:1512.03385, sec. 4.2.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from doublure.core.checks import positive, share
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """The learning rate as a function of the step, counted from 0."""
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Schedule: up linearly over a share of the steps, then down to zero along a half cosine.
+
+    Args:
+        warmup: share of the steps in which the rate rises from zero.
+    """
+
+    warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        share("warmup", self.warmup)
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float:
+        rising = self.warmup * steps
+        if step < rising:
+            return peak * (step + 1) / (rising + 1)
+        done = (step - rising) / max(steps - rising, 1)
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineRestarts:
+    """Schedule: periods of a half cosine, each from the peak to zero.
+
+    Args:
+        period: steps of the first period.
+        growth: how many times longer each further one is.
+    """
+
+    period: int = 1000
+    growth: float = 2.0
+
+    def __post_init__(self) -> None:
+        positive("period", self.period)
+        if self.growth < 1:
+            raise ValueError(f"growth must be at least 1, got {self.growth}")
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float:
+        begin, length = 0.0, float(self.period)
+        while step >= begin + length:
+            begin, length = begin + length, length * self.growth
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - begin) / length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Milestones:
+    """Schedule: the peak, times a factor behind each milestone.
+
+    Args:
+        shares: of the steps, at which the rate falls.
+        factor: that it is multiplied by.
+    """
+
+    shares: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        for place in self.shares:
+            share("shares", place)
+        positive("factor", self.factor)
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float:
+        passed = sum(step >= place * steps for place in self.shares)
+        return float(peak * self.factor**passed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Schedule: from 1/25 of the peak to it over 30 % of the steps, then to zero, along cosines."""
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float:
+        progress = step / steps
+        if progress < 0.3:
+            low = peak / 25
+            return low + (peak - low) * 0.5 * (1 - math.cos(math.pi * progress / 0.3))
+        return peak * 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """Schedule: the peak at every step."""
+
+    def rate_at(self, peak: float, step: int, steps: int) -> float:
+        return peak
+
+
+SCHEDULES = (Cosine, CosineRestarts, Milestones, OneCycle, Constant)
