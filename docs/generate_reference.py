@@ -249,7 +249,7 @@ def _option(part: Any) -> str:
     told = [" ".join(str(part.help or "").split())]
     if part.required and part.param_type_name == "option":
         told.append("Required.")
-    default = part.default
+    default = part.default if part.show_default is not False else None
     if not (default is None or default is False or default == []):
         told.append(f"Default: `{default}`.")
     # In backticks not every reader of Markdown lets a bar be escaped.

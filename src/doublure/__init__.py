@@ -29,33 +29,31 @@ if TYPE_CHECKING:
     from doublure.verbs.train import train
     from doublure.verbs.train_generator import train_generator
 
+VERBS = (
+    "continual",
+    "demo",
+    "distill",
+    "doctor",
+    "evaluate",
+    "export",
+    "inspect",
+    "methods",
+    "prune",
+    "quantize",
+    "report",
+    "score",
+    "shrink",
+    "synthesize",
+    "train",
+    "train_generator",
+)
 _HOMES = {
     "Batch": "core.protocols",
     "InputContract": "core.protocols",
     "Network": "nets.network",
     "NetworkRef": "nets.references",
     "Outputs": "core.protocols",
-    **{
-        verb: f"verbs.{verb}"
-        for verb in (
-            "continual",
-            "demo",
-            "distill",
-            "doctor",
-            "evaluate",
-            "export",
-            "inspect",
-            "methods",
-            "prune",
-            "quantize",
-            "report",
-            "score",
-            "shrink",
-            "synthesize",
-            "train",
-            "train_generator",
-        )
-    },
+    **{verb: f"verbs.{verb}" for verb in VERBS},
 }
 
 __all__ = [

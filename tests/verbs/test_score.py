@@ -7,7 +7,6 @@ import pytest
 from doublure import recipe_file
 from doublure.audits import transfer_reference
 from doublure.audits.transfer_set import COUNT
-from doublure.cli import looking
 from doublure.core.protocols import WrappingSource
 from doublure.engine.method import MethodInputs
 from doublure.nets.network import Network
@@ -161,7 +160,5 @@ def test_the_command_ranks_several_sets_and_predicts_nothing(tmp_path):
     assert "no accuracy is predicted: not calibrated here" in " ".join(text.split())
 
 
-def test_a_run_and_the_command_look_at_as_many_images_as_the_ranking_was_measured_on():
-    from_command = inspect.signature(looking.score).parameters["count"].default
-    from_python = inspect.signature(score).parameters["count"].default
-    assert from_command == from_python == COUNT
+def test_a_score_looks_at_as_many_images_as_the_ranking_was_measured_on():
+    assert inspect.signature(score).parameters["count"].default == COUNT

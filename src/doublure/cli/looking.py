@@ -1,13 +1,12 @@
-"""The verbs that look and change nothing: parse, call, print."""
+"""The verbs that look and change nothing: call, print."""
 
 from itertools import groupby
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.table import Table
 
-from doublure.cli import options as o
+from doublure.cli.commands import Options, add_command
 from doublure.cli.console import errors, fail, print_json, results, waiting
 
 # Of a normalisation: the deviation of the images it makes, and how likely that is.
@@ -17,10 +16,10 @@ _JUDGED = ("implied_std", "relative_likelihood")
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
     for verb in (inspect, doctor, methods, evaluate, score):
-        app.command()(verb)
+        add_command(app, verb)
     audit = typer.Typer(help="Look at a network or a transfer set, and change nothing.")
     audit.callback()(_audit)
-    audit.command("transfer")(score)
+    add_command(audit, score, "transfer")
     app.add_typer(audit, name="audit")
 
 
@@ -28,23 +27,13 @@ def _audit() -> None:
     """Keeps `audit` a group while it has one command."""
 
 
-def inspect(
-    model: Annotated[str, typer.Argument(metavar="REF", help="A network, or a run's folder.")],
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    allow_code: o.AllowCode = [],  # noqa: B006  # typer reads it, nothing writes it
-    json: o.Json = False,
-) -> None:
+def inspect(options: Options, *, json: bool) -> None:
     """What a checkpoint is, and whether its normalisation fits it."""
     from dataclasses import asdict
 
     from doublure.verbs.inspect import inspect as work
 
-    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
-    finding = work(model, **said, allow_code=allow_code, say=_note)
+    finding = work(**options, say=_note)
     if json:
         print_json({name: value for name, value in asdict(finding).items() if name != "pictures"})
     else:
@@ -57,11 +46,11 @@ def inspect(
         results.print(f"{finding.verdict}: {finding.summary}", markup=False)
 
 
-def doctor(json: o.Json = False) -> None:
+def doctor(options: Options, *, json: bool) -> None:
     """What this machine offers, and how to add what it does not."""
     from doublure.verbs.doctor import doctor as work
 
-    offers = work()
+    offers = work(**options)
     if json:
         print_json(offers)
         return
@@ -73,11 +62,11 @@ def doctor(json: o.Json = False) -> None:
             results.print(f"    add it with: {offer['add']}", markup=False)
 
 
-def methods(json: o.Json = False) -> None:
+def methods(options: Options, *, json: bool) -> None:
     """Every method: paper, package, needs, and the verb that reaches it."""
     from doublure.verbs.methods import methods as work
 
-    entries = work()
+    entries = work(**options)
     if json:
         print_json(entries)
         return
@@ -96,37 +85,11 @@ def _package(file: str) -> str:
     return file.removesuffix(".py").partition("/")[0]
 
 
-def evaluate(
-    model: o.Model,
-    data: Annotated[str, typer.Option(metavar="DATA", help="Labelled images, or parallel text.")],
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    batch_size: o.BatchSize = None,
-    device: o.Device = None,
-    skip_bad: o.SkipBad = False,
-    allow_code: o.AllowCode = [],  # noqa: B006
-    json: o.Json = False,
-) -> None:
+def evaluate(options: Options, *, json: bool) -> None:
     """How many labelled images a network gets right, or how well it translates, with counts."""
     from doublure.verbs.evaluate import evaluate as work
 
-    made = work(
-        model,
-        data,
-        weights=weights,
-        mean=mean,
-        std=std,
-        size=size,
-        classes=classes,
-        batch_size=batch_size or 256,
-        device=device or "auto",
-        skip_bad=skip_bad,
-        allow_code=allow_code,
-        say=_note,
-    )
+    made = work(**options | {"device": options.get("device", "auto")}, say=_note)
     if json:
         print_json(made.to_json())
         return
@@ -139,52 +102,17 @@ def evaluate(
         results.print(table)
 
 
-def score(
-    teacher: o.Teacher = None,
-    transfer: Annotated[
-        list[str],
-        typer.Option(parser=o.source, metavar="SOURCE", help="A source; several are compared."),
-    ] = [],  # noqa: B006
-    weights: o.Weights = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    size: o.Size = None,
-    classes: o.Classes = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            metavar="FILE",
-            help="A recipe.toml that says how they are fed; what it shows is scored, too.",
-        ),
-    ] = None,
-    allow_code: o.AllowCode = [],  # noqa: B006
-    count: Annotated[int, typer.Option(min=64, metavar="N", help="Images to look at.")] = 1024,
-    seed: o.Seed = None,
-    json: o.Json = False,
-) -> None:
+def score(options: Options, *, json: bool) -> None:
     """How good a transfer set is for a teacher, before any training."""
-    missing = ["--teacher"] * (teacher is None) + ["--transfer"] * (not transfer)
-    if recipe is None and missing:
+    missing = [f"--{name}" for name in ("teacher", "transfer") if not options.get(name)]
+    if "recipe" not in options and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
     from doublure.audits.ranking import places
     from doublure.audits.transfer_card import ranked_text
     from doublure.verbs.score import score as work
 
-    said = {"weights": weights, "mean": mean, "std": std, "size": size, "classes": classes}
     with waiting() as watch:
-        cards = work(
-            teacher,
-            transfer,
-            **said,
-            recipe=recipe,
-            count=count,
-            seed=seed or 0,
-            allow_code=allow_code,
-            say=_note,
-            watch=watch,
-        )
+        cards = work(**options, say=_note, watch=watch)
     if json:
         order = places([card.standing for card in cards])
         told = zip(order, cards, strict=True)

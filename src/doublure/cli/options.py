@@ -1,383 +1,267 @@
-"""The options that several verbs share, each written once; None means: as the recipe says.
+"""How each option of the command line looks: what it takes, its help, its place in the help.
 
-Nothing here may import torch, so that --help answers at once. Names and defaults that the help
-shows come from reference.json, which a test keeps true to the catalogue.
+Which options a verb has, their order and their defaults are those of its function in `verbs`, as
+reference.json has them; `cli.commands` joins the two. A row serves every verb with a parameter of
+that name; "VERB.NAME" is the row of one verb alone.
 """
 
-import json
-import re
-from importlib import resources
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from doublure.cli import parsing
+from doublure.cli.parsing import REFERENCE, one_known
 
-from doublure.core.checks import one_of
+# Parameters of the functions that are not for a terminal, which shows progress its own way.
+OF_PYTHON = frozenset({"say", "watch", "checkpoint_seconds", "audit"})
 
-REFERENCE: dict[str, Any] = json.loads(
-    resources.files("doublure.cli").joinpath("reference.json").read_text(encoding="utf-8")
-)
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Return the numbers of a text such as "0.5,0.5,0.5"."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected numbers with commas, as 0.5,0.5,0.5; got '{text}'"
-        ) from None
+# Groups of options, in the order of the help.
+PANELS = ("The change", "The network", "The training", "The run")
+_CHANGE, _NETWORK, _TRAINING, _RUN = PANELS
 
 
-def size(text: str) -> tuple[int, int]:
-    """Return height and width of a text such as "32" or "180x240"."""
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise typer.BadParameter(f"expected pixels, as 32 or 180x240; got '{text}'")
-    return sides[0], sides[-1]
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One option as typer declares it.
+
+    Args:
+        takes: the type of what is typed.
+        look: keywords of `typer.Option`, or of `typer.Argument`.
+        argument: it is typed without its name.
+    """
+
+    takes: Any
+    look: Mapping[str, Any] = field(default_factory=dict)
+    argument: bool = False
 
 
-def seconds(text: str) -> float:
-    """Return the seconds of a text such as "90s", "20m" or "1.5h"."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    try:
-        value = float(text[:-1]) * units[text[-1:]]
-    except (ValueError, KeyError):
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"expected a time with s, m or h, as 20m; got '{text}'")
-    return value
+def _text(metavar: str, help: str, panel: str | None = None, **more: Any) -> Row:
+    look = {"metavar": metavar, "help": help, "rich_help_panel": panel, **more}
+    return Row(takes=str | None, look=look)
 
 
-def seed(text: str) -> int:
-    """Return the seed of a text; torch takes those of 63 bits."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise typer.BadParameter(f"expected a whole number from 0 to 2^63 - 1, got '{text}'")
-    return int(text)
+def _parsed(
+    parser: Callable[[str], Any], metavar: str, help: str, panel: str | None = None, **more: Any
+) -> Row:
+    look = {"parser": parser, "metavar": metavar, "help": help, "rich_help_panel": panel, **more}
+    return Row(takes=Any, look=look)
 
 
-def assignment(text: str) -> tuple[str, str]:
-    """Return key and value of a text KEY=VALUE."""
-    key, mark, value = text.partition("=")
-    if not key or not mark:
-        raise typer.BadParameter(f"expected KEY=VALUE, got '{text}'")
-    return key, value
+def _count(help: str, panel: str | None = None, **more: Any) -> Row:
+    look = {"metavar": "N", "help": help, "rich_help_panel": panel, **more}
+    return Row(takes=int | None, look=look)
 
 
-def known(name: str, kind: str, text: str, way_out: str = "") -> str:
-    """Return `text` if the reference has it under `kind`; refuse it with the nearest name."""
-    try:
-        return one_of(name, text, REFERENCE[kind], way_out=way_out)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+def _number(metavar: str, help: str, panel: str | None = None) -> Row:
+    look = {"metavar": metavar, "help": help, "rich_help_panel": panel}
+    return Row(takes=float | None, look=look)
 
 
-# A user's own class, as `engine.foreign_parts` reads it: package.module:Class or file.py:Class.
-_CLASS = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
-
-# Data of a task's own kind; only the task knows whether they are there.
-_KIND_OF_TASK = re.compile(r"[a-z][a-z0-9-]+:.+")
+def _several(metavar: str, help: str, panel: str | None = None, **more: Any) -> Row:
+    look = {"metavar": metavar, "help": help, "rich_help_panel": panel, **more}
+    return Row(takes=list[Any], look=look)
 
 
-def source(text: str) -> str:
-    """Return the text of a source's name, class, or of a path that is there; refuse any other."""
-    if _CLASS.fullmatch(text) or _KIND_OF_TASK.fullmatch(text):
-        return text
-    path = Path(text.partition(":")[0])
-    if (
-        text.startswith("builtin/")
-        or Path(text).exists()
-        or any(path.parent.glob(f"{path.name}.*"))
-    ):
-        return text
-    return known("source", "sources", text, "; or the path of an image folder, a SET or a .npz")
+def _flag(help: str, panel: str | None = None, **more: Any) -> Row:
+    look = {"metavar": "", "help": help, "rich_help_panel": panel, **more}
+    return Row(takes=bool, look=look)
 
 
-def formats(text: str) -> list[str]:
-    """Return the formats of a text such as "onnx,pt2"."""
-    return [known("format", "formats", name.strip()) for name in text.split(",")]
+def _folder(help: str) -> Row:
+    return Row(takes=Path, look={"metavar": "DIR", "help": help})
 
 
-def _method(text: str) -> str:
-    return known("method", "methods", text)
+def _recipe(help: str, panel: str | None = None) -> Row:
+    look = {"exists": True, "dir_okay": False, "metavar": "FILE", "help": help}
+    return Row(takes=Path | None, look=look | {"rich_help_panel": panel})
 
 
-def _generator(text: str) -> str:
-    return known("generator", "generators", text)
-
-
-def _part(text: str) -> str:
-    return known("part of the recipe", "parts", text)
-
-
-def _augmentation(text: str) -> str:
-    return known("augmentation", "augmentations", text)
-
-
-def _objective(text: str) -> str:
-    name = text.partition("=")[0]
-    if not _CLASS.fullmatch(name):
-        known("objective", "objectives", name)
-    return text
-
-
-def _precision(text: str) -> str:
-    return known("precision", "precisions", text)
+def _argument(takes: Any, metavar: str, help: str, **more: Any) -> Row:
+    return Row(takes=takes, look={"metavar": metavar, "help": help, **more}, argument=True)
 
 
 def _names(kind: str) -> str:
     return ", ".join(REFERENCE[kind])
 
 
-_NETWORK, _RUN, _TRAINING = "The network", "The run", "The training"
+_RECOVERY = _count(
+    f"Optimizer steps of recovery (default {REFERENCE['prune_steps']}; quantize: 0).",
+    _TRAINING,
+    min=0,
+)
 
-Teacher = Annotated[str | None, typer.Option(help="REF of the teacher.", metavar="REF")]
-Student = Annotated[str | None, typer.Option(help="REF of the student.", metavar="REF")]
-StudentClasses = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|FILE",
-        help="The student's own, how many or a file of names, where they are not the teacher's.",
+OPTIONS: Mapping[str, Row] = {
+    # What goes in.
+    "teacher": _text("REF", "REF of the teacher."),
+    "student": _text("REF", "REF of the student."),
+    "shrink.student": _text("REF", "REF of a student that is tried as well."),
+    "student_classes": _text(
+        "N|FILE",
+        "The student's own, how many or a file of names, where they are not the teacher's.",
     ),
-]
-Net = Annotated[str | None, typer.Option(help="REF of the network to train.", metavar="REF")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DATA",
-        help="Labelled images: a folder a class, SET, .npz, builtin/digits; or text: DIR:de-en.",
+    "net": _text("REF", "REF of the network to train."),
+    "model": _text("REF", "REF of the network, or a run's folder."),
+    "inspect.model": _argument(str, "REF", "A network, or a run's folder."),
+    "data": _text(
+        "DATA",
+        "Labelled images: a folder a class, SET, .npz, builtin/digits; or text: DIR:de-en.",
     ),
-]
-Generator = Annotated[
-    str,
-    typer.Argument(parser=_generator, metavar="METHOD", help=f"Of {_names('generators')}."),
-]
-Images = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DATA", help="Images to learn from: a folder, SET, .npz or builtin/digits."
+    "train_generator.data": _text(
+        "DATA", "Images to learn from: a folder, SET, .npz or builtin/digits."
     ),
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(min=1, max=3, metavar="N", help="1 or 3.", rich_help_panel=_NETWORK),
-]
-Model = Annotated[str, typer.Option(help="REF of the network, or a run's folder.", metavar="REF")]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Its weights: .safetensors .pt .pth .th .pt2",
-        rich_help_panel=_NETWORK,
+    "evaluate.data": _text("DATA", "Labelled images, or parallel text."),
+    "eval": _text("DATA", "Labelled data to score on; never changes the student."),
+    "run": _argument(Path, "RUN", "A run's folder."),
+    # What is made.
+    "out": _folder("Folder to write; must not exist."),
+    "demo.out": _folder("Folder to write."),
+    "format": _parsed(
+        parsing.formats, "NAME,...", f"Of {_names('formats')} (default: all of them)."
     ),
-]
-Mean = Annotated[
-    Any,
-    typer.Option(
-        parser=numbers,
-        metavar="R,G,B",
-        help="Per channel, of [0, 1] images.",
-        rich_help_panel=_NETWORK,
+    "count": _count("Images to write.", min=1),
+    "score.count": _count("Images to look at.", min=64),
+    "target": _parsed(
+        parsing.target, "SIZE", "At most: 0.3 (of the teacher's bytes), 2MB, or 5ms an image."
     ),
-]
-Std = Annotated[
-    Any,
-    typer.Option(
-        parser=numbers,
-        metavar="R,G,B",
-        help="Per channel, of [0, 1] images.",
-        rich_help_panel=_NETWORK,
+    # What is done.
+    "method": _parsed(
+        one_known("method", "methods"),
+        "NAME",
+        f"Published recipe: {_names('methods')} (default: auto; of text, sequence-kd).",
     ),
-]
-Size = Annotated[
-    Any,
-    typer.Option(parser=size, metavar="S|HxW", help="Input pixels.", rich_help_panel=_NETWORK),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(metavar="N|FILE", help="How many, or a file of names.", rich_help_panel=_NETWORK),
-]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")]
-Eval = Annotated[
-    str | None,
-    typer.Option(help="Labelled data to score on; never changes the student.", metavar="DATA"),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        parser=_method,
-        metavar="NAME",
-        help=f"Published recipe: {_names('methods')} (default: auto; of text, sequence-kd).",
+    "train_generator.method": _argument(
+        Any,
+        "METHOD",
+        f"Of {_names('generators')}.",
+        parser=one_known("generator", "generators"),
     ),
-]
-Transfer = Annotated[
-    str | None,
-    typer.Option(
-        parser=source,
-        metavar="SOURCE",
-        help=f"What to show: {_names('sources')}; or images or text on disk.",
+    "source": _argument(
+        Any,
+        "SOURCE",
+        f"{_names('sources')}; or a folder of images, a SET, a .npz.",
+        parser=parsing.source,
     ),
-]
-Objective = Annotated[
-    list[str],
-    typer.Option(
-        parser=_objective,
-        metavar="NAME[=WEIGHT]",
-        help=f"Of {_names('objectives')}; several are summed.",
+    "transfer": _parsed(
+        parsing.source,
+        "SOURCE",
+        f"What to show: {_names('sources')}; or images or text on disk.",
     ),
-]
-Without = Annotated[
-    list[str],
-    typer.Option(
-        parser=_part, metavar="PART", help=f"Leave a part of the recipe out: {_names('parts')}."
+    "score.transfer": _several("SOURCE", "A source; several are compared.", parser=parsing.source),
+    "objective": _several(
+        "NAME[=WEIGHT]",
+        f"Of {_names('objectives')}; several are summed.",
+        parser=parsing.objective,
     ),
-]
-Augment = Annotated[
-    str | None,
-    typer.Option(
-        parser=_augmentation,
-        metavar="NAME",
-        help=f"In place of the recipe's own augmentation: {_names('augmentations')}.",
+    "without": _several(
+        "PART",
+        f"Leave a part of the recipe out: {_names('parts')}.",
+        parser=one_known("part of the recipe", "parts"),
     ),
-]
-Labels = Annotated[
-    bool, typer.Option("--labels", metavar="", help="Use the transfer set's labels, too.")
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        metavar="FILE",
-        help="Run a recipe.toml again.",
-        rich_help_panel=_RUN,
+    "augment": _parsed(
+        one_known("augmentation", "augmentations"),
+        "NAME",
+        f"In place of the recipe's own augmentation: {_names('augmentations')}.",
     ),
-]
-InitFrom = Annotated[
-    str | None,
-    typer.Option(metavar="WEIGHTS", help="Weights to start from.", rich_help_panel=_RUN),
-]
-FromScratch = Annotated[
-    bool,
-    typer.Option(
-        "--from-scratch",
-        help="Random weights, where the student could begin at its teacher.",
-        rich_help_panel=_RUN,
+    "labels": _flag("Use the transfer set's labels, too."),
+    "balance": _flag("As many images of each class the teacher names."),
+    "skip_bad": _flag("Leave unreadable images out, and count them."),
+    # How a network is changed.
+    "ratio": _number("SHARE", "Of all filters, in (0, 1).", _CHANGE),
+    "importance": _parsed(
+        one_known("importance", "importances"), "NAME", f"Of {_names('importances')}.", _CHANGE
     ),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help=f"Optimizer steps (default {REFERENCE['steps']}).",
-        rich_help_panel=_TRAINING,
+    "loss": _parsed(
+        one_known("loss", "pruning_losses"),
+        "NAME",
+        f"That taylor squares: {_names('pruning_losses')}.",
+        _CHANGE,
     ),
-]
-StageSteps = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help=f"Optimizer steps of each stage (default {REFERENCE['steps']}).",
-        rich_help_panel=_TRAINING,
+    "rounds": _count("Prune a part, recover, N times.", _CHANGE, min=1),
+    "repair": _flag(
+        "Solve what is left of each layer by least squares (default: yes).",
+        _CHANGE,
+        show_default=False,
     ),
-]
-StageBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=2, metavar="N", help="Images a step (default: as published).", rich_help_panel=_TRAINING
+    "images": _parsed(
+        parsing.source,
+        "SOURCE",
+        "By which importance is judged (default: the transfer set).",
+        _CHANGE,
     ),
-]
-Budget = Annotated[
-    Any,
-    typer.Option(
-        parser=seconds,
-        metavar="TIME",
-        help="In place of steps: 90s, 20m, 1.5h.",
-        rich_help_panel=_TRAINING,
+    "calibration": _parsed(parsing.source, "SOURCE", "Images that int8 is calibrated on."),
+    "quantize.calibration": _parsed(
+        parsing.source,
+        "SOURCE",
+        "For the ranges of activations (default: the transfer set).",
+        _CHANGE,
     ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help=f"Images a step (default {REFERENCE['batch_size']}).",
-        rich_help_panel=_TRAINING,
+    "weight_bits": _count("Of weights: 2 to 8; 32 leaves them.", _CHANGE, metavar="BITS"),
+    "activation_bits": _count("Of layers' inputs, likewise.", _CHANGE, metavar="BITS"),
+    "first_last_bits": _parsed(
+        parsing.bits_or_same, "BITS|same", "Of the first and last layer at least.", _CHANGE
     ),
-]
-Lr = Annotated[
-    float | None,
-    typer.Option(metavar="RATE", help="Peak learning rate.", rich_help_panel=_TRAINING),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        parser=seed,
-        metavar="N",
-        help="Of all that is random (default 0).",
-        rich_help_panel=_TRAINING,
+    "calibration_method": _parsed(
+        one_known("calibration_method", "calibration_methods"),
+        "NAME",
+        f"How ranges are taken: {_names('calibration_methods')}.",
+        _CHANGE,
     ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="cpu, cuda, or auto (default).", rich_help_panel=_TRAINING),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        parser=_precision,
-        metavar="NAME",
-        help=f"{_names('precisions')} (default: the faster one here).",
-        rich_help_panel=_TRAINING,
+    "correct_bias": _flag("Move channels by the error of their means.", _CHANGE),
+    "strategy": _parsed(
+        one_known("strategy", "strategies"),
+        "NAME",
+        f"What holds the old classes: {_names('strategies')}.",
+        _CHANGE,
     ),
-]
-Set = Annotated[
-    list[Any],
-    typer.Option(
-        "--set",
-        parser=assignment,
-        metavar="KEY=VALUE",
-        help="Any field of the recipe.",
-        rich_help_panel=_RUN,
+    "train_batchnorm": _flag("Let BatchNorm take the transfer set's statistics.", _CHANGE),
+    # The network.
+    "weights": _text("FILE", "Its weights: .safetensors .pt .pth .th .pt2", _NETWORK),
+    "mean": _parsed(parsing.numbers, "R,G,B", "Per channel, of [0, 1] images.", _NETWORK),
+    "std": _parsed(parsing.numbers, "R,G,B", "Per channel, of [0, 1] images.", _NETWORK),
+    "size": _parsed(parsing.size, "S|HxW", "Input pixels.", _NETWORK),
+    "channels": _count("1 or 3.", _NETWORK, min=1, max=3),
+    "synthesize.channels": _count("Of the images (default: the teacher's, or 3).", min=1),
+    "classes": _text("N|FILE", "How many, or a file of names.", _NETWORK),
+    "allow_code": _several("FILE", "A file whose code a recipe or a run may run.", _NETWORK),
+    # The training.
+    "steps": _count(f"Optimizer steps (default {REFERENCE['steps']}).", _TRAINING, min=1),
+    "train_generator.steps": _count(
+        f"Optimizer steps of each stage (default {REFERENCE['steps']}).", _TRAINING, min=1
     ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", metavar="", help="Go on with what is in --out.", rich_help_panel=_RUN),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", metavar="", help="Replace what is in --out.", rich_help_panel=_RUN),
-]
-AllowCode = Annotated[
-    list[str],
-    typer.Option(
-        metavar="FILE",
-        help="A file whose code a recipe or a run may run.",
-        rich_help_panel=_NETWORK,
+    "prune.steps": _RECOVERY,
+    "quantize.steps": _RECOVERY,
+    "continual.steps": _RECOVERY,
+    "budget": _parsed(parsing.seconds, "TIME", "In place of steps: 90s, 20m, 1.5h.", _TRAINING),
+    "shrink.budget": _parsed(parsing.whole_budget, "TIME", "For all of it: 90s, 20m, 1.5h."),
+    "batch_size": _count(f"Images a step (default {REFERENCE['batch_size']}).", _TRAINING, min=1),
+    "train_generator.batch_size": _count(
+        "Images a step (default: as published).", _TRAINING, min=2
     ),
-]
-TensorBoard = Annotated[
-    bool,
-    typer.Option(
-        "--tensorboard", metavar="", help="Write curves for TensorBoard, too.", rich_help_panel=_RUN
+    "evaluate.batch_size": _count("Images at a time.", _TRAINING, min=1),
+    "shrink.batch_size": _count(
+        "Images a step (default 128, or 32 for slow networks).", _TRAINING, min=1
     ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", metavar="", help="Print one JSON object and nothing else."),
-]
-SkipBad = Annotated[
-    bool,
-    typer.Option("--skip-bad", metavar="", help="Leave unreadable images out, and count them."),
-]
-
-
-def sources_help() -> str:
-    """Return what SOURCE may be, for a help text."""
-    return f"{_names('sources')}; or a folder of images, a SET, a .npz."
+    "lr": _number("RATE", "Peak learning rate.", _TRAINING),
+    "seed": _parsed(parsing.seed, "N", "Random seed (default 0).", _TRAINING, show_default=False),
+    "device": _text("NAME", "cpu, cuda, or auto (default).", _TRAINING, show_default=False),
+    "precision": _parsed(
+        one_known("precision", "precisions"),
+        "NAME",
+        f"{_names('precisions')} (default: the faster one here).",
+        _TRAINING,
+    ),
+    # The run.
+    "set": _several("KEY=VALUE", "Any field of the recipe.", _RUN, parser=parsing.assignment),
+    "recipe": _recipe("Run a recipe.toml again.", _RUN),
+    "score.recipe": _recipe(
+        "A recipe.toml that says how they are fed; what it shows is scored, too."
+    ),
+    "init_from": _text("WEIGHTS", "Weights to start from.", _RUN),
+    "from_scratch": _flag("Random weights, where the student could begin at its teacher.", _RUN),
+    "resume": _flag("Go on with what is in --out.", _RUN),
+    "overwrite": _flag("Replace what is in --out.", _RUN),
+    "tensorboard": _flag("Write curves for TensorBoard, too.", _RUN),
+    # Of the command alone.
+    "json": _flag("Print one JSON object and nothing else."),
+}

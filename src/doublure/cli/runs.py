@@ -1,123 +1,39 @@
-"""What the verbs that train share: options declared once, a call with progress shown, a result."""
+"""What the verbs that train share: what must be said, a call with progress shown, a result."""
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import typer
 
-from doublure.cli import options as o
+from doublure.cli.commands import Options
 from doublure.cli.console import print_json, progression, results
 
 
-class Option(NamedTuple):
-    """An option of a command, as a parameter of its function would declare it."""
-
-    annotation: Any
-    default: Any = None
-
-
-_INPUT = {
-    "mean": Option(o.Mean),
-    "std": Option(o.Std),
-    "size": Option(o.Size),
-    "classes": Option(o.Classes),
-}
-_TRAINING = {
-    "steps": Option(o.Steps),
-    "budget": Option(o.Budget),
-    "batch_size": Option(o.BatchSize),
-    "lr": Option(o.Lr),
-    "seed": Option(o.Seed),
-    "device": Option(o.Device),
-    "precision": Option(o.Precision),
-}
-_RUN = {
-    "set": Option(o.Set, []),
-    "recipe": Option(o.RecipeFile),
-    "resume": Option(o.Resume, False),
-    "overwrite": Option(o.Overwrite, False),
-    "allow_code": Option(o.AllowCode, []),
-    "tensorboard": Option(o.TensorBoard, False),
-    "json": Option(o.Json, False),
-}
-_BEGUN = {"init_from": Option(o.InitFrom)}
-# Beside what is a verb's own: of those in which a network teaches, and of those that begin afresh.
-TEACH = {
-    "eval": Option(o.Eval),
-    "weights": Option(o.Weights),
-    **_INPUT,
-    "skip_bad": Option(o.SkipBad, False),
-    **_TRAINING,
-    **_RUN,
-}
-DISTILL = TEACH | _BEGUN
-TRAIN = {
-    "eval": Option(o.Eval),
-    **_INPUT,
-    "skip_bad": Option(o.SkipBad, False),
-    **_TRAINING,
-    **_RUN,
-    **_BEGUN,
-}
-
-Command = Callable[..., None]
-
-
-def sharing(options: Mapping[str, Option]) -> Callable[[Command], Command]:
-    """Give a command further options, which it takes as `**options`."""
-
-    def share(command: Command) -> Command:
-        signature = inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shared = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
-            )
-            for name, (hint, default) in options.items()
-        ]
-
-        @functools.wraps(command)
-        def shares(**given: Any) -> None:
-            command(**given)
-
-        # This is what typer reads.
-        made: Any = shares
-        made.__signature__ = signature.replace(parameters=[*own, *shared])
-        made.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
-        return shares
-
-    return share
-
-
 def run_verb(
-    verb: Callable[..., dict[str, Any]], *named: Any, out: Path, options: dict[str, Any], **own: Any
+    verb: Callable[..., dict[str, Any]], options: Options, *, json: bool
 ) -> dict[str, Any]:
     """Call a verb with its progress shown, tell what came of it, and return its summary."""
-    asked = {name: value for name, value in options.items() if name != "json"}
-    asked["set"] = dict(asked["set"])
     with progression() as shown:
-        summary = verb(*named, out=out, **own, **asked, say=shown.say, watch=shown.watch)
-    tell(summary, out, json=options["json"])
+        summary = verb(**options, say=shown.say, watch=shown.watch)
+    tell(summary, options["out"], json=json)
     return summary
 
 
-def exclusive(**options: Any) -> None:
+def exclusive(options: Options, *names: str) -> None:
     """Refuse more than one of these options."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    given = [f"--{name.replace('_', '-')}" for name in names if name in options]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other; choose one")
 
 
-def needed(options: Mapping[str, Any], **named: Any) -> None:
+def require(options: Options, *names: str) -> None:
     """Refuse steps beside a budget, a recipe beside what it says, and neither of the two."""
-    exclusive(steps=options["steps"], budget=options["budget"])
-    missing = [f"--{name}" for name, value in named.items() if value is None]
-    if options["recipe"] is None and missing:
+    exclusive(options, "steps", "budget")
+    missing = [f"--{name}" for name in names if name not in options]
+    if "recipe" not in options and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
-    if options["recipe"] is not None and len(missing) < len(named):
+    if "recipe" in options and len(missing) < len(names):
         raise typer.BadParameter("--recipe says the networks and the data; leave them away")
 
 

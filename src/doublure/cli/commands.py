@@ -1,0 +1,65 @@
+"""A verb's function as a command: what its parameters are is typed as options of the same names.
+
+reference.json has the parameters of every verb and their defaults, read off the functions;
+`cli.options` has how each looks. A command shows what came of the work, and declares nothing.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, get_origin
+
+from typer import Argument, Option, Typer
+
+from doublure.cli.options import OF_PYTHON, OPTIONS, PANELS
+from doublure.cli.parsing import REFERENCE
+
+# What was typed, by the name of the parameter; what was not typed is left out.
+Options = dict[str, Any]
+Command = Callable[..., None]
+_PLACES = {panel: place for place, panel in enumerate((None, *PANELS))}
+
+
+def add_command(app: Typer, command: Command, name: str | None = None) -> None:
+    """Add the command of the verb that a function is named like.
+
+    Args:
+        command: takes what was typed, and whether JSON is asked for, as (options, *, json).
+        name: another one, for a verb that has two.
+    """
+    verb = command.__name__
+    declared = REFERENCE["verbs"][verb]
+    optional = declared["optional"] | {"json": False}
+    parameters = [_parameter(verb, item) for item in declared["required"]]
+    parameters += [
+        _parameter(verb, item, optional[item]) for item in optional if item not in OF_PYTHON
+    ]
+    parameters.sort(key=lambda parameter: _PLACES[parameter.default.rich_help_panel])
+
+    @functools.wraps(command)
+    def run(*, json: bool, **typed: Any) -> None:
+        given = {name: value for name, value in typed.items() if value is not None}
+        if "set" in given:
+            given["set"] = dict(given["set"])
+        command(given, json=json)
+
+    # This is what typer reads.
+    made: Any = run
+    made.__signature__ = inspect.Signature(parameters)
+    made.__annotations__ = {item.name: item.annotation for item in parameters}
+    app.command(name or verb.replace("_", "-"))(made)
+
+
+def _parameter(verb: str, name: str, default: Any = ...) -> inspect.Parameter:
+    """Return a parameter as typer reads it; an ellipsis for what is required, None for the rest."""
+    row = OPTIONS.get(f"{verb}.{name}", OPTIONS[name])
+    if default is None:
+        default = False if row.takes is bool else [] if get_origin(row.takes) is list else None
+    elif default is not ... and "parser" in row.look:
+        default = str(default)  # a parser reads texts
+    flag = f"--{name.replace('_', '-')}"
+    if default is True:
+        flag += f"/--no-{flag.removeprefix('--')}"
+    look = Argument(default, **row.look) if row.argument else Option(default, flag, **row.look)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=look, annotation=row.takes)
