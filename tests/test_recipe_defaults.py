@@ -4,7 +4,6 @@ One line a field that decides what a method is. Which values are the paper's and
 page of each method says.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -23,6 +22,7 @@ from doublure.tasks.classification.recipes import supervised
 from doublure.tasks.translation.contract import MARKS, TextContract
 from doublure.tasks.translation.recipes import supervised_translation
 from doublure.tasks.translation.sentences import Sentences
+from tests.methods import defaults
 
 NETWORK = NetworkRef(ref="builtin/resnet8")
 CONTRACT = InputContract(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, classes=10)
@@ -258,57 +258,6 @@ RECIPES: Mapping[str, Golden] = {
     },
 }
 
-OBJECTIVES: Mapping[str, Golden] = {
-    "soft-targets": {"temperature": 20.0},
-    "divergence": {"form": "reverse", "share": 0.5, "temperature": 1.0},
-    "knowledge-adjustment": {
-        "temperature": 4.0,
-        "adjustment": "shift",
-        "smoothing": 0.1,
-        "hardness": "cosine",
-        "bias": 10.0,
-        "exponent": 1.0,
-        "scale": "constant",
-    },
-    "truncated-targets": {"num_kept": 5, "temperature": 1.0, "truncation": "renormalised"},
-    "similarity-preserving": {"weight": 3000.0, "batch_size": 128, "find": "last"},
-    "activation-boundaries": {"weight": 0.003, "margin": 1.0, "find": "stages"},
-    "knowledge-representing": {"weight": 0.1, "num_bins": 33, "sparsity": 0.9},
-    "hard-labels": {"label_smoothing": 0.0, "of": "batch"},
-    "dkd": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
-    "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0},
-    "wsld": {"weight": 2.5, "temperature": 2.0},
-    "logit-standardisation": {"weight": 9.0, "temperature": 2.0},
-    "mlld": {
-        "instance_weight": 1.0,
-        "batch_weight": 1.0,
-        "class_weight": 1.0,
-        "images_per_class": 0.64,
-        "temperatures": (2.0, 3.0, 4.0, 5.0, 6.0),
-    },
-    "fit-nets": {"weight": 100.0, "find": "middle"},
-    "stage-outputs": {"weight": 1.0, "find": "stages"},
-    "attention-transfer": {"weight": 1000.0, "places": 64, "power": 2.0, "find": "stages"},
-    "nst": {"weight": 50.0, "find": "stages"},
-    "vid": {"weight": 1.0, "find": "stages"},
-    "review-kd": {"weight": 5.0, "find": "stages"},
-    "srrl": {"feature_weight": 1.0, "regression_weight": 1.0},
-    "rkd": {"distance_weight": 25.0, "angle_weight": 50.0, "find": "features"},
-    "pkt": {"weight": 30_000.0, "find": "features"},
-    "correlation-congruence": {"weight": 100.0, "gamma": 0.4, "order": 2, "find": "features"},
-    "crd": {
-        "weight": 0.8,
-        "num_negatives": 16_384,
-        "temperature": 0.07,
-        "momentum": 0.5,
-        "dim": 128,
-        "negatives": "other-classes",
-        "find": "features",
-    },
-    "return-to-go": {"temperature": 1.0, "per_token": True},
-    "continual": {"rehearsal": 1.0, "separation": 1.0, "lwf": 1.0, "temperature": 1.0},
-}
-
 
 def recipe_of(name: str) -> Recipe:
     if name == "supervised":
@@ -365,28 +314,19 @@ def test_every_method_has_golden_values():
     assert set(METHODS) - {"auto"} <= set(RECIPES)
 
 
-def golden(name: str) -> Golden:
-    """Return the defaults that are written down: here, or as DEFAULTS in the objective's test."""
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    module = catalogue.CODEC.settings_of("objective", name).__module__.rpartition(".")[2]
-    return getattr(importlib.import_module(f"tests.objectives.test_{module}"), "DEFAULTS", {})
+OBJECTIVES = [entry for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
 
 
-WRITTEN_DOWN = [entry.name for entry in catalogue.OBJECTIVES if entry.name != "weighted"]
-
-
-@pytest.mark.parametrize("name", WRITTEN_DOWN)
-def test_an_objective_keeps_its_defaults(name):
-    objective = catalogue.CODEC.settings_of("objective", name)()
+@pytest.mark.parametrize("entry", OBJECTIVES, ids=lambda entry: entry.name)
+def test_an_objective_keeps_its_defaults(entry):
+    objective, golden = entry.settings(), defaults(entry)
     found = {field.name: getattr(objective, field.name) for field in fields(objective)}
     if "layers" in found:
         found["find"] = found["layers"].find
-    assert {field: found.get(field, "not there") for field in golden(name)} == golden(name)
+    assert {field: found.get(field, "not there") for field in golden} == golden
 
 
-@pytest.mark.parametrize("name", WRITTEN_DOWN)
-def test_every_weight_and_temperature_of_an_objective_has_a_golden_value(name):
-    objective = catalogue.CODEC.settings_of("objective", name)
-    numbers = {field.name for field in fields(objective) if isinstance(field.default, float)}
-    assert numbers <= set(golden(name)), f"write {name}'s defaults into DEFAULTS of its test"
+@pytest.mark.parametrize("entry", OBJECTIVES, ids=lambda entry: entry.name)
+def test_every_weight_and_temperature_of_an_objective_has_a_golden_value(entry):
+    numbers = {field.name for field in fields(entry.settings) if isinstance(field.default, float)}
+    assert numbers <= set(defaults(entry)), f"write them into DEFAULTS of the test of {entry.name}"

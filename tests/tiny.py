@@ -1,16 +1,29 @@
 """Networks and sources small enough for a test to train in a blink."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from doublure.core.protocols import Batch, InputContract, StreamContext, image_batch
 from doublure.core.seeding import child, from_seed
 from doublure.engine.fit import FitSettings
+from doublure.nets.generators import GeneratorPlan
+from doublure.sources.image_optimisation import ImageOptimisation
 
+SEARCH = ImageOptimisation(iterations=3, coarse_iterations=2, learning_rate=0.2)
+GENERATOR = GeneratorPlan(latent=8, width=4)
 CONTRACT = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
+
+
+def write_labelled(folder: Path) -> str:
+    """Return a .npz of labelled images in a folder."""
+    path, drawn = folder / "labelled.npz", np.random.default_rng(0)
+    np.savez(path, x=drawn.integers(0, 256, (80, 8, 8), dtype=np.uint8), y=np.arange(80) % 3)
+    return str(path)
 
 
 def network(seed: int, width: int = 4) -> nn.Sequential:

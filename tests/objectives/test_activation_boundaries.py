@@ -20,6 +20,8 @@ from doublure.objectives.pairing import Layers
 from doublure.objectives.weighted import Weighted
 from tests import tiny
 
+DEFAULTS = {"weight": 0.003, "margin": 1.0, "find": "stages"}
+
 IMAGES = torch.rand(6, 1, 8, 8, generator=tiny.rng())
 
 

@@ -10,6 +10,8 @@ from doublure.objectives.attention_transfer import (
 )
 from tests.objectives.features import learns, numbers
 
+DEFAULTS = {"weight": 1000.0, "places": 64, "power": 2.0, "find": "stages"}
+
 STUDENT = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 1.0]]]], dtype=torch.float64)
 TEACHER = torch.tensor([[[[2.0, 0.0], [0.0, 1.0]]]], dtype=torch.float64)
 

@@ -8,6 +8,9 @@ from doublure.core.seeding import from_seed
 from doublure.objectives.continual import Continual, new_class_loss, no_new_class
 from doublure.objectives.soft_targets import soft_target_loss
 
+DEFAULTS = {"rehearsal": 1.0, "separation": 1.0, "lwf": 1.0, "temperature": 1.0}
+EXAMPLES = (Continual(lwf=0.5),)
+
 
 def logits(seed: int, classes: int) -> torch.Tensor:
     return torch.randn(6, classes, generator=from_seed(seed), dtype=torch.float64)

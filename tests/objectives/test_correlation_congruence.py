@@ -10,6 +10,8 @@ from doublure.objectives.correlation_congruence import (
 )
 from tests.objectives.features import learns, numbers
 
+DEFAULTS = {"weight": 100.0, "gamma": 0.4, "order": 2, "find": "features"}
+
 
 def test_of_high_order_it_is_the_gaussian_kernel():
     points = numbers(5, 3)

@@ -9,6 +9,17 @@ from doublure.core.protocols import Outputs
 from doublure.objectives.crd import CRD, Banks, contrastive_loss, negative_counts
 from tests.objectives.features import BATCH, asked, built, opened
 
+DEFAULTS = {
+    "weight": 0.8,
+    "num_negatives": 16_384,
+    "temperature": 0.07,
+    "momentum": 0.5,
+    "dim": 128,
+    "negatives": "other-classes",
+    "find": "features",
+}
+EXAMPLES = (CRD(num_negatives=64),)
+
 SMALL = CRD(num_negatives=16, dim=8)
 
 

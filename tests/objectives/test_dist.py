@@ -8,6 +8,8 @@ from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.dist import DIST, correlation, dist_losses
 from tests.objectives.features import numbers
 
+DEFAULTS = {"beta": 1.0, "gamma": 1.0, "temperature": 1.0}
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
 

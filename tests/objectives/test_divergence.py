@@ -15,6 +15,9 @@ from doublure.objectives.divergence import (
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.weighted import Weighted, open_loss
 
+DEFAULTS = {"form": "reverse", "share": 0.5, "temperature": 1.0}
+EXAMPLES = (Divergence(form="jensen-shannon", share=0.3),)
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
 FORMS = ("forward", "reverse", "jensen-shannon", "skewed-forward", "skewed-reverse")

@@ -9,6 +9,9 @@ from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.weighted import open_loss
 from tests.objectives.features import numbers
 
+DEFAULTS = {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
+EXAMPLES = (DKD(warmup_steps=4),)
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2])

@@ -5,6 +5,8 @@ from doublure.objectives.fit_nets import FitNets, hint_loss
 from doublure.objectives.pairing import Layers
 from tests.objectives.features import asked, built, learns, numbers, opened
 
+DEFAULTS = {"weight": 100.0, "find": "middle"}
+
 
 def test_it_is_the_mean_over_elements_of_each_sample():
     one, other = numbers(3, 2, 4, 4), numbers(3, 2, 4, 4, seed=1)

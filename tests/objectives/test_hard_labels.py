@@ -6,6 +6,9 @@ import torch
 from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.hard_labels import HardLabels, hard_label_loss
 
+DEFAULTS = {"label_smoothing": 0.0, "of": "batch"}
+EXAMPLES = (HardLabels(label_smoothing=0.1),)
+
 LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(3.0), 0.0]])
 IMAGES = torch.zeros(2, 1, 1, 1)
 

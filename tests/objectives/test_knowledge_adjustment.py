@@ -19,6 +19,17 @@ from doublure.objectives.knowledge_adjustment import (
 )
 from doublure.objectives.soft_targets import soft_target_loss
 
+DEFAULTS = {
+    "temperature": 4.0,
+    "adjustment": "shift",
+    "smoothing": 0.1,
+    "hardness": "cosine",
+    "bias": 10.0,
+    "exponent": 1.0,
+    "scale": "constant",
+}
+EXAMPLES = (KnowledgeAdjustment(bias=2.0),)
+
 STUDENT = torch.tensor([[4.0, 1, 0], [1, 2, 0], [0, 0.5, 1]], dtype=torch.float64)
 TEACHER = torch.tensor([[5.0, 0, 1], [3, 1, 0], [2, 0, 1]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2, 0])

@@ -16,6 +16,8 @@ from doublure.objectives.knowledge_representing import (
 )
 from tests import tiny
 
+DEFAULTS = {"weight": 0.1, "num_bins": 33, "sparsity": 0.9}
+
 IMAGES = torch.rand(2, 1, 8, 8, generator=tiny.rng())
 
 

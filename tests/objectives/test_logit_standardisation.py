@@ -8,6 +8,8 @@ from doublure.objectives.logit_standardisation import LogitStandardisation, stan
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.objectives.features import numbers
 
+DEFAULTS = {"weight": 9.0, "temperature": 2.0}
+
 IMAGES = torch.zeros(4, 1, 1, 1)
 
 

@@ -6,6 +6,14 @@ from doublure.objectives.mlld import MLLD, batch_loss, class_loss
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.objectives.features import numbers
 
+DEFAULTS = {
+    "instance_weight": 1.0,
+    "batch_weight": 1.0,
+    "class_weight": 1.0,
+    "images_per_class": 0.64,
+    "temperatures": (2.0, 3.0, 4.0, 5.0, 6.0),
+}
+
 
 def test_it_agrees_with_loops_over_samples_and_classes():
     q, p = numbers(3, 4).softmax(-1), numbers(3, 4, seed=1).softmax(-1)

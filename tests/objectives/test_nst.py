@@ -4,6 +4,8 @@ import torch
 from doublure.objectives.nst import NST, selectivity_loss
 from tests.objectives.features import learns, numbers
 
+DEFAULTS = {"weight": 50.0, "find": "stages"}
+
 
 @pytest.mark.parametrize("channels", [(3, 4), (6, 7)])  # fewer and more than the four places
 def test_it_agrees_with_a_loop_over_pairs_of_channels(channels):

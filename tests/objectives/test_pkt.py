@@ -6,6 +6,8 @@ import torch
 from doublure.objectives.pkt import PKT, neighbour_probabilities, pkt_loss
 from tests.objectives.features import learns, numbers
 
+DEFAULTS = {"weight": 30_000.0, "find": "features"}
+
 
 def test_it_agrees_with_a_loop_over_pairs():
     one, other = numbers(4, 3), numbers(4, 6, seed=1)

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from doublure.objectives.review_kd import Fusion, ReviewKD, hierarchical_context_loss
 from tests.objectives.features import asked, built, learns, numbers, opened
 
+DEFAULTS = {"weight": 5.0, "find": "stages"}
+EXAMPLES = (ReviewKD(warmup_steps=4),)
+
 
 def test_a_map_of_8_is_compared_at_four_scales():
     one, other = numbers(2, 3, 8, 8), numbers(2, 3, 8, 8, seed=1)

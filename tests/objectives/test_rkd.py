@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from doublure.objectives.rkd import RKD, angle_loss, distance_loss, relative_distances
 from tests.objectives.features import asked, built, numbers, opened
 
+DEFAULTS = {"distance_weight": 25.0, "angle_weight": 50.0, "find": "features"}
+
 STUDENT = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[0.0, 0, 0], [3.0, 0, 0], [0, 4.0, 0]], dtype=torch.float64)
 

@@ -18,6 +18,8 @@ from doublure.objectives.similarity_preserving import (
 )
 from tests import tiny
 
+DEFAULTS = {"weight": 3000.0, "batch_size": 128, "find": "last"}
+
 STUDENT = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.float64)
 TEACHER = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 2]], dtype=torch.float64)
 

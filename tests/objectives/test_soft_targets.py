@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.soft_targets import SoftTargets, soft_target_loss
 
+DEFAULTS = {"temperature": 20.0}
+EXAMPLES = (SoftTargets(temperature=4.0),)
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
 

@@ -8,6 +8,8 @@ from doublure.nets.network import freeze
 from doublure.objectives.srrl import SRRL, squared_difference
 from tests.objectives.features import BATCH, asked, built, learns, numbers, opened
 
+DEFAULTS = {"feature_weight": 1.0, "regression_weight": 1.0}
+
 
 def test_it_is_the_mean_over_channels():
     one, other = numbers(3, 4), numbers(3, 4, seed=1)

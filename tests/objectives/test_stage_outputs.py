@@ -12,6 +12,8 @@ from doublure.recipe_file import replace_keys
 from tests.engine.test_recipe import PLAIN
 from tests.objectives.features import asked, built, learns, numbers, opened
 
+DEFAULTS = {"weight": 1.0, "find": "stages"}
+
 
 def test_three_values_by_hand():
     teacher = torch.tensor([[[[0.0, 1.0, 5.0]]]], dtype=torch.float64)  # mean 2, variance 14 / 3

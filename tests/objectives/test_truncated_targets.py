@@ -9,6 +9,9 @@ from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.objectives.truncated_targets import TruncatedTargets, likeliest, truncated_loss
 
+DEFAULTS = {"num_kept": 5, "temperature": 1.0, "truncation": "renormalised"}
+EXAMPLES = (TruncatedTargets(num_kept=2, truncation="tail"),)
+
 STUDENT = torch.tensor([[2.0, 1, 0, -1, 0.5]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 2.5, 0, -2, 1]], dtype=torch.float64)
 TRUNCATIONS, DIRECTIONS = ("renormalised", "partial", "tail"), ("forward", "reverse")

@@ -6,6 +6,8 @@ import torch
 from doublure.objectives.vid import VID, information_loss
 from tests.objectives.features import built, learns, numbers, opened
 
+DEFAULTS = {"weight": 1.0, "find": "stages"}
+
 
 def test_it_is_the_gaussian_likelihood_less_a_constant():
     mean, teacher = numbers(2, 3, 2, 2), numbers(2, 3, 2, 2, seed=1)

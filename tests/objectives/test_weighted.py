@@ -7,6 +7,8 @@ from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless, Weighted, WeightedCriterion, open_loss
 
+EXAMPLES = (Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),)
+
 BATCH = image_batch(torch.zeros(4, 1, 2, 2), labels=torch.tensor([0, 1, 2, 0]))
 RNG = torch.Generator().manual_seed(0)
 

@@ -6,6 +6,8 @@ import torch
 from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.wsld import WSLD, soft_label_weights, weighted_soft_label_loss
 
+DEFAULTS = {"weight": 2.5, "temperature": 2.0}
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2])

@@ -20,6 +20,9 @@ from doublure.core.protocols import (
 from doublure.core.seeding import child, from_seed
 from doublure.nets.boundary import BoundaryAttack
 from doublure.sources.adversarial import Adversarial, AdversarialStream, other_classes
+from doublure.sources.noise import Noise
+
+EXAMPLES = (Adversarial(source=Noise(), every=2, rounds=2, attack=BoundaryAttack(num_steps=4)),)
 
 CLASSES = 3
 

@@ -29,6 +29,9 @@ from doublure.sources.balanced import (
     relative_entropy,
     starved,
 )
+from doublure.sources.noise import Noise
+
+EXAMPLES = (Balanced(source=Noise(), pool_size=24, chunk=8, attack=BoundaryAttack(num_steps=4)),)
 
 CLASSES = 4
 

@@ -24,6 +24,8 @@ from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.held_out import answer_held_out
 from tests import tiny
 
+EXAMPLES = (Combined(sources=(Noise(), Flat()), shares=(0.75, 0.25)),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:

@@ -42,6 +42,8 @@ from doublure.verbs.demo import BATCH, DATA, STEPS, STUDENT, TEACHER, TEACHER_ST
 from doublure.verbs.train import train
 from tests import taught, tiny
 
+EXAMPLES = (DeepInversion(optimisation=tiny.SEARCH, competition=1.0),)
+
 RAMP = torch.arange(9.0).view(1, 1, 3, 3)
 ONE, OTHER = torch.tensor([[3, 1, 0.5], [2, 0, -1]]), torch.tensor([[1.0, 2, 3], [0.5, -1, 2]])
 

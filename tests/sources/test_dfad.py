@@ -14,6 +14,8 @@ from doublure.sources.dfad import DFAD, PUBLISHED, DFADStream, generator_loss
 from tests import tiny
 from tests.tiny import context, rng
 
+EXAMPLES = (DFAD(generator=tiny.GENERATOR, imitation_steps=2, collapse=CollapseCheck(every=0)),)
+
 STUDENT = torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]])
 TEACHER = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
 SMALL = GeneratorPlan(latent=8, width=8)

@@ -26,6 +26,16 @@ from doublure.sources.fast_meta import (
 from tests import tiny
 from tests.tiny import context, rng
 
+EXAMPLES = (
+    FastMeta(
+        generator=tiny.GENERATOR,
+        inner_steps=2,
+        warm_up=1,
+        renew_every=2,
+        collapse=CollapseCheck(every=0),
+    ),
+)
+
 NEVER = CollapseCheck(every=0)
 
 

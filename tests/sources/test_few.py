@@ -20,6 +20,13 @@ from doublure.tasks.classification.held_out import answer_held_out
 from tests import tiny
 
 
+def few_of_three(folder: Path) -> Few:
+    return Few(data=tiny.write_labelled(folder))
+
+
+EXAMPLES = (few_of_three,)
+
+
 def keys(count: int) -> list[bytes]:
     return [bytes([i // 256, i % 256]) for i in range(count)]
 

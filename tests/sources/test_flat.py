@@ -9,6 +9,8 @@ from doublure.core.protocols import InputContract
 from doublure.sources.flat import Flat, linear_gradient
 from tests.tiny import context, rng
 
+EXAMPLES = (Flat(gradient=True),)
+
 COLOUR = InputContract(size=(6, 9), channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, classes=10)
 
 

@@ -28,6 +28,11 @@ from doublure.sources.knowledge_within import (
 )
 from tests import taught, tiny
 
+EXAMPLES = (
+    Inceptionism(optimisation=tiny.SEARCH),
+    BatchNormStatistics(optimisation=tiny.SEARCH, granularity="set"),
+)
+
 SEARCH = ImageOptimisation(iterations=60, learning_rate=0.1, jitter=1, clamp=True)
 
 

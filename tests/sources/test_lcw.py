@@ -12,6 +12,17 @@ from doublure.sources.lcw import LCW, draw_codes, fit_images, load_generator
 from doublure.verbs.naming import source_named
 from tests.tiny import context, rng
 
+
+def untrained(folder: Path) -> LCW:
+    plan = CramerWoldPlan(width=16, hidden=16)
+    state = CramerWoldGenerator(plan, num_codes=4).state_dict()
+    for name, content in generator_files("lcw", asdict(plan), state).items():
+        (folder / name).write_bytes(content)
+    return LCW(generator=str(folder))
+
+
+EXAMPLES = (untrained,)
+
 PLAN = CramerWoldPlan(latent=3, noise=2, width=8, hidden=6)
 
 

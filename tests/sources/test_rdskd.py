@@ -21,6 +21,15 @@ from doublure.sources.rdskd import (
 from tests import tiny
 from tests.tiny import context, rng
 
+EXAMPLES = (
+    RDSKD(
+        generator=tiny.GENERATOR,
+        generator_steps=3,
+        generator_batch=8,
+        collapse=CollapseCheck(every=0),
+    ),
+)
+
 LOGITS = torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, -1.0]])
 NEVER = CollapseCheck(every=0)
 

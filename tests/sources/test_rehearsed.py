@@ -1,10 +1,21 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from doublure.core.protocols import Stream
 from doublure.sources.noise import Noise
 from doublure.sources.rehearsed import Rehearsed
+from doublure.sources.surrogate import Surrogate
 from tests import tiny
+
+
+def beside_new_images(folder: Path) -> Rehearsed:
+    new = Surrogate(data=tiny.write_labelled(folder), labels=True)
+    return Rehearsed(source=Noise(), new=new)
+
+
+EXAMPLES = (beside_new_images,)
 
 
 def opened(share: float = 0.5, **context: object) -> Stream:

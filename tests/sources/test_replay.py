@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from doublure.core.protocols import Batch, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import child
+from doublure.sources.noise import Noise
 from doublure.sources.replay import Replay, ReplayStream
 from tests import tiny
+
+EXAMPLES = (Replay(source=Noise(), every=2, first=2),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,16 @@ from doublure.core.seeding import from_seed
 from doublure.shaders.opengl import OpenGLError, open_context
 from doublure.sources.shader_files import FileStream, ShaderFiles, shader_files
 
+
+def two_files(folder: Path) -> ShaderFiles:
+    text = "void main() { gl_FragColor = vec4(fract(sin(gl_FragCoord.xyx + time)), 1.0); }"
+    for name in ("one", "two"):
+        (folder / f"{name}.frag").write_text(text)
+    return ShaderFiles(folder=folder)
+
+
+EXAMPLES = (two_files,)
+
 # The same picture in every dialect: red from left to right, green from bottom to top.
 PLAIN = """precision highp float;
 uniform vec2 resolution;

@@ -13,6 +13,8 @@ from doublure.shaders.program import Program
 from doublure.shaders.torch_backend import TorchPainter
 from doublure.sources.shaders import CARD, Shaders, ShaderStream, worth_showing, worthy_instances
 
+EXAMPLES = (Shaders(num_programs=6, instances=4),)
+
 CPU = torch.device("cpu")
 
 

@@ -40,6 +40,8 @@ from doublure.sources.short_inversion import (
 )
 from tests import tiny
 
+EXAMPLES = (ShortInversion(source=Noise(), iterations=3),)
+
 COLOUR = InputContract(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=3)
 # Leaves the starts as the inner source drew them, so that they can be drawn again.
 PLAIN = ShortInversion(source=Matched(source=Noise()), iterations=12, mixing=0.0)

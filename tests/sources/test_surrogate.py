@@ -11,6 +11,8 @@ from doublure.core.protocols import Stream
 from doublure.sources.surrogate import LEAST_HELD_OUT, Surrogate, hold_out
 from tests.tiny import context, rng
 
+EXAMPLES = (Surrogate(data="builtin/digits"),)
+
 NUM_IMAGES = 100
 
 

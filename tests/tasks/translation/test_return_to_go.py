@@ -17,6 +17,8 @@ from doublure.tasks.translation.return_to_go import (
     tokens_to_go,
 )
 
+DEFAULTS = {"temperature": 1.0, "per_token": True}
+
 CLASSES, LENGTH = 3, 3
 BOTH = Weighted(terms=((1.0, Divergence()), (1.0, ReturnToGo(per_token=False))))
 SENTENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
