@@ -29,16 +29,22 @@ lint: $(READY_TEST)
 docs: $(READY_DOCS)
 	$(BIN)/mkdocs build --strict
 
-# What code and results say of themselves, written into the pages anew.
+# Scripts beside those of the pictures, which draw none themselves.
+HELPERS := docs/pictures/drawing.py docs/pictures/toy_sentences.py
+PICTURES := $(filter-out $(HELPERS),$(wildcard docs/pictures/*.py))
+
+# What code and results say of themselves, written anew, and pictures that were never drawn.
 pages: $(READY)
+	$(BIN)/python -m doublure.verbs.reference
 	$(BIN)/python docs/generate_reference.py
 	$(BIN)/python docs/figures.py
+	for script in $(PICTURES); do \
+		test -f $${script%.py}.png || $(BIN)/python $$script || exit 1; done
 
 # Two of them show what the demo made.
 pictures: $(READY)
 	test -d demo || $(BIN)/doublure demo --out demo
-	for script in $(filter-out docs/pictures/drawing.py docs/pictures/toy_sentences.py,$(wildcard docs/pictures/*.py)); do \
-		$(BIN)/python $$script || exit 1; done
+	for script in $(PICTURES); do $(BIN)/python $$script || exit 1; done
 
 # torch first: a range would take the newest build there is.
 $(READY): pyproject.toml

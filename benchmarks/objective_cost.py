@@ -25,7 +25,6 @@ from doublure.engine.fit import FitSettings, fit
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
 from doublure.objectives.soft_targets import SoftTargets
-from doublure.verbs.naming import UNNAMED
 from experiments import RESULTS, versions
 
 PLAIN = "soft-targets"
@@ -114,9 +113,10 @@ def peak_bytes(worker: Worker, device: str) -> int:
 
 def main() -> None:
     # Those of images, that a name alone makes.
-    left_out = {*UNNAMED, "return-to-go"}
     objectives = {
-        entry.name: entry.settings for entry in catalogue.OBJECTIVES if entry.name not in left_out
+        name: entry.settings
+        for name, entry in catalogue.by_name(catalogue.OBJECTIVES).items()
+        if name != "return-to-go"
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objectives", nargs="+", default=list(objectives), metavar="NAME")

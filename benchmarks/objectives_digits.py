@@ -64,7 +64,6 @@ from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
 from doublure.verbs.demo import BATCH, DATA, TEACHER, TEACHER_STEPS
-from doublure.verbs.naming import UNNAMED
 from doublure.verbs.synthesize import synthesize
 from doublure.verbs.train import train
 from experiments import Table, by_host, clock, print_table, provenance
@@ -124,29 +123,27 @@ ARMS: tuple[Arm, ...] = (
 )
 # Covered by arms above, no objective of their own, or of sentences.
 COVERED = {
-    *UNNAMED,
     "return-to-go",
     "soft-targets",
     "hard-labels",
     "divergence",
     "knowledge-adjustment",
     "truncated-targets",
-    "weighted",
 }
 
 
 def all_arms() -> dict[str, Arm]:
     """Return the arms above and one for each other objective, at its defaults."""
     arms = {arm.name: arm for arm in ARMS}
-    for entry in catalogue.OBJECTIVES:
-        if entry.name in COVERED or entry.settings is None:
+    for entry in catalogue.by_name(catalogue.OBJECTIVES).values():
+        if entry.name in COVERED:
             continue
         name = entry.name.replace("-", " ")
         arms[name] = Arm(
             name=name,
-            objective=entry.settings(),
+            objective=entry.make(),
             features=bool({"features", "weights"} & set(entry.card.needs)),
-            needs_labels="labels" in entry.card.needs and not _asks_whose(entry.settings()),
+            needs_labels="labels" in entry.card.needs and not _asks_whose(entry.make()),
         )
     return arms
 

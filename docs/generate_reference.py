@@ -28,16 +28,16 @@ from typing import Any
 import marked
 
 _WIDTH = 88
-# The families of the catalogue that have pages, as the site lists them.
-_NAVIGATION = (
-    "recipes",
-    "sources",
-    "wrappers",
-    "objectives",
-    "transforms",
-    "initialisations",
-    "rules",
-)
+# The families of the catalogue, as the index and the navigation of the site list them.
+_FAMILIES = {
+    "recipes": "Whole recipes",
+    "sources": "Sources: what is it shown?",
+    "wrappers": "Wrappers: what is done to what it is shown?",
+    "objectives": "Objectives: what must it match?",
+    "transforms": "Transforms: how is it changed?",
+    "initialisations": "Initialisations: what does it begin with?",
+    "rules": "Rules: what happens between two steps?",
+}
 
 
 def verb(name: str) -> str:
@@ -107,7 +107,7 @@ def settings(name: str) -> str:
     told = _arguments(inspect.getdoc(cls) or "")
     rows = []
     for field in dataclasses.fields(cls):
-        meaning = told.get(field.name) or _MEANINGS.get((cls.__name__, field.name))
+        meaning = told.get(field.name)
         if meaning is None:
             raise ValueError(f"{cls.__name__}.{field.name}: say what it means under its Args")
         # A bar of the text, as in KL(p || q), is not one of the table.
@@ -116,62 +116,13 @@ def settings(name: str) -> str:
     return "\n".join(["| setting | default | |", "| --- | --- | --- |", *rows])
 
 
-# What name and type tell in the code, and a table does not.
-_MEANINGS = {
-    ("Leaves", "most_shapes"): "shapes that fall at most; what they leave bare is black.",
-    ("Noise", "distribution"): '"gaussian" or "uniform".',
-    ("Shaders", "supersample"): "a pixel is the mean of this many samples, squared.",
-    ("ShaderFiles", "folder"): "of .frag, .glsl and .twigl files.",
-    ("Matched", "source"): "what is matched.",
-    ("Balanced", "source"): "where the candidates come from.",
-    ("Balanced", "attack"): "how starved classes are filled; its settings stand below.",
-    ("Augmented", "source"): "whose images are changed.",
-    ("Augmented", "augmentation"): "what may happen to an image; its settings stand below.",
-    ("Augmentation", "operations"): "that may be drawn, of all those known.",
-    (
-        "CramerWoldPlan",
-        "architecture",
-    ): '"dense" or "convolutional"; for images below 16 pixels, or grey ones, dense.',
-    ("CramerWoldPlan", "channels"): "of the images, 1 or 3.",
-    ("GeneratorRecipe", "verb"): "what a file of this recipe is for.",
-    ("GeneratorRecipe", "method"): "the published recipe it follows.",
-    ("GeneratorRecipe", "seed"): "of all that is random.",
-    ("GeneratorRecipe", "device"): "cpu, cuda, or auto.",
-    ("GeneratorRecipe", "skip_bad"): "leave unreadable files out and count them.",
-    ("Mixed", "source"): "whose images are mixed.",
-    ("Mixed", "blend"): '"mixup" or "cutmix".',
-    ("Adversarial", "source"): "whose images are attacked.",
-    ("Adversarial", "attack"): "how; its settings stand below.",
-    ("BoundaryAttack", "step_size"): "L2 length of the first step on a 3 x 32 x 32 image; scaled "
-    "with the square root of the number of values.",
-    ("BoundaryAttack", "num_steps"): "steps at most; an image that has not arrived then failed.",
-    ("BoundaryAttack", "grow"): "factor of the step after a move that was taken.",
-    ("BoundaryAttack", "shrink"): "factor of the step after a move that was undone.",
-    ("BoundaryAttack", "bisections"): "halvings of the gap between pre and post.",
-    ("SoftTargets", "temperature"): "by which both networks' logits are divided.",
-    ("HardLabels", "label_smoothing"): "share of the label that is spread over all classes.",
-    ("HardLabels", "of"): 'whose labels: "batch", those of the transfer set; "teacher", its top-1.',
-    ("Weighted", "terms"): "pairs of a weight and an objective.",
-    ("Continual", "temperature"): "of both KLs.",
-}
-
-
 def methods(_: str) -> str:
     """Return the catalogue as one table for each family."""
     catalogue = importlib.import_module("doublure.catalogue")
-    families = {
-        "Whole recipes": catalogue.RECIPES,
-        "Sources: what is it shown?": catalogue.SOURCES,
-        "Wrappers: what is done to what it is shown?": catalogue.WRAPPERS,
-        "Objectives: what must it match?": catalogue.OBJECTIVES,
-        "Transforms: how is it changed?": catalogue.TRANSFORMS,
-        "Initialisations: what does it begin with?": catalogue.INITIALISATIONS,
-        "Rules: what happens between two steps?": catalogue.RULES,
-    }
     lines = []
-    for title, entries in families.items():
+    for family, title in _FAMILIES.items():
         lines += [f"## {title}", "", "| method | needs | paper |", "| --- | --- | --- |"]
-        for entry in entries:
+        for entry in getattr(catalogue, family.upper()):
             paper = entry.card.paper.partition(":")[0] if entry.card.arxiv else "—"
             if entry.card.arxiv:
                 paper = f"[{paper}]({_arxiv(entry.card.arxiv)})"
@@ -410,7 +361,7 @@ def navigation(text: str) -> str:
     """Return mkdocs.yml with the pages of all methods, in the order of the catalogue."""
     catalogue = importlib.import_module("doublure.catalogue")
     lines = []
-    for family in _NAVIGATION:
+    for family in _FAMILIES:
         lines.append(f"      - {family.capitalize()}:")
         entries = getattr(catalogue, family.upper())
         lines += [f"          - methods/{entry.name}.md" for entry in entries]

@@ -108,9 +108,7 @@ def test_every_method_lives_where_the_catalogue_says():
 
 
 def test_the_reference_of_the_command_line_is_true():
-    assert json.loads(path().read_text(encoding="utf-8")) == reference(), (
-        "run python -m doublure.verbs.reference"
-    )
+    assert json.loads(path().read_text(encoding="utf-8")) == reference(), "run `make pages`"
 
 
 @pytest.mark.skipif(

@@ -5,6 +5,7 @@ file with a CARD is listed here, and that every kind is the class name in kebab-
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +79,28 @@ _PLAIN = Card(paper="", needs=("nothing",))
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One method: its name, the file it is in, what it rests on and the verb that reaches it."""
+    """One method: its name, the file it is in, what it rests on and the verb that reaches it.
+
+    Args:
+        place: of the file, within the package.
+        by_name: its name alone makes it, on the command line: it needs no path and no other part.
+        sized: makes its settings for what a network takes, where they depend on that.
+    """
 
     name: str
     place: str
     verb: str
     card: Card
     settings: type | None = None
+    by_name: bool = True
+    sized: Callable[[Any], Any] | None = None
+
+    def make(self, contract: Any = None) -> Any:
+        """Return settings at their defaults, for what a network takes, where that is known."""
+        assert self.settings is not None
+        if self.sized is not None and contract is not None:
+            return self.sized(contract)
+        return self.settings()
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as `doublure methods --json` gives it."""
@@ -98,7 +114,7 @@ class Entry:
         }
 
 
-def _entry(settings: type, verb: str, card: Card | None = None) -> Entry:
+def _entry(settings: type, verb: str, card: Card | None = None, **more: Any) -> Entry:
     """Return the entry of a settings class: named by it, with the card of its file."""
     module = settings.__module__
     own: Card = getattr(sys.modules[module], "CARD", _PLAIN)
@@ -108,11 +124,12 @@ def _entry(settings: type, verb: str, card: Card | None = None) -> Entry:
         verb=verb.format(kind=kind_name(settings)),
         card=card or own,
         settings=settings,
+        **more,
     )
 
 
-def _source(settings: type, card: Card | None = None) -> Entry:
-    return _entry(settings, "synthesize {kind}", card)
+def _source(settings: type, card: Card | None = None, **more: Any) -> Entry:
+    return _entry(settings, "synthesize {kind}", card, **more)
 
 
 def _recipe_source(settings: type) -> Entry:
@@ -124,8 +141,8 @@ def _wrapper(settings: type) -> Entry:
     return _entry(settings, "distill --set {kind}.FIELD=VALUE")
 
 
-def _objective(settings: type) -> Entry:
-    return _entry(settings, "distill --objective {kind}")
+def _objective(settings: type, **more: Any) -> Entry:
+    return _entry(settings, "distill --objective {kind}", **more)
 
 
 def _recipe(name: str, card: Card, more: str = "", place: str = "recipes") -> Entry:
@@ -136,18 +153,18 @@ def _recipe(name: str, card: Card, more: str = "", place: str = "recipes") -> En
 
 SOURCES = (
     _source(shaders.Shaders),
-    _source(shader_files.ShaderFiles, shaders.CARD),
+    _source(shader_files.ShaderFiles, shaders.CARD, by_name=False),
     _source(leaves.Leaves),
     _source(noise.Noise),
     _source(flat.Flat),
     _entry(lcw.LCW, "synthesize lcw --set generator=RUN", cramer_wold.CARD),
-    _source(surrogate.Surrogate),
-    _entry(few.Few, "distill --recipe FILE"),
-    _source(deep_inversion.DeepInversion),
-    _source(knowledge_within.Inceptionism),
-    _source(knowledge_within.BatchNormStatistics),
+    _source(surrogate.Surrogate, by_name=False),
+    _entry(few.Few, "distill --recipe FILE", by_name=False),
+    _source(deep_inversion.DeepInversion, sized=deep_inversion.settings_for),
+    _source(knowledge_within.Inceptionism, sized=knowledge_within.inceptionism_for),
+    _source(knowledge_within.BatchNormStatistics, sized=knowledge_within.batch_norm_statistics_for),
     _source(short_inversion.ShortInversion),
-    _entry(sentences.Sentences, "distill --transfer TEXT"),
+    _entry(sentences.Sentences, "distill --transfer TEXT", by_name=False),
     _recipe_source(dfad.DFAD),
     _recipe_source(rdskd.RDSKD),
     _recipe_source(fast_meta.FastMeta),
@@ -192,8 +209,8 @@ OBJECTIVES = (
     _objective(correlation_congruence.CorrelationCongruence),
     _objective(crd.CRD),
     _objective(return_to_go.ReturnToGo),
-    _objective(weighted.Weighted),
-    _entry(continual.Continual, "continual"),
+    _objective(weighted.Weighted, by_name=False),
+    _entry(continual.Continual, "continual", by_name=False),
 )
 RECIPES = (
     Entry(
@@ -246,6 +263,11 @@ CODEC = Codec(
     }
     | {"schedule": {kind_name(schedule): schedule for schedule in SCHEDULES}}
 )
+
+
+def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Return those of the entries that a name alone makes."""
+    return {entry.name: entry for entry in entries if entry.by_name}
 
 
 def plugins() -> Plugins:

@@ -124,6 +124,10 @@ class BoundaryAttack:
     Args:
         step_size: L2 length of the first step for a 3 x 32 x 32 image; for others it is scaled by
             the square root of the number of values, so that the change per value is the same.
+        num_steps: steps at most; an image that has not arrived then failed.
+        grow: factor of the step after a move that was taken.
+        shrink: factor of the step after a move that was undone.
+        bisections: halvings of the gap between pre and post.
     """
 
     step_size: float = 0.5

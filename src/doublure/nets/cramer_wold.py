@@ -30,7 +30,9 @@ class CramerWoldPlan:
     """What a generator is made of. Default: what the paper uses for MNIST, on 8 x 8 digits.
 
     Args:
+        architecture: "dense" or "convolutional"; for images below 16 pixels, or grey ones, dense.
         size: height and width of the images in pixels.
+        channels: of the images, 1 or 3.
         latent: numbers in a code.
         noise: numbers that a code is made from.
         width: of each dense layer, or of the first convolution.

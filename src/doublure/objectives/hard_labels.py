@@ -62,7 +62,12 @@ def hard_label_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class HardLabels:
-    """Objective: cross-entropy. `of` says whose labels: the batch's own, or the teacher's top-1."""
+    """Objective: cross-entropy with labels.
+
+    Args:
+        label_smoothing: share of the label that is spread over all classes.
+        of: whose labels: "batch", those of the transfer set; "teacher", its top-1.
+    """
 
     label_smoothing: float = 0.0
     of: Whose = "batch"

@@ -38,7 +38,11 @@ def soft_target_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargets:
-    """Objective: soft targets at one temperature. Default: the paper's MNIST setting."""
+    """Objective: soft targets at one temperature. Default: the paper's MNIST setting.
+
+    Args:
+        temperature: by which both networks' logits are divided.
+    """
 
     temperature: float = 20.0
 

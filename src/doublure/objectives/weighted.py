@@ -69,7 +69,11 @@ def notes_of(loss: Loss) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Weighted:
-    """Objective: a weighted sum of others."""
+    """Objective: a weighted sum of others.
+
+    Args:
+        terms: pairs of a weight and an objective.
+    """
 
     terms: tuple[tuple[float, AnyObjective], ...]
 

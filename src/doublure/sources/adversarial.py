@@ -59,11 +59,13 @@ class Adversarial:
     """Source: another source with a share of each batch attacked.
 
     Args:
+        source: whose images are attacked.
         share: of a batch that is attacked images.
         reuse: how often an attacked image is shown on average.
         every: steps between two rounds of attacks; fewer, larger rounds are faster.
         rounds: how many rounds the ring, and so each checkpoint, holds. With `reuse`, `every` and
             `rounds` all 1, each attacked image is shown once, in the step that made it.
+        attack: how they are attacked.
     """
 
     source: Source

@@ -107,6 +107,7 @@ class Augmentation:
         num_operations: drawn for each image, with replacement.
         magnitude: of the operations, from 0 (nothing) to 10.
         spread: 0 takes the magnitude as it is, 1 draws it for each operation from 0 up to there.
+        operations: that may be drawn, of all those known.
         padding: what lies outside of an image.
     """
 
@@ -191,7 +192,12 @@ def run_operations(
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """Source: another source's images, augmented."""
+    """Source: another source's images, augmented.
+
+    Args:
+        source: whose images are changed.
+        augmentation: what may happen to an image.
+    """
 
     source: Source
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -119,6 +119,7 @@ class Balanced:
     """Source: a pool of another source's images in which the teacher's classes are even.
 
     Args:
+        source: where the candidates come from.
         pool_size: images kept, over all processes; rounded up to a multiple of the classes, and
             never more than the run will show.
         least_showings: how often the run shall show an image for it to be worth drawing; a short
@@ -128,6 +129,7 @@ class Balanced:
         max_draws_factor: candidates drawn at most, as a multiple of the pool's size.
         attack_fill: whether starved classes are filled by attack.
         attacks_per_chunk: candidates of a chunk that are attacked at most.
+        attack: how starved classes are filled.
         even_sampling: whether classes are drawn equally often, or images are.
         precision: of the arithmetic that sorts candidates; attacks are float32 always.
     """

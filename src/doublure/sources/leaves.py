@@ -115,7 +115,11 @@ def dead_leaves(
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves:
-    """Source: dead leaves. Default: the paper's cap on the number of shapes."""
+    """Source: dead leaves. Default: the paper's cap on the number of shapes.
+
+    Args:
+        most_shapes: shapes that fall at most; what they leave bare is black.
+    """
 
     most_shapes: int = 5000
 

@@ -53,6 +53,7 @@ class Matched:
     """Source: another one at the contract's mean and standard deviation.
 
     Args:
+        source: what is matched.
         spread: how far single images are from it, in standard deviations and as log contrast.
     """
 

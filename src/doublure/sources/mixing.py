@@ -77,6 +77,8 @@ class Mixed:
     """Source: another source's images, mixed.
 
     Args:
+        source: whose images are mixed.
+        blend: "mixup" or "cutmix".
         alpha: of the Beta distribution of l; None draws l evenly from (0, 1).
         share: of the images that are mixed.
     """

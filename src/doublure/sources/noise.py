@@ -59,6 +59,7 @@ class Noise:
     """Source: independent pixels. Default: Gaussian, matched to the teacher's normalisation.
 
     Args:
+        distribution: "gaussian" or "uniform".
         mean: of the Gaussian per channel, in [0, 1] units; None takes the contract's.
         std: of the Gaussian per channel before clipping; None takes the contract's.
     """

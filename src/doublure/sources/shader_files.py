@@ -40,6 +40,7 @@ class ShaderFiles:
     """Source: a folder of fragment shaders (.frag, .glsl, .twigl), each at random times.
 
     Args:
+        folder: of .frag, .glsl and .twigl files.
         supersample: a pixel is the mean of this many samples, squared.
         time_range: an image's time is uniform in it, in seconds.
     """

@@ -10,7 +10,7 @@ from torch import nn
 from doublure import catalogue
 from doublure.catalogue import plugins
 from doublure.core.checks import one_of
-from doublure.core.protocols import Contract, InputContract, Source, parts_of
+from doublure.core.protocols import Contract, Source, parts_of
 from doublure.data.class_names import read_names
 from doublure.data.generator_file import is_generator
 from doublure.engine.foreign_parts import load_class, names_class
@@ -21,7 +21,6 @@ from doublure.nets.references import NetworkRef, parse
 from doublure.networks import resolve
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.recipe_file import replace_keys
-from doublure.sources import deep_inversion, knowledge_within
 from doublure.sources.few import Few
 from doublure.sources.lcw import LCW
 from doublure.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
@@ -30,15 +29,6 @@ from doublure.sources.surrogate import Surrogate
 
 # Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
 IN_PYTHON = "python:"
-# Sources that are named by their folder.
-ON_DISK = ("surrogate", "few", "shader-files", "sentences")
-_BY_SIZE: dict[str, Callable[[InputContract], Source]] = {
-    "deep-inversion": deep_inversion.settings_for,
-    "inceptionism": knowledge_within.inceptionism_for,
-    "batch-norm-statistics": knowledge_within.batch_norm_statistics_for,
-}
-# Objectives that a name alone does not make.
-UNNAMED = ("weighted", "continual")
 
 
 def network_named(
@@ -184,11 +174,9 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
         if isinstance(named, Source):
             return named
         raise ValueError(f"{source} is no source: it lacks open(context, teacher, rng)")
-    if contract is not None and source in _BY_SIZE:
-        return _BY_SIZE[source](contract)
-    made = {entry.name: entry.settings for entry in catalogue.SOURCES if entry.name not in ON_DISK}
-    if (settings := made.get(source)) is not None:
-        named = settings()
+    known = catalogue.by_name(catalogue.SOURCES)
+    if source in known:
+        named = known[source].make(contract)
         assert isinstance(named, Source)
         return named
     path = Path(source)
@@ -201,7 +189,7 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
             return Surrogate(data=source, labels=labels)
         return plugins().task_of(contract).transfer(source, contract, labels=labels)
     way_out = "; or the path of images (a folder, a SET, a .npz) or of a folder of shaders"
-    one_of("source", source, made, way_out=way_out)
+    one_of("source", source, known, way_out=way_out)
     raise AssertionError(source)
 
 
@@ -216,15 +204,14 @@ def _by_class(name: str) -> Any:
 
 def objective_named(texts: Sequence[str]) -> AnyObjective | None:
     """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
-    kinds = [entry.name for entry in catalogue.OBJECTIVES if entry.name not in UNNAMED]
+    known = catalogue.by_name(catalogue.OBJECTIVES)
     terms = []
     for text in texts:
         name, _, weight = text.partition("=")
         if names_class(name):
             objective = _by_class(name)
         else:
-            kind = one_of("objective", name, kinds)
-            objective = catalogue.CODEC.settings_of("objective", kind)()
+            objective = known[one_of("objective", name, known)].make()
         try:
             terms.append((float(weight or 1.0), objective))
         except ValueError as error:

@@ -21,7 +21,6 @@ from doublure.nets.precision import Precision
 from doublure.recipes import METHODS, PARTS
 from doublure.sources.augmenting import AUGMENTERS
 from doublure.verbs.continual import Strategy
-from doublure.verbs.naming import ON_DISK, UNNAMED
 from doublure.verbs.prune import STEPS
 from doublure.verbs.train_generator import GENERATORS
 
@@ -32,8 +31,8 @@ def reference() -> dict[str, Any]:
     return {
         "methods": list(METHODS),
         "generators": list(GENERATORS),
-        "sources": [entry.name for entry in catalogue.SOURCES if entry.name not in ON_DISK],
-        "objectives": [e.name for e in catalogue.OBJECTIVES if e.name not in UNNAMED],
+        "sources": list(catalogue.by_name(catalogue.SOURCES)),
+        "objectives": list(catalogue.by_name(catalogue.OBJECTIVES)),
         "parts": list(PARTS),
         "augmentations": list(AUGMENTERS),
         "formats": list(FILES),

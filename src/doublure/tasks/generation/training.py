@@ -76,12 +76,17 @@ class GeneratorRecipe:
     """All that decides a generator's bytes. Defaults: the paper's for MNIST, Adam without decay.
 
     Args:
+        verb: what a file of this recipe is for.
+        method: the published recipe it follows.
         data: images to learn from; labels are not used.
         plan: the networks.
         auto_encoder: the objective of the first stage.
         encoding: how the first stage is trained.
         generating: how the second one is.
         held_out: share of the images that is only judged on.
+        skip_bad: leave unreadable files out and count them.
+        seed: the random seed.
+        device: cpu, cuda, or auto.
     """
 
     verb: Literal["train-generator"] = "train-generator"
