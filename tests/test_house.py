@@ -1,4 +1,4 @@
-"""The rules of the house that no other tool keeps."""
+"""The rules of the library that no other tool keeps."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
-def test_every_import_goes_down_the_floors():
+def test_every_import_goes_to_a_lower_layer():
     if reason_absent("importlinter"):
         pytest.skip("import-linter is not installed")
     words = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
@@ -42,11 +42,11 @@ def test_every_import_goes_down_the_floors():
     assert done.returncode == 0, done.stdout
 
 
-def test_every_file_is_on_a_floor():
-    floors = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    places = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES}
-    places -= {"__init__", "__main__"}  # the doors
-    assert [room for room in sorted(places) if f"doublure.{room}" not in floors] == []
+def test_every_file_is_on_a_layer():
+    layers = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    packages = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES}
+    packages -= {"__init__", "__main__"}
+    assert [name for name in sorted(packages) if f"doublure.{name}" not in layers] == []
 
 
 def test_packages_are_two_levels_deep_and_tasks_three():
@@ -73,7 +73,7 @@ def test_the_extras_are_imported_in_one_place():
     assert importing == []
 
 
-def test_every_room_says_its_question_and_every_file_what_it_is():
+def test_every_package_says_its_question_and_every_file_what_it_is():
     silent = [str(file.relative_to(SOURCE)) for file in FILES if not module_of(file).__doc__]
     assert silent == []
 

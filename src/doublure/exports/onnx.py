@@ -118,7 +118,7 @@ def _exporter_quiet() -> Iterator[None]:
     """Silence two remarks of the exporter that no caller can act on."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = registration.level
-    # It says that torchvision is absent; the house does not use it.
+    # It says that torchvision is absent; this library does not use it.
     registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ def conv_adapter(
     conv = nn.Conv2d(
         inputs, outputs, kernel, padding=kernel // 2, bias=not norm, device="meta"
     ).to_empty(device="cpu")
-    # Fan-out, as everywhere in the house; see nets.he_normal.
+    # Fan-out, as everywhere in this library; see nets.he_normal.
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu", generator=rng)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

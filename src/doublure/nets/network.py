@@ -1,6 +1,6 @@
 """A network together with the input contract it was trained for.
 
-`Network` takes images in [0, 1] and normalises them itself, so nothing else in the house ever
+`Network` takes images in [0, 1] and normalises them itself, so nothing else here ever
 does; tokens it hands on as they are. Its `body` is the plain architecture: `body.state_dict()` is
 what a checkpoint holds.
 """
