@@ -23,8 +23,9 @@ from torch import Tensor
 
 from doublure.core.optional import reason_absent, require
 from doublure.core.seeding import from_seed
-from doublure.sources.augmentation import EVERY_OPERATION, PUBLISHED, Augmentation, augment
+from doublure.sources.augmentation import PUBLISHED, Augmentation, augment
 from doublure.sources.leaves import dead_leaves
+from doublure.sources.operations import EVERY_OPERATION
 
 RESULT = Path(__file__).parent / "results" / "augmentation.json"
 BATCH, SIZE, SEEDS = 256, 32, range(21)

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from doublure.core.protocols import Batch, Outputs, Source, Stream, StreamContext, image_batch
 from doublure.core.seeding import from_seed
 from doublure.sources.augmentation import (
-    EVERY_OPERATION,
     PUBLISHED,
-    RANDAUGMENT,
     Augmentation,
     Augmented,
     augment,
 )
+from doublure.sources.operations import EVERY_OPERATION, RANDAUGMENT
 from tests.tiny import Grey, context, rng
 
 # Nothing but what is named, so that one thing can be looked at.

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from doublure.sources import recolouring
-from doublure.sources.augmentation import EVERY_OPERATION
 from doublure.sources.autoaugment import CIFAR10, apply_policy, strength
+from doublure.sources.operations import EVERY_OPERATION
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ either way, by up to 0.9; bare corners are filled by reflection.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,19 @@ from doublure.core.checks import one_of, share
 from doublure.core.protocols import Batch, Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.sources import recolouring, warping
+from doublure.sources.operations import (
+    BITS_LOST,
+    ENHANCEMENT,
+    EVERY_OPERATION,
+    NOISE_STD,
+    RANDAUGMENT,
+    RECOLOURINGS,
+    SIDE_OF_HOLE,
+    SIGMA_OF_SIDE,
+    Operation,
+    recolourings_of,
+    warps_of,
+)
 from doublure.sources.recolouring import Recolouring
 from doublure.sources.warping import Padding
 
@@ -39,59 +52,6 @@ CARD = Card(
         "the same with RandAugment": 97.3,
     },
 )
-
-Operation = Literal[
-    "identity",
-    "rotate",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "perspective",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "invert",
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "solarize",
-    "sharpness",
-    "blur",
-    "noise",
-    "cutout",
-]
-EVERY_OPERATION: tuple[Operation, ...] = get_args(Operation)
-RANDAUGMENT: tuple[Operation, ...] = tuple(
-    name
-    for name in EVERY_OPERATION
-    if name not in ("perspective", "hue", "invert", "blur", "noise", "cutout")
-)
-
-# What magnitude 10 means. Where RandAugment has the operation it is its figure (translation: 10 of
-# 32 pixels); perspective, hue, blur, noise and cutout are ours.
-_DEGREES, _SLOPE, _SHIFT, _TILT = 30.0, 0.3, 10 / 32, 0.4
-_ENHANCEMENT, _TURNS_OF_HUE = 0.9, 0.25
-_BITS_LOST, _SIGMA_OF_SIDE, _NOISE_STD, _SIDE_OF_HOLE = 4, 1 / 32, 0.2, 0.5
-
-# strength in [-1, 1], an independent number in [-1, 1], width over height
-WARPS: Mapping[Operation, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "rotate": lambda s, other, aspect: warping.rotation(_DEGREES * s, aspect),
-    "shear_x": lambda s, other, aspect: warping.shear_x(_SLOPE * s, aspect),
-    "shear_y": lambda s, other, aspect: warping.shear_y(_SLOPE * s, aspect),
-    "translate_x": lambda s, other, aspect: warping.translation(_SHIFT * s, 0 * s),
-    "translate_y": lambda s, other, aspect: warping.translation(0 * s, _SHIFT * s),
-    "perspective": lambda s, other, aspect: warping.tilt(_TILT * s, _TILT * s.abs() * other),
-}
-# strength in [-1, 1], number of channels
-RECOLOURINGS: Mapping[Operation, Callable[[Tensor, int], Recolouring]] = {
-    "brightness": lambda s, channels: recolouring.brightness(_ENHANCEMENT * s, channels),
-    "contrast": lambda s, channels: recolouring.contrast(_ENHANCEMENT * s, channels),
-    "saturation": lambda s, channels: recolouring.saturation(_ENHANCEMENT * s, channels),
-    "hue": lambda s, channels: recolouring.hue(_TURNS_OF_HUE * s, channels),
-    "invert": lambda s, channels: recolouring.invert((s != 0).to(s), channels),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,33 +275,6 @@ def _draw_placement(
     return warps
 
 
-def warps_of(
-    signed: Mapping[Operation, Float[Tensor, "batch rounds"]],
-    other: Float[Tensor, "batch rounds"],
-    aspect: float,
-) -> Float[Tensor, "batch rounds 3 3"]:
-    """Return the changes of place that are among operations of these strengths."""
-    warps = torch.eye(3).repeat(*other.shape, 1, 1)
-    for name, make in WARPS.items():
-        if name in signed:
-            rows = signed[name] != 0
-            warps[rows] = make(signed[name][rows], other[rows], aspect)
-    return warps
-
-
-def recolourings_of(
-    signed: Mapping[Operation, Float[Tensor, "batch rounds"]], each: tuple[int, int], channels: int
-) -> Recolouring:
-    """Return the linear changes of colour that are among operations of these strengths."""
-    all_of_them = recolouring.brightness(torch.zeros(each), channels)
-    for name, make in RECOLOURINGS.items():
-        if name in signed:
-            rows = signed[name] != 0
-            for whole, part in zip(all_of_them, make(signed[name][rows], channels), strict=True):
-                whole[rows] = part
-    return all_of_them
-
-
 def _change_(
     images: Float[Tensor, "batch channels height width"],
     chosen: Bool[Tensor, " batch"],
@@ -369,30 +302,30 @@ def _pixel_operation(
     if level is None:
         return None
     side = min(plan.size)
-    reach = math.ceil(2.5 * _SIGMA_OF_SIDE * side * augmentation.magnitude / 10)
+    reach = math.ceil(2.5 * SIGMA_OF_SIDE * side * augmentation.magnitude / 10)
 
     def add_noise(x: Tensor, rows: Tensor) -> Tensor:
         noise = torch.randn(
             x.shape, generator=child(rng, "noise", device=x.device), device=x.device, dtype=x.dtype
         )
-        strength = (_NOISE_STD * level[rows]).to(x, non_blocking=True)
+        strength = (NOISE_STD * level[rows]).to(x, non_blocking=True)
         return noise.mul_(strength.view(-1, 1, 1, 1)).add_(x).clamp_(0, 1)
 
     operations: dict[Operation, Callable[[Tensor, Tensor], Tensor]] = {
         "autocontrast": lambda x, rows: recolouring.autocontrast(x),
         "equalize": lambda x, rows: recolouring.equalize(x),
         "posterize": lambda x, rows: recolouring.posterize(
-            x, 8 - (_BITS_LOST * level[rows]).round().long()
+            x, 8 - (BITS_LOST * level[rows]).round().long()
         ),
         # Pillow counts thresholds from 0 to 256, so that 256 inverts nothing.
         "solarize": lambda x, rows: recolouring.solarize(x, (1 - level[rows]) * 256 / 255),
         "sharpness": lambda x, rows: recolouring.sharpen(
-            x, _ENHANCEMENT * plan.sign[rows] * level[rows]
+            x, ENHANCEMENT * plan.sign[rows] * level[rows]
         ),
-        "blur": lambda x, rows: recolouring.blur(x, _SIGMA_OF_SIDE * side * level[rows], reach),
+        "blur": lambda x, rows: recolouring.blur(x, SIGMA_OF_SIDE * side * level[rows], reach),
         "noise": add_noise,
         "cutout": lambda x, rows: recolouring.cut_out(
-            x, _SIDE_OF_HOLE * level[rows], plan.place[0, rows], plan.place[1, rows]
+            x, SIDE_OF_HOLE * level[rows], plan.place[0, rows], plan.place[1, rows]
         ),
     }
     return operations.get(name)

@@ -27,16 +27,13 @@ from doublure.core.checks import one_of, share
 from doublure.core.protocols import Source, Stream, StreamContext
 from doublure.core.seeding import child
 from doublure.sources import recolouring
-from doublure.sources.augmentation import (
+from doublure.sources.augmentation import Augmentation, AugmentedStream, Plan, run_operations
+from doublure.sources.operations import (
     EVERY_OPERATION,
     RECOLOURINGS,
     WARPS,
-    Augmentation,
-    AugmentedStream,
     Operation,
-    Plan,
     recolourings_of,
-    run_operations,
     warps_of,
 )
 

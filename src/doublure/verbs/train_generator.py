@@ -12,10 +12,10 @@ from doublure.data.natural import natural_shape
 from doublure.engine.pipeline import RunOptions
 from doublure.sources.lcw import METHOD
 from doublure.tasks.generation import training
-from doublure.tasks.generation.training import GeneratorRecipe
+from doublure.tasks.generation.recipes import GeneratorRecipe, lcw
 
 # The published recipes, by the name that the command line knows them by.
-GENERATORS: dict[str, Callable[..., GeneratorRecipe]] = {METHOD: training.lcw}
+GENERATORS: dict[str, Callable[..., GeneratorRecipe]] = {METHOD: lcw}
 
 
 def train_generator(

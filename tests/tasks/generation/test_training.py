@@ -21,11 +21,10 @@ from doublure.recipe_file import from_toml_as, read_as, to_toml
 from doublure.sources.lcw import load_generator
 from doublure.tasks.generation import training
 from doublure.tasks.generation.cramer_wold import LatentMatching, cramer_wold_distance
+from doublure.tasks.generation.recipes import GeneratorRecipe, encoding_settings, lcw
 from doublure.tasks.generation.training import (
     CodeStream,
-    GeneratorRecipe,
     encode,
-    lcw,
     open_images,
 )
 from doublure.verbs.distill import distill
@@ -171,7 +170,7 @@ def test_a_latent_generator_learns_codes_that_no_bell_has():
         network = latent_generator(CramerWoldPlan(latent=2, noise=2, hidden=48))
     stream = CodeStream(ring, 2, 128, rng(1))
     loss = Stateless(LatentMatching(spread=ring.std().item() / 4))
-    fast = replace(training._adam(128, 5e-3), steps=150)
+    fast = replace(encoding_settings(), learning_rate=5e-3, steps=150)
     fit(network, stream, loss, settings=fast, rng=rng(2))
     with torch.no_grad():
         made = network.eval()(torch.randn((400, 2), generator=rng(3)))

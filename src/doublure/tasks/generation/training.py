@@ -15,9 +15,8 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -35,20 +34,18 @@ from doublure.engine.pipeline import RunOptions, device_named, train_in_folder
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
-from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import (
-    PUBLISHED,
     AutoEncoder,
     CramerWoldGenerator,
-    CramerWoldPlan,
     latent_generator,
 )
 from doublure.nets.network import count_parameters, freeze
 from doublure.objectives.weighted import Stateless
-from doublure.sources.lcw import METHOD, Codes, draw_codes
+from doublure.sources.lcw import Codes, draw_codes
 from doublure.sources.surrogate import Surrogate, SurrogateStream
-from doublure.tasks.generation.cramer_wold import CARD, AutoEncoding, LatentMatching
+from doublure.tasks.generation.cramer_wold import CARD, LatentMatching
 from doublure.tasks.generation.nearness import code_distances, image_distances, nearness
+from doublure.tasks.generation.recipes import GeneratorRecipe
 
 SAMPLES = "samples.png"
 # Codes of training images that the file keeps, for its baselines.
@@ -57,68 +54,6 @@ _AT_ONCE = 256
 # Images of each kind that the generator is judged on, and of those trained on, for the nearest.
 _JUDGED, _COMPARED = 1024, 8192
 _GRID = 8
-# Below this many pixels a side there is nothing for strided convolutions to see.
-_LEAST_CONVOLVED = 16
-
-
-def encoding_settings() -> FitSettings:
-    """Return the published training of an auto-encoder."""
-    return _adam(128, 1e-3)
-
-
-def generating_settings() -> FitSettings:
-    """Return the published training of a latent generator."""
-    return _adam(256, 2e-3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorRecipe:
-    """All that decides a generator's bytes. Defaults: the paper's for MNIST, Adam without decay.
-
-    Args:
-        verb: what a file of this recipe is for.
-        method: the published recipe it follows.
-        data: images to learn from; labels are not used.
-        plan: the networks.
-        auto_encoder: the objective of the first stage.
-        encoding: how the first stage is trained.
-        generating: how the second one is.
-        held_out: share of the images that is only judged on.
-        skip_bad: leave unreadable files out and count them.
-        seed: the random seed.
-        device: cpu, cuda, or auto.
-    """
-
-    verb: Literal["train-generator"] = "train-generator"
-    method: Literal["lcw"] = METHOD
-    data: str
-    plan: CramerWoldPlan = field(default_factory=CramerWoldPlan)
-    auto_encoder: AutoEncoding = field(default_factory=AutoEncoding)
-    encoding: FitSettings = field(default_factory=encoding_settings)
-    generating: FitSettings = field(default_factory=generating_settings)
-    held_out: float = 0.1
-    skip_bad: bool = False
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(
-                f"held_out must lie between 0 and 1, got {self.held_out}: without images kept "
-                "apart nobody could tell a generator from a copier"
-            )
-
-
-def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorRecipe:
-    """Return the published recipe for images of this height, width and number of channels.
-
-    Knop et al.: arXiv:2009.07327, of MNIST for small or grey images, of SVHN for others.
-    """
-    height, width, channels = shape
-    dense = channels == 1 or min(height, width) < _LEAST_CONVOLVED
-    plan = PUBLISHED["mnist" if dense else "svhn"]
-    plan = dataclasses.replace(plan, size=(height, width), channels=channels)
-    return GeneratorRecipe(data=data, plan=plan, **changes)
 
 
 def run(recipe: GeneratorRecipe, out: Path, options: RunOptions, codec: Codec) -> dict[str, Any]:
@@ -274,17 +209,6 @@ def assemble(
     made.latent.load_state_dict(latent.state_dict())
     made.codes.copy_(kept)
     return made.eval()
-
-
-def _adam(batch_size: int, learning_rate: float) -> FitSettings:
-    return FitSettings(
-        batch_size=batch_size,
-        optimizer="adamw",
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        schedule=Constant(),
-        channels_last=False,
-    )
 
 
 def _seeded(recipe: GeneratorRecipe, name: str, make: Callable[[], nn.Module]) -> nn.Module:
