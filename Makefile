@@ -38,7 +38,7 @@ pages: $(READY)
 	$(BIN)/python -m doublure.verbs.reference
 	$(BIN)/python docs/generate_reference.py
 	$(BIN)/python docs/figures.py
-	for script in $(PICTURES); do \
+	@for script in $(PICTURES); do \
 		test -f $${script%.py}.png || $(BIN)/python $$script || exit 1; done
 
 # Two of them show what the demo made.
