@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cifar10 import public_teacher
-from doublure.core.protocols import Source, StreamContext
+from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
 from doublure.engine.method import MethodInputs
@@ -38,6 +39,7 @@ from doublure.nets.references import NetworkRef
 from doublure.networks import load
 from doublure.recipe_file import replace_keys
 from doublure.recipes import METHODS
+from doublure.sources.few import Few
 from doublure.sources.matched import Matched
 from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
@@ -47,7 +49,7 @@ from doublure.tasks.classification.auto import PARTS, network_facts
 from doublure.tasks.classification.evaluation import evaluate
 from experiments import RESULTS, Table, clock, interval, pair, provenance
 from methods import NEAR
-from real_data import cifar10_folder
+from real_data import cifar10_folder, scratch_folder
 
 PAIRS = {
     "resnet20 -> resnet8": "main_job",
@@ -69,11 +71,16 @@ _INVERSION = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row: a method, what it goes without, and what is shown in place of its images."""
+    """One row: a method, what it goes without, and what is shown in place of its images.
+
+    Args:
+        few: real images without labels beside the method's own, all of which teach.
+    """
 
     method: str = "auto"
     without: tuple[str, ...] = ()
     base: Callable[[], Source] | None = None
+    few: int = 0
     assignments: tuple[tuple[str, str], ...] = ()
 
 
@@ -82,8 +89,20 @@ def real() -> Source:
     return Surrogate(data=str(cifar10_folder()))
 
 
+def few_images(count: int, seed: int, contract: InputContract) -> Few:
+    """Return some of CIFAR-10's training images, other ones for every seed."""
+    path = scratch_folder() / f"few-{count}-{seed}.npz"
+    if not path.exists():
+        train = open_data(cifar10_folder(), contract, split="train", labels=False)
+        chosen = torch.randperm(len(train), generator=from_seed(child_seed(seed, "few")))[:count]
+        np.savez(path, x=train.images(chosen).permute(0, 2, 3, 1).numpy())
+    return Few(data=str(path), held_out=0.0)
+
+
 ARMS = {
     "auto": Arm(),
+    "auto + few 50": Arm(few=50),
+    "auto + few 500": Arm(few=500),
     **{f"auto - {part}": Arm(without=(part,)) for part in PARTS},
     "bound: real images": Arm(base=real),
     "real images, from scratch": Arm(base=real, without=("inherit",)),
@@ -105,6 +124,7 @@ def recipe_of(
         base=None if arm.base is None else arm.base(),
         without=frozenset(arm.without),
         facts=network_facts(teacher, student, given_weights=False),
+        few=few_images(arm.few, seed, teacher.contract) if arm.few else None,
     )
     made = METHODS[arm.method].recipe(*refs, given, seed=seed)
     return replace_keys(made, dict(arm.assignments)) if arm.assignments else made
@@ -256,6 +276,9 @@ def main() -> None:
                 if not given.exact or abs(took - 1) <= NEAR or elsewhere:
                     continue
                 steps = round(before["steps"] / took)
+
+            if ARMS[arm].few:  # drawn outside of the time
+                few_images(ARMS[arm].few, seed, teacher.contract)
 
             def note(told: dict[str, Any], key: dict[str, Any] = key) -> None:
                 with (RESULTS / "label_free.jsonl").open("a", encoding="utf-8") as file:

@@ -159,7 +159,7 @@ SOURCES = (
     _source(flat.Flat),
     _entry(lcw.LCW, "synthesize lcw --set generator=RUN", cramer_wold.CARD),
     _source(surrogate.Surrogate, by_name=False),
-    _entry(few.Few, "distill --recipe FILE", by_name=False),
+    _entry(few.Few, "distill --few DATA", by_name=False),
     _source(deep_inversion.DeepInversion, sized=deep_inversion.settings_for),
     _source(knowledge_within.Inceptionism, sized=knowledge_within.inceptionism_for),
     _source(knowledge_within.BatchNormStatistics, sized=knowledge_within.batch_norm_statistics_for),

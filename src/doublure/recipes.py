@@ -187,6 +187,7 @@ _OF_CLASSIFIERS = (
         parts=auto.PARTS,
         plan=auto.plan,
         open=True,
+        uses_few=True,
     ),
     Method(name="shader-kd", stages=shader_kd, parts=PARTS),
     Method(

@@ -189,5 +189,27 @@ def test_agreement_is_measured_on_what_judges(labelled):
     stage = Stage(source=Few(data=labelled), objective=SoftTargets(), fit=tiny.settings())
     networks = (Network(tiny.network(seed), tiny.CONTRACT) for seed in (0, 1))
     told = answer_held_out(stage, 0, *networks, count=60)
-    assert told.distinct == 15
-    assert told.on == "those of a few real images that judge, as fed"
+    assert len(told.student) == told.distinct == 15
+    assert told.on == "real images, those of the few that judge"
+
+
+def test_beside_optimised_images_agreement_is_measured_on_what_judges_too(labelled):
+    few = Few(data=labelled)
+    sources = (Replay(source=ShortInversion(iterations=1), first=1), few)
+    mix = Combined(sources=sources, shares=(0.5, 0.5))
+    stage = Stage(source=mix, objective=SoftTargets(), fit=tiny.settings())
+    networks = (Network(tiny.network(seed), tiny.CONTRACT) for seed in (0, 1))
+    told = answer_held_out(stage, 0, *networks)
+    expected = few.kept_apart(tiny.CONTRACT)
+    assert torch.equal(
+        told.images.sort(0).values, (expected.images(range(15)) / 255).sort(0).values
+    )
+
+
+def test_where_all_teach_agreement_is_measured_as_without_them(labelled):
+    stage = Stage(
+        source=Few(data=labelled, held_out=0.0), objective=SoftTargets(), fit=tiny.settings()
+    )
+    networks = (Network(tiny.network(seed), tiny.CONTRACT) for seed in (0, 1))
+    told = answer_held_out(stage, 0, *networks, count=8)
+    assert told.on.startswith("shader images of a fixed set; nothing of the transfer set")

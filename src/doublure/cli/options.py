@@ -147,6 +147,7 @@ OPTIONS: Mapping[str, Row] = {
         "SOURCE",
         f"What to show: {_names('sources')}; or images or text on disk.",
     ),
+    "few": _text("DATA", "10 to 500 real images, with labels or without: half teach, half judge."),
     "score.transfer": _several("SOURCE", "A source; several are compared.", parser=parsing.source),
     "objective": _several(
         "NAME[=WEIGHT]",

@@ -256,6 +256,14 @@ class SourceOnDisk(Source, Protocol):
     def paths(self) -> tuple[str, ...]: ...
 
 
+@runtime_checkable
+class JudgingSource(Source, Protocol):
+    """A source that keeps items with labels apart, by which a student is scored."""
+
+    def judging(self, contract: Any) -> Any | None:
+        """Return them as data to score on; None where there are none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimisationPath:
     """How a batch was found: the same images after ever more iterations of a search.

@@ -13,6 +13,7 @@ from doublure.core.protocols import Contract, InputContract, Source
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.references import NetworkRef
 from doublure.objectives.weighted import AnyObjective
+from doublure.sources.few import Few
 
 Need = Literal["nothing", "images", "labels", "sentences"]
 
@@ -60,7 +61,7 @@ class MethodInputs:
         without: parts of the method to leave out.
         objective: what the last stage matches in place of the method's own.
         facts: what the networks are like.
-        few: some real images, where there are any.
+        few: 10 to 500 real images beside what the method makes, where there are any.
     """
 
     contract: Contract
@@ -69,7 +70,7 @@ class MethodInputs:
     without: frozenset[str] = frozenset()
     objective: AnyObjective | None = None
     facts: Facts = Facts()
-    few: Source | None = None
+    few: Few | None = None
     device: str = "auto"
 
     @property
@@ -90,6 +91,7 @@ class Method:
         tasks: whose networks it is for, by their names.
         open: it is meant for whatever is given: with images or an objective in place of its own it
             is still itself.
+        uses_few: it can show a few real images beside its own.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Method:
     plan: Callable[[MethodInputs], tuple[str, ...]] = lambda _: ()
     tasks: tuple[str, ...] = ()
     open: bool = False
+    uses_few: bool = False
 
     def recipe(
         self, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
@@ -135,6 +138,11 @@ class Method:
             )
         if inputs.base is None and self.needs != "nothing":
             raise ValueError(f"{self.name} needs {_WANTED[self.needs]}")
+        if inputs.few is not None and not self.uses_few:
+            raise ValueError(
+                f"{self.name} is shown what was published, and has no use for a few real images; "
+                "leave --few out, or take --method auto"
+            )
         for part in inputs.without:
             if not self.parts:
                 raise ValueError(

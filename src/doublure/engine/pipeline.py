@@ -19,6 +19,7 @@ import torch
 
 from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
+from doublure.core.protocols import JudgingSource, parts_of
 from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
@@ -45,7 +46,7 @@ from doublure.engine.run_folder import (
 )
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.engine.summary import summarize
-from doublure.engine.task import FinishedRun
+from doublure.engine.task import EvaluationData, FinishedRun, Task
 from doublure.nets.network import Network
 
 # What does not decide the student's bytes: two recipes that differ only here are one run.
@@ -126,13 +127,8 @@ def _run(
     teacher, student = open_networks(recipe, noting, plugins)
     task = plugins.task_of(student.contract)
     begun = apply_transform(recipe.stages[0], teacher, student, stage_rng(recipe, 0))
-    evaluation_data = None
-    if recipe.eval is not None:
-        evaluation_data = task.open_evaluation_data(
-            recipe.eval, begun.contract, skip_bad=options.skip_bad
-        )
-    if evaluation_data is not None:
-        notes += [f"--eval: {note}" for note in evaluation_data.notes]
+    evaluation_data, read = _evaluation_data(recipe, begun.contract, task, options)
+    notes += read
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
     if options.budget is not None and not saved:
@@ -267,6 +263,20 @@ def open_networks(
     if _travels_with_code(made["student"]):
         trace_program(made["student"])  # which is better refused now than after the training
     return made.get("teacher"), made["student"]
+
+
+def _evaluation_data(
+    recipe: Recipe, contract: Any, task: Task, options: RunOptions
+) -> tuple[EvaluationData | None, list[str]]:
+    """Return what to score on: the data asked for, or else what a source keeps apart; and notes."""
+    if recipe.eval is not None:
+        data = task.open_evaluation_data(recipe.eval, contract, skip_bad=options.skip_bad)
+        return data, [f"--eval: {note}" for note in data.notes]
+    for part in parts_of(recipe.stages[-1].source):
+        kept = part.judging(contract) if isinstance(part, JudgingSource) else None
+        if kept is not None:
+            return kept, [f"{len(kept)} {task.words.judged} are kept apart, and scored on"]
+    return None, []
 
 
 def _check_pair(teacher: Any, student: Any, recipe: Recipe, plugins: Plugins) -> None:

@@ -74,6 +74,7 @@ class Summary:
     teacher_correct: Count | None = None
     student_correct: Count | None = None
     accuracy_count: Count | None = None
+    accuracy_on: str | None = None
     teacher_calibration_error: Share | None = None
     student_calibration_error: Share | None = None
     teacher_scores: dict[str, float] | None = None

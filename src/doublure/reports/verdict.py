@@ -297,7 +297,8 @@ def _accuracies(summary: Summary, who: str) -> Reason:
             low, high = accuracy_interval(accuracy, correct, summary.accuracy_count)
             text += f" (95 % interval {numbers.interval(low, high)})"
         parts.append(text)
-    return Reason(text=f"{', '.join(parts)}, on {_labelled(summary)}.", tag="measured")
+    which = f" ({summary.accuracy_on})" if summary.accuracy_on else ""
+    return Reason(text=f"{', '.join(parts)}, on {_labelled(summary)}{which}.", tag="measured")
 
 
 def _width(summary: Summary, limits: ConcernLimits) -> list[Reason]:

@@ -79,6 +79,22 @@ class Few:
     def paths(self) -> tuple[str, ...]:
         return (self.data,)
 
+    def opened(self, contract: InputContract) -> Dataset:
+        """Return all of them, with their labels where they have any.
+
+        Raises:
+            ValueError: they are no few, cannot be read, or have labels that the network has not.
+        """
+        data = self._read(contract, labels=None)
+        if not LEAST <= len(data) <= MOST:
+            way_out = (
+                "give more" if len(data) < LEAST else "name them with --transfer, or give less"
+            )
+            raise ValueError(
+                f"{self.data} has {len(data)} images; a few are {LEAST} to {MOST}; {way_out}"
+            )
+        return data
+
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> SurrogateStream:
@@ -89,29 +105,25 @@ class Few:
         if not len(places):
             raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
         if not self.labels and data.labels is not None:
-            data = self._opened(context.contract, labels=False)
+            data = self._read(context.contract, labels=False)
         return SurrogateStream(data, places, context, child(rng, context.split))
+
+    def kept_apart(self, contract: InputContract) -> Part:
+        """Return the images that judge a student, with labels where they have any."""
+        data, _, judging = self._divided(contract)
+        return Part(whole=data, places=judging)
 
     def judging(self, contract: InputContract) -> Part | None:
         """Return the labelled images that judge a student; None where there are none."""
-        data, _, judging = self._divided(contract)
-        if data.labels is None or not len(judging):
-            return None
-        return Part(whole=data, places=judging)
+        kept = self.kept_apart(contract)
+        return kept if kept.labels is not None and len(kept) else None
 
-    def _opened(self, contract: InputContract, *, labels: bool | None) -> Dataset:
+    def _read(self, contract: InputContract, *, labels: bool | None) -> Dataset:
         return open_data(self.data, contract, labels=labels, skip_bad=self.skip_bad)
 
     def _divided(self, contract: InputContract) -> tuple[Dataset, Tensor, Tensor]:
         """Return the images, and the places of those that teach and of those that judge."""
-        data = self._opened(contract, labels=None)
-        if not LEAST <= len(data) <= MOST:
-            way_out = (
-                "give more" if len(data) < LEAST else "name them with --transfer, or give less"
-            )
-            raise ValueError(
-                f"{self.data} has {len(data)} images; a few are {LEAST} to {MOST}; {way_out}"
-            )
+        data = self.opened(contract)
         labels = torch.zeros(len(data), dtype=torch.int64) if data.labels is None else data.labels
         keys = [_key(self.split_seed, pixels) for pixels in content_hashes(data)]
         teaching, judging = divide_by_class(labels, keys, self.held_out)

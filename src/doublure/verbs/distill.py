@@ -19,6 +19,7 @@ from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.recipes import methods, published
 from doublure.sources.augmenting import augmented
+from doublure.sources.few import Few
 from doublure.verbs.naming import (
     as_network,
     check_options,
@@ -49,6 +50,7 @@ def distill(
     out: str | Path,
     method: str | None = None,
     transfer: str | Source | None = None,
+    few: str | Few | None = None,
     objective: Sequence[str] | AnyObjective = (),
     without: Sequence[str] = (),
     labels: bool = False,
@@ -64,6 +66,8 @@ def distill(
         teacher: a REF or a module, which the options describe.
         method: a published recipe, None for `auto` (of text: `sequence-kd`); transfer, objective
             and without swap parts of it.
+        few: 10 to 500 real images beside what the method makes. Half of them are shown; the other
+            half judges: by accuracy where there are labels, and by agreement.
         labels: use the labels of the transfer set beside the teacher.
         student_classes: the student's own, where they are not the teacher's: how many, or a file
             with one name a line. Layers alone are compared then.
@@ -81,7 +85,7 @@ def distill(
         opened = open_network(teacher, verb="distill", **opening(options), **said)
         task = plugins().task_of(opened.contract)
         given = {"labels": labels, "student_classes": student_classes, "augment": augment}
-        check_options(task, given)
+        check_options(task, given | {"few": few})
         contract = with_classes(opened.contract, student_classes)
         networks = {"teacher": opened}
         if isinstance(student, nn.Module):
@@ -96,6 +100,7 @@ def distill(
             base=_transfer(transfer, task, contract, labels),
             without=frozenset(without),
             objective=chosen,
+            few=_few(few, contract, options),
             facts=task.facts(opened, learns, given_weights=keeps),
         )
         recipe = _recipe(
@@ -127,6 +132,10 @@ def _recipe(
     named = method or task.default_method(own_label_space=own_label_space)
     if labels and given.base is None:
         raise ValueError("--labels needs a labelled transfer set; name it with --transfer")
+    if labels and given.few is not None:
+        raise ValueError(
+            "--labels needs a label for every image, and --few shows its own without; leave one out"
+        )
     if labels or own_label_space:
         given = _not_by_answers(given, named)
     known = methods()
@@ -151,6 +160,18 @@ def _transfer(named: str | Source | None, task: Task, contract: Any, labels: boo
     if contract.normalisation is None or task.owns_data(named):
         return task.transfer(named, contract, labels=labels)
     return source_named(named, labels=labels, contract=contract)
+
+
+def _few(named: str | Few | None, contract: Any, options: TeachOptions) -> Few | None:
+    """Return a few real images, which have been read; a person is told what was done to them."""
+    if named is None:
+        return None
+    skip_bad = options.get("skip_bad", False)
+    few = named if isinstance(named, Few) else Few(data=named, skip_bad=skip_bad)
+    for note in few.opened(contract).notes:
+        if "say" in options:
+            options["say"](f"--few: {note}")
+    return few
 
 
 def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:

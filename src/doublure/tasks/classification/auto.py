@@ -5,6 +5,7 @@ What it is made of depends on the networks and on what is given, and each choice
     images     short inversions of matched shader images, with new ones against the student while
                it learns, and a quarter of plain shader images. Without BatchNorm statistics, or
                below 16 pixels a side, shader images balanced by the teacher's answers.
+               A few real images are half of what inversion begins with, and a fifth of the rest.
     beginning  the teacher's blocks and channels, repaired by least squares, where there are any.
     objective  soft targets at T = 20 with a weight of 0.3, and the stages' outputs.
     loop       AdamW at 3e-3 for a student that inherits, SGD at 0.1 for one from scratch; mixup of
@@ -40,6 +41,7 @@ from doublure.sources.augmentation import Augmented
 from doublure.sources.augmenting import shifted_and_mirrored
 from doublure.sources.balanced import Balanced
 from doublure.sources.combined import Combined
+from doublure.sources.few import Few, shown_few
 from doublure.sources.matched import Matched
 from doublure.sources.mixing import Mixed
 from doublure.sources.noise import Noise
@@ -70,6 +72,8 @@ _ENOUGH_IN_COMMON = 0.25
 # Of a budget: images made, half of them before the first step.
 _SYNTHESIS_SHARE = 0.35
 _PLAIN_SHARE = 0.25
+# A few real images: of the starts of optimised ones, and of what is shown.
+_FEW_STARTS, _FEW_SHOWN = 0.5, 0.2
 _INHERITED = FitSettings(
     batch_size=_BATCH,
     optimizer="adamw",
@@ -139,7 +143,8 @@ def plan(inputs: MethodInputs) -> tuple[str, ...]:
         if inherits
         else "the student begins from scratch"
     )
-    return (begins, _told(inputs))
+    few = () if inputs.few is None else (_few_told(inputs.few, inputs),)
+    return (begins, _told(inputs), *few)
 
 
 def _objective(inputs: MethodInputs) -> AnyObjective:
@@ -166,6 +171,10 @@ def _inverts(inputs: MethodInputs) -> bool:
 def _shown(inputs: MethodInputs) -> Source:
     source = _images(inputs)
     large = min(inputs.image_contract.size) >= _TINY
+    if inputs.few is not None:
+        # The augmentation around moves them where there is one.
+        few = inputs.few if large else _moved(inputs.few, inputs)
+        source = Combined(sources=(source, few), shares=(1 - _FEW_SHOWN, _FEW_SHOWN))
     if "augmentation" not in inputs.without and large:
         source = Augmented(source=source, augmentation=shifted_and_mirrored(inputs.image_contract))
     if "mixup" not in inputs.without and large:
@@ -181,7 +190,7 @@ def _images(inputs: MethodInputs) -> Source:
     if not _inverts(inputs):
         precision = fast_precision(inputs.device)
         return Balanced(source=plain, precision=precision, least_showings=16, fill_every=2)
-    search = ShortInversion(source=plain, precision=fast_precision(inputs.device))
+    search = ShortInversion(source=_starts(plain, inputs), precision=fast_precision(inputs.device))
     if "mixed-starts" in inputs.without:
         search = replace(search, mixing=0.0)
     if "adversarial" in inputs.without:
@@ -197,6 +206,30 @@ def _images(inputs: MethodInputs) -> Source:
     if "plain-images" in inputs.without:
         return pool
     return Combined(sources=(pool, plain), shares=(1 - _PLAIN_SHARE, _PLAIN_SHARE))
+
+
+def _starts(plain: Source, inputs: MethodInputs) -> Source:
+    """Return what inversion begins with: plain images, and a few real ones where there are any."""
+    if inputs.few is None:
+        return plain
+    shares = (1 - _FEW_STARTS, _FEW_STARTS)
+    return Combined(sources=(plain, _moved(inputs.few, inputs)), shares=shares)
+
+
+def _moved(few: Few, inputs: MethodInputs) -> Source:
+    """Return a few images shifted and mirrored ever anew, unless that is left out."""
+    return few if "augmentation" in inputs.without else shown_few(few, inputs.image_contract)
+
+
+def _few_told(few: Few, inputs: MethodInputs) -> str:
+    data = few.opened(inputs.image_contract)
+    starts = f"{_FEW_STARTS:.0%} of what optimisation begins with and " if _inverts(inputs) else ""
+    judged = "agreement" if data.labels is None else "accuracy and agreement"
+    others = f"; the others measure {judged}" if few.held_out else ""
+    return (
+        f"{len(data)} real images: {1 - few.held_out:.0%} of them teach, as {starts}"
+        f"{_FEW_SHOWN:.0%} of what is shown{others}"
+    )
 
 
 def _told(inputs: MethodInputs) -> str:

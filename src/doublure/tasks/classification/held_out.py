@@ -1,8 +1,9 @@
 """What teacher and student say of transfer images that the student never saw.
 
-They are held out of what a stage shows. Of images found by optimisation none can be held out, and
-of images on disk none is where `held_out` is 0: then they are a fixed set of shader images at the
-contract's mean and deviation.
+They are held out of what a stage shows. Where a few real images are among it, those of them that
+judge are asked alone, as they are: they are nearest to what the student is for. Of images found by
+optimisation none can be held out, and of images on disk none is where `held_out` is 0: then they
+are a fixed set of shader images at the contract's mean and deviation.
 """
 
 import dataclasses
@@ -57,7 +58,11 @@ def answer_held_out(
 ) -> HeldOut:
     """Return both networks' answers on images the student never saw."""
     source, seed = _judging(stage.source, seed)
-    settings = dataclasses.replace(stage.fit, batch_size=min(256, count))
+    if isinstance(source, Few):  # each of them once
+        count = size = len(source.kept_apart(student.contract))
+    else:
+        size = min(256, count)
+    settings = dataclasses.replace(stage.fit, batch_size=size)
     steps = -(-count // settings.batch_size)
     context = stream_context(student.contract, student, settings, split="held_out")
     rng = from_seed(child_seed(seed, "held_out"))
@@ -97,9 +102,17 @@ def answer_shown(batch: Batch | None, student: Network) -> HeldOut | None:
 
 def _judging(source: Source, seed: int) -> tuple[Source, int]:
     """Return the source of the held-out images, and its seed."""
+    if (few := _few(source)) is not None:
+        return few, seed
     if _why_nothing_is_held_out(source):
         return Matched(source=Shaders()), _FIXED_SEED
     return source, seed
+
+
+def _few(source: Source) -> Few | None:
+    """Return the few real images of a source of which some judge, if there are any."""
+    parts = (part for part in parts_of(source) if isinstance(part, Few) and part.held_out)
+    return next(parts, None)
 
 
 def _why_nothing_is_held_out(source: Source) -> str | None:
@@ -113,13 +126,13 @@ def _why_nothing_is_held_out(source: Source) -> str | None:
 
 
 def _held_out_name(stage: Stage) -> str:
+    if _few(stage.source) is not None:
+        return "real images, those of the few that judge"
     if reason := _why_nothing_is_held_out(stage.source):
         return f"shader images of a fixed set; {reason}"
     sources = _shown(stage.source)
     if all(isinstance(source, Surrogate) for source in sources):
         return "images of the transfer set kept apart by their hash, as fed"
-    if all(isinstance(source, Few) for source in sources):
-        return "those of a few real images that judge, as fed"
     names = [kind_name(type(source)) for source in sources]
     if len(names) == 1:
         return f"images of the source {names[0]}, from a disjoint range of seeds, as fed"

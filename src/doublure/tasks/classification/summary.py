@@ -57,6 +57,8 @@ def summarize_images(run: FinishedRun) -> dict[str, Any]:
         teacher = None  # whose answers to these images mean something else
     scores = _evaluated(evaluation_data, teacher, student)
     told |= _accuracies(scores)
+    few = evaluation_data is not None and recipe.eval is None
+    told["accuracy_on"] = "those of the few real images that judge" if few else None
     rehearses = True
     if teacher is not None and teacher.contract.classes < classes:
         told |= _old_and_new(evaluation_data, scores, teacher.contract.classes, classes)
@@ -97,7 +99,14 @@ def summarize_images(run: FinishedRun) -> dict[str, Any]:
 def scored(summary: Mapping[str, Any], role: str) -> str:
     """Return how a network of a summary scored, for the terminal."""
     accuracy = summary[f"{role}_accuracy"]
-    return "accuracy not measured" if accuracy is None else f"accuracy {accuracy:.1%}"
+    if accuracy is None:
+        return "accuracy not measured"
+    low, high = summary[f"{role}_interval"]
+    count = summary["accuracy_count"]
+    if role == "teacher":  # which may know a part of the classes alone
+        count = summary.get("old_count", count)
+    correct = f"{summary[f'{role}_correct']:,} of {count:,}"
+    return f"accuracy {accuracy:.1%} ({correct}, 95 % interval {low:.1%} to {high:.1%})"
 
 
 def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
@@ -155,6 +164,9 @@ def _accuracies(scores: dict[str, Evaluation]) -> dict[str, Any]:
         for role in ("teacher", "student")
         for what in _SCORES
     }
+    for role in ("teacher", "student"):
+        score = scores.get(role)
+        figures[f"{role}_interval"] = None if score is None else list(score.interval())
     figures["accuracy_count"] = getattr(scores.get("student"), "count", None)
     figures["per_class"] = _per_class(scores) if scores else None
     return figures
