@@ -41,7 +41,7 @@ from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
 from doublure.objectives.hard_labels import HardLabels
-from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment, mistaken
+from doublure.objectives.knowledge_adjustment import KnowledgeAdjustment, has_wrong_top
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.verbs.demo import BATCH
@@ -82,7 +82,7 @@ class Lessons:
     @property
     def mistaken(self) -> float:
         """The share of images that the teacher calls otherwise than their labels."""
-        return float(mistaken(self.answers, self.labels).float().mean())
+        return float(has_wrong_top(self.answers, self.labels).float().mean())
 
     def with_wrong_labels(self, share: float, seed: int) -> "Lessons":
         """Return the same with a share of the labels replaced by another class."""

@@ -24,7 +24,7 @@ from doublure.objectives.attention_transfer import attention_loss
 from doublure.objectives.correlation_congruence import congruence_loss
 from doublure.objectives.crd import contrastive_loss
 from doublure.objectives.dist import dist_losses
-from doublure.objectives.logit_standardisation import standardised
+from doublure.objectives.logit_standardisation import standardise
 from doublure.objectives.pkt import pkt_loss
 from doublure.objectives.review_kd import hierarchical_context_loss
 from doublure.objectives.rkd import angle_loss, distance_loss
@@ -126,7 +126,7 @@ def pairs(losses: Any) -> Iterator[tuple[str, tuple[int, ...], Loss, Loss]]:
     yield (
         "logit-standardisation",
         logits,
-        lambda s, t: soft_target_loss(standardised(s), standardised(t), 2.0).mean(),
+        lambda s, t: soft_target_loss(standardise(s), standardise(t), 2.0).mean(),
         lambda s, t: 4 * std(s, t),
     )
     yield (

@@ -8,10 +8,10 @@ from doublure.core.seeding import from_seed
 from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     cosine_hardness,
-    mistaken,
+    has_wrong_top,
     sample_temperatures,
     shift_logits,
-    smoothed,
+    smooth_labels,
 )
 from doublure.sources.augmentation import Augmentation, Augmented
 from doublure.sources.surrogate import Surrogate
@@ -35,13 +35,13 @@ def main() -> None:
     assert labels is not None
     with torch.no_grad():
         ours, theirs = student(batch.images), teacher(batch.images)
-    place = int(mistaken(theirs, labels).nonzero()[0])
+    place = int(has_wrong_top(theirs, labels).nonzero()[0])
     label = int(labels[place])
     rows = theirs[place : place + 1], labels[place : place + 1]
     bars = {
         "answer": (rows[0] / OBJECTIVE.temperature).softmax(-1)[0],
         "shift": (shift_logits(*rows) / OBJECTIVE.temperature).softmax(-1)[0],
-        "smooth": smoothed(rows[1], 10, OBJECTIVE.smoothing)[0],
+        "smooth": smooth_labels(rows[1], 10, OBJECTIVE.smoothing)[0],
     }
     hardness = cosine_hardness(centred(ours), centred(theirs), OBJECTIVE.exponent)
     tau = sample_temperatures(hardness, OBJECTIVE.temperature, OBJECTIVE.bias)

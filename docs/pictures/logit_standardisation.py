@@ -3,7 +3,7 @@
 import torch
 from drawing import FAINT, STUDENT, TEACHER, digits_pair, picture
 
-from doublure.objectives.logit_standardisation import standardised
+from doublure.objectives.logit_standardisation import standardise
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
         axes = figure.subplots(1, 2)
         for part, title, seen in (
             (axes[0], "logits", logits),
-            (axes[1], "standardised", tuple(standardised(x) for x in logits)),
+            (axes[1], "standardised", tuple(standardise(x) for x in logits)),
         ):
             for values, colour, name in zip(
                 seen, (TEACHER, STUDENT), ("teacher", "student"), strict=True

@@ -4,7 +4,7 @@ import torch
 from drawing import FAINT, TEACHER, context, digits_teacher, picture, tile
 
 from doublure.core.seeding import from_seed
-from doublure.objectives.truncated_targets import TruncatedTargets, likeliest
+from doublure.objectives.truncated_targets import TruncatedTargets, top_classes
 from doublure.sources.augmentation import Augmentation, augment
 from doublure.sources.surrogate import Surrogate
 
@@ -27,7 +27,7 @@ def main() -> None:
         shown = ((batch.images, before, f"label {label}"), (changed, after, "changed"))
         for i, (images, answers, title) in enumerate(shown):
             tile(grid[2 * i], images[place], title)
-            axes, kept = grid[2 * i + 1], likeliest(answers, KEPT)[place].tolist()
+            axes, kept = grid[2 * i + 1], top_classes(answers, KEPT)[place].tolist()
             colours = [TEACHER if c in kept else FAINT for c in range(10)]
             axes.bar(range(10), (100 * answers[place]).tolist(), 0.8, color=colours)
             axes.set_xticks([0, 3, 6, 9])

@@ -12,9 +12,9 @@ from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import freeze
 from doublure.objectives.activation_boundaries import (
     ActivationBoundaries,
-    agreeing,
     balanced_agreement,
     boundary_loss,
+    same_side,
 )
 from doublure.objectives.pairing import Layers
 from doublure.objectives.weighted import Weighted
@@ -62,8 +62,8 @@ def test_how_far_the_teacher_is_on_its_side_does_not_matter(seed, scale):
 def test_it_bounds_the_number_of_neurons_on_the_wrong_side(seed, margin):
     student, teacher = draw(seed, 4, 9), draw(seed + 100, 4, 9)
     loss = boundary_loss(student, teacher, margin)
-    assert (loss >= margin**2 * ~agreeing(student, teacher) - 1e-12).all()
-    assert agreeing(student, teacher)[loss == 0].all()
+    assert (loss >= margin**2 * ~same_side(student, teacher) - 1e-12).all()
+    assert same_side(student, teacher)[loss == 0].all()
 
 
 def test_the_gradient_is_linear_up_to_the_margin_and_then_none():
@@ -83,7 +83,7 @@ def test_an_always_inactive_student_is_half_right_when_balanced():
     teacher = torch.full((2, 10), -1.0)
     teacher[:, 0] = 1.0
     never = torch.full_like(teacher, -5.0)
-    assert agreeing(never, teacher).float().mean().item() == pytest.approx(0.9)
+    assert same_side(never, teacher).float().mean().item() == pytest.approx(0.9)
     assert balanced_agreement(never, teacher).item() == pytest.approx(0.5)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from doublure.core.protocols import Outputs, image_batch
 from doublure.core.seeding import from_seed
-from doublure.objectives.continual import Continual, new_class_loss, no_new_class
+from doublure.objectives.continual import Continual, new_class_loss, separation_loss
 from doublure.objectives.soft_targets import soft_target_loss
 
 DEFAULTS = {"rehearsal": 1.0, "separation": 1.0, "lwf": 1.0, "temperature": 1.0}
@@ -73,7 +73,7 @@ def test_separation_lowers_new_logits_of_transfer_images_and_touches_no_labelled
 
 
 def test_an_answer_of_equal_logits_gives_the_old_classes_their_number():
-    assert no_new_class(torch.zeros(1, 8), 2).item() == pytest.approx(math.log(4.0))
+    assert separation_loss(torch.zeros(1, 8), 2).item() == pytest.approx(math.log(4.0))
 
 
 def test_without_separation_the_new_logits_of_transfer_images_are_free():

@@ -171,5 +171,5 @@ def test_the_pair_of_one_item_is_told_from_pairs_of_two():
 
 def test_a_set_of_nameless_images_is_refused_before_the_first_step():
     nameless = dataclasses.replace(BATCH, index=None)
-    with pytest.raises(ValueError, match="does not say which item an image is"):
+    with pytest.raises(ValueError, match="the items of this transfer set have no index"):
         CRD().open(built("resnet8"), built("vgg8"), nameless, torch.Generator())

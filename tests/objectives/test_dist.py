@@ -51,5 +51,5 @@ def test_constant_answers_have_a_finite_gradient():
 
 def test_a_batch_of_one_is_refused():
     outputs = Outputs(output=STUDENT[:1])
-    with pytest.raises(ValueError, match="2 samples or more"):
+    with pytest.raises(ValueError, match="needs at least 2 samples"):
         DIST()(outputs, outputs, image_batch(torch.zeros(1, 1, 1, 1)))

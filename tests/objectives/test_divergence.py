@@ -206,5 +206,5 @@ def test_the_two_directions_can_be_summed():
 
 
 def test_the_limits_are_forms_of_their_own():
-    with pytest.raises(ValueError, match="share must lie between 0 and 1, got 0"):
+    with pytest.raises(ValueError, match="share must be between 0 and 1, got 0"):
         Divergence(form="jensen-shannon", share=0.0)

@@ -52,7 +52,7 @@ def test_labels_are_the_batchs_or_the_teachers_top_1():
 
 
 def test_a_set_without_labels_is_refused_before_the_first_step():
-    with pytest.raises(ValueError, match=r"brings none.*of='teacher'"):
+    with pytest.raises(ValueError, match=r"has none.*of='teacher'"):
         open_loss(DKD(), torch.nn.Identity(), None, image_batch(IMAGES), torch.Generator())
 
 

@@ -32,5 +32,5 @@ def test_labels_of_the_teacher_are_its_top_1():
 
 
 def test_a_batch_without_labels_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"brings none.*of='teacher'"):
+    with pytest.raises(ValueError, match=r"has none.*of='teacher'"):
         HardLabels()(Outputs(output=LOGITS), None, image_batch(IMAGES))

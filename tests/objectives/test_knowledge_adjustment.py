@@ -10,11 +10,11 @@ from doublure.objectives.knowledge_adjustment import (
     KnowledgeAdjustment,
     confidence_hardness,
     cosine_hardness,
-    mistaken,
+    has_wrong_top,
     overlap_hardness,
     sample_temperatures,
     shift_logits,
-    smoothed,
+    smooth_labels,
     tempered_loss,
 )
 from doublure.objectives.soft_targets import soft_target_loss
@@ -75,12 +75,12 @@ def test_shifting_only_orders_probabilities_anew_at_every_temperature(seed, temp
 
 
 def test_a_tie_is_no_mistake():
-    assert not mistaken(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([1])).any()
+    assert not has_wrong_top(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([1])).any()
 
 
 def test_a_smoothed_label_leaves_an_even_part_to_the_other_classes():
-    close(smoothed(torch.tensor([0]), 4, 0.1), [[0.9, 1 / 30, 1 / 30, 1 / 30]])
-    close(smoothed(torch.tensor([2]), 4, 0.0), [[0.0, 0.0, 1.0, 0.0]])
+    close(smooth_labels(torch.tensor([0]), 4, 0.1), [[0.9, 1 / 30, 1 / 30, 1 / 30]])
+    close(smooth_labels(torch.tensor([2]), 4, 0.0), [[0.0, 0.0, 1.0, 0.0]])
 
 
 def test_cosine_hardness_and_its_temperatures_by_hand():
@@ -188,6 +188,6 @@ def test_the_teachers_own_top_1_is_never_mistaken():
 
 
 def test_without_labels_it_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"brings none; .*--labels.*adjustment='none'"):
+    with pytest.raises(ValueError, match=r"has none; .*--labels.*adjustment='none'"):
         loss_of(KnowledgeAdjustment(), None)
     assert loss_of(KnowledgeAdjustment(adjustment="none"), None).isfinite()

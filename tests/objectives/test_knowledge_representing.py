@@ -11,7 +11,7 @@ from doublure.objectives.knowledge_representing import (
     prior_loss,
     soft_histogram,
     soft_threshold,
-    sparsified,
+    sparsify,
     stage_weights,
 )
 from tests import tiny
@@ -76,7 +76,7 @@ def test_the_threshold_brings_no_two_gradients_further_apart(seed, threshold):
 
 @pytest.mark.parametrize(("sparsity", "kept"), [(0.0, 40), (0.5, 20), (0.9, 4), (1.0, 0)])
 def test_the_share_that_is_left_alone_is_the_one_asked_for(sparsity, kept):
-    made = sparsified(draw(0, 40), sparsity)
+    made = sparsify(draw(0, 40), sparsity)
     assert int((made != 0).sum()) == kept
 
 
@@ -101,7 +101,7 @@ def test_only_this_terms_gradient_is_made_sparse():
     student = network(0, 4)
     whole, sparse, none = (gradients(s, student) for s in (0.0, 0.75, 1.0))
     for dense, thin, zero in zip(whole, sparse, none, strict=True):
-        torch.testing.assert_close(thin, sparsified(dense, 0.75))
+        torch.testing.assert_close(thin, sparsify(dense, 0.75))
         assert zero.abs().sum() == 0
     assert (whole[1] != 0).float().mean() > 0.9
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doublure.core.protocols import Outputs, image_batch
-from doublure.objectives.logit_standardisation import LogitStandardisation, standardised
+from doublure.objectives.logit_standardisation import LogitStandardisation, standardise
 from doublure.objectives.soft_targets import soft_target_loss
 from tests.objectives.features import numbers
 
@@ -27,7 +27,7 @@ def test_scale_and_shift_of_the_logits_do_not_matter(scale, shift):
 
 
 def test_three_logits_by_hand():
-    z = standardised(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64))
+    z = standardise(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64))
     torch.testing.assert_close(
         z, torch.tensor([[-1.0, 0.0, 1.0]], dtype=torch.float64), atol=1e-6, rtol=0
     )
@@ -35,7 +35,7 @@ def test_three_logits_by_hand():
 
 def test_it_is_soft_targets_of_standardised_logits():
     one, other = numbers(4, 6).float(), numbers(4, 6, seed=1).float()
-    expected = 9 * soft_target_loss(standardised(one), standardised(other), 2.0).mean().item()
+    expected = 9 * soft_target_loss(standardise(one), standardise(other), 2.0).mean().item()
     assert term(one, other) == pytest.approx(expected)
     assert term(one, other) != pytest.approx(9 * soft_target_loss(one, other, 2.0).mean().item())
 

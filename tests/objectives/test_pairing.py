@@ -14,8 +14,8 @@ from doublure.objectives.pairing import (
     LAST,
     MIDDLE,
     STAGES,
-    Compared,
     Layers,
+    PairedLoss,
     pair_layers,
     pair_stages,
 )
@@ -118,7 +118,7 @@ def test_the_table_names_what_is_compared_and_what_is_left_out():
         "layers: student layer1 (16 x 32 x 32)  <- teacher block0 (64 x 32 x 32, activated)",
         "layers: student layer2 (32 x 16 x 16)  <- teacher block1 (128 x 16 x 16, activated)",
         "layers: student layer3 (64 x 8 x 8)    <- teacher block4 (512 x 4 x 4, activated)",
-        "layers: the teacher's block2 (256 x 8 x 8) is left out",
+        "layers: the teacher's block2 (256 x 8 x 8) is not used",
     )
 
 
@@ -136,7 +136,7 @@ def test_a_criterion_adapts_the_student_to_the_teacher():
     student, teacher = built("resnet8"), built("vgg8")
     pairing = pair_layers(LAST, student, teacher, BATCH)
     adapter = conv_adapter(64, 512, torch.Generator().manual_seed(0))
-    loss = Compared(pairing, lambda pairs: {"gap": F.mse_loss(*pairs[0])}, [adapter])
+    loss = PairedLoss(pairing, lambda pairs: {"gap": F.mse_loss(*pairs[0])}, [adapter])
     with (
         FeatureRecorder(student, loss.features.student) as ours,
         FeatureRecorder(teacher, loss.features.teacher) as its,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from doublure.core.protocols import Outputs, image_batch
 from doublure.objectives.soft_targets import soft_target_loss
-from doublure.objectives.truncated_targets import TruncatedTargets, likeliest, truncated_loss
+from doublure.objectives.truncated_targets import TruncatedTargets, top_classes, truncated_loss
 
 DEFAULTS = {"num_kept": 5, "temperature": 1.0, "truncation": "renormalised"}
 EXAMPLES = (TruncatedTargets(num_kept=2, truncation="tail"),)
@@ -56,7 +56,7 @@ def test_the_gradient_is_zero_outside_of_the_classes_kept_and_known_inside():
     student, teacher, temperature = draw_logits(0).requires_grad_(), draw_logits(1), 3.0
     loss = truncated_loss(student, teacher, 3, temperature, "renormalised", "forward").sum()
     (gradient,) = torch.autograd.grad(loss, student)
-    kept = likeliest(teacher, 3)
+    kept = top_classes(teacher, 3)
     p, q = ((x.detach().gather(1, kept) / temperature).softmax(-1) for x in (teacher, student))
     expected = torch.zeros_like(gradient).scatter(1, kept, temperature * (q - p))
     torch.testing.assert_close(gradient, expected)
@@ -89,7 +89,7 @@ def test_the_order_of_the_classes_does_not_matter(seed, truncation):
 
 
 def test_of_equal_logits_the_first_are_kept():
-    assert likeliest(torch.tensor([[1.0, 2, 2, 2, 0]]), 2).tolist() == [[1, 2]]
+    assert top_classes(torch.tensor([[1.0, 2, 2, 2, 0]]), 2).tolist() == [[1, 2]]
 
 
 def test_one_class_says_nothing_and_is_refused():

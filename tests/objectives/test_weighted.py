@@ -5,7 +5,7 @@ from doublure.core.protocols import Outputs, image_batch, metrics_of
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.warm_up import WarmUp
-from doublure.objectives.weighted import Stateless, Weighted, WeightedCriterion, open_loss
+from doublure.objectives.weighted import Stateless, Weighted, WeightedLoss, open_loss
 
 EXAMPLES = (Weighted(terms=((0.9, SoftTargets()), (0.1, HardLabels(of="teacher")))),)
 
@@ -45,7 +45,7 @@ def test_two_terms_of_one_name_are_refused():
     student, teacher = traces()
     objective = Weighted(terms=((1.0, SoftTargets()), (1.0, SoftTargets(temperature=2.0))))
     loss = open_loss(objective, torch.nn.Identity(), None, BATCH, RNG)
-    with pytest.raises(ValueError, match="two objectives of the sum name a term 'soft_targets'"):
+    with pytest.raises(ValueError, match="two objectives of the sum have a term 'soft_targets'"):
         loss(student, teacher, BATCH)
 
 
@@ -61,6 +61,6 @@ def test_a_sum_tells_what_its_parts_measured_and_most_measure_nothing():
             return {"heard": torch.tensor(0.5)}
 
     plain, telling = Stateless(HardLabels()), Measured(SoftTargets())
-    assert metrics_of(WeightedCriterion([(1.0, plain)])) == {}
-    both = WeightedCriterion([(1.0, plain), (0.1, WarmUp(telling, 4))])
+    assert metrics_of(WeightedLoss([(1.0, plain)])) == {}
+    both = WeightedLoss([(1.0, plain), (0.1, WarmUp(telling, 4))])
     assert metrics_of(both) == {"heard": torch.tensor(0.5)}

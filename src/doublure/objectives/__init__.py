@@ -1,1 +1,1 @@
-"""What must it match?"""
+"""What must the student match?"""

@@ -1,19 +1,20 @@
-"""Attention transfer: look where the teacher looks, at the end of every stage.
+"""Attention transfer: match the teacher's spatial attention maps at the end of every stage.
 
 f is the map after the activation of a stage;
-Q(f) = mean_c |f_c|^p, a map of energies over places; a(f) = Q / ||Q||_2 of each sample, flattened;
-L = w (n / N) sum over stages of mean (a(f_s) - a(f_t))^2 over batch and places, n the places of the
-last map, for a weight w that was stated where it has N. The larger map is averaged down to the
-smaller, after the energies were taken.
+Q(f) = mean_c |f_c|^p, the energy at each position; a(f) = Q / ||Q||_2 of each sample, flattened;
+L = w (n / N) sum over stages of mean (a(f_s) - a(f_t))^2 over batch and positions. n is the number
+of positions of the last map; N is the number for which the weight w was published. The larger map
+is average-pooled to the smaller after the energies are computed.
 
-Maps of unit length are at most sqrt 2 apart, so that their mean over n places is at most 2 / n: a
-weight of 1000 is one of 16 for the distances of 8 x 8 maps, with which networks for 32 x 32 images
-end, and would be one of 250 for those of 2 x 2.
-Differs from the paper: squared differences averaged over places, as its own code and the public
-benchmarks do, where the paper writes the plain norm; the weight follows the size of the maps, and
-where they have the size it was stated for, the loss is that of the public benchmarks. Of
-pre-activation networks (WRN), whose stages end in a sum, we compare what leaves the next
-activation, the authors' code the sum.
+Why the factor n / N: two unit vectors are at most sqrt 2 apart for maps that are not negative, so
+the mean over n positions is at most 2 / n. A weight of 1000 on 8 x 8 maps, the last maps of
+networks for 32 x 32 images, is a weight of 16 on the squared distance; on 2 x 2 maps it would be a
+weight of 250.
+Differs from the paper: squared differences averaged over positions, as in the authors' code and the
+public benchmarks, where the paper has the norm itself; the weight scales with the size of the maps,
+and equals the public benchmarks' weight at the size for which it was published. In pre-activation
+networks (WRN) a stage ends in a sum: we compare the output of the next activation, the authors'
+code compares the sum.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from doublure.core.cards import Card
 from doublure.core.checks import positive
 from doublure.core.protocols import Batch, LossTerms
 from doublure.nets.adapters import to_smaller
-from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import STAGES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Zagoruyko, Komodakis: Paying More Attention to Attention, arXiv:1612.03928",
@@ -53,9 +54,14 @@ def attention_loss(
     power: float,
 ) -> Float[Tensor, " batch"]:
     """Return the mean squared difference of each sample's normalised attention maps."""
-    ours, theirs = to_smaller(attention_map(student, power), attention_map(teacher, power))
-    ours, theirs = F.normalize(ours.flatten(1)), F.normalize(theirs.flatten(1))
-    return (ours - theirs).square().mean(1)
+    student_map, teacher_map = to_smaller(
+        attention_map(student, power), attention_map(teacher, power)
+    )
+    student_map, teacher_map = (
+        F.normalize(student_map.flatten(1)),
+        F.normalize(teacher_map.flatten(1)),
+    )
+    return (student_map - teacher_map).square().mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +69,11 @@ class AttentionTransfer:
     """Objective: attention maps of all stages.
 
     Args:
-        weight: of the mean over places, summed over stages, where the last map has `places`.
-        places: of the last map that the weight was stated for; it shrinks and grows with the map.
-        power: p, to which activations are raised.
-        layers: which are compared; the ends of all stages by default.
+        weight: factor on the mean over positions, summed over stages, if the last map has `places`
+            positions; it scales with the number of positions.
+        places: number of positions of the last map for which the weight was published.
+        power: exponent p of the activations.
+        layers: layers to compare; the ends of all stages by default.
     """
 
     weight: float = 1000.0
@@ -80,13 +87,13 @@ class AttentionTransfer:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
-        return Compared(pair_layers(self.layers, student, teacher, example), self._terms)
+    ) -> PairedLoss:
+        return PairedLoss(pair_layers(self.layers, student, teacher, example), self._terms)
 
     def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [attention_loss(*pair, self.power).mean() for pair in pairs]
-        ours, theirs = pairs[-1]
-        places = min(ours.shape[2], theirs.shape[2]) * min(ours.shape[3], theirs.shape[3])
+        student, teacher = pairs[-1]
+        places = min(student.shape[2], teacher.shape[2]) * min(student.shape[3], teacher.shape[3])
         weight = self.weight * places / self.places
         return {"attention": weight * torch.stack(losses).sum()}
 

@@ -1,21 +1,22 @@
-"""New classes without the old data: labels on new images, the old network's answers on all.
+"""New classes without the old data: labels on new images, the old network's outputs on all images.
 
-Old network's logits v over C_o, student's z over C_o and C_k; z_o are its first |C_o| logits, so
-that softmax(z_o) is renormalised on the old classes. New images x_k come with labels y_k, transfer
-images x^ have the label -1:
+Old network's logits v over the old classes C_o, student's z over C_o and the new classes C_k; z_o
+are its first |C_o| logits, so that softmax(z_o) is renormalised over the old classes. New images
+x_k have labels y_k, transfer images x^ have the label -1:
 
     L = CE(y_k, softmax(z(x_k)))
         + lwf KL(softmax(v(x_k)) || softmax(z_o(x_k)))
         + rehearsal KL(softmax(v(x^)) || softmax(z_o(x^)))
         + separation -log sum_{c in C_o} softmax(z(x^))_c,
 
-each a mean over its own images. The last term is ours: softmax(z_o) leaves the new logits of a
-transfer image free, and with labels that name new classes only, all images end there. At weights
-of 1 the last two terms are KL(v's answer with nothing for C_k || softmax(z)) over all classes.
-lwf = rehearsal = 0 is plain fine-tuning, rehearsal = 0 alone is learning without forgetting (Li,
-Hoiem, arXiv:1606.09282). With over = "new" the cross-entropy compares new classes only: where
-transfer images look synthetic, labels over all classes teach to tell synthetic from real in place
-of old from new (Smith et al., arXiv:2106.09701).
+each a mean over its own images. The last term is ours: softmax(z_o) does not constrain the new
+logits of a transfer image, and since every label names a new class, the student would predict a new
+class for all images. With weights of 1 the last two terms are KL(softmax(v) padded with zeros for
+C_k || softmax(z)) over all classes.
+lwf = rehearsal = 0 is plain fine-tuning; rehearsal = 0 alone is learning without forgetting (Li,
+Hoiem, arXiv:1606.09282). With over = "new" the cross-entropy compares new classes only: if transfer
+images look synthetic, labels over all classes train the student to separate synthetic from real
+images instead of old from new classes (Smith et al., arXiv:2106.09701).
 """
 
 from dataclasses import dataclass
@@ -41,29 +42,31 @@ CARD = Card(
     },
 )
 
-# The label of an image that is shown for the old network's answer only.
+# The label of a transfer image: only the old network's output is its target.
 UNLABELLED = -1
 
 
 def mean_over(losses: Float[Tensor, " batch"], chosen: Bool[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Return the mean of the losses chosen; 0 where none is."""
+    """Return the mean of the chosen losses; 0 if none is chosen."""
     return (losses * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def new_class_loss(
     logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"], num_old: int
 ) -> Float[Tensor, " batch"]:
-    """Return the cross-entropy of each labelled sample, 0 for others.
+    """Return the cross-entropy of each labelled sample, and 0 for the others.
 
     Args:
-        num_old: classes before the first that is compared; 0 compares all of them.
+        num_old: number of leading classes to exclude; 0 compares all classes.
     """
     shifted = (labels - num_old).where(labels != UNLABELLED, UNLABELLED)
     return F.cross_entropy(logits[:, num_old:], shifted, reduction="none", ignore_index=UNLABELLED)
 
 
-def no_new_class(logits: Float[Tensor, "batch classes"], num_old: int) -> Float[Tensor, " batch"]:
-    """Return minus the log of what an answer gives to the first `num_old` classes together."""
+def separation_loss(
+    logits: Float[Tensor, "batch classes"], num_old: int
+) -> Float[Tensor, " batch"]:
+    """Return -log of the total probability of the first `num_old` classes, per sample."""
     return logits.logsumexp(1) - logits[:, :num_old].logsumexp(1)
 
 
@@ -72,11 +75,13 @@ class Continual:
     """Objective: new classes from labels, old ones from the old network.
 
     Args:
-        rehearsal: weight of the old network's answers on transfer images; 0 takes separation along.
-        separation: weight, times `rehearsal`, of transfer images being of no new class.
-        lwf: weight of its answers on new images.
-        over: which classes the labels are told from, "all" or "new".
-        temperature: of both KLs.
+        rehearsal: weight of the old network's outputs on transfer images; 0 also turns off
+            separation.
+        separation: weight, times `rehearsal`, of the term that lowers new classes on transfer
+            images.
+        lwf: weight of the old network's outputs on new images.
+        over: classes of the cross-entropy with labels: "all" or "new".
+        temperature: temperature of both KL terms.
     """
 
     rehearsal: float = 1.0
@@ -104,14 +109,14 @@ class Continual:
         logits, old = student.output.float(), teacher.output.float()
         num_old = old.shape[1]
         labelled = labels != UNLABELLED
-        taught = soft_target_loss(logits[:, :num_old], old, self.temperature)
-        losses = new_class_loss(logits, labels, num_old if self.over == "new" else 0)
-        terms = {"new_classes": mean_over(losses, labelled)}
+        soft_losses = soft_target_loss(logits[:, :num_old], old, self.temperature)
+        label_losses = new_class_loss(logits, labels, num_old if self.over == "new" else 0)
+        terms = {"new_classes": mean_over(label_losses, labelled)}
         if self.lwf > 0:
-            terms["lwf"] = self.lwf * mean_over(taught, labelled)
+            terms["lwf"] = self.lwf * mean_over(soft_losses, labelled)
         if self.rehearsal > 0:
-            terms["rehearsal"] = self.rehearsal * mean_over(taught, ~labelled)
+            terms["rehearsal"] = self.rehearsal * mean_over(soft_losses, ~labelled)
         if self.rehearsal * self.separation > 0:
             weight = self.rehearsal * self.separation
-            terms["separation"] = weight * mean_over(no_new_class(logits, num_old), ~labelled)
+            terms["separation"] = weight * mean_over(separation_loss(logits, num_old), ~labelled)
         return terms

@@ -1,10 +1,11 @@
-"""Correlation congruence: the kernel matrix of a batch, like the teacher's.
+"""Correlation congruence: match the kernel matrix of a batch with the teacher's.
 
-Unit vectors x_i; k(x, y) = exp(-g ||x - y||^2), by its Taylor series up to order P:
+Unit vectors x_i; k(x, y) = exp(-g ||x - y||^2), by its Taylor series up to order P. Since
+||x - y||^2 = 2 - 2 x . y for unit vectors,
 k(x, y) = exp(-2 g) sum_{n=0..P} (2 g)^n / n! (x . y)^n.
-L = w (1 / batch^2) || K_s - K_t ||_F^2. A relation within a batch: the loss is a scalar.
-Differs from the paper: no linear layers in front, since kernels of any two widths compare; the
-weight is ours.
+L = w (1 / batch^2) || K_s - K_t ||_F^2. It relates samples of a batch: the loss is a scalar.
+Differs from the paper: no linear layers before the kernel, since kernels of vectors of different
+widths can be compared; the weight is ours.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from doublure.core.cards import Card
 from doublure.core.checks import positive
 from doublure.core.protocols import Batch, LossTerms
-from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import FEATURES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge "
@@ -30,7 +31,7 @@ CARD = Card(
 def taylor_kernel(
     vectors: Float[Tensor, "batch dim"], gamma: float, order: int
 ) -> Float[Tensor, "batch batch"]:
-    """Return the Gaussian kernel of unit vectors, by its series up to `order`."""
+    """Return the Gaussian kernel of the normalised vectors, by its Taylor series up to `order`."""
     units = F.normalize(vectors)
     cosines = units @ units.T
     terms = [(2 * gamma * cosines).pow(n) / math.factorial(n) for n in range(order + 1)]
@@ -52,10 +53,10 @@ class CorrelationCongruence:
     """Objective: kernels between the samples of a batch.
 
     Args:
-        weight: of the mean over all pairs of samples.
-        gamma: of the Gaussian kernel.
-        order: of its Taylor series.
-        layers: which are compared; the vector that enters the classifier by default.
+        weight: factor on the mean over all pairs of samples.
+        gamma: parameter g of the Gaussian kernel.
+        order: order of its Taylor series.
+        layers: layers to compare; the input of the classifier by default.
     """
 
     weight: float = 100.0
@@ -69,9 +70,9 @@ class CorrelationCongruence:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
-        return Compared(pairing, self._terms, vectors=True)
+        return PairedLoss(pairing, self._terms, vectors=True)
 
     def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [congruence_loss(*pair, self.gamma, self.order) for pair in pairs]

@@ -1,21 +1,21 @@
-"""Contrastive representation distillation: tell the pair of one image from pairs of two.
+"""Contrastive representation distillation: classify pairs as same image or different images.
 
-s, t: linear embeddings of the vectors that enter the classifiers, of unit length; banks hold the
-last embeddings of every item seen, S and T. For item i and negatives j != i, with
+s, t: linear embeddings of the inputs of the classifiers, of unit length; two memory banks S and T
+hold the last embeddings of every item seen. For item i and negatives j != i, with
 P(a, b) = exp(<a, b> / tau) / Z,
     l(a, B) = - log h(P(a, B_i)) - sum_j log(1 - h(P(a, B_j))),    h(P) = P / (P + K / N)
     L = w mean [ l(s, T) + l(t, S) ]
 K negatives, N items in the banks. Z is N times the mean of exp(<a, b> / tau) over the first batch,
-for each side. Banks move: B_i <- unit(m B_i + (1 - m) b). The loss is a scalar of the batch and the
-banks; it needs a fixed set, whose items are known by `Batch.index`.
+for each of the two sides. The banks are moving averages: B_i <- unit(m B_i + (1 - m) b). The loss
+is a scalar of the batch and the banks; it needs a fixed data set, whose items have `Batch.index`.
 
-Negatives are items of other classes, as the paper's main experiments have them. One draw of K items
-serves the whole batch; those of a sample's own class are left out, and the others count more in
-return, K in all.
-Differs from the paper: the shared draw (memory K x dim and not batch x K x dim); by default an item
-enters the banks when it is first seen, and only such items are negatives, so N grows over the first
-epoch. `beginning="random"` is the published one: every item up to the highest index seen has a
-random vector of expected length 1, in either bank, until its own embeddings have moved it.
+Negatives are items of other classes, as in the paper's main experiments. One draw of K items serves
+the whole batch; for each sample, items of its own class have weight 0, and the weights of the
+others are raised so that they sum to K.
+Differs from the paper: the shared draw (memory K x dim instead of batch x K x dim); by default an
+item enters the banks when it is first seen, and only such items are negatives, so N grows during
+the first epoch. `beginning="random"` is the published version: every item up to the highest index
+seen starts, in both banks, from a random vector of expected length 1.
 """
 
 import math
@@ -34,7 +34,7 @@ from doublure.core.protocols import Batch, LossTerms, Outputs
 from doublure.core.seeding import child
 from doublure.nets.adapters import linear_adapter
 from doublure.nets.features import device_of
-from doublure.objectives.hard_labels import Whose, class_labels
+from doublure.objectives.hard_labels import LabelSource, class_labels
 from doublure.objectives.pairing import FEATURES, Layers, Pairing, pair_layers
 
 CARD = Card(
@@ -55,20 +55,20 @@ _UNSEEN = -1
 def contrastive_loss(
     positive_scores: Float[Tensor, " batch"],
     negative_scores: Float[Tensor, "batch negatives"],
-    counted: Float[Tensor, "batch negatives"],
+    counts: Float[Tensor, "batch negatives"],
     num_items: int,
 ) -> Float[Tensor, " batch"]:
     """Return -log h(P+) - sum log(1 - h(P-)) of each sample.
 
     Args:
-        positive_scores: P of each sample with itself.
-        counted: how often each negative counts, K in all; 0 where it is none of the sample's.
+        positive_scores: P of each sample with its own embedding in the bank.
+        counts: weight of each negative, K in total; 0 if it is not a negative of the sample.
     """
-    # Where there is no negative at all, 0 counts of a finite number.
-    noise = (counted.sum(1) / num_items).clamp(min=_EPS)
-    found = (positive_scores / (positive_scores + noise + _EPS)).log()
-    refused = (noise[:, None] / (negative_scores + noise[:, None] + _EPS)).log()
-    return -found - (counted * refused).sum(1)
+    # K / N. The bound keeps the logarithms finite for a sample without negatives.
+    noise = (counts.sum(1) / num_items).clamp(min=_EPS)
+    log_positive = (positive_scores / (positive_scores + noise + _EPS)).log()
+    log_negative = (noise[:, None] / (negative_scores + noise[:, None] + _EPS)).log()
+    return -log_positive - (counts * log_negative).sum(1)
 
 
 def negative_counts(
@@ -76,22 +76,22 @@ def negative_counts(
     other: Bool[Tensor, "batch negatives"],
     num_negatives: int,
 ) -> Float[Tensor, "batch negatives"]:
-    """Return how often each item of a shared draw counts for each sample: K in all, or never.
+    """Return the weight of each item of a shared draw for each sample, K in total.
 
     Args:
-        drawn: how often each item was drawn.
-        other: whether it is a negative of the sample.
+        drawn: number of times each item was drawn.
+        other: whether the item is a negative of the sample.
     """
-    counted = drawn * other
-    return num_negatives * counted / counted.sum(1, keepdim=True).clamp(min=1)
+    counts = drawn * other
+    return num_negatives * counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
 class Banks:
-    """The last embeddings of student and teacher by item, its class, and what scales products.
+    """The memory banks: last embeddings of student and teacher, class of each item, and Z / N.
 
     Args:
-        momentum: share of the old embedding that stays.
-        rng: of the vectors that items begin with; None lets them begin as they are first seen.
+        momentum: weight m of the old embedding in the moving average.
+        rng: draws the initial vectors; None starts each item from its first embedding.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Banks:
         self._momentum, self._rng = momentum, rng
         self.student = torch.zeros(0, dim, device=device)
         self.teacher = torch.zeros(0, dim, device=device)
-        # Of every item, or _UNSEEN.
+        # The class of every item, or _UNSEEN.
         self.classes = torch.zeros(0, dtype=torch.int64, device=device)
-        # Mean of exp(<a, b> / tau), by side; 0 until the first batch was compared.
+        # Mean of exp(<a, b> / tau) for each side; 0 before the first batch.
         self.scale = torch.zeros(2, device=device)
 
     @property
@@ -119,7 +119,7 @@ class Banks:
         student: Tensor,
         teacher: Tensor,
     ) -> None:
-        """Give a place to the items that were never seen."""
+        """Add the items that were not seen before."""
         missing = int(index.max()) + 1 - len(self.classes)
         if missing > 0:
             self.student, self.teacher = (
@@ -134,18 +134,19 @@ class Banks:
         self.classes[index] = classes
 
     def move(self, index: Int[Tensor, " batch"], student: Tensor, teacher: Tensor) -> None:
-        """Move the embeddings of these items towards the new ones."""
-        for bank, now in ((self.student, student), (self.teacher, teacher)):
-            mixed = self._momentum * bank[index] + (1 - self._momentum) * now
+        """Update the moving average of these items' embeddings."""
+        for bank, new in ((self.student, student), (self.teacher, teacher)):
+            mixed = self._momentum * bank[index] + (1 - self._momentum) * new
             bank[index] = F.normalize(mixed)
 
     def _rows(self, count: int, side: str) -> Float[Tensor, "count dim"]:
         dim = self.student.shape[1]
         if self._rng is None:
             return self.student.new_zeros(count, dim)
-        numbers = torch.rand(count, dim, generator=child(self._rng, side, len(self.classes)))
-        # Of expected squared length 1, as the authors' code draws them.
-        return ((2 * numbers - 1) * math.sqrt(3 / dim)).to(self.student)
+        uniform = torch.rand(count, dim, generator=child(self._rng, side, len(self.classes)))
+        # Uniform on [-sqrt(3 / dim), sqrt(3 / dim)]: expected squared length 1, as in the
+        # authors' code.
+        return ((2 * uniform - 1) * math.sqrt(3 / dim)).to(self.student)
 
     def state_dict(self) -> dict[str, Tensor]:
         names = ("student", "teacher", "classes", "scale")
@@ -158,19 +159,20 @@ class Banks:
 
 @dataclass(frozen=True, kw_only=True)
 class CRD:
-    """Objective: contrast with banks of what was seen.
+    """Objective: contrastive loss against memory banks of embeddings.
 
     Args:
-        weight: of the loss.
-        num_negatives: K, drawn anew at each step.
-        temperature: tau, by which products of embeddings are divided.
-        momentum: share of an item's old embedding that stays in the banks.
-        dim: of the embeddings.
-        negatives: items of other classes, as published, or any other items.
-        beginning: an item is in the banks once it is "seen"; or, as published, all of them are
-            from the start, by "random" vectors.
-        of: whose classes: "batch", the labels of the transfer set; "teacher" its top-1.
-        layers: which are embedded; the vector that enters the classifier by default.
+        weight: factor on the loss.
+        num_negatives: K, the number of negatives drawn at each step.
+        temperature: tau, the divisor of the inner products.
+        momentum: weight of the old embedding when the banks are updated.
+        dim: size of the embeddings.
+        negatives: "other-classes", as published, or "other-items", any other item.
+        beginning: "seen": an item enters the banks when it is first seen; "random", as published:
+            all items are in the banks from the start, with random vectors.
+        of: source of the classes: "batch", the labels of the transfer set, or "teacher", the
+            teacher's top-1.
+        layers: layers to embed; the input of the classifier by default.
     """
 
     weight: float = 0.8
@@ -180,7 +182,7 @@ class CRD:
     dim: int = 128
     negatives: Negatives = "other-classes"
     beginning: Beginning = "seen"
-    of: Whose = "batch"
+    of: LabelSource = "batch"
     layers: Layers = FEATURES
 
     def __post_init__(self) -> None:
@@ -189,7 +191,7 @@ class CRD:
         share("momentum", self.momentum)
         one_of("negatives", self.negatives, get_args(Negatives))
         one_of("beginning", self.beginning, get_args(Beginning))
-        one_of("labels", self.of, get_args(Whose))
+        one_of("labels", self.of, get_args(LabelSource))
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
@@ -197,12 +199,12 @@ class CRD:
         _items(example)
         pairing = pair_layers(self.layers, student, teacher, example)
         if len(pairing.pairs) != 1:
-            raise ValueError(f"crd embeds one pair of layers, got {len(pairing.pairs)}")
+            raise ValueError(f"crd compares one pair of layers, got {len(pairing.pairs)}")
         return CRDLoss(self, pairing, rng, device_of(student))
 
 
 class CRDLoss:
-    """CRD at work: two embeddings, two banks, and the number of steps taken."""
+    """The loss of CRD; its state is two embedding layers, two banks and the step count."""
 
     def __init__(
         self, settings: CRD, pairing: Pairing, rng: torch.Generator, device: torch.device
@@ -214,8 +216,8 @@ class CRDLoss:
             linear_adapter(layer.shape[0], settings.dim, child(rng, side))
             for side, layer in (("student", pair.student), ("teacher", pair.teacher))
         ).to(device)
-        begun = child(rng, "banks") if settings.beginning == "random" else None
-        self.banks = Banks(settings.dim, settings.momentum, device, begun)
+        bank_rng = child(rng, "banks") if settings.beginning == "random" else None
+        self.banks = Banks(settings.dim, settings.momentum, device, bank_rng)
         self._step = 0
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -225,22 +227,22 @@ class CRDLoss:
         assert teacher is not None
         index = _items(batch)
         vectors = self._pairing.vectors(student, teacher)[0]
-        ours, theirs = (
+        student_units, teacher_units = (
             F.normalize(embed(x)) for embed, x in zip(self._embeddings, vectors, strict=True)
         )
         with torch.no_grad():
             classes = self._classes(index, teacher, batch)
-            self.banks.admit(index, classes, ours, theirs)
+            self.banks.admit(index, classes, student_units, teacher_units)
             held = self.banks.items
             items, drawn = self._draw(held)
             others, own = (items, index) if self._any else (self.banks.classes[items], classes)
-            counted = negative_counts(drawn, others != own[:, None], self._settings.num_negatives)
+            counts = negative_counts(drawn, others != own[:, None], self._settings.num_negatives)
         losses = [
-            self._side(0, ours, self.banks.teacher, index, items, counted, len(held)),
-            self._side(1, theirs, self.banks.student, index, items, counted, len(held)),
+            self._side(0, student_units, self.banks.teacher, index, items, counts, len(held)),
+            self._side(1, teacher_units, self.banks.student, index, items, counts, len(held)),
         ]
         with torch.no_grad():
-            self.banks.move(index, ours, theirs)
+            self.banks.move(index, student_units, teacher_units)
         self._step += 1
         return {"crd": self._settings.weight * torch.stack(losses).sum()}
 
@@ -260,7 +262,8 @@ class CRDLoss:
             (self._settings.num_negatives,),
             generator=child(self._rng, "negatives", self._step),
         )
-        # Of a set smaller than K most items are drawn several times: their products are taken once.
+        # In a set smaller than K most items are drawn several times. Each inner product is computed
+        # once and weighted by its count.
         drawn = torch.bincount(places, minlength=len(held)).to(held.device)
         return held[drawn > 0], drawn[drawn > 0]
 
@@ -271,7 +274,7 @@ class CRDLoss:
         bank: Tensor,
         index: Tensor,
         items: Tensor,
-        counted: Tensor,
+        counts: Tensor,
         num_items: int,
     ) -> Tensor:
         temperature = self._settings.temperature
@@ -279,10 +282,11 @@ class CRDLoss:
         others = (embedded @ bank[items].T / temperature).exp()
         scale = self.banks.scale
         if self._step == 0:
-            total = own + (counted * others).sum(1)
-            scale[side] = (total.sum() / (len(own) + counted.sum())).detach()
+            # Z / N is estimated on the first batch and then stays constant.
+            total = own + (counts * others).sum(1)
+            scale[side] = (total.sum() / (len(own) + counts.sum())).detach()
         normaliser = scale[side].clone() * num_items
-        return contrastive_loss(own / normaliser, others / normaliser, counted, num_items).mean()
+        return contrastive_loss(own / normaliser, others / normaliser, counts, num_items).mean()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -300,8 +304,8 @@ class CRDLoss:
 def _items(batch: Batch) -> Tensor:
     if batch.index is None:
         raise ValueError(
-            "crd remembers every item of a fixed set, but this transfer set does not say which "
-            "item an image is; use images (--method surrogate-kd --transfer FOLDER), or another "
+            "crd stores an embedding for every item of a fixed set, but the items of this transfer "
+            "set have no index; use images (--method surrogate-kd --transfer FOLDER), or another "
             "objective"
         )
     return batch.index

@@ -1,11 +1,12 @@
-"""DIST: correlate with the teacher, by sample and by class, where matching it is too much.
+"""DIST: correlate the student's probabilities with the teacher's, per sample and per class.
 
-p, q: probabilities of teacher and student at temperature T, batch x classes; r Pearson's
+Correlation is weaker than equality: it suits a teacher much larger than its student.
+p, q: probabilities of teacher and student at temperature T, batch x classes; r is Pearson's
 correlation.
     inter   1 - mean over samples of r(q_b, p_b)
     intra   1 - mean over classes of r(q_.c, p_.c), over the batch
-L = T^2 (beta inter + gamma intra). Intra relates the samples of a batch: its loss is a scalar, and
-a batch of one has none.
+L = T^2 (beta inter + gamma intra). The intra term relates the samples of a batch: it is a scalar
+and needs at least two samples.
 """
 
 from dataclasses import dataclass
@@ -28,18 +29,18 @@ CARD = Card(
         "soft targets, re-run by torchdistill": 71.37,
     },
 )
-# A constant row or column correlates with nothing; its gradient stays finite.
+# The correlation of a constant row or column is 0; the bound keeps its gradient finite.
 _EPS = 1e-8
 
 
 def correlation(
     one: Float[Tensor, "rows columns"], other: Float[Tensor, "rows columns"]
 ) -> Float[Tensor, " rows"]:
-    """Return Pearson's correlation of each row with the other's."""
+    """Return Pearson's correlation of each row of one with the same row of the other."""
     one, other = (x - x.mean(-1, keepdim=True) for x in (one, other))
-    lengths = torch.linalg.vector_norm(one, dim=-1) * torch.linalg.vector_norm(other, dim=-1)
-    found: Tensor = (one * other).sum(-1) / lengths.clamp(min=_EPS)
-    return found
+    norms = torch.linalg.vector_norm(one, dim=-1) * torch.linalg.vector_norm(other, dim=-1)
+    correlations: Tensor = (one * other).sum(-1) / norms.clamp(min=_EPS)
+    return correlations
 
 
 def dist_losses(
@@ -47,7 +48,7 @@ def dist_losses(
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return T^2 times the inter and the intra loss; scalars of the batch."""
+    """Return T^2 times the inter and the intra loss, two scalars of the batch."""
     q, p = ((x / temperature).softmax(-1) for x in (student_logits, teacher_logits))
     inter, intra = 1 - correlation(q, p).mean(), 1 - correlation(q.T, p.T).mean()
     return temperature**2 * inter, temperature**2 * intra
@@ -60,7 +61,7 @@ class DIST:
     Args:
         beta: weight of the correlation over a sample's classes.
         gamma: weight of the correlation over a class's samples.
-        temperature: by which both networks' logits are divided.
+        temperature: divisor of both networks' logits.
     """
 
     beta: float = 1.0
@@ -73,7 +74,7 @@ class DIST:
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         if len(student.output) < 2:
-            raise ValueError("dist correlates over a batch, which must hold 2 samples or more")
+            raise ValueError("dist correlates over the batch and needs at least 2 samples in it")
         inter, intra = dist_losses(student.output.float(), teacher.output.float(), self.temperature)
         return {"dist_inter": self.beta * inter, "dist_intra": self.gamma * intra}
 

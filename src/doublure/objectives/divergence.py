@@ -1,4 +1,4 @@
-"""Divergences between the two networks' class probabilities, other than that of soft targets.
+"""Divergences between the class probabilities of teacher and student, beyond soft targets.
 
 Logits v (teacher), z (student); p = softmax(v/T), q = softmax(z/T), M = s p + (1 - s) q:
     forward           KL(p || q) = sum p log(p/q)      gradient in z:  (q - p) / T
@@ -8,17 +8,17 @@ Logits v (teacher), z (student); p = softmax(v/T), q = softmax(z/T), M = s p + (
     skewed-reverse    KL(q || M)
 Conventions: summed over classes, averaged over the batch, times T^2, in float32. As s -> 0,
 jensen-shannon / s and skewed-forward become forward; as s -> 1, jensen-shannon / (1 - s) and
-skewed-reverse become reverse. Gradients of the three mixtures vanish with the share, and are
-not made up for.
+skewed-reverse become reverse. In these limits the gradients of the three mixtures vanish; we do not
+rescale them.
 
-Forward covers what the teacher holds possible: no class of it may be lost. Reverse seeks: a class
-that the student does not propose has no gradient. Reverse is infinite where a teacher's logit is
--inf; the mixtures never are.
+Forward covers modes: it is large where the teacher's probability is high and the student's is low.
+Reverse seeks modes: a class with student probability near 0 has a gradient near 0. Reverse is
+infinite where a teacher's logit is -inf; the mixtures are always finite.
 
-Sun, Cross: arXiv:2008.10077, of which only the abstract was read; s is the beta of generalised
+Sun, Cross: arXiv:2008.10077; we read only the abstract. s is the beta of generalised
 knowledge distillation (Agarwal et al., arXiv:2306.13649) and the alpha of skewed divergences (Ko
 et al., arXiv:2402.03898), where skewed-reverse has s = 1 - alpha.
-Differs from the paper: of classes, not of sequences; so there is no prefix to sample.
+Differs from the paper: divergences of classes, not of sequences, so no prefix is sampled.
 """
 
 import math
@@ -49,15 +49,15 @@ Form = Literal["forward", "reverse", "jensen-shannon", "skewed-forward", "skewed
 def relative_entropy(
     log_a: Float[Tensor, "batch classes"], log_b: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
-    """Return KL(a || b) of each sample, in nats, of log-probabilities; what a excludes adds 0."""
-    weighed = log_a.exp() * (log_a - log_b)
-    return torch.where(log_a == -torch.inf, torch.zeros_like(weighed), weighed).sum(-1)
+    """Return KL(a || b) of each sample, in nats, from log-probabilities; 0 log 0 is 0."""
+    terms = log_a.exp() * (log_a - log_b)
+    return torch.where(log_a == -torch.inf, torch.zeros_like(terms), terms).sum(-1)
 
 
 def mixture(
     log_p: Float[Tensor, "batch classes"], log_q: Float[Tensor, "batch classes"], share: float
 ) -> Float[Tensor, "batch classes"]:
-    """Return log(share p + (1 - share) q): a mixture of probabilities, not of their logarithms."""
+    """Return log(share p + (1 - share) q), computed from log p and log q."""
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
@@ -71,7 +71,7 @@ def divergence_loss(
     """Return T^2 times the divergence of each sample, in nats.
 
     Args:
-        share: of the teacher in the mixture, between 0 and 1; not used by forward and reverse.
+        share: weight s of the teacher in the mixture, in (0, 1); forward and reverse ignore it.
     """
     log_p = F.log_softmax(teacher_logits / temperature, dim=-1)
     log_q = F.log_softmax(student_logits / temperature, dim=-1)
@@ -96,11 +96,11 @@ class Divergence:
     """Objective: a divergence of class probabilities. Default: reverse, as the paper advises.
 
     Args:
-        form: "forward" is KL(teacher || student), that of soft targets; "reverse" is
+        form: "forward" is KL(teacher || student), as in soft targets; "reverse" is
             KL(student || teacher); "jensen-shannon", "skewed-forward" and "skewed-reverse" compare
             with a mixture of both.
-        share: of the teacher in that mixture.
-        temperature: by which both networks' logits are divided.
+        share: weight of the teacher in that mixture.
+        temperature: divisor of both networks' logits.
     """
 
     form: Form = "reverse"
@@ -112,8 +112,8 @@ class Divergence:
         positive("temperature", self.temperature)
         if not 0 < self.share < 1:
             raise ValueError(
-                f"share must lie between 0 and 1, got {self.share}; "
-                "the limits are form='forward' and form='reverse'"
+                f"share must be between 0 and 1, got {self.share}; "
+                "for the limits use form='forward' or form='reverse'"
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

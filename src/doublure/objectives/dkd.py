@@ -1,12 +1,12 @@
-"""Decoupled knowledge distillation: the target class and the others, weighed apart.
+"""Decoupled knowledge distillation: separate weights for the target class and the other classes.
 
 p, q: probabilities of teacher and student at temperature T; y the target class; p^, q^ the same
 without y, renormalised.
     target       TCKD = KL((p_y, 1 - p_y) || (q_y, 1 - q_y))
     non-target   NCKD = KL(p^ || q^)
-Soft targets are TCKD + (1 - p_y) NCKD: the surer the teacher, the less of NCKD. Here
-L = T^2 (alpha TCKD + beta NCKD), averaged over the batch.
-Differs from the paper: the warm-up counts steps, and is off where no length is given.
+Soft targets are TCKD + (1 - p_y) NCKD: the more confident the teacher, the smaller the weight of
+NCKD. Here L = T^2 (alpha TCKD + beta NCKD), averaged over the batch.
+Differs from the paper: the warm-up is counted in steps, and there is none by default.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
 from doublure.core.protocols import Batch, LossTerms, Outputs
-from doublure.objectives.hard_labels import Whose, class_labels
+from doublure.objectives.hard_labels import LabelSource, class_labels
 from doublure.objectives.warm_up import WarmUp
 from doublure.objectives.weighted import Stateless
 
@@ -47,11 +47,13 @@ def decoupled_losses(
     parts = []
     for logits in (student_logits, teacher_logits):
         logits = logits / temperature
-        # log of (p_y, 1 - p_y): the logit of y beside the log-sum of the others.
+        # log (p_y, 1 - p_y) is the log-softmax of two logits: that of y, and the log-sum-exp of all
+        # the others.
         others = logits.masked_fill(target, -torch.inf)
         of_target = logits.gather(1, labels[:, None])[:, 0]
         pair = torch.stack((of_target, others.logsumexp(-1)), -1).log_softmax(-1)
-        # Not by indexing, which on a GPU waits for the number of places; y then adds 0 to the sum.
+        # log p^. At y both networks have 0 instead of -inf, so that y adds 0 to NCKD. A mask
+        # instead of indexing: indexing by a mask makes the CPU wait for the GPU.
         rest = others.log_softmax(-1).masked_fill(target, 0.0)
         parts.append((pair, rest))
     (pair_q, rest_q), (pair_p, rest_p) = parts
@@ -66,23 +68,23 @@ class DKD:
 
     Args:
         alpha: weight of the target class.
-        beta: weight of the others; 8 where the teacher is much surer than the student, 2 to 6
-            where the two are near.
-        temperature: by which both networks' logits are divided.
-        of: whose labels say what the target is: "batch", "teacher" its top-1.
-        warmup_steps: over which the terms rise from nothing.
+        beta: weight of the other classes; 8 if the teacher is much more confident than the student,
+            2 to 6 if they are close.
+        temperature: divisor of both networks' logits.
+        of: source of the target class: "batch", the labels, or "teacher", the teacher's top-1.
+        warmup_steps: number of steps over which the terms rise from 0.
     """
 
     alpha: float = 1.0
     beta: float = 8.0
     temperature: float = 4.0
-    of: Whose = "batch"
+    of: LabelSource = "batch"
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "temperature"):
             positive(name, getattr(self, name))
-        one_of("labels", self.of, get_args(Whose))
+        one_of("labels", self.of, get_args(LabelSource))
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
 
@@ -90,7 +92,7 @@ class DKD:
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
     ) -> WarmUp:
         if self.of == "batch":
-            class_labels(self.of, None, example)  # better refused now than at the first step
+            class_labels(self.of, None, example)  # fails now instead of at the first step
         return WarmUp(Stateless(self._terms), self.warmup_steps)
 
     def _terms(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:

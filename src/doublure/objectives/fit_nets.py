@@ -1,10 +1,11 @@
-"""FitNets: a layer of the student, through a regressor, like a layer of the teacher.
+"""FitNets: match a middle layer of the teacher (the hint) through a learned regressor.
 
-L = w mean (r(f_s) - f_t)^2 over batch, channels and places; f_s, f_t the maps of a middle stage
-after its activation (the hint), r a 1 x 1 convolution with BatchNorm that is trained along. Mean
-over all elements, hence a weight in the hundreds. The larger map is averaged down to the smaller.
-Differs from the paper: the hint is matched beside the other terms from the first step on, as the
-public benchmarks do, and not in a stage of its own; r has 1 x 1 kernels and BatchNorm.
+L = w mean (r(f_s) - f_t)^2 over batch, channels and positions; f_s, f_t are the maps of a middle
+stage after its activation, r is a 1 x 1 convolution with BatchNorm, trained with the student. The
+mean over all elements is small, hence a weight in the hundreds. The larger map is average-pooled to
+the smaller.
+Differs from the paper: the hint is matched together with the other terms from the first step, as in
+the public benchmarks, and not in a separate stage; r has 1 x 1 kernels and BatchNorm.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from doublure.core.protocols import Batch
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.features import device_of
-from doublure.objectives.pairing import MIDDLE, Compared, Layers, pair_layers
+from doublure.objectives.pairing import MIDDLE, Layers, PairedLoss, pair_layers
 
 CARD = Card(
     paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, "
@@ -45,8 +46,8 @@ class FitNets:
     """Objective: hints at a middle stage.
 
     Args:
-        weight: of the mean over elements.
-        layers: which are compared; the middle stage by default.
+        weight: factor on the mean over elements.
+        layers: layers to compare; the middle stage by default.
     """
 
     weight: float = 100.0
@@ -57,13 +58,13 @@ class FitNets:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
         regressors = [
             conv_adapter(pair.student.shape[0], pair.teacher.shape[0], child(rng, "adapter", i))
             for i, pair in enumerate(pairing.pairs)
         ]
-        loss = Compared(
+        loss = PairedLoss(
             pairing,
             lambda pairs: {
                 "hints": self.weight * torch.stack([hint_loss(*p).mean() for p in pairs]).sum()

@@ -1,7 +1,7 @@
-"""Hard labels: cross-entropy with the labels the transfer set brings, or with the teacher's top-1.
+"""Hard labels: cross-entropy with the labels of the transfer set, or with the teacher's top-1.
 
 Logits z, label y: loss -log softmax(z)_y; for label probabilities t: -sum t log softmax(z).
-Label smoothing s replaces a one-hot label by (1 - s) onehot + s/C. Every token of a sentence is a
+Label smoothing s replaces a one-hot label by (1 - s) onehot + s/C. In text, every token is a
 sample.
 """
 
@@ -23,29 +23,29 @@ CARD = Card(
 )
 
 
-Whose = Literal["batch", "teacher"]
+LabelSource = Literal["batch", "teacher"]
 
 
 def class_labels(
-    whose: Whose, teacher: Outputs | None, batch: Batch, *, probabilities: bool = False
+    whose: LabelSource, teacher: Outputs | None, batch: Batch, *, probabilities: bool = False
 ) -> Tensor:
     """Return the labels of the batch, or the teacher's top-1.
 
     Args:
-        probabilities: hand on label probabilities as they are, in place of their top-1.
+        probabilities: return label probabilities unchanged instead of their top-1.
 
     Raises:
-        ValueError: there are none; the message says the way out.
+        ValueError: there are no labels; the message names the alternatives.
     """
     if whose == "teacher":
         if teacher is None:
-            raise ValueError("hard labels of the teacher need a teacher; use of='batch'")
+            raise ValueError("of='teacher' needs a teacher, but there is none; use of='batch'")
         top: Tensor = teacher.output.argmax(-1)
         return top
     labels = batch.labels
     if labels is None:
         raise ValueError(
-            "hard labels need labels, but the transfer set brings none; "
+            "hard labels need labels, but the transfer set has none; "
             "use a labelled set with --labels, or of='teacher'"
         )
     return labels.argmax(-1) if labels.is_floating_point() and not probabilities else labels
@@ -62,19 +62,20 @@ def hard_label_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class HardLabels:
-    """Objective: cross-entropy with labels.
+    """Objective: cross-entropy with hard labels.
 
     Args:
-        label_smoothing: share of the label that is spread over all classes.
-        of: whose labels: "batch", those of the transfer set; "teacher", its top-1.
+        label_smoothing: share s of the label's probability that is spread over all classes.
+        of: source of the labels: "batch", the labels of the transfer set, or "teacher", the
+            teacher's top-1.
     """
 
     label_smoothing: float = 0.0
-    of: Whose = "batch"
+    of: LabelSource = "batch"
 
     def __post_init__(self) -> None:
         share("label_smoothing", self.label_smoothing)
-        one_of("labels", self.of, get_args(Whose))
+        one_of("labels", self.of, get_args(LabelSource))
 
     def __call__(
         self, student: Outputs, teacher: Outputs | None, batch: Batch

@@ -1,24 +1,25 @@
-"""Knowledge adjustment and dynamic temperatures: correct what is taught, and say how softly.
+"""Knowledge adjustment and dynamic temperatures: correct wrong targets; a temperature per sample.
 
-Logits v (teacher), z (student), label y. Where the teacher's top-1 is not y, its answer changes:
-    shift    the values of y and of the top-1 change places
-    smooth   the answer becomes 1 - e for y and e / (C - 1) for the other classes
-    drop     the sample adds nothing: the plain rival of both
-and is left alone otherwise. Each sample has its own temperature, that of both networks:
+Logits v (teacher), z (student), label y. If the teacher's top-1 is not y, its output is adjusted:
+    shift    swap the logits of y and of the top-1
+    smooth   replace the probabilities by 1 - e for y and e / (C - 1) for the other classes
+    drop     give the sample a loss of 0: the simple alternative to both
+and is unchanged otherwise. Each sample has its own temperature, the same for both networks:
     T_x = clip(T + b (mean_j w_j - w_x), 1, 2 T)
-lower for harder samples, where the hardness w_x, without gradient, is
+It is lower for harder samples. The hardness w_x, without gradient, is
     cosine       (1 - cos(z, v))^g        of centred logits
     overlap      (1 - <q, p>)^g           of probabilities at T = 1
     confidence   1 / max q                of the student's probabilities at T = 1
     none         the same for all: T_x = T
 and the loss of a sample is f KL(adjusted || softmax(z / T_x)), f = T^2, T_x^2 or 1.
 
-With f = T_x^2 gradients are of one size and what is hard weighs no more; T^2 lets it weigh more.
-The mean of w is over this process's batch, so T_x depends on what else is in it.
+With f = T_x^2 gradients have the same size for all temperatures; with f = T^2 hard samples, which
+have a low T_x, have larger gradients. The mean of w is over this process's batch, so T_x depends on
+the other samples of the batch.
 
-Wen, Lai, Qian: arXiv:1911.07471. Only its abstract was read; the formulas are those that two
-public implementations share. The bounds of T_x, the centring of logits, the temperature and b are
-ours. Hardness of different kinds has different ranges: b does not carry over between them.
+Wen, Lai, Qian: arXiv:1911.07471. We read only the abstract; the formulas are those on which two
+public implementations agree. The bounds of T_x, the centring of logits, the temperature and b are
+ours. Each kind of hardness has its own range: a value of b for one does not suit another.
 """
 
 from dataclasses import dataclass
@@ -44,10 +45,10 @@ Hardness = Literal["cosine", "overlap", "confidence", "none"]
 Scale = Literal["constant", "sample", "none"]
 
 
-def mistaken(
+def has_wrong_top(
     teacher_logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Bool[Tensor, " batch"]:
-    """Return where another class has more than the label; a tie is no mistake."""
+    """Return for each sample whether another class exceeds the label; a tie is not an error."""
     of_label = teacher_logits.gather(1, labels[:, None]).squeeze(1)
     return teacher_logits.amax(-1) > of_label
 
@@ -55,16 +56,17 @@ def mistaken(
 def shift_logits(
     teacher_logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch classes"]:
-    """Return logits in which label and top-1 have changed places where the teacher is mistaken."""
-    top = torch.where(mistaken(teacher_logits, labels), teacher_logits.argmax(-1), labels)
+    """Return the logits with label and top-1 swapped in the samples where the teacher is wrong."""
+    # Where the teacher is right the label is swapped with itself.
+    top = torch.where(has_wrong_top(teacher_logits, labels), teacher_logits.argmax(-1), labels)
     pair = torch.stack([labels, top], 1)
     return teacher_logits.scatter(1, pair, teacher_logits.gather(1, pair.flip(1)))
 
 
-def smoothed(
+def smooth_labels(
     labels: Int[Tensor, " batch"], num_classes: int, smoothing: float
 ) -> Float[Tensor, "batch classes"]:
-    """Return 1 - smoothing for the label and an even part of the rest for each other class."""
+    """Return 1 - smoothing for the label and smoothing / (C - 1) for each other class."""
     one_hot = F.one_hot(labels, num_classes).float()
     return (1 - smoothing) * one_hot + smoothing / (num_classes - 1) * (1 - one_hot)
 
@@ -74,8 +76,8 @@ def cosine_hardness(
     teacher: Float[Tensor, "batch classes"],
     exponent: float,
 ) -> Float[Tensor, " batch"]:
-    """Return (1 - cosine)^exponent of each sample's two vectors."""
-    # Rounding can make it negative, which a fractional power turns into NaN.
+    """Return (1 - cosine)^exponent of the two vectors of each sample."""
+    # Rounding can make the base negative, and a fractional power of that is NaN.
     return (1 - F.cosine_similarity(student, teacher, dim=-1)).clamp(min=0) ** exponent
 
 
@@ -92,14 +94,14 @@ def overlap_hardness(
 def confidence_hardness(
     student_logits: Float[Tensor, "batch classes"],
 ) -> Float[Tensor, " batch"]:
-    """Return one over the student's largest probability; from 1 up to the number of classes."""
+    """Return 1 over the student's largest probability, in [1, number of classes]."""
     return 1 / student_logits.softmax(-1).amax(-1)
 
 
 def sample_temperatures(
     hardness: Float[Tensor, " batch"], temperature: float, bias: float
 ) -> Float[Tensor, " batch"]:
-    """Return T + bias (mean - hardness), not below 1 and not above 2 T; harder is lower."""
+    """Return T + bias (mean - hardness), clipped to [1, 2 T]; harder samples have a lower one."""
     tau = temperature + bias * (hardness.mean() - hardness)
     return tau.clamp(min(1.0, temperature), 2 * temperature)
 
@@ -116,18 +118,18 @@ def tempered_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeAdjustment:
-    """Objective: adjusted targets at a temperature for each sample. Default: both parts at work.
+    """Objective: adjusted targets, with a temperature per sample. Default: both parts are on.
 
     Args:
-        temperature: T, around which those of the samples lie.
-        adjustment: what becomes of an answer whose top-1 is not the label: "shift", "smooth",
-            "drop" or "none".
-        smoothing: e, what "smooth" leaves to the other classes together.
-        hardness: what makes a sample hard: "cosine", "overlap", "confidence" or "none".
-        bias: b, by how much hardness lowers the temperature; 1 over the spread of the hardness
-            spreads temperatures by about 1.
-        exponent: g, of the first two kinds of hardness.
-        scale: of the loss: "constant" is T^2, "sample" T_x^2, "none" 1.
+        temperature: T, the centre of the samples' temperatures.
+        adjustment: treatment of an output whose top-1 is not the label: "shift", "smooth", "drop"
+            or "none".
+        smoothing: e, the probability that "smooth" gives to all other classes together.
+        hardness: measure of hardness: "cosine", "overlap", "confidence" or "none".
+        bias: b, how strongly hardness lowers the temperature; 1 over the standard deviation of the
+            hardness gives temperatures with a standard deviation of about 1.
+        exponent: exponent g of "cosine" and "overlap".
+        scale: factor f on the loss: "constant" is T^2, "sample" T_x^2, "none" 1.
         of: whose labels: "batch", those of the transfer set; "teacher", its top-1, which is never
             mistaken, so that nothing is adjusted.
     """
@@ -152,18 +154,22 @@ class KnowledgeAdjustment:
         one_of("scale", self.scale, get_args(Scale))
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        ours, theirs = student.output.float(), teacher.output.float()
-        tau = self._temperatures(ours.detach(), theirs)
-        labels = None if self.adjustment == "none" else self._labels(theirs, batch)
-        loss = self._scales(tau) * tempered_loss(ours, self._targets(theirs, labels, tau), tau)
+        student_logits, teacher_logits = student.output.float(), teacher.output.float()
+        tau = self._temperatures(student_logits.detach(), teacher_logits)
+        labels = None if self.adjustment == "none" else self._labels(teacher_logits, batch)
+        loss = self._scales(tau) * tempered_loss(
+            student_logits, self._targets(teacher_logits, labels, tau), tau
+        )
         if labels is not None and self.adjustment == "drop":
-            loss = loss * ~mistaken(theirs, labels)
+            loss = loss * ~has_wrong_top(teacher_logits, labels)
         return {"knowledge_adjustment": loss.mean()}
 
     def _temperatures(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.hardness == "cosine":
-            ours, theirs = (x - x.mean(-1, keepdim=True) for x in (student, teacher))
-            hardness = cosine_hardness(ours, theirs, self.exponent)
+            student_centred, teacher_centred = (
+                x - x.mean(-1, keepdim=True) for x in (student, teacher)
+            )
+            hardness = cosine_hardness(student_centred, teacher_centred, self.exponent)
         elif self.hardness == "overlap":
             hardness = overlap_hardness(student, teacher, self.exponent)
         elif self.hardness == "confidence":
@@ -177,8 +183,8 @@ class KnowledgeAdjustment:
             teacher = shift_logits(teacher, labels)
         target = (teacher / tau[:, None]).softmax(-1)
         if labels is not None and self.adjustment == "smooth":
-            even = smoothed(labels, teacher.shape[1], self.smoothing)
-            target = torch.where(mistaken(teacher, labels)[:, None], even, target)
+            smooth = smooth_labels(labels, teacher.shape[1], self.smoothing)
+            target = torch.where(has_wrong_top(teacher, labels)[:, None], smooth, target)
         return target
 
     def _scales(self, tau: Tensor) -> Tensor:
@@ -191,10 +197,10 @@ class KnowledgeAdjustment:
             return teacher.argmax(-1)
         if batch.labels is None:
             raise ValueError(
-                "adjusting answers needs labels, but the transfer set brings none; use a labelled "
-                "set with --labels, or adjustment='none', which leaves the temperatures"
+                "knowledge adjustment needs labels, but the transfer set has none; use a labelled "
+                "set with --labels, or adjustment='none', which keeps the dynamic temperatures"
             )
-        # Of label probabilities, as mixtures have them, the largest counts.
+        # Mixed images have label probabilities: the class is the largest of them.
         return batch.labels if batch.labels.dim() == 1 else batch.labels.argmax(-1)
 
 

@@ -1,12 +1,12 @@
 """Logit L1: match the teacher's raw outputs, by the mean absolute difference.
 
-Outputs v (teacher), z (student) of n numbers a sample (classes, or classes x pixels):
+Outputs v (teacher), z (student) with n values per sample (classes, or classes x pixels):
 
     L = (1/n) sum_i |v_i - z_i|
 
-The gradient is sign(z - v) / n: it does not shrink as the student comes closer, while those of KL
-and squared error do, so that a generator playing against the student keeps a signal. Unlike soft
-targets it is not blind to a constant added to all logits.
+The gradient is sign(z - v) / n: it does not shrink as the student approaches the teacher, while the
+gradients of KL and squared error do, so that an adversarial generator keeps a training signal.
+Unlike soft targets, the loss changes when a constant is added to all logits.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def logit_l1_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class LogitL1:
-    """Objective: the teacher's outputs themselves, by their mean absolute difference."""
+    """Objective: mean absolute difference from the teacher's outputs."""
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = logit_l1_loss(student.output.float(), teacher.output.float())

@@ -1,9 +1,9 @@
-"""Logit standardisation: soft targets of z-scores, free of the logits' offset and spread.
+"""Logit standardisation: soft targets of z-scored logits, independent of their offset and scale.
 
 Z(x) = (x - mean x) / (std x + eps) over a sample's classes, std with C - 1;
 L = w T^2 KL(softmax(Z(v) / T) || softmax(Z(z) / T)), v of the teacher, z of the student; summed
-over classes, averaged over the batch, in float32. The student need not reach the teacher's range:
-logits of any scale and shift agree.
+over classes, averaged over the batch, in float32. The student does not need the teacher's range of
+logits: the loss is 0 for any scaled and shifted copy of them.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ CARD = Card(
         "the same, re-run by torchdistill": 71.23,
     },
 )
-# Of a sample whose logits are all one.
+# Avoids division by 0 for a sample whose logits are all equal.
 _EPS = 1e-7
 
 
-def standardised(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
     """Return each sample's logits with mean 0 and standard deviation 1."""
     centred = logits - logits.mean(-1, keepdim=True)
     return centred / (logits.std(-1, keepdim=True) + _EPS)
@@ -40,8 +40,8 @@ class LogitStandardisation:
     """Objective: soft targets of standardised logits.
 
     Args:
-        weight: of the term; 9 beside hard labels of weight 1.
-        temperature: by which both networks' standardised logits are divided.
+        weight: factor on the term; 9 goes with hard labels of weight 1.
+        temperature: divisor of both networks' standardised logits.
     """
 
     weight: float = 9.0
@@ -52,6 +52,8 @@ class LogitStandardisation:
         positive("temperature", self.temperature)
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
-        ours, theirs = (standardised(outputs.output.float()) for outputs in (student, teacher))
-        loss = soft_target_loss(ours, theirs, self.temperature)
+        student_scores, teacher_scores = (
+            standardise(outputs.output.float()) for outputs in (student, teacher)
+        )
+        loss = soft_target_loss(student_scores, teacher_scores, self.temperature)
         return {"standardised_targets": self.weight * loss.mean()}

@@ -1,17 +1,18 @@
-"""Multi-level logit distillation: samples, pairs of samples and pairs of classes, at once.
+"""Multi-level logit distillation: match samples, pairs of samples and pairs of classes together.
 
 P, Q: probabilities of teacher and student at temperature T, batch x classes B x C; n = B / C.
     instance  T^2 KL(P || Q), summed over classes, mean over the batch
     batch     (N / n) || Q Q^T - P P^T ||_F^2 / B
     class     (N / n)^2 || Q^T Q - P^T P ||_F^2 / C
 L = w_i instance + w_b batch + w_c class, each the mean over the temperatures. The last two relate
-the samples of a batch: their losses are scalars. For a teacher that is sure of its answers, and of
-each class equally often, || P P^T ||^2 / B is n and || P^T P ||^2 / C is n^2: batches of 128 images
-of ten classes would weigh classes 400 times as much as the paper's 64 images of a hundred. Where n
-is the paper's N, the terms are the paper's.
-Differs from the paper: the two terms follow the batch; one view of an image; no confidence masks
-(in the published code they scale whole terms by about a half); weights of 1, where that code has
-0.9 of each temperature's terms to 0.1 of the labels.
+the samples of a batch: their losses are scalars. N is the images per class of the paper's batches.
+Why the factors N / n: for a teacher with one-hot probabilities and balanced classes,
+|| P P^T ||^2 / B is n and || P^T P ||^2 / C is n^2. Without the factors, a batch of 128 images of
+10 classes would give the class term 400 times the weight it has in the paper's batches of 64 images
+of 100 classes. For n = N the terms are the paper's.
+Differs from the paper: the weights of these two terms depend on the batch; one view of an image; no
+confidence masks (in the published code they scale whole terms by about a half); weights of 1, where
+that code has 0.9 for each temperature's terms and 0.1 for the labels.
 """
 
 from collections.abc import Callable
@@ -35,14 +36,14 @@ CARD = Card(
 def batch_loss(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, ""]:
-    """Return the squared difference of the samples' products, over the number of samples."""
+    """Return the squared difference of the Gram matrices of samples, over the number of samples."""
     return (student @ student.T - teacher @ teacher.T).square().sum() / len(student)
 
 
 def class_loss(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, ""]:
-    """Return the squared difference of the classes' products, over the number of classes."""
+    """Return the squared difference of the Gram matrices of classes, over the number of classes."""
     return batch_loss(student.T, teacher.T)
 
 
@@ -51,11 +52,12 @@ class MLLD:
     """Objective: logits at three levels and several temperatures.
 
     Args:
-        instance_weight: of each sample's divergence.
-        batch_weight: of the products between samples.
-        class_weight: of the products between classes.
-        images_per_class: in a batch that these two were stated for, on average.
-        temperatures: over which each term is averaged.
+        instance_weight: weight of the divergence of each sample.
+        batch_weight: weight of the Gram matrices of samples.
+        class_weight: weight of the Gram matrices of classes.
+        images_per_class: mean number N of images per class in the batches for which these two
+            weights were published.
+        temperatures: each term is the mean over these temperatures.
     """
 
     instance_weight: float = 1.0
@@ -73,17 +75,19 @@ class MLLD:
             positive("temperature", temperature)
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
-        ours, theirs = student.output.float(), teacher.output.float()
+        student_logits, teacher_logits = student.output.float(), teacher.output.float()
 
         def mean(loss: Callable[[float], Tensor]) -> Tensor:
             return torch.stack([loss(t) for t in self.temperatures]).mean()
 
         def of_probabilities(loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            return mean(lambda t: loss((ours / t).softmax(-1), (theirs / t).softmax(-1)))
+            return mean(
+                lambda t: loss((student_logits / t).softmax(-1), (teacher_logits / t).softmax(-1))
+            )
 
-        samples, classes = ours.shape
+        samples, classes = student_logits.shape
         size = self.images_per_class * classes / samples
-        instance = mean(lambda t: soft_target_loss(ours, theirs, t).mean())
+        instance = mean(lambda t: soft_target_loss(student_logits, teacher_logits, t).mean())
         return {
             "mlld_instance": self.instance_weight * instance,
             "mlld_batch": size * self.batch_weight * of_probabilities(batch_loss),

@@ -1,10 +1,10 @@
-"""Neuron selectivity transfer: which places excite the neurons, as a distribution.
+"""Neuron selectivity transfer: match the distribution of the channels' spatial patterns.
 
 f_c is channel c of a sample's map after a stage's activation, flattened and of unit length.
-Channels are samples of two distributions, compared by their squared maximum mean discrepancy with
-k(x, y) = (x . y)^2:
+The channels of each network are samples of a distribution; the two distributions are compared by
+the squared maximum mean discrepancy with the kernel k(x, y) = (x . y)^2:
 L = w sum over stages of mean_batch [ mean k(t, t') + mean k(s, s') - 2 mean k(s, t) ], means over
-all pairs of channels. The larger map is averaged down to the smaller; widths may differ.
+all pairs of channels. The larger map is average-pooled to the smaller; widths may differ.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from doublure.core.cards import Card
 from doublure.core.checks import positive
 from doublure.core.protocols import Batch, LossTerms
 from doublure.nets.adapters import to_smaller
-from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import STAGES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, "
@@ -31,17 +31,23 @@ def selectivity_loss(
     student: Float[Tensor, "batch inputs h w"], teacher: Float[Tensor, "batch outputs y x"]
 ) -> Float[Tensor, " batch"]:
     """Return the squared discrepancy of each sample's channels."""
-    ours, theirs = (F.normalize(x.flatten(2), dim=2) for x in to_smaller(student, teacher))
-    if ours.shape[2] < min(ours.shape[1], theirs.shape[1]):
-        # The same by products of places, of which a deep stage has fewer than channels:
-        # sum_ij (x_i . y_j)^2 = <sum_i x_i x_i', sum_j y_j y_j'>.
-        of_places = [x.transpose(1, 2) @ x / x.shape[1] for x in (ours, theirs)]
-        return (of_places[0] - of_places[1]).square().sum((1, 2))
+    student_units, teacher_units = (
+        F.normalize(x.flatten(2), dim=2) for x in to_smaller(student, teacher)
+    )
+    if student_units.shape[2] < min(student_units.shape[1], teacher_units.shape[1]):
+        # The same value from products of positions, which is cheaper where a deep stage has fewer
+        # positions than channels: sum_ij (x_i . y_j)^2 = <sum_i x_i x_i', sum_j y_j y_j'>.
+        grams = [x.transpose(1, 2) @ x / x.shape[1] for x in (student_units, teacher_units)]
+        return (grams[0] - grams[1]).square().sum((1, 2))
 
     def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
         return (one @ other.transpose(1, 2)).square().mean((1, 2))
 
-    return mean_kernel(theirs, theirs) + mean_kernel(ours, ours) - 2 * mean_kernel(ours, theirs)
+    return (
+        mean_kernel(teacher_units, teacher_units)
+        + mean_kernel(student_units, student_units)
+        - 2 * mean_kernel(student_units, teacher_units)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +55,8 @@ class NST:
     """Objective: the selectivity of neurons at all stages.
 
     Args:
-        weight: of the squared discrepancy, summed over stages.
-        layers: which are compared; the ends of all stages by default.
+        weight: factor on the squared discrepancy, summed over stages.
+        layers: layers to compare; the ends of all stages by default.
     """
 
     weight: float = 50.0
@@ -61,8 +67,8 @@ class NST:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
-        return Compared(pair_layers(self.layers, student, teacher, example), self._terms)
+    ) -> PairedLoss:
+        return PairedLoss(pair_layers(self.layers, student, teacher, example), self._terms)
 
     def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [selectivity_loss(*pair).mean() for pair in pairs]

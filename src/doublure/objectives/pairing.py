@@ -1,9 +1,9 @@
-"""Which layers of student and teacher are compared, and what was decided, in words.
+"""Which layers of student and teacher are compared, with a log line for each pair.
 
-Stages of networks of different families are paired last with last; the others, in order, so that
-the sum over pairs of |log2(s_i / s_j)| + |d_i - d_j| is smallest: s the side of a map in pixels,
-d the share of the layers with weights that was passed. Every stage of the network that has fewer
-finds a partner; what remains of the other is left out.
+The last stages of the two networks are a pair. The other stages are paired in order, with the
+smallest sum over pairs of |log2(s_i / s_j)| + |d_i - d_j|: s is the side length of a map in pixels,
+d the relative depth, the share of layers with weights up to there. Every stage of the network with
+fewer stages has a partner; the remaining stages of the other network are not used.
 """
 
 import math
@@ -26,14 +26,14 @@ Which = Literal["stages", "inner", "middle", "last", "features"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Which layers are compared: named on both sides, in pairs, or found.
+    """Which layers are compared: named in pairs, or found automatically.
 
     Args:
-        student: names of layers, "NAME:input" for what enters one; () finds them.
-        teacher: as many of the teacher's.
-        find: "stages" all stage ends, "inner" all but the last, "middle" one, "last" one, each
-            after its activation or before it, as the objective asks; "features" the vector that
-            enters the classifier.
+        student: names of layers, "NAME:input" for the input of a layer; () finds them.
+        teacher: the same number of the teacher's layers.
+        find: "stages": all stage ends; "inner": all but the last; "middle": the middle one;
+            "last": the last one; each after or before its activation, as the objective needs.
+            "features": the input vector of the classifier.
     """
 
     student: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Layers:
         if len(self.student) != len(self.teacher):
             raise ValueError(
                 f"layers are compared in pairs, but {len(self.student)} of the student and "
-                f"{len(self.teacher)} of the teacher are named; name as many of both, or none"
+                f"{len(self.teacher)} of the teacher are named; name the same number, or none"
             )
 
 
@@ -55,7 +55,7 @@ LAST, FEATURES = Layers(find="last"), Layers(find="features")
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two layers that are compared; maps of both are read by `Layer.as_map`."""
+    """Two layers to compare; `Layer.as_map` turns the features of each into a map."""
 
     student: Layer
     teacher: Layer
@@ -70,7 +70,7 @@ class Pairing:
 
     @property
     def features(self) -> FeatureNames:
-        """The layers to tap on either side."""
+        """The layers whose features are recorded, for student and teacher."""
         return FeatureNames(
             student=tuple(dict.fromkeys(pair.student.name for pair in self.pairs)),
             teacher=tuple(dict.fromkeys(pair.teacher.name for pair in self.pairs)),
@@ -78,11 +78,11 @@ class Pairing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The pairs as a table, a line each."""
-        rows = [[_told(pair.student), _told(pair.teacher)] for pair in self.pairs]
-        width = max(len(ours) for ours, _ in rows)
-        lines = [f"layers: student {ours:<{width}}  <- teacher {theirs}" for ours, theirs in rows]
-        return (*lines, *(f"layers: {name} is left out" for name in self.left_out))
+        """The pairs as a table, one line per pair."""
+        rows = [[_describe(pair.student), _describe(pair.teacher)] for pair in self.pairs]
+        width = max(len(left) for left, _ in rows)
+        lines = [f"layers: student {left:<{width}}  <- teacher {right}" for left, right in rows]
+        return (*lines, *(f"layers: {name} is not used" for name in self.left_out))
 
     def maps(self, student: Outputs, teacher: Outputs) -> Pairs:
         """Return the maps of each pair, float32, batch x channels x height x width."""
@@ -95,7 +95,7 @@ class Pairing:
         ]
 
     def vectors(self, student: Outputs, teacher: Outputs) -> Pairs:
-        """Return the vectors of each pair, batch x channels: means over a map's places."""
+        """Return the vectors of each pair, batch x channels: means over the positions of a map."""
         return [
             (
                 pair.student.as_vector(student.features[pair.student.name]),
@@ -105,16 +105,15 @@ class Pairing:
         ]
 
 
-class Compared(nn.Module):
+class PairedLoss(nn.Module):
     """A loss on paired layers.
 
     Args:
-        compare: makes terms of the pairs (student, teacher), from the input on.
-        adapters: one for each pair, where the student's features are brought to the teacher's
-            width; maps are brought to one size first.
-        measure: makes figures worth logging of the same pairs.
-        vectors: whether maps are averaged over their places.
-        resize: whether maps are brought to one size before an adapter.
+        compare: returns the loss terms of the pairs (student, teacher), in order from the input.
+        adapters: one for each pair; maps the student's features to the teacher's width.
+        measure: returns metrics of the same pairs, for the log.
+        vectors: whether maps are averaged over their positions.
+        resize: whether the two maps of a pair are brought to the same size before the adapter.
     """
 
     def __init__(
@@ -139,10 +138,10 @@ class Compared(nn.Module):
         assert teacher is not None
         pairs = self.read(student, teacher)
         for i, adapter in enumerate(self.adapters):
-            ours, theirs = pairs[i]
+            student_map, teacher_map = pairs[i]
             if self._resize:
-                ours, theirs = to_smaller(ours, theirs)
-            pairs[i] = adapter(ours), theirs
+                student_map, teacher_map = to_smaller(student_map, teacher_map)
+            pairs[i] = adapter(student_map), teacher_map
         with torch.no_grad():
             self.metrics = self._measure(pairs)
         return self._compare(pairs)
@@ -156,32 +155,32 @@ def pair_layers(
     *,
     before_activation: bool = False,
 ) -> Pairing:
-    """Return the pairs that `layers` asks for; both networks stay as they are.
+    """Return the pairs that `layers` specifies; neither network is changed.
 
     Args:
-        before_activation: stages are compared by what enters their activation, where a tap sees
-            that, and not by what leaves it.
+        before_activation: compare stages before their activation instead of after it, where a
+            layer has the pre-activation as its input or output.
 
     Raises:
-        ValueError: there is no teacher, or a network has nothing of the kind.
+        ValueError: there is no teacher, or a network has no such layer.
     """
     if teacher is None:
-        raise ValueError("features are compared with a teacher's, but there is none; use distill")
+        raise ValueError("features need a teacher to compare with, but there is none; use distill")
     views: Mapping[str, Tensor] = example.views
     if layers.student:
-        ours = find_layers(student, views["student"], layers.student)
-        theirs = find_layers(teacher, views["teacher"], layers.teacher)
-        named = zip(ours, theirs, strict=True)
+        student_layers = find_layers(student, views["student"], layers.student)
+        teacher_layers = find_layers(teacher, views["teacher"], layers.teacher)
+        named = zip(student_layers, teacher_layers, strict=True)
         return Pairing(pairs=tuple(Pair(student=a, teacher=b) for a, b in named))
-    mine = find_stages(student, views["student"])
-    taught = find_stages(teacher, views["teacher"])
-    pairing = _found(layers.find, mine, taught)
+    student_stages = find_stages(student, views["student"])
+    teacher_stages = find_stages(teacher, views["teacher"])
+    pairing = _select(layers.find, student_stages, teacher_stages)
     side = Layer.before_activation if before_activation else Layer.after_activation
     pairs = (Pair(student=side(pair.student), teacher=side(pair.teacher)) for pair in pairing.pairs)
     return replace(pairing, pairs=tuple(pairs))
 
 
-def _found(find: Which, student: Stages, teacher: Stages) -> Pairing:
+def _select(find: Which, student: Stages, teacher: Stages) -> Pairing:
     if find == "features":
         return Pairing(pairs=(Pair(student=student.features, teacher=teacher.features),))
     chosen = pair_stages(student.ends, teacher.ends)
@@ -193,26 +192,31 @@ def _found(find: Which, student: Stages, teacher: Stages) -> Pairing:
         chosen = chosen[:-1]
     if not chosen:
         raise ValueError(
-            "student and teacher share one stage only; ask for it with find='last', or name layers"
+            "student and teacher have only one stage in common; select it with find='last', "
+            "or name layers"
         )
     left_out: tuple[str, ...] = ()
     if find == "stages":
         used = {layer.name for pair in chosen for layer in (pair.student, pair.teacher)}
         sides = (("the student's", student.ends), ("the teacher's", teacher.ends))
         left_out = tuple(
-            f"{whose} {_told(end)}" for whose, ends in sides for end in ends if end.name not in used
+            f"{whose} {_describe(end)}"
+            for whose, ends in sides
+            for end in ends
+            if end.name not in used
         )
     return Pairing(pairs=chosen, left_out=left_out)
 
 
 def pair_stages(student: Sequence[Layer], teacher: Sequence[Layer]) -> tuple[Pair, ...]:
-    """Return the pairs of stages, from the input on: the last with the last, others by cost."""
+    """Return the pairs of stages, in order from the input: the last two, the others by cost."""
     swapped = len(student) > len(teacher)
     few, many = (teacher, student) if swapped else (student, teacher)
 
     @cache
     def best(i: int, j: int) -> tuple[float, tuple[int, ...]]:
-        """Cost and partners of the first i of the few among the first j of the many."""
+        """Return lowest cost and partners of the first i of `few` among the first j of `many`."""
+        # Dynamic programming: stage i either takes stage j, or has a partner before j.
         if i == 0:
             return 0.0, ()
         cost, partners = best(i - 1, j - 1)
@@ -220,18 +224,19 @@ def pair_stages(student: Sequence[Layer], teacher: Sequence[Layer]) -> tuple[Pai
         return taken if i == j else min(taken, best(i, j - 1))
 
     partners = (*best(len(few) - 1, len(many) - 1)[1], len(many) - 1)
-    found = [(few[i], many[j]) for i, j in enumerate(partners)]
+    matches = [(few[i], many[j]) for i, j in enumerate(partners)]
     return tuple(
-        Pair(student=b, teacher=a) if swapped else Pair(student=a, teacher=b) for a, b in found
+        Pair(student=b, teacher=a) if swapped else Pair(student=a, teacher=b) for a, b in matches
     )
 
 
 def _cost(one: Layer, other: Layer) -> float:
+    # The geometric mean of height and width.
     sides = (math.sqrt(layer.shape[1] * layer.shape[2]) for layer in (one, other))
     return abs(math.log2(next(sides) / next(sides))) + abs(one.depth - other.depth)
 
 
-def _told(layer: Layer) -> str:
+def _describe(layer: Layer) -> str:
     shape = " x ".join(str(side) for side in layer.shape if layer.shape[1:] != (1, 1)) or str(
         layer.shape[0]
     )

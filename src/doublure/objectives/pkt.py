@@ -1,8 +1,9 @@
-"""Probabilistic knowledge transfer: who is near whom, as probabilities.
+"""Probabilistic knowledge transfer: match the similarities of samples, as probabilities.
 
-Vectors x_i; s_ij = (1 + cos(x_i, x_j)) / 2; p_ij = s_ij / sum_j s_ij, of the teacher, q_ij of the
-student. L = w mean_ij p_ij log(p_ij / q_ij), each row a divergence. The mean is over batch x batch
-entries, hence the weight of 30 000. A relation within a batch: the loss is a scalar.
+Vectors x_i; s_ij = (1 + cos(x_i, x_j)) / 2; p_ij = s_ij / sum_j s_ij for the teacher, q_ij for the
+student. L = w mean_ij p_ij log(p_ij / q_ij): each row is a KL divergence. The mean is over
+batch x batch entries, hence the weight of 30 000. It relates samples of a batch: the loss is a
+scalar.
 """
 
 from dataclasses import dataclass
@@ -15,19 +16,19 @@ from torch import Tensor, nn
 from doublure.core.cards import Card
 from doublure.core.checks import positive
 from doublure.core.protocols import Batch, LossTerms
-from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import FEATURES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer, "
     "arXiv:1803.10837",
     needs=("features",),
 )
-# Keeps a pair of opposite vectors, of similarity 0, finite.
+# Keeps the logarithm finite for opposite vectors, whose similarity is 0.
 _EPS = 1e-7
 
 
 def neighbour_probabilities(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
-    """Return how likely each sample picks each other one as its neighbour, itself included."""
+    """Return the probability that sample i selects sample j (j = i included) as its neighbour."""
     units = F.normalize(vectors)
     similarity = (1 + units @ units.T) / 2
     return similarity / similarity.sum(1, keepdim=True)
@@ -43,11 +44,11 @@ def pkt_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class PKT:
-    """Objective: probabilities of neighbourhood within a batch.
+    """Objective: neighbour probabilities within a batch.
 
     Args:
-        weight: of the mean over all pairs of samples.
-        layers: which are compared; the vector that enters the classifier by default.
+        weight: factor on the mean over all pairs of samples.
+        layers: layers to compare; the input of the classifier by default.
     """
 
     weight: float = 30_000.0
@@ -58,9 +59,9 @@ class PKT:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
-        return Compared(pairing, self._terms, vectors=True)
+        return PairedLoss(pairing, self._terms, vectors=True)
 
     def _terms(self, pairs: Pairs) -> LossTerms:
         losses = [pkt_loss(*pair) for pair in pairs]

@@ -1,16 +1,16 @@
-"""ReviewKD: the student's deeper stages help its shallower ones to be like the teacher's.
+"""ReviewKD: fuse the student's deeper stages into its earlier ones, then match the teacher's.
 
-From the last level to the first, with x_i the student's features of level i and r the residual of
-the level behind it, enlarged to x_i's size (attention-based fusion):
+From the last level to the first, with x_i the student's features of level i and r the fused
+features of level i + 1, enlarged to the size of x_i (attention-based fusion):
     x = BN(conv1x1(x_i));  (a, b) = sigmoid(conv1x1([x, r]));  r = a x + b r;  y_i = BN(conv3x3(r))
-y_i, brought to the size of the teacher's features t_i, is compared with them at several scales
-(hierarchical context):
+y_i, resized to the teacher's features t_i, is compared with them at several scales (hierarchical
+context loss):
     HCL = [ mse(y, t) + sum_k 2^-k mse(pool_s(y), pool_s(t)) ] / [ 1 + sum_k 2^-k ],  s = 4, 2, 1
-for those s below the size of the map, the k-th of them with 2^-k. L = w sum over levels of HCL.
-Levels are the ends of the stages, before their activation where a tap sees that, and the
-vectors that enter the classifiers, as maps of one place.
-Differs from the paper: pairs of stages are found for any two families; the warm-up counts steps,
-and is off where no length is given.
+using only those s that are smaller than the map, the k-th of them with 2^-k.
+L = w sum over levels of HCL. The levels are the ends of the stages, before their activation where a
+layer has it as its input or output, and the inputs of the classifiers, as maps of one position.
+Differs from the paper: stages are paired automatically for any two network families; the warm-up is
+counted in steps, and there is none by default.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ CARD = Card(
     },
 )
 _SCALES = (4, 2, 1)
-# The widest a fused level may be, as the authors have it.
+# Maximum number of channels of a fused level, as in the authors' code.
 _WIDEST = 512
 
 
@@ -51,13 +51,15 @@ def hierarchical_context_loss(
         if scale >= student.shape[2]:
             continue
         weight /= 2
-        ours, theirs = (F.adaptive_avg_pool2d(x, scale) for x in (student, teacher))
-        loss, total = loss + weight * F.mse_loss(ours, theirs), total + weight
+        student_pooled, teacher_pooled = (
+            F.adaptive_avg_pool2d(x, scale) for x in (student, teacher)
+        )
+        loss, total = loss + weight * F.mse_loss(student_pooled, teacher_pooled), total + weight
     return loss / total
 
 
 class Fusion(nn.Module):
-    """One level of the review; the deepest has nothing to fuse."""
+    """One level of the review; the deepest level has no other to fuse with."""
 
     def __init__(
         self, inputs: int, middle: int, outputs: int, rng: torch.Generator, *, deepest: bool
@@ -72,7 +74,7 @@ class Fusion(nn.Module):
     def forward(
         self, features: Tensor, residual: Tensor | None, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return what is compared with the teacher, at its size, and the residual handed on."""
+        """Return the features to compare, at the teacher's size, and those for the next level."""
         x: Tensor = self.narrow(features)
         if self.attend is not None and residual is not None:
             residual = F.interpolate(residual, x.shape[2:])
@@ -83,8 +85,8 @@ class Fusion(nn.Module):
         return self.widen(x), x
 
 
-class Review(nn.Module):
-    """The levels at work, compared from the deepest to the first."""
+class ReviewLoss(nn.Module):
+    """The loss of knowledge review, computed from the deepest level to the first."""
 
     def __init__(self, levels: Pairing, weight: float, rng: torch.Generator) -> None:
         super().__init__()
@@ -108,9 +110,11 @@ class Review(nn.Module):
         residual: Tensor | None = None
         losses = []
         pairs = list(zip(self.fusions, self._levels.maps(student, teacher), strict=True))
-        for fusion, (ours, theirs) in reversed(pairs):
-            fused, residual = fusion(ours, residual, (theirs.shape[2], theirs.shape[3]))
-            losses.append(hierarchical_context_loss(fused, theirs))
+        for fusion, (student_map, teacher_map) in reversed(pairs):
+            fused, residual = fusion(
+                student_map, residual, (teacher_map.shape[2], teacher_map.shape[3])
+            )
+            losses.append(hierarchical_context_loss(fused, teacher_map))
         return {"review": self._weight * torch.stack(losses).sum()}
 
 
@@ -119,9 +123,9 @@ class ReviewKD:
     """Objective: knowledge review.
 
     Args:
-        weight: of the sum over levels; 5 on CIFAR, 1 on ImageNet.
-        warmup_steps: over which the term rises from nothing.
-        layers: which are compared; the ends of all stages and the features by default.
+        weight: factor on the sum over levels; 5 on CIFAR, 1 on ImageNet.
+        warmup_steps: number of steps over which the term rises from 0.
+        layers: layers to compare; the ends of all stages and the classifier's input by default.
     """
 
     weight: float = 5.0
@@ -140,7 +144,9 @@ class ReviewKD:
         if self.layers == STAGES:
             top = pair_layers(FEATURES, student, teacher, example)
             levels = Pairing(pairs=(*levels.pairs, *top.pairs), left_out=levels.left_out)
-        return WarmUp(Review(levels, self.weight, rng).to(device_of(student)), self.warmup_steps)
+        return WarmUp(
+            ReviewLoss(levels, self.weight, rng).to(device_of(student)), self.warmup_steps
+        )
 
 
 PUBLISHED = {"cifar100": ReviewKD(), "imagenet": ReviewKD(weight=1.0)}

@@ -1,11 +1,11 @@
-"""Relational knowledge distillation: keep the distances and angles between samples.
+"""Relational knowledge distillation: match the distances and angles between samples.
 
-Embeddings e_i, the vectors that enter the classifiers.
-    distance   psi(i, j) = ||e_i - e_j|| / mean of those that are positive
+Embeddings e_i are the inputs of the classifiers.
+    distance   psi(i, j) = ||e_i - e_j|| / mean of the positive distances
     angle      psi(i, j, k) = <(e_i - e_j) / ||.||, (e_k - e_j) / ||.||>
 L = w_d mean h(psi_s - psi_t over pairs) + w_a mean h(psi_s - psi_t over triplets), h the Huber loss
-at 1; means over all entries, those of equal indices included. Both are relations within a batch:
-the losses are scalars, not one number a sample. Angles take batch^3 numbers of memory.
+with threshold 1; means are over all entries, including equal indices. Both relate samples of a
+batch: the losses are scalars, not one value per sample. Angles need memory for batch^3 values.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.protocols import Batch, LossTerms
-from doublure.objectives.pairing import FEATURES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import FEATURES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Park, Kim, Lu, Cho: Relational Knowledge Distillation, arXiv:1904.05068",
@@ -33,13 +33,13 @@ def relative_distances(embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, 
     """Return the pairwise distances over the mean of the positive ones."""
     distances: Tensor = torch.linalg.vector_norm(embeddings[:, None] - embeddings[None], dim=-1)
     positive = distances > 0
-    # Where all samples are one there is no scale, and nothing to divide.
+    # If all samples are equal, all distances are 0 and stay 0.
     scale = distances.sum() / positive.sum().clamp(min=1)
     return distances / scale.clamp(min=1e-12)
 
 
 def angles(embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch batch"]:
-    """Return the cosine of the angle at sample j between i and k, by [j, i, k]."""
+    """Return the cosine of the angle at sample j between samples i and k, at index [j, i, k]."""
     directions = F.normalize(embeddings[None] - embeddings[:, None], dim=-1)
     return directions @ directions.transpose(1, 2)
 
@@ -63,9 +63,9 @@ class RKD:
     """Objective: distances and angles between the samples of a batch.
 
     Args:
-        distance_weight: of the pairs; 0 leaves them out.
-        angle_weight: of the triplets; 0 leaves them out.
-        layers: which are compared; the vector that enters the classifier by default.
+        distance_weight: weight of the distances of pairs; 0 turns the term off.
+        angle_weight: weight of the angles of triplets; 0 turns the term off.
+        layers: layers to compare; the input of the classifier by default.
     """
 
     distance_weight: float = 25.0
@@ -77,15 +77,15 @@ class RKD:
             self.distance_weight + self.angle_weight > 0
         ):
             raise ValueError(
-                "distance_weight and angle_weight must not be negative, and one must be positive, "
-                f"got {self.distance_weight} and {self.angle_weight}"
+                "distance_weight and angle_weight must not be negative, and at least one must be "
+                f"positive, got {self.distance_weight} and {self.angle_weight}"
             )
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
-        return Compared(pairing, self._terms, vectors=True)
+        return PairedLoss(pairing, self._terms, vectors=True)
 
     def _terms(self, pairs: Pairs) -> LossTerms:
         terms: LossTerms = {}

@@ -1,10 +1,11 @@
 """Soft targets: match the teacher's class probabilities at a temperature.
 
 Logits v (teacher), z (student); p = softmax(v/T), q = softmax(z/T); loss T^2 sum p log(p/q).
-Conventions, so that weights can be carried over: summed over classes, averaged over the batch
-("batchmean"), multiplied by T^2, in float32, no hard-label term. Averaging over classes as well,
-as some code does, gives a loss smaller by the factor C.
-Differs from the paper: KL instead of cross-entropy. Equal gradients; agreement scores zero.
+Conventions, for comparing weights with other code: summed over classes, averaged over the batch
+("batchmean"), multiplied by T^2, in float32, no hard-label term. Code that also averages over
+the C classes has a loss smaller by the factor C.
+Differs from the paper: KL instead of cross-entropy. The gradients are equal, and the loss is 0 when
+student and teacher agree.
 """
 
 from dataclasses import dataclass
@@ -32,16 +33,17 @@ def soft_target_loss(
     """Return T^2 KL(p || q) of each sample, in nats."""
     log_p = F.log_softmax(teacher_logits / temperature, dim=-1)
     log_q = F.log_softmax(student_logits / temperature, dim=-1)
-    # Gradients shrink as 1/T^2 (sec. 2.1); undone, a weight tuned at one T serves at another.
+    # Gradients shrink as 1/T^2 (sec. 2.1). The factor T^2 cancels that, so that a weight tuned at
+    # one T is right at another.
     return temperature**2 * F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargets:
-    """Objective: soft targets at one temperature. Default: the paper's MNIST setting.
+    """Objective: soft targets at one temperature. Default: the paper's setting for MNIST.
 
     Args:
-        temperature: by which both networks' logits are divided.
+        temperature: both networks' logits are divided by it.
     """
 
     temperature: float = 20.0
@@ -50,9 +52,12 @@ class SoftTargets:
         positive("temperature", self.temperature)
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        ours, theirs = batch.counted(student.output), batch.counted(teacher.output)
-        # At T = 20 neighbouring logits differ by less than half precision resolves.
-        loss = soft_target_loss(ours.float(), theirs.float(), self.temperature)
+        student_logits, teacher_logits = (
+            batch.counted(student.output),
+            batch.counted(teacher.output),
+        )
+        # In float32: at T = 20 half precision cannot resolve the differences between logits.
+        loss = soft_target_loss(student_logits.float(), teacher_logits.float(), self.temperature)
         return {"soft_targets": loss.mean()}
 
 

@@ -1,11 +1,11 @@
-"""SRRL: a student's features that the teacher's own classifier reads like the teacher's.
+"""SRRL: match the teacher's features, and its classifier's outputs on the student's features.
 
-g: a 1 x 1 convolution with BatchNorm (and ReLU, where the teacher's features are never negative) on
-the student's last map, averaged over places; f_t the vector that enters the teacher's classifier W.
+g: a 1 x 1 convolution with BatchNorm (and ReLU, if the teacher's features are never negative) on
+the student's last map, averaged over positions; f_t is the input of the teacher's classifier W.
     feature     mean (g - f_t)^2              over batch and channels
     regression  mean (W(g) - W(f_t))^2        over batch and classes; W is frozen
-L = w_f feature + w_r regression. The student's own classifier learns nothing from it: add another
-term.
+L = w_f feature + w_r regression. This loss does not train the student's own classifier: add a term
+that does.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.features import FeatureRecorder, architecture, device_of
 from doublure.nets.stages import find_layers, find_stages
-from doublure.objectives.pairing import Compared, Pair, Pairing, Pairs
+from doublure.objectives.pairing import Pair, PairedLoss, Pairing, Pairs
 
 CARD = Card(
     paper="Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression "
@@ -38,8 +38,8 @@ def squared_difference(
     return F.mse_loss(student, teacher, reduction="none").mean(1)
 
 
-class _Pooled(nn.Module):
-    """The adapter with its average over places."""
+class _PooledAdapter(nn.Module):
+    """The adapter, followed by the mean over positions."""
 
     def __init__(self, inputs: int, outputs: int, rng: torch.Generator, *, relu: bool) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class _Pooled(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class SRRL:
-    """Objective: features that the teacher's classifier reads as it reads its own.
+    """Objective: the teacher's features, and its classifier's outputs on the student's features.
 
     Args:
-        feature_weight: of the features themselves.
-        regression_weight: of what the teacher's classifier says of them.
-        layer: the student's, whose map is adapted; its last stage where it is "".
+        feature_weight: weight of the features.
+        regression_weight: weight of the outputs of the teacher's classifier.
+        layer: student layer whose map is adapted; "" is its last stage.
     """
 
     feature_weight: float = 1.0
@@ -71,39 +71,43 @@ class SRRL:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         if teacher is None:
-            raise ValueError("srrl borrows the classifier of a teacher, but there is none")
-        taught = find_stages(teacher, example.views["teacher"])
-        if taught.classifier is None:
+            raise ValueError("srrl needs the classifier of a teacher, but there is no teacher")
+        teacher_stages = find_stages(teacher, example.views["teacher"])
+        if teacher_stages.classifier is None:
             raise ValueError(
-                "srrl borrows the teacher's linear classifier, but its answer comes from no linear "
-                "layer; use fit-nets"
+                "srrl needs a linear classifier, but the last layer of the teacher is not linear; "
+                "use fit-nets"
             )
         view = example.views["student"]
         if self.layer:
-            (ours,) = find_layers(student, view, (self.layer,))
+            (student_layer,) = find_layers(student, view, (self.layer,))
         else:
-            ours = find_stages(student, view).ends[-1].after_activation()
-        with FeatureRecorder(teacher, (taught.features.name,)) as recorder, torch.no_grad():
-            features = recorder.record(example.views["teacher"]).features[taught.features.name]
-        adapter = _Pooled(
-            ours.shape[0],
-            taught.features.shape[0],
+            student_layer = find_stages(student, view).ends[-1].after_activation()
+        with FeatureRecorder(teacher, (teacher_stages.features.name,)) as recorder, torch.no_grad():
+            features = recorder.record(example.views["teacher"]).features[
+                teacher_stages.features.name
+            ]
+        adapter = _PooledAdapter(
+            student_layer.shape[0],
+            teacher_stages.features.shape[0],
             child(rng, "adapter"),
             relu=bool((features >= 0).all()),
         )
-        pairing = Pairing(pairs=(Pair(student=ours, teacher=taught.features),))
-        # Not a part of the loss: its weights are the teacher's, and stay so.
-        classifier = architecture(teacher).get_submodule(taught.classifier)
+        pairing = Pairing(pairs=(Pair(student=student_layer, teacher=teacher_stages.features),))
+        # Not a submodule of the loss: its weights are the teacher's and stay frozen.
+        classifier = architecture(teacher).get_submodule(teacher_stages.classifier)
 
         def terms(pairs: Pairs) -> LossTerms:
-            ((adapted, theirs),) = ((a.flatten(1), b.flatten(1)) for a, b in pairs)
-            feature = squared_difference(adapted, theirs).mean()
-            regression = squared_difference(classifier(adapted), classifier(theirs)).mean()
+            ((adapted, teacher_features),) = ((a.flatten(1), b.flatten(1)) for a, b in pairs)
+            feature = squared_difference(adapted, teacher_features).mean()
+            regression = squared_difference(
+                classifier(adapted), classifier(teacher_features)
+            ).mean()
             return {
                 "srrl_feature": self.feature_weight * feature,
                 "srrl_regression": self.regression_weight * regression,
             }
 
-        return Compared(pairing, terms, [adapter], resize=False).to(device_of(student))
+        return PairedLoss(pairing, terms, [adapter], resize=False).to(device_of(student))

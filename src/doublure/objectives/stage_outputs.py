@@ -1,16 +1,16 @@
-"""Stage outputs: every stage of the student answers like the teacher's, by relative error.
+"""Stage outputs: match the output of every stage, by its relative squared error.
 
     L = w sum over stages of  mean (r(f_s) - f_t)^2 / var(f_t)
 
-f_s, f_t the maps after the activation of the paired stages; mean and variance over batch, channels
-and places. A student whose maps are the teacher's mean everywhere pays 1 a stage, whatever the
-scale of the maps, so that one weight serves all stages and networks. r is a 1 x 1 convolution that
-is trained along where the channels differ in number, and nothing where they do not. The larger map
-is averaged down to the smaller. The variance takes no gradient; it is the teacher's.
+f_s, f_t are the maps after the activation of the paired stages; mean and variance are over batch,
+channels and positions. A student whose maps equal the teacher's mean everywhere has a loss of 1 per
+stage at any scale of the maps, so that one weight suits all stages and networks. r is a 1 x 1
+convolution, trained with the student, if the numbers of channels differ, and the identity
+otherwise. The larger map is average-pooled to the smaller. The variance has no gradient.
 
-It is the hint of FitNets at every stage in place of one, divided by the variance.
-Differs from the paper: the above; and the hints are matched beside the other terms from the first
-step on, where the paper trains up to its hint first.
+This is the hint of FitNets at every stage instead of one, divided by the variance.
+Differs from the paper: the above; and the hints are matched together with the other terms from the
+first step, where the paper first trains the layers up to its hint.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from doublure.core.protocols import Batch
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.features import device_of
-from doublure.objectives.pairing import STAGES, Compared, Layers, Pair, pair_layers
+from doublure.objectives.pairing import STAGES, Layers, Pair, PairedLoss, pair_layers
 
 CARD = Card(
     paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, "
@@ -34,14 +34,14 @@ CARD = Card(
     needs=("features",),
 )
 
-# Maps of a dead stage have no variance to be relative to.
+# Lower bound of the variance: that of a dead stage is 0.
 _LEAST_VARIANCE = 1e-8
 
 
 def relative_error(
     student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
 ) -> Float[Tensor, ""]:
-    """Return the mean squared difference over the variance of all the teacher's values."""
+    """Return the mean squared difference divided by the variance of the teacher's values."""
     variance = teacher.detach().var(correction=0).clamp(min=_LEAST_VARIANCE)
     return F.mse_loss(student, teacher) / variance
 
@@ -51,8 +51,8 @@ class StageOutputs:
     """Objective: relative squared errors of the stage ends, summed.
 
     Args:
-        weight: of the sum.
-        layers: which are compared; all stage ends by default.
+        weight: factor on the sum.
+        layers: layers to compare; all stage ends by default.
     """
 
     weight: float = 1.0
@@ -63,12 +63,12 @@ class StageOutputs:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
         adapters = [
             _adapter(pair, child(rng, "adapter", i)) for i, pair in enumerate(pairing.pairs)
         ]
-        loss = Compared(
+        loss = PairedLoss(
             pairing,
             lambda pairs: {
                 "stage_outputs": self.weight

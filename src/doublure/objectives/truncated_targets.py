@@ -1,17 +1,18 @@
-"""Truncated targets: soft targets of the few classes that the teacher holds most likely.
+"""Truncated targets: soft targets of the classes with the largest teacher probabilities.
 
 Logits v (teacher), z (student); p = softmax(v/T), q = softmax(z/T); K the k classes of largest p.
-    renormalised    KL of softmax(v_K / T) and softmax(z_K / T); silent about what lies outside of K
+    renormalised    KL of softmax(v_K / T) and softmax(z_K / T); other classes are ignored
     partial         sum over K of p log(p/q); not a divergence, can be negative
-    tail            the same and one class more, the rest: (1 - p_K) log((1 - p_K)/(1 - q_K))
+    tail            partial, plus one class for the rest: (1 - p_K) log((1 - p_K)/(1 - q_K)),
+                    where p_K, q_K are the sums of p and q over K
 "reverse" exchanges p and q; K stays the teacher's. Times T^2, averaged over the batch, in float32.
-Gradient of the first, forward, in z: T (q_K - p_K), both renormalised, and exactly 0 outside of K.
+Gradient of renormalised, forward, in z: T (q_K - p_K), both renormalised, and exactly 0 outside K.
 
-Beside labels (weight 1 and 0.5) this repairs what strong augmentation does to them: where an
-operation has destroyed what the label speaks of, the teacher, asked about the same view, says so.
+Together with labels (weights 0.5 and 1) this corrects labels under strong augmentation: if an
+operation has destroyed the labelled object, the teacher's output on the same view reflects it.
 
-Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342, at second hand. How exactly it truncates, in
-which direction, and at which T is not known; all readings are here, and the default is ours.
+Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342, from secondary sources. The exact truncation,
+its direction and T are not known; all variants are implemented, and the choice of default is ours.
 """
 
 from dataclasses import dataclass
@@ -40,11 +41,11 @@ Truncation = Literal["renormalised", "partial", "tail"]
 Direction = Literal["forward", "reverse"]
 
 
-def likeliest(
+def top_classes(
     teacher_logits: Float[Tensor, "batch classes"], num_kept: int
 ) -> Int[Tensor, "batch kept"]:
-    """Return the classes with the largest logits; of equal ones the first."""
-    # topk breaks ties as it likes.
+    """Return the classes with the largest logits; of equal ones, the first."""
+    # A stable sort, because the order of ties in topk is undefined.
     return teacher_logits.argsort(dim=-1, descending=True, stable=True)[:, :num_kept]
 
 
@@ -57,11 +58,14 @@ def truncated_loss(
     direction: Direction,
 ) -> Float[Tensor, " batch"]:
     """Return T^2 times the truncated divergence of each sample, in nats."""
-    kept = likeliest(teacher_logits, num_kept)
-    ours, theirs = student_logits / temperature, teacher_logits / temperature
+    kept = top_classes(teacher_logits, num_kept)
+    student_scaled, teacher_scaled = student_logits / temperature, teacher_logits / temperature
     if truncation == "renormalised":
-        ours, theirs = ours.gather(1, kept), theirs.gather(1, kept)
-    log_q, log_p = F.log_softmax(ours, dim=-1), F.log_softmax(theirs, dim=-1)
+        student_scaled, teacher_scaled = (
+            student_scaled.gather(1, kept),
+            teacher_scaled.gather(1, kept),
+        )
+    log_q, log_p = F.log_softmax(student_scaled, dim=-1), F.log_softmax(teacher_scaled, dim=-1)
     if truncation == "tail":
         log_q, log_p = _with_rest(log_q, kept), _with_rest(log_p, kept)
     elif truncation == "partial":
@@ -73,7 +77,7 @@ def truncated_loss(
 def _with_rest(
     log_p: Float[Tensor, "batch classes"], kept: Int[Tensor, "batch kept"]
 ) -> Float[Tensor, "batch kept_and_rest"]:
-    """Return the log-probabilities kept and, where any are left, that of all others together."""
+    """Return the kept log-probabilities and, if other classes exist, that of their sum."""
     chosen = log_p.gather(1, kept)
     if kept.shape[1] == log_p.shape[1]:
         return chosen
@@ -83,14 +87,14 @@ def _with_rest(
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedTargets:
-    """Objective: soft targets of the classes that the teacher holds most likely.
+    """Objective: soft targets of the classes with the largest teacher probabilities.
 
     Args:
-        num_kept: how many; all of them where there are no more. More for stronger augmentation.
-        temperature: by which both networks' logits are divided.
-        truncation: what becomes of the others: "renormalised" leaves them out before the softmax,
-            "partial" after it, "tail" makes them one class.
-        direction: "forward" is KL(teacher || student), "reverse" KL(student || teacher).
+        num_kept: number of classes, at most all; stronger augmentation needs more.
+        temperature: divisor of both networks' logits.
+        truncation: treatment of the other classes: "renormalised" removes them before the softmax,
+            "partial" after it, "tail" merges them into one class.
+        direction: "forward" is KL(teacher || student), "reverse" is KL(student || teacher).
     """
 
     num_kept: int = 5
@@ -105,8 +109,8 @@ class TruncatedTargets:
         one_of("direction", self.direction, get_args(Direction))
         if self.num_kept < 2 and self.truncation == "renormalised":
             raise ValueError(
-                "num_kept must be at least 2 where one class is renormalised to 1, got "
-                f"{self.num_kept}; use truncation='tail'"
+                "num_kept must be at least 2 for truncation='renormalised', since one class alone "
+                f"is renormalised to 1, got {self.num_kept}; use truncation='tail'"
             )
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

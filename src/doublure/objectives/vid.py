@@ -1,10 +1,11 @@
-"""Variational information distillation: predict the teacher's layers, and how surely.
+"""Variational information distillation: predict the teacher's layers with a learned variance.
 
-s, t are maps after the activation of a stage. -log q(t | s), q Gaussian: mean mu(s) by three 1 x 1
-convolutions, variance v_c of each teacher channel, v = softplus(a) + eps, both trained along:
-L = w sum over stages of mean [ (t - mu)^2 / (2 v) + log(v) / 2 ] over batch, channels and places.
-It bounds the mutual information of the two layers; the constant log(2 pi) / 2 is left out, and the
-loss may be negative. The larger map is averaged down to the smaller.
+s, t are maps after the activation of a stage. The loss is -log q(t | s) with q Gaussian: the mean
+mu(s) comes from three 1 x 1 convolutions, each teacher channel has a variance v_c, with
+v = softplus(a) + eps; both are trained with the student:
+L = w sum over stages of mean [ (t - mu)^2 / (2 v) + log(v) / 2 ] over batch, channels, positions.
+It bounds the mutual information of the two layers. The constant log(2 pi) / 2 is omitted, and the
+loss can be negative. The larger map is average-pooled to the smaller.
 """
 
 import math
@@ -21,7 +22,7 @@ from doublure.core.protocols import Batch, LossTerms
 from doublure.core.seeding import child
 from doublure.nets.adapters import conv_adapter
 from doublure.nets.features import device_of
-from doublure.objectives.pairing import STAGES, Compared, Layers, Pairs, pair_layers
+from doublure.objectives.pairing import STAGES, Layers, PairedLoss, Pairs, pair_layers
 
 CARD = Card(
     paper="Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge "
@@ -32,7 +33,7 @@ CARD = Card(
         "wrn16-2 alone, same source": 73.26,
     },
 )
-# The variance a run starts from, and the least there is, as the public benchmarks have them.
+# Initial and smallest variance, as in the public benchmarks.
 _VARIANCE, _EPS = 5.0, 1e-5
 
 
@@ -41,13 +42,13 @@ def information_loss(
     variance: Float[Tensor, " channels"],
     teacher: Float[Tensor, "batch channels h w"],
 ) -> Float[Tensor, " batch"]:
-    """Return the negative log-likelihood of each sample, a mean over elements, less a constant."""
+    """Return the negative log-likelihood of each sample, a mean over elements, up to a constant."""
     spread = variance[:, None, None]
     return (0.5 * ((teacher - mean).square() / spread + spread.log())).flatten(1).mean(1)
 
 
 class Regressor(nn.Sequential):
-    """Predicts a teacher's map; `raw_variance` is a."""
+    """Predicts the mean of a teacher's map; `raw_variance` is the a of the equation."""
 
     def __init__(self, inputs: int, outputs: int, rng: torch.Generator) -> None:
         widths = ((inputs, outputs), (outputs, outputs), (outputs, outputs))
@@ -55,6 +56,7 @@ class Regressor(nn.Sequential):
             conv_adapter(*width, child(rng, i), norm=False) for i, width in enumerate(widths)
         )
         super().__init__(first, nn.ReLU(), second, nn.ReLU(), third)
+        # The inverse of softplus.
         start = math.log(math.expm1(_VARIANCE - _EPS))
         self.raw_variance = nn.Parameter(torch.full((outputs,), start))
 
@@ -69,8 +71,8 @@ class VID:
     """Objective: the likelihood of the teacher's layers at all stages.
 
     Args:
-        weight: of the mean over elements, summed over stages.
-        layers: which are compared; the ends of all stages by default.
+        weight: factor on the mean over elements, summed over stages.
+        layers: layers to compare; the ends of all stages by default.
     """
 
     weight: float = 1.0
@@ -81,7 +83,7 @@ class VID:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> Compared:
+    ) -> PairedLoss:
         pairing = pair_layers(self.layers, student, teacher, example)
         regressors = [
             Regressor(pair.student.shape[0], pair.teacher.shape[0], child(rng, "adapter", i))
@@ -90,12 +92,12 @@ class VID:
 
         def terms(pairs: Pairs) -> LossTerms:
             losses = [
-                information_loss(mean, regressor.variance, theirs).mean()
-                for regressor, (mean, theirs) in zip(regressors, pairs, strict=True)
+                information_loss(mean, regressor.variance, target).mean()
+                for regressor, (mean, target) in zip(regressors, pairs, strict=True)
             ]
             return {"information": self.weight * torch.stack(losses).sum()}
 
-        return Compared(pairing, terms, regressors).to(device_of(student))
+        return PairedLoss(pairing, terms, regressors).to(device_of(student))
 
 
 PUBLISHED = {"cifar100-benchmarks": VID()}

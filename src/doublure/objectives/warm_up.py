@@ -1,6 +1,6 @@
-"""Warm-up: the terms of a loss rise from nothing to their weight over its first steps.
+"""Warm-up: the terms of a loss rise linearly to their full weight over the first steps.
 
-At step n, counted from 0, terms are multiplied by min(1, (n + 1) / steps).
+At step n, counted from 0, the terms are multiplied by min(1, (n + 1) / steps).
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from doublure.objectives.weighted import notes_of
 
 
 class WarmUp:
-    """A loss whose terms rise linearly; its state is the number of steps taken."""
+    """A wrapper of a loss whose terms rise linearly; its state is the number of steps taken."""
 
     def __init__(self, loss: Loss, steps: int) -> None:
         self._loss = loss
@@ -22,17 +22,17 @@ class WarmUp:
 
     @property
     def features(self) -> FeatureNames:
-        """The layers that the loss within wants to see."""
+        """The layers that the inner loss needs."""
         return self._loss.features
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the loss within tells."""
+        """The notes of the inner loss."""
         return notes_of(self._loss)
 
     @property
     def metrics(self) -> Mapping[str, Tensor]:
-        """What the loss within measured."""
+        """The metrics of the inner loss."""
         return metrics_of(self._loss)
 
     def parameters(self) -> Iterable[nn.Parameter]:

@@ -1,6 +1,6 @@
-"""A weighted sum of objectives, and how any objective is put to work.
+"""A weighted sum of objectives, and the function that opens any objective as a loss.
 
-L = sum_i w_i L_i over the terms; each term keeps its name, so a curve per term can be drawn.
+L = sum_i w_i L_i over the terms; each term keeps its name, so that each has its own curve.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ AnyObjective = Objective | StatelessObjective
 
 
 class Stateless:
-    """A loss made of an objective that needs no state, no taps and no parameters."""
+    """The loss of an objective that needs no state, no features and no parameters."""
 
     features = FeatureNames()
 
@@ -36,7 +36,7 @@ class Stateless:
         self._objective = objective
 
     def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> LossTerms:
-        return self._objective(student, teacher, batch)  # type: ignore[arg-type]  # labels alone need none
+        return self._objective(student, teacher, batch)  # type: ignore[arg-type]  # an objective on labels needs no teacher
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return ()
@@ -56,14 +56,14 @@ def open_loss(
     example: Batch,
     rng: torch.Generator,
 ) -> Loss:
-    """Return the loss of any objective; a stateless one is wrapped."""
+    """Return the loss of any objective; a stateless objective is wrapped."""
     if isinstance(objective, Objective):
         return objective.open(student, teacher, example, rng)
     return Stateless(objective)
 
 
 def notes_of(loss: Loss) -> tuple[str, ...]:
-    """Return what a loss tells before the first step; most tell nothing."""
+    """Return the notes that a loss has for the log before the first step, () for most losses."""
     return loss.notes if isinstance(loss, HasNotes) else ()
 
 
@@ -85,8 +85,8 @@ class Weighted:
 
     def open(
         self, student: nn.Module, teacher: nn.Module | None, example: Batch, rng: torch.Generator
-    ) -> "WeightedCriterion":
-        return WeightedCriterion(
+    ) -> "WeightedLoss":
+        return WeightedLoss(
             [
                 (weight, open_loss(part, student, teacher, example, child(rng, "term", i)))
                 for i, (weight, part) in enumerate(self.terms)
@@ -94,18 +94,19 @@ class Weighted:
         )
 
 
-class WeightedCriterion:
-    """The terms of a weighted sum at work."""
+class WeightedLoss:
+    """The loss of a weighted sum."""
 
     def __init__(self, parts: list[tuple[float, Loss]]) -> None:
         self._parts = parts
 
     @property
     def features(self) -> FeatureNames:
-        features = [part.features for _, part in self._parts]
+        # Without duplicates, in order.
+        needed = [part.features for _, part in self._parts]
         return FeatureNames(
-            student=tuple(dict.fromkeys(name for tap in features for name in tap.student)),
-            teacher=tuple(dict.fromkeys(name for tap in features for name in tap.teacher)),
+            student=tuple(dict.fromkeys(name for names in needed for name in names.student)),
+            teacher=tuple(dict.fromkeys(name for names in needed for name in names.teacher)),
         )
 
     @property
@@ -114,7 +115,7 @@ class WeightedCriterion:
 
     @property
     def metrics(self) -> Mapping[str, Tensor]:
-        return {name: fact for _, part in self._parts for name, fact in metrics_of(part).items()}
+        return {name: value for _, part in self._parts for name, value in metrics_of(part).items()}
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return (parameter for _, part in self._parts for parameter in part.parameters())
@@ -124,7 +125,9 @@ class WeightedCriterion:
         for weight, part in self._parts:
             for name, value in part(student, teacher, batch).items():
                 if name in terms:
-                    raise ValueError(f"two objectives of the sum name a term '{name}'; join them")
+                    raise ValueError(
+                        f"two objectives of the sum have a term '{name}'; use only one of them"
+                    )
                 terms[name] = weight * value
         return terms
 

@@ -1,9 +1,9 @@
-"""Weighted soft labels: less of the teacher where the student already knows better.
+"""Weighted soft labels: a smaller weight on samples where the student is better than its teacher.
 
-CE_s, CE_t: cross-entropies of student and teacher with the label, at T = 1, not differentiated;
+CE_s, CE_t: cross-entropies of student and teacher with the label, at T = 1, without gradient;
     w = 1 - exp(-CE_s / CE_t)         L = c T^2 w (- sum p log q), mean over the batch
-p, q at temperature T. The ratio of losses tells bias from variance: where the student does better
-than its teacher, w is near 0.
+p, q at temperature T. The ratio of losses separates bias from variance: where the student has a
+much lower loss than its teacher, w is near 0.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
 from doublure.core.protocols import Batch, LossTerms, Outputs
-from doublure.objectives.hard_labels import Whose, class_labels, hard_label_loss
+from doublure.objectives.hard_labels import LabelSource, class_labels, hard_label_loss
 
 CARD = Card(
     paper="Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge "
@@ -27,7 +27,7 @@ CARD = Card(
         "ResNet-18 alone, same source": 69.75,
     },
 )
-# A teacher that is certain and right has a loss of 0.
+# Avoids division by 0: a teacher that is certain and right has a loss of 0.
 _EPS = 1e-7
 
 
@@ -37,9 +37,9 @@ def soft_label_weights(
     labels: Int[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
     """Return w of each sample, in [0, 1], without gradient."""
-    ours = hard_label_loss(student_logits.detach(), labels, 0.0)
-    theirs = hard_label_loss(teacher_logits.detach(), labels, 0.0)
-    return 1 - (-ours / (theirs + _EPS)).exp()
+    student_loss = hard_label_loss(student_logits.detach(), labels, 0.0)
+    teacher_loss = hard_label_loss(teacher_logits.detach(), labels, 0.0)
+    return 1 - (-student_loss / (teacher_loss + _EPS)).exp()
 
 
 def weighted_soft_label_loss(
@@ -56,22 +56,22 @@ def weighted_soft_label_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class WSLD:
-    """Objective: soft targets, weighed sample by sample.
+    """Objective: soft targets with a weight per sample.
 
     Args:
-        weight: of the term beside hard labels of weight 1.
-        temperature: by which both networks' logits are divided.
-        of: whose labels the weights are made of: "batch", "teacher" its top-1.
+        weight: c, the factor on the term; the hard labels that go with it have weight 1.
+        temperature: divisor of both networks' logits.
+        of: source of the labels in w: "batch", the labels, or "teacher", the teacher's top-1.
     """
 
     weight: float = 2.5
     temperature: float = 2.0
-    of: Whose = "batch"
+    of: LabelSource = "batch"
 
     def __post_init__(self) -> None:
         positive("weight", self.weight)
         positive("temperature", self.temperature)
-        one_of("labels", self.of, get_args(Whose))
+        one_of("labels", self.of, get_args(LabelSource))
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerms:
         labels = class_labels(self.of, teacher, batch)
