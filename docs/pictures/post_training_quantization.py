@@ -4,9 +4,9 @@ from drawing import FAINT, STUDENT, TEACHER, THIRD, context, digits_teacher, pic
 
 from doublure.compress.post_training_quantization import (
     affine,
-    histograms_of,
+    input_histograms,
     mse_range,
-    ranges_seen,
+    observed_ranges,
 )
 from doublure.core.seeding import from_seed
 from doublure.sources.surrogate import Surrogate
@@ -20,8 +20,8 @@ def main() -> None:
         context(teacher.contract, 256), teacher, from_seed(0)
     )
     images = [stream.draw(0, None).images]
-    seen = ranges_seen(teacher, ["conv2"], images)
-    histogram = histograms_of(teacher, seen, images)["conv2"]
+    seen = observed_ranges(teacher, ["conv2"], images)
+    histogram = input_histograms(teacher, seen, images)["conv2"]
     clips = {
         "range seen": (seen["conv2"], TEACHER),
         "least error": (mse_range(histogram, BITS), THIRD),

@@ -37,7 +37,7 @@ def test_the_same_seed_draws_the_same_rows(network):
 
 def test_a_class_that_is_known_is_refused(network):
     wide = ExpandClassifier(num_new=1, names=("x",))(network, None, tiny.rng())
-    with pytest.raises(ValueError, match="the class 'x' is known already"):
+    with pytest.raises(ValueError, match="the class 'x' exists already"):
         ExpandClassifier(num_new=1, names=("x",))(wide, None, tiny.rng())
 
 

@@ -140,8 +140,8 @@ def test_the_teacher_and_torchs_generator_stay_and_the_same_rng_writes_the_same(
 def test_what_the_teacher_answers_is_asked_in_parts_where_memory_is_short(monkeypatch):
     teacher, student, other = taught("resnet20"), network("resnet8", 1), network("resnet8", 1)
     SETTINGS(student, teacher, BATCHES, tiny.rng())
-    monkeypatch.setattr("doublure.compress.solving._ASKED_BYTES", 1)
-    monkeypatch.setattr("doublure.compress.solving._SHOWN_BYTES", 1)
+    monkeypatch.setattr("doublure.compress.solving._TARGET_BYTES", 1)
+    monkeypatch.setattr("doublure.compress.solving._BLOCK_BYTES", 1)
     SETTINGS(other, teacher, BATCHES, tiny.rng())
     assert tiny.same_weights(student, other)
 
@@ -152,7 +152,7 @@ def test_other_classes_leave_the_classifier_new():
     was = student.body.linear.weight.clone()
     done = SETTINGS(student, teacher, BATCHES, tiny.rng())
     assert torch.equal(student.body.linear.weight, was)
-    assert "the classifier begins anew: its classes are not the teacher's" in done.notes
+    assert "the classifier is initialised randomly: its classes are not the teacher's" in done.notes
     assert list(done.errors) == ["layer1", "layer2", "layer3"]
 
 
@@ -236,7 +236,7 @@ def test_students_of_a_family_are_repaired(name, of, how):
 def test_a_student_of_another_family_is_solved_from_random_features(name, of):
     teacher, student = taught(of), network(name, seed=1)
     done = SETTINGS(student, teacher, BATCHES, tiny.rng())
-    assert done.how == f"no layer of the teacher's, {REPAIRED}"
+    assert done.how == f"no layer of the teacher, {REPAIRED}"
     wanted = answers(teacher)
     error = (answers(student) - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
     assert error < 1

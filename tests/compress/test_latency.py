@@ -18,7 +18,7 @@ def test_between_what_was_measured_latency_is_bilinear():
     assert LAYER.at(16, 8) == 6.0
     assert LAYER.at(8, 6) == 1.5
     assert LAYER.at(12, 6) == (1.5 + 4.5) / 2
-    with pytest.raises(ValueError, match="known from 4 to 8 outputs, and asked for at 9"):
+    with pytest.raises(ValueError, match="measured from 4 to 8 outputs, but needed at 9"):
         LAYER.at(8, 9)
 
 
@@ -83,12 +83,12 @@ def test_a_weight_too_small_to_matter_leaves_the_network_as_without(tmp_path):
     ("text", "message"),
     [
         ("{", "cannot read the latency table"),
-        ("{}", "must name layers"),
+        ("{}", "must have an object for each layer"),
         ('{"conv1": {"inputs": [1], "outputs": [2, 1], "ms": [[1, 2]]}}', "increasing order"),
         ('{"conv1": {"inputs": [1], "outputs": [1, 2], "ms": [[1]]}}', "a row for each"),
         ('{"conv1": {"inputs": [1]}}', "conv1 must have inputs and outputs"),
         ('{"conv9": {"inputs": [1], "outputs": [4], "ms": [[1]]}}', "did you mean"),
-        ('{"conv1": {"inputs": [1], "outputs": [99], "ms": [[1]]}}', "conv1: latency is known"),
+        ('{"conv1": {"inputs": [1], "outputs": [99], "ms": [[1]]}}', "conv1: latency is measured"),
     ],
 )
 def test_what_is_no_table_for_this_network_is_refused(tmp_path, text, message):
@@ -100,5 +100,5 @@ def test_what_is_no_table_for_this_network_is_refused(tmp_path, text, message):
 
 def test_a_table_and_its_weight_go_together():
     for fields in ({"latency": "t.json"}, {"latency_weight": 1.0}, {"latency_weight": -1.0}):
-        with pytest.raises(ValueError, match="go together"):
+        with pytest.raises(ValueError, match="are used together"):
             Pruning(**fields)

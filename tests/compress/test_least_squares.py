@@ -24,7 +24,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def in_parts(seen: Tensor, wanted: Tensor, answered: Tensor | None = None) -> list[Rows]:
     answered = torch.zeros_like(wanted) if answered is None else answered
     slices = zip(seen.split(7, dim=1), answered.split(7), wanted.split(7), strict=True)
-    return [Rows(seen=u, answered=z, wanted=t) for u, z, t in slices]
+    return [Rows(inputs=u, outputs=z, targets=t) for u, z, t in slices]
 
 
 def solved(seen: Tensor, wanted: Tensor, ridge: float, **how: int) -> Solution:
@@ -63,8 +63,8 @@ def test_the_error_never_grows_and_is_the_one_that_a_pass_would_measure(seed, ri
     rows, wanted, answered = (drawn(*s, seed=seed + i) for i, s in enumerate(SHAPES))
     for constant in (True, False):
         found = solve(in_parts(rows, wanted, answered), ridge, constant=constant)
-        whole = Rows(seen=rows, answered=answered, wanted=wanted)
-        off = whole.changed(found.change) - wanted
+        whole = Rows(inputs=rows, outputs=answered, targets=wanted)
+        off = whole.outputs_after(found.change) - wanted
         assert found.after == pytest.approx(float(off.square().sum()))
         assert found.before == pytest.approx(float((answered - wanted).square().sum()))
         assert found.after <= found.before
@@ -148,14 +148,14 @@ def test_a_changed_map_answers_what_was_solved_and_normalises_its_rows(groups):
     answer = network(images)
     places = draw_places(tuple(answer.shape), 99, tiny.rng())
     rows = Rows(
-        seen=input_rows(network[0], images, places),
-        answered=rows_at(answer, places),
-        wanted=drawn(48, 4, seed=3),
+        inputs=input_rows(network[0], images, places),
+        outputs=rows_at(answer, places),
+        targets=drawn(48, 4, seed=3),
     )
     found = solve([rows], 1e-3)
     change_map_(network, LinearMap(layer="0", norm="1"), found)
     after = network(images)
-    torch.testing.assert_close(rows_at(after, places), rows.changed(found.change))
+    torch.testing.assert_close(rows_at(after, places), rows.outputs_after(found.change))
     inner = network[0](images)
     torch.testing.assert_close(network[1].running_mean, inner.mean((0, 2, 3)))
     torch.testing.assert_close(network[1].running_var, inner.var((0, 2, 3), correction=0))

@@ -8,11 +8,11 @@ from doublure.compress.post_training_quantization import (
     Histogram,
     PostTrainingQuantization,
     affine,
-    layers_called,
+    called_layers,
     mse_clip_weight,
     mse_range,
+    observed_ranges,
     percentile_range,
-    ranges_seen,
     squared_error,
 )
 from doublure.core.protocols import Batch, InputContract, image_batch
@@ -131,7 +131,7 @@ def test_the_same_images_give_the_same_grids(network):
 
 def test_min_and_max_are_those_of_a_hook_on_the_layer(network):
     images = batches(1)[0].images
-    seen = ranges_seen(network, ["conv1"], [images])
+    seen = observed_ranges(network, ["conv1"], [images])
     normalised = (images - 0.5) / 0.5
     assert seen == {"conv1": (normalised.min().item(), normalised.max().item())}
 
@@ -188,7 +188,7 @@ def test_a_corrected_bias_leaves_each_channel_its_mean(network):
 
 def test_the_first_and_the_last_layer_keep_their_bits(network):
     grids = grids_of(quantized(network, weight_bits=4, activation_bits=4).body)
-    names = layers_called(network, batches(1)[0].images)
+    names = called_layers(network, batches(1)[0].images)
     assert (names[0], names[-1]) == ("conv1", "linear")
     bits = {name: (grid.weight_bits, grid.activation_bits) for name, grid in grids.items()}
     assert bits.pop("conv1") == bits.pop("linear") == (8, 8)
@@ -217,14 +217,14 @@ def test_the_network_that_came_in_is_left_as_it_was(network):
 
 @pytest.mark.parametrize("bits", [0, 1, 9, 16])
 def test_bits_that_no_grid_has_are_refused(bits):
-    with pytest.raises(ValueError, match="weight_bits must lie in 2 to 8, or be 32"):
+    with pytest.raises(ValueError, match="weight_bits must be 2 to 8, or 32"):
         PostTrainingQuantization(weight_bits=bits)
 
 
 def test_nothing_to_do_is_refused(network):
     with pytest.raises(ValueError, match="both 32: nothing to quantize"):
         quantized(network, weight_bits=32, activation_bits=32)
-    with pytest.raises(ValueError, match="quantized already"):
+    with pytest.raises(ValueError, match="already quantized"):
         quantized(quantized(network))
     with pytest.raises(ValueError, match="needs calibration images, got none"):
         PostTrainingQuantization()(network, [], tiny.rng())

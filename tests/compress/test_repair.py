@@ -150,5 +150,5 @@ def test_a_pruned_digits_network_knows_more_digits_when_repaired():
 
 
 def test_nothing_is_repaired_without_images():
-    with pytest.raises(ValueError, match="repair needs images; give some, or prune with"):
+    with pytest.raises(ValueError, match="repair needs images, got none; add some, or use"):
         Pruning(importance="l1", repair=True)(made("convnet-6"), None, tiny.rng())

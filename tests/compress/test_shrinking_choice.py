@@ -29,7 +29,7 @@ def test_the_best_that_meets_the_target_is_recommended():
     assert (chosen.candidate, chosen.path, chosen.meets) == ("c", "c.onnx", True)
     assert chosen.reason == (
         "c, float32: 0.28 of the teacher's bytes, the highest accuracy of the 3 files of at most "
-        "0.3 of the teacher's bytes: 80.0 % of 100 labelled images."
+        "0.3 of the teacher's bytes: accuracy 80.0 % on 100 labelled images."
     )
 
 
@@ -41,13 +41,13 @@ def test_of_equals_the_smaller_is_recommended():
 def test_if_none_meets_the_target_the_nearest_is_named_as_such():
     chosen = recommend(ROWS, parse_target("50B"), TEACHER)
     assert (chosen.candidate, chosen.meets) == ("d", False)
-    assert chosen.reason.startswith("No file meets the target of 50B. d, float32 is the nearest")
+    assert chosen.reason.startswith("No file meets the target of 50B. d, float32 is nearest")
 
 
 def test_a_latency_counts_where_it_was_asked_for():
     chosen = recommend(ROWS, parse_target("2ms"), TEACHER)
     assert chosen.candidate == "a"
-    assert "1 ms an image" in chosen.reason
+    assert "1 ms per image" in chosen.reason
 
 
 def test_without_labels_mean_agreement_decides_and_is_told_by_set():

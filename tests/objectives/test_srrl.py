@@ -49,5 +49,7 @@ def test_a_teacher_without_a_linear_classifier_is_refused():
     teacher = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    with pytest.raises(ValueError, match="the last layer of the teacher is not linear; use fit-nets"):
+    with pytest.raises(
+        ValueError, match="the last layer of the teacher is not linear; use fit-nets"
+    ):
         SRRL().open(built("resnet8"), freeze(teacher), BATCH, torch.Generator())

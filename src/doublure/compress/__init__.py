@@ -1,1 +1,1 @@
-"""How is it made smaller?"""
+"""How is a network made smaller?"""

@@ -1,7 +1,7 @@
-"""Widening: the network of the old classes gets an output for each new one.
+"""Expand classifier: add an output for each new class.
 
-The head has |C_o| + |C_k| rows, of which the first |C_o| are the old ones, unchanged; so are all
-other weights.
+The last layer gets |C_o| + |C_k| rows. The first |C_o| rows, of the old classes, and all other
+weights do not change.
 """
 
 import copy
@@ -21,11 +21,11 @@ from doublure.nets.network import Network
 
 @dataclass(frozen=True, kw_only=True)
 class ExpandClassifier:
-    """Transform: more classes behind the old ones.
+    """Transform: append new classes to the old ones.
 
     Args:
-        num_new: how many.
-        names: of the new classes; needed where the old ones have names.
+        num_new: number of new classes.
+        names: names of the new classes.
     """
 
     num_new: int
@@ -41,21 +41,23 @@ class ExpandClassifier:
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator
     ) -> Network:
-        """Return `model` with new outputs; it needs to see nothing."""
+        """Return `model` with new outputs; `batches` is not used."""
         if not isinstance(model, Network):
-            raise TypeError(f"widening needs a Network, got {type(model).__name__}")
+            raise TypeError(f"expanding a classifier needs a Network, got {type(model).__name__}")
         old = model.contract
         classes = old.classes + self.num_new
         names = None
         if self.names is not None:
-            # Classes that nobody named are called by their index.
+            # Old classes without names are named by their index.
             names = (*(old.names or map(str, range(old.classes))), *self.names)
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"the class '{twice[0]}' is known already; give new ones only")
-        made = copy.deepcopy(model)
-        head = last_linear(made.body, old.classes)
-        expand_classifier_(made.body, head, classes, child(rng, "head"))
-        made.contract = dataclasses.replace(old, classes=classes, names=names)
-        made.plan = (*model.plan, record_of(head, classes))
-        return made
+            duplicates = sorted({name for name in names if names.count(name) > 1})
+            if duplicates:
+                raise ValueError(
+                    f"the class '{duplicates[0]}' exists already; name only new classes"
+                )
+        expanded = copy.deepcopy(model)
+        head = last_linear(expanded.body, old.classes)
+        expand_classifier_(expanded.body, head, classes, child(rng, "head"))
+        expanded.contract = dataclasses.replace(old, classes=classes, names=names)
+        expanded.plan = (*model.plan, record_of(head, classes))
+        return expanded

@@ -1,20 +1,21 @@
-"""Least squares for a linear map of a network: the change of it that explains a residual best.
+"""Least squares for a linear map of a network: the change of its weights that best fits a residual.
 
-Of a layer with weights A and rows u of inputs (for a convolution the patch behind each place of
-its answer), the change (D, e) of weights and constant that a residual r is explained by is
+A layer has weights A and rows u of inputs; for a convolution u is the input patch of one output
+position. The change (D, e) of weights and constant that fits a residual r best is
 
     argmin  sum |u D + e - r|^2 + ridge tr(U'U) / d |D|^2
 
-over all rows: one system of d + 1 equations for each group of the layer, in float64. At D = 0
-nothing is changed, so that the sum of squares never grows, and a residual of zero changes nothing.
+over all rows: one system of d + 1 equations for each group of the layer, in float64. D = 0 is
+feasible, so that the sum of squares never increases, and a residual of zero gives no change.
 
-Behind a ReLU an answer z below zero is as good as any other below zero. Where the wanted answer t
-is not positive only max(z, 0) counts, as in Zhang, Zou, He, Sun (arXiv:1505.06798, section 3.2):
+Before a ReLU all negative outputs z are equivalent. Where the target t is not positive, only
+max(z, 0) counts, as in Zhang, Zou, He, Sun (arXiv:1505.06798, section 3.2):
 
     sum over t > 0 of (z - t)^2  +  sum over t <= 0 of max(z, 0)^2
 
-is convex in the change. Each round wants min(z, 0) of the z at hand where t <= 0 and solves again;
-that quadratic lies above the sum and touches it, so that the sum never grows.
+is convex in the change. Each round replaces the target by min(z, 0) of the current z where t <= 0,
+and solves again. That quadratic is an upper bound of the sum, equal to it at the current z, so that
+the sum never increases (majorise-minimise).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,15 +30,16 @@ from doublure.nets.linear_maps import LinearMap, width_of
 from doublure.nets.readouts import Places
 
 
-def input_rows(layer: nn.Module, given: Tensor, places: Places) -> Tensor:
-    """Return groups x rows x features of what a layer sees behind these places of its answer."""
+def input_rows(layer: nn.Module, inputs: Tensor, places: Places) -> Tensor:
+    """Return the layer's input at these output positions, groups x rows x features."""
     if not isinstance(layer, nn.Conv2d):
-        return given[places][None]
+        return inputs[places][None]
     batch, y, x = places
     padding = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(given, padding, mode=mode) if any(padding) else given
+    padded = F.pad(inputs, padding, mode=mode) if any(padding) else inputs
     (height, width), (down, right) = layer.kernel_size, layer.stride
+    # The rows and columns of the padded input under the kernel, for each position.
     rows = (y * down)[:, None, None] + layer.dilation[0] * torch.arange(height).to(y)[:, None]
     columns = (x * right)[:, None, None] + layer.dilation[1] * torch.arange(width).to(x)
     # rows x height x width x channels -> groups x rows x (channels of a group, height, width)
@@ -47,10 +49,10 @@ def input_rows(layer: nn.Module, given: Tensor, places: Places) -> Tensor:
 
 
 def draw_places(shape: tuple[int, ...], count: int, rng: torch.Generator) -> Places:
-    """Return indices into all dimensions of an answer but that of its channels.
+    """Return random indices into all dimensions of an output except its channels.
 
     Args:
-        count: of places; all of them where an answer has no more.
+        count: number of positions; all of them if the output has no more.
     """
     grid = (shape[0], *shape[2:]) if len(shape) == 4 else shape[:-1]
     total = int(torch.tensor(grid).prod())
@@ -60,36 +62,36 @@ def draw_places(shape: tuple[int, ...], count: int, rng: torch.Generator) -> Pla
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """What a map sees at some places, what it answers there, and what it should.
+    """Inputs, outputs and targets of a linear map at some positions.
 
     Args:
-        seen: by group of the layer.
+        inputs: for each group of the layer.
     """
 
-    seen: Float[Tensor, "groups rows features"]
-    answered: Float[Tensor, "rows outputs"]
-    wanted: Float[Tensor, "rows outputs"]
+    inputs: Float[Tensor, "groups rows features"]
+    outputs: Float[Tensor, "rows outputs"]
+    targets: Float[Tensor, "rows outputs"]
 
     @property
     def wide(self) -> Float[Tensor, "groups rows unknowns"]:
-        """What it sees, and a constant 1."""
-        return F.pad(self.seen, (0, 1), value=1.0)
+        """The inputs, and a constant 1 for the bias."""
+        return F.pad(self.inputs, (0, 1), value=1.0)
 
-    def changed(self, change: Tensor) -> Float[Tensor, "rows outputs"]:
-        """Return what the map answers once it is changed."""
-        return self.answered + (self.wide @ change.to(self.seen)).movedim(0, 1).flatten(1)
+    def outputs_after(self, change: Tensor) -> Float[Tensor, "rows outputs"]:
+        """Return the outputs of the map with this change."""
+        return self.outputs + (self.wide @ change.to(self.inputs)).movedim(0, 1).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Solution:
-    """A change of a map, with that of the constant as its last row, and what it is worth.
+    """A change of a map, with the change of the constant as its last row, and its errors.
 
     Args:
-        before: squared error that counts, without the change.
-        after: the same with it.
-        varies: sum of squared distances of what is wanted from its mean.
-        mean: of what the map's layer is to answer before its BatchNorm, by feature it sees.
-        spread: covariance of the features.
+        before: squared error without the change.
+        after: squared error with the change.
+        varies: sum of squared distances of the targets from their mean.
+        mean: mean of each input feature.
+        spread: covariance of the input features.
     """
 
     change: Float64[Tensor, "groups unknowns outputs"]
@@ -104,34 +106,36 @@ class Solution:
 def solve(
     parts: Sequence[Rows], ridge: float, *, constant: bool = True, rounds: int = 0
 ) -> Solution:
-    """Return the change of a map that brings its answers nearest those wanted.
+    """Return the change of a map that minimises the squared error of its outputs.
 
     Args:
-        parts: rows, slice by slice.
-        ridge: as a share of the mean square of what the map sees.
-        constant: whether there is one to change; 0 otherwise.
-        rounds: of the sum for a map behind a ReLU; 0 for a map that is not.
+        parts: rows, one element per slice of images.
+        ridge: relative to the mean square of the inputs.
+        constant: whether the map has a constant to change; otherwise its change is 0.
+        rounds: number of solves for a map that a ReLU follows; 0 for other maps.
     """
-    gram = _summed(parts, lambda part: part.wide)
+    gram = _sum_products(parts, lambda part: part.wide)
     count, features = gram[0, -1, -1], gram.shape[1] - 1
     power = gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1, keepdim=True)
     system = gram.clone()
-    # A group that sees nothing but zeros changes nothing but its constant.
+    # If all inputs of a group are zero, only its constant can change: 1 keeps the system regular.
     system.diagonal(dim1=1, dim2=2)[:, :-1] += torch.where(power > 0, ridge * power, 1.0)
     known = features + int(constant)
+    # The matrix is the same in all rounds: it is factorised once.
     factors = torch.linalg.lu_factor(system[:, :known, :known])
-    change = gram.new_zeros(len(gram), features + 1, parts[0].wanted.shape[1] // len(gram))
+    change = gram.new_zeros(len(gram), features + 1, parts[0].targets.shape[1] // len(gram))
     before = _error(parts, change, rectified=rounds > 0)
     for _ in range(max(1, rounds)):
         now = change
 
         def residual(part: Rows, now: Tensor = now) -> Tensor:
-            wanted = part.wanted
+            targets = part.targets
             if rounds:
-                wanted = torch.where(wanted > 0, wanted, part.changed(now).clamp(max=0))
-            return _by_group(wanted - part.answered, len(gram))
+                # Where the target is not positive, any negative output is right: take the current.
+                targets = torch.where(targets > 0, targets, part.outputs_after(now).clamp(max=0))
+            return _by_group(targets - part.outputs, len(gram))
 
-        cross = _summed(parts, residual)
+        cross = _sum_products(parts, residual)
         solved = torch.linalg.lu_solve(*factors, cross[:, :known])
         change = F.pad(solved, (0, 0, 0, features + 1 - known))
     mean = gram[:, :-1, -1] / count
@@ -139,14 +143,14 @@ def solve(
         change=change,
         before=before,
         after=_error(parts, change, rectified=rounds > 0),
-        varies=_variation(torch.cat([part.wanted for part in parts]), rectified=rounds > 0),
+        varies=_variation(torch.cat([part.targets for part in parts]), rectified=rounds > 0),
         mean=mean,
         spread=gram[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :],
     )
 
 
-def _summed(parts: Sequence[Rows], right: Callable[[Rows], Tensor]) -> Tensor:
-    """Return the products with what a map sees, summed slice by slice in float64."""
+def _sum_products(parts: Sequence[Rows], right: Callable[[Rows], Tensor]) -> Tensor:
+    """Return the products with the map's inputs, summed over slices in float64."""
     total: Tensor | None = None
     for part in parts:
         product = (part.wide.mT @ right(part)).double()
@@ -162,30 +166,31 @@ def _by_group(values: Tensor, groups: int) -> Tensor:
 def _error(parts: Sequence[Rows], change: Tensor, *, rectified: bool) -> float:
     total = 0.0
     for part in parts:
-        off = part.changed(change) - part.wanted
+        outputs = part.outputs_after(change)
+        error = outputs - part.targets
         if rectified:
-            off = torch.where(part.wanted > 0, off, part.changed(change).clamp(min=0))
-        total += float(off.double().square().sum())
+            error = torch.where(part.targets > 0, error, outputs.clamp(min=0))
+        total += float(error.double().square().sum())
     return total
 
 
-def _variation(wanted: Tensor, *, rectified: bool) -> float:
-    """Return the sum of squared distances from the mean, of what passes where a ReLU follows."""
-    wide = wanted.double().clamp(min=0) if rectified else wanted.double()
-    return max(float((wide - wide.mean(0)).square().sum()), torch.finfo(torch.float64).tiny)
+def _variation(targets: Tensor, *, rectified: bool) -> float:
+    """Return the sum of squared distances from the mean; of the positive part before a ReLU."""
+    values = targets.double().clamp(min=0) if rectified else targets.double()
+    return max(float((values - values.mean(0)).square().sum()), torch.finfo(torch.float64).tiny)
 
 
 @torch.no_grad()
 def change_map_(network: nn.Module, linear: LinearMap, solution: Solution) -> None:
-    """Add a change to a linear map; its BatchNorm gets the statistics of the rows it was solved on.
+    """Add a change to a linear map; its BatchNorm gets the statistics of the solved rows.
 
-    With A' = gamma / sigma A + D the layer's weights, mu' and sigma'^2 mean and variance of A' u:
-    gamma' = sigma', beta' = mu' + constant, so that the map answers A' u + constant and a layer
-    that trains on normalises as before.
+    The layer's weights become A' = gamma / sigma A + D, with mu' and sigma'^2 the mean and variance
+    of A' u. With gamma' = sigma' and beta' = mu' + constant the map computes A' u + constant, and
+    its BatchNorm still normalises with the right statistics when training continues.
     """
     layer = network.get_submodule(linear.layer)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
-    weights, constant = _folded(network, linear)
+    weights, constant = _fold_norm(network, linear)
     change = solution.change.to(weights)
     outputs = width_of(layer)
     delta = change[:, :-1].mT.reshape(outputs, -1).reshape(weights.shape)
@@ -199,6 +204,7 @@ def change_map_(network: nn.Module, linear: LinearMap, solution: Solution) -> No
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    # Mean A' E[u] and variance A' Cov[u] A'^T of the new outputs, for each group.
     grouped = weights.reshape(len(change), outputs // len(change), -1).mT
     mean = (grouped * solution.mean.to(weights)[:, :, None]).sum(1).reshape(outputs)
     spread = solution.spread.to(weights) @ grouped
@@ -211,8 +217,8 @@ def change_map_(network: nn.Module, linear: LinearMap, solution: Solution) -> No
     norm.bias.copy_(mean + constant)
 
 
-def _folded(network: nn.Module, linear: LinearMap) -> tuple[Tensor, Tensor]:
-    """Return weights and constant of a layer with its BatchNorm in one, in float64."""
+def _fold_norm(network: nn.Module, linear: LinearMap) -> tuple[Tensor, Tensor]:
+    """Return weights and constant of a layer with its BatchNorm folded in, in float64."""
     layer = network.get_submodule(linear.layer)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     weights = layer.weight.double()

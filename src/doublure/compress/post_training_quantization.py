@@ -1,13 +1,13 @@
 """Post-training quantization: weights and layer inputs on grids, ranges from calibration images.
 
-A layer's input range [a, b] holds 0 and gives s = (b - a) / (2^bits - 1), z = round(-a / s). It is
-the range seen ("minmax"), the range of a share of the values ("percentile"), or the one that
-rounds a histogram of them with the least squared error ("mse", which also clips the weights).
-Bias correction (Nagel et al., arXiv:1906.04721, sec. 4.2) moves each output channel by
-E[W x] - E[W_q x_q] over the calibration images: into the layer's bias, or out of the running mean
-of the BatchNorm behind it. The first and the last layer keep more bits, where asked.
+A layer's input range [a, b] includes 0 and gives s = (b - a) / (2^bits - 1), z = round(-a / s). It
+is the observed range ("minmax"), the range of a share of the values ("percentile"), or the range
+with the smallest squared rounding error on a histogram of the values ("mse", which also clips the
+weights). Bias correction (Nagel et al., arXiv:1906.04721, sec. 4.2) moves each output channel by
+E[W x] - E[W_q x_q] over the calibration images: it is added to the layer's bias, or subtracted from
+the running mean of the BatchNorm that follows. The first and the last layer can have more bits.
 
-Differs from the paper: it leaves the quantizer open; which images calibrate is its subject.
+Differs from the paper: the paper is about the choice of calibration images, and fixes no quantizer.
 """
 
 import copy
@@ -40,17 +40,17 @@ CARD = Card(
 
 CalibrationMethod = Literal["minmax", "percentile", "mse"]
 _BINS = 2048
-# Ranges tried by "mse", as shares of the one seen; below a fifth the clipping error has won.
+# Ranges that "mse" tries, relative to the observed range; below 0.2 the clipping error dominates.
 _SHARES = tuple(k / 100 for k in range(20, 101))
 _FEWEST_BITS, _MOST_BITS = 2, 8
 
 
 def affine(low: float, high: float, bits: int) -> tuple[float, int]:
-    """Return scale and zero_point of a range, which is stretched to hold 0."""
+    """Return scale and zero_point of a range, which is extended to include 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     if high == low:
         return 1.0, 0
-    # The kernels compute in float32: the scale is kept as they will see it.
+    # The kernels compute in float32: round the scale in the same way.
     scale = torch.tensor((high - low) / (2**bits - 1)).item()
     if scale == 0.0:
         return 1.0, 0
@@ -59,7 +59,7 @@ def affine(low: float, high: float, bits: int) -> tuple[float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """How often a layer's inputs fall between `low` and `high`, in bins of equal width."""
+    """Histogram of a layer's inputs between `low` and `high`, in bins of equal width."""
 
     low: float
     high: float
@@ -73,10 +73,10 @@ class Histogram:
 
 
 def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, float]:
-    """Return the range that leaves out the same share of the values at either end.
+    """Return the range that excludes the same share of values at both ends.
 
     Args:
-        percentile: of the values that stay inside, in percent.
+        percentile: share of the values inside the range, in percent.
     """
     shares = histogram.counts.double().cumsum(0) / histogram.counts.sum()
     outside = (1 - percentile / 100) / 2
@@ -84,21 +84,21 @@ def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, fl
     first = int((shares <= outside).sum())
     last = int((shares < 1 - outside).sum())
     low, high = histogram.low + width * first, histogram.low + width * (last + 1)
-    # An end at which nothing is below 0 (a ReLU's) is no tail.
+    # If no value is below 0, as after a ReLU, there is no lower tail to exclude.
     return (min(histogram.low, 0.0) if histogram.low >= 0 else low), high
 
 
 def squared_error(
     values: Float[Tensor, " values"], counts: Tensor, scale: float, zero_point: int, bits: int
 ) -> float:
-    """Return the mean squared error of rounding and clipping values that come `counts` times."""
+    """Return the mean squared error of rounding and clipping values, weighted by `counts`."""
     rounded = ((values / scale).round() + zero_point).clamp(0, 2**bits - 1) - zero_point
     error = (rounded * scale - values).square() * counts
     return float(error.sum() / counts.sum())
 
 
 def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
-    """Return the range among shares of the one seen that rounds with the least squared error."""
+    """Return the fraction of the observed range with the smallest squared rounding error."""
     centres, counts = histogram.centres, histogram.counts.double()
     ranges = [(share * histogram.low, share * histogram.high) for share in _SHARES]
 
@@ -110,31 +110,31 @@ def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
 
 
 def mse_clip_weight(weight: Float[Tensor, "outputs inputs *kernel"], bits: int) -> Tensor:
-    """Return the weights clipped, per output channel, where rounding them costs least."""
+    """Return the weights clipped, per output channel, to the range of smallest rounding error."""
     flat, highest = weight.detach().flatten(1), 2 ** (bits - 1) - 1
     full = weight_scales(weight, bits)
     best, error = full, torch.full_like(full, torch.inf)
     for share in _SHARES:
         scales = full * share
         integers = (flat / scales[:, None]).round().clamp(-highest, highest)
-        now = (integers * scales[:, None] - flat).square().sum(1)
-        best, error = torch.where(now < error, scales, best), torch.minimum(now, error)
+        trial = (integers * scales[:, None] - flat).square().sum(1)
+        best, error = torch.where(trial < error, scales, best), torch.minimum(trial, error)
     reach = (best * highest).view(-1, *[1] * (weight.dim() - 1))
     return weight.detach().clamp(-reach, reach)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostTrainingQuantization:
-    """Transform: eight bits, from the ranges seen; all else is a choice.
+    """Transform: quantization, by default to 8 bits with the observed ranges.
 
     Args:
-        weight_bits: 2 to 8, or 32 to leave weights as they are.
-        activation_bits: of the layers' inputs, likewise.
-        first_last_bits: of weights and inputs of the first and the last layer at least; 0 treats
-            them as the others.
-        calibration_method: how ranges are taken: "minmax", "percentile" or "mse".
-        percentile: share of the values that stay inside, in percent; read by "percentile" only.
-        correct_bias: move each output channel by the error of its mean.
+        weight_bits: bit width of the weights, 2 to 8; 32 does not quantize them.
+        activation_bits: bit width of the layers' inputs, 2 to 8; 32 does not quantize them.
+        first_last_bits: minimum bit width of weights and inputs in the first and the last layer; 0
+            sets no minimum.
+        calibration_method: how ranges are computed: "minmax", "percentile" or "mse".
+        percentile: share of the values inside the range, in percent; only for "percentile".
+        correct_bias: correct the mean of each output channel.
     """
 
     weight_bits: int = 8
@@ -150,27 +150,27 @@ class PostTrainingQuantization:
             bits = getattr(self, name)
             free = (FLOAT, 0) if name == "first_last_bits" else (FLOAT,)
             if bits not in free and not _FEWEST_BITS <= bits <= _MOST_BITS:
-                raise ValueError(f"{name} must lie in 2 to 8, or be 32 for none, got {bits}")
+                raise ValueError(f"{name} must be 2 to 8, or 32 for no quantization, got {bits}")
         if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must lie in (50, 100], got {self.percentile}")
+            raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator
     ) -> Network:
-        """Return `model` on grids, its ranges taken from the images of `batches`."""
+        """Return the quantized `model`, with ranges computed on the images of `batches`."""
         if not isinstance(model, Network):
             raise TypeError(f"quantization needs a Network, got {type(model).__name__}")
         if is_quantized(model):
-            raise ValueError("the network is quantized already; start from the one it was made of")
+            raise ValueError("the network is already quantized; start from the float network")
         if self.weight_bits == self.activation_bits == FLOAT:
             raise ValueError("weight_bits and activation_bits are both 32: nothing to quantize")
         images = [batch.images for batch in batches or ()]
         if not images:
             raise ValueError("quantization needs calibration images, got none")
-        made = copy.deepcopy(model).eval()
-        names = layers_called(made, images[0][:1])
+        quantized = copy.deepcopy(model).eval()
+        names = called_layers(quantized, images[0][:1])
         bits = self._bits(names)
-        ranges = self._ranges(made, images, {name: two[1] for name, two in bits.items()})
+        ranges = self._ranges(quantized, images, {name: two[1] for name, two in bits.items()})
         grids = {}
         for name, (weight_bits, activation_bits) in bits.items():
             scale, zero_point = 1.0, 0
@@ -182,43 +182,43 @@ class PostTrainingQuantization:
                 scale=scale,
                 zero_point=zero_point,
             )
-            layer = made.body.get_submodule(name)
+            layer = quantized.body.get_submodule(name)
             if self.calibration_method == "mse" and weight_bits != FLOAT:
                 with torch.no_grad():
                     layer.weight.copy_(mse_clip_weight(layer.weight, weight_bits))  # type: ignore[operator, arg-type]  # a Conv2d or Linear
-        quantize_(made.body, grids)
+        quantize_(quantized.body, grids)
         if self.correct_bias:
-            correct_bias_(model, made, names, torch.cat(images))
-        made.plan = (*model.plan, record_of(made.body))
-        return made.train(model.training)
+            correct_bias_(model, quantized, names, torch.cat(images))
+        quantized.plan = (*model.plan, record_of(quantized.body))
+        return quantized.train(model.training)
 
     def _bits(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        least = self.first_last_bits
+        minimum = self.first_last_bits
         ends = {names[0], names[-1]}
         inner = (self.weight_bits, self.activation_bits)
         return {
-            name: (max(inner[0], least), max(inner[1], least)) if name in ends else inner
+            name: (max(inner[0], minimum), max(inner[1], minimum)) if name in ends else inner
             for name in names
         }
 
     def _ranges(
         self, network: Network, images: Sequence[Tensor], bits: Mapping[str, int]
     ) -> dict[str, tuple[float, float]]:
-        seen = ranges_seen(network, list(bits), images)
+        observed = observed_ranges(network, list(bits), images)
         if self.calibration_method == "minmax":
-            return seen
-        histograms = histograms_of(network, seen, images)
+            return observed
+        histograms = input_histograms(network, observed, images)
         if self.calibration_method == "percentile":
             return {
                 name: percentile_range(histograms[name], self.percentile) for name in histograms
             }
         return {
-            name: mse_range(found, bits[name]) if bits[name] != FLOAT else seen[name]
-            for name, found in histograms.items()
+            name: mse_range(histogram, bits[name]) if bits[name] != FLOAT else observed[name]
+            for name, histogram in histograms.items()
         }
 
 
-def layers_called(network: Network, images: Tensor) -> tuple[str, ...]:
+def called_layers(network: Network, images: Tensor) -> tuple[str, ...]:
     """Return the layers that can be quantized, in the order in which they are first called."""
     called: dict[str, None] = {}
     _watch(network, None, [images], lambda name, _: called.setdefault(name))
@@ -229,10 +229,10 @@ def layers_called(network: Network, images: Tensor) -> tuple[str, ...]:
     return tuple(called)
 
 
-def ranges_seen(
+def observed_ranges(
     network: Network, names: Sequence[str], images: Iterable[Tensor]
 ) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest input of each layer named."""
+    """Return the smallest and the largest input of each named layer."""
     seen: dict[str, tuple[float, float]] = {}
 
     def note(name: str, x: Tensor) -> None:
@@ -244,10 +244,10 @@ def ranges_seen(
     return seen
 
 
-def histograms_of(
+def input_histograms(
     network: Network, ranges: Mapping[str, tuple[float, float]], images: Iterable[Tensor]
 ) -> dict[str, Histogram]:
-    """Return how the inputs of each layer are spread over the range given for it."""
+    """Return the histogram of each layer's inputs over the given range."""
     counts: dict[str, Tensor] = {}
 
     def note(name: str, x: Tensor) -> None:
@@ -257,30 +257,32 @@ def histograms_of(
 
     _watch(network, tuple(ranges), images, note)
     return {
-        name: Histogram(low=ranges[name][0], high=ranges[name][1], counts=found)
-        for name, found in counts.items()
+        name: Histogram(low=ranges[name][0], high=ranges[name][1], counts=bins)
+        for name, bins in counts.items()
     }
 
 
 def correct_bias_(
     network: Network, quantized: Network, names: Sequence[str], images: Tensor
 ) -> None:
-    """Move the output channels of each layer of `quantized` to the means they have in `network`.
+    """Move the output channels of each layer of `quantized` to their means in `network`.
 
-    One pass over all images at once, layer after layer: what is corrected feeds what comes later.
+    A single forward pass corrects the layers in order: the input of each layer already has the
+    corrections of the layers before it.
     """
-    wanted: dict[str, Tensor] = {}
-    places = {name: quantized.body.get_submodule(name) for name in names}
-    followers = _normalisations_behind(quantized, places, images[:1])
+    float_means: dict[str, Tensor] = {}
+    layers = {name: quantized.body.get_submodule(name) for name in names}
+    followers = _following_norms(quantized, layers, images[:1])
 
     def note(name: str, output: Tensor) -> Tensor | None:
-        wanted[name] = _channel_means(output)
+        float_means[name] = _channel_means(output)
         return None
 
     def correct(name: str, output: Tensor) -> Tensor | None:
-        error = wanted[name] - _channel_means(output)
-        layer, follower = places[name], followers.get(name)
+        error = float_means[name] - _channel_means(output)
+        layer, follower = layers[name], followers.get(name)
         if follower is not None:
+            # The BatchNorm subtracts its running mean: a lower mean raises its output.
             follower.running_mean.sub_(error)  # type: ignore[union-attr]  # it has statistics
             return None
         bias = getattr(layer, "bias", None)
@@ -298,22 +300,22 @@ def _channel_means(output: Tensor) -> Tensor:
     return output.transpose(0, 1).flatten(1).mean(1)
 
 
-def _normalisations_behind(
+def _following_norms(
     network: Network, layers: Mapping[str, nn.Module], images: Tensor
 ) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """Return the BatchNorm whose input is the very output of a layer, for each that has one."""
-    made_by: dict[int, str] = {}
-    kept: list[Tensor] = []  # an address is only taken again once its tensor is gone
-    found: dict[str, nn.modules.batchnorm._BatchNorm] = {}
+    """Return the BatchNorm whose input is the output tensor of a layer, for layers with one."""
+    layer_by_output: dict[int, str] = {}
+    kept: list[Tensor] = []  # keeps tensors alive: the id of a freed tensor can be reused
+    norms: dict[str, nn.modules.batchnorm._BatchNorm] = {}
 
     def note(name: str, output: Tensor) -> None:
-        made_by[id(output)] = name
+        layer_by_output[id(output)] = name
         kept.append(output)
 
     def look(layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        name = made_by.get(id(inputs[0]))
+        name = layer_by_output.get(id(inputs[0]))
         if name is not None and layer.running_mean is not None:
-            found[name] = layer
+            norms[name] = layer
 
     handles = [
         layer.register_forward_pre_hook(look)
@@ -326,7 +328,7 @@ def _normalisations_behind(
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return norms
 
 
 def _watch(
@@ -335,22 +337,22 @@ def _watch(
     images: Iterable[Tensor],
     note: Callable[[str, Tensor], object],
 ) -> None:
-    """Tell `note` the inputs of the layers named, or of all that can be quantized."""
+    """Call `note` with the inputs of the named layers, or of all that can be quantized."""
     layers = dict(network.body.named_modules())
     if names is None:
         names = [name for name, layer in layers.items() if can_be_quantized(layer)]
 
-    def watching(name: str) -> Callable[..., None]:
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             note(name, inputs[0].detach())
 
-        return look
+        return hook
 
-    handles = [layers[name].register_forward_pre_hook(watching(name)) for name in names]
+    handles = [layers[name].register_forward_pre_hook(hook_of(name)) for name in names]
     try:
         with torch.no_grad():
-            for some in images:
-                network(some)
+            for part in images:
+                network(part)
     finally:
         for handle in handles:
             handle.remove()
@@ -362,21 +364,21 @@ def _watch_outputs(
     images: Tensor,
     note: Callable[[str, Tensor], Tensor | None],
 ) -> None:
-    """Tell `note` the outputs of the layers named; what it returns takes their place."""
+    """Call `note` with the outputs of the named layers; a tensor it returns replaces the output."""
 
-    def watching(name: str) -> Callable[..., Tensor | None]:
-        def look(layer: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+    def hook_of(name: str) -> Callable[..., Tensor | None]:
+        def hook(layer: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
             return note(name, output)
 
-        return look
+        return hook
 
     handles = [
-        network.body.get_submodule(name).register_forward_hook(watching(name)) for name in names
+        network.body.get_submodule(name).register_forward_hook(hook_of(name)) for name in names
     ]
-    was = network.training
+    was_training = network.training
     try:
         network.eval()(images)
     finally:
-        network.train(was)
+        network.train(was_training)
         for handle in handles:
             handle.remove()

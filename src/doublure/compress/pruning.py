@@ -1,27 +1,29 @@
-"""Filter pruning: whole channels go, those whose absence the loss would feel least.
+"""Filter pruning: remove the channels whose removal changes the loss least.
 
-A gate g = 1 stands behind each channel (behind its BatchNorm, where it has one). The first-order
-change of the loss when gate s shuts is g_s dL/dg_s, the importance (Molchanov et al., eq. 8)
+A gate g = 1 multiplies each channel (after its BatchNorm, if it has one). The first-order change of
+the loss when gate s is set to 0 is g_s dL/dg_s, and the importance is (Molchanov et al., eq. 8)
 
     I_s = mean over samples of (g_s dL/dg_s)^2 .
 
-Channels that stand or fall together (`channels`) share one gate: their gradients are summed and
-divided by how many share. All layers are ranked as one; the least important groups go until the
-share of filters asked for is gone. The network is narrowed for good: fewer numbers, fewer products.
+Channels that can only be removed together (`channels`) form a group with one gate: their gradients
+are summed and divided by their number. The groups of all layers are ranked together, and the least
+important are removed until the required ratio of filters is reached. The network itself gets
+narrower: fewer parameters, fewer multiply-adds.
 
-Which L? Without data the natural one is KL(p_teacher || p_student), but at the unpruned network
-both are the same, its gradient is 0 for every sample, and so is every importance. "fisher" draws a
-label y' from the teacher's probabilities and takes -log q_y': the mean of its squared gradient is
-the Fisher information, twice the second-order importance of that KL. "labels" takes the
-cross-entropy with the labels of a set that has them, "kl" the KL itself, for later rounds.
+Which L? Without data the natural loss is KL(p_teacher || p_student), but the unpruned network is
+its own teacher: the gradient is 0 for every sample, and so is every importance. "fisher" samples a
+label y' from the teacher's probabilities and uses -log q_y': the mean of its squared gradient is
+the Fisher information, twice the second-order importance of that KL. "labels" uses the
+cross-entropy with the labels of the set, "kl" the KL itself, for later rounds of pruning.
 
-With a table of latencies the score is I_s + latency_weight I_lat(s) (`latency`): what costs time
-goes sooner. The table is asked once a round, of the network before it loses anything.
+With a table of latencies the score is I_s + latency_weight I_lat(s) (`latency`): filters that cost
+time are removed earlier. The table is evaluated once per round, for the unpruned network.
 
-With `repair`, what is left of a layer is solved to answer what the layer did (`compress.repair`).
+With `repair`, the remaining weights of a layer are solved to reproduce its outputs
+(`compress.repair`).
 
-Differs from the paper: gradients are squared per sample, not per mini-batch, so that the batch
-size does not matter.
+Differs from the paper: gradients are squared per sample, not per mini-batch, so that the result
+does not depend on the batch size.
 """
 
 import copy
@@ -57,25 +59,26 @@ CARD = Card(
     needs=("logits", "weights"),
     reported={
         "ImageNet, ResNet-50": 76.1,
-        "20 % of its filters gone, not fine-tuned": 16.6,
+        "20 % of its filters removed, not fine-tuned": 16.6,
         "the same, fine-tuned on adaptive DeepInversion's images": 73.3,
     },
 )
 
 Importance = Literal["taylor", "l1", "random"]
 PruningLoss = Literal["fisher", "labels", "kl"]
+# Largest relative difference between the narrow network and the masked one.
 _TOLERANCE = 1e-4
 
 
 def taylor_importance(gradients: Float[Tensor, "samples gates"]) -> Float[Tensor, " gates"]:
-    """Return the mean squared first-order change of the loss, for gates at 1."""
+    """Return the mean squared first-order change of the loss, for gates equal to 1."""
     return gradients.double().square().mean(0)
 
 
 def shared_gradients(
     gradients: Float[Tensor, "samples gates"], groups: Int64[Tensor, " gates"], count: int
 ) -> Float[Tensor, "samples {count}"]:
-    """Return the gradients summed over the gates of each group, divided by how many there are."""
+    """Return the mean of the gradients over the gates of each group."""
     summed = gradients.new_zeros(len(gradients), count).index_add(1, groups, gradients)
     shares: Tensor = summed / groups.bincount(minlength=count).clamp(min=1)
     return shares
@@ -86,24 +89,25 @@ def fisher_loss(
     teacher_logits: Float[Tensor, "batch classes"],
     rng: torch.Generator,
 ) -> Float[Tensor, " batch"]:
-    """Return -log q_y' of each sample, y' drawn from the teacher's probabilities."""
-    chances = teacher_logits.detach().softmax(-1).cpu()
-    drawn = torch.multinomial(chances, 1, generator=rng)[:, 0]
-    return F.cross_entropy(logits, drawn.to(logits.device), reduction="none")
+    """Return -log q_y' of each sample, with y' sampled from the teacher's probabilities."""
+    probabilities = teacher_logits.detach().softmax(-1).cpu()
+    labels = torch.multinomial(probabilities, 1, generator=rng)[:, 0]
+    return F.cross_entropy(logits, labels.to(logits.device), reduction="none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """Transform: the least important fifth of all filters goes.
+    """Transform: remove the least important filters, 20 % by default.
 
     Args:
-        ratio: of the filters of all convolutions whose filters can go.
-        importance: "taylor", or as controls "l1" (mean absolute weight) and "random".
-        loss: whose gradient "taylor" squares: "fisher", "labels" or "kl".
-        least: channels that every layer keeps.
-        latency: a table of latencies (JSON; see `compress.latency`), for scores that count time.
-        latency_weight: importance that a millisecond is worth; above 0 where there is a table.
-        repair: solve the layers that lost inputs by least squares, on the images shown.
+        ratio: share of the prunable filters to remove.
+        importance: "taylor", or the controls "l1" (mean absolute weight) and "random".
+        loss: loss whose gradient "taylor" squares: "fisher", "labels" or "kl".
+        least: minimum number of channels of every layer.
+        latency: file with a table of latencies (JSON; see `compress.latency`), for latency-aware
+            scores.
+        latency_weight: importance of one millisecond; must be positive if there is a table.
+        repair: solve the layers that lost inputs by least squares, on the given images.
     """
 
     ratio: float = 0.2
@@ -116,44 +120,44 @@ class Pruning:
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
-            raise ValueError(f"ratio must lie in (0, 1), got {self.ratio}")
+            raise ValueError(f"ratio must be in (0, 1), got {self.ratio}")
         one_of("importance", self.importance, get_args(Importance))
         one_of("loss", self.loss, get_args(PruningLoss))
         positive("least", self.least)
         if self.latency_weight < 0 or (self.latency_weight > 0) != (self.latency is not None):
             raise ValueError(
-                "latency and latency_weight go together: name a table and a weight above 0, got "
-                f"{self.latency} and {self.latency_weight:g}"
+                "latency and latency_weight are used together: set a table and a positive weight, "
+                f"got {self.latency} and {self.latency_weight:g}"
             )
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator
     ) -> Network:
-        """Return `model` without its least important filters, judged on the images of `batches`."""
+        """Return `model` without its least important filters, measured on `batches`."""
         if not isinstance(model, Network):
             raise TypeError(f"pruning needs a Network, got {type(model).__name__}")
         if is_quantized(model):
-            raise ValueError("the network is quantized; prune first, then quantize what is left")
-        shown = [*(batches or ())]
-        if self.repair and not shown:
-            raise ValueError("repair needs images; give some, or prune with repair=False")
+            raise ValueError("the network is quantized; prune first, then quantize the result")
+        all_batches = [*(batches or ())]
+        if self.repair and not all_batches:
+            raise ValueError("repair needs images, got none; add some, or use repair=False")
         channels = trace_channels(model)
-        scores = self._scores(model, channels, shown, rng)
+        scores = self._scores(model, channels, all_batches, rng)
         if channels.holds:
             warnings.warn(channels.holds, stacklevel=2)
         if self.latency is not None:
             table = read_latencies(Path(self.latency))
             scores = scores.double() + self.latency_weight * latency_changes(table, channels)
         removed = least_important(channels, scores, self.ratio, self.least)
-        made = copy.deepcopy(model)
+        pruned = copy.deepcopy(model)
         kept = channels.without(removed)
-        narrow_(made.body, kept)
-        made.plan = (*model.plan, record_of(made.body, kept))
-        _check(model, made, [gate for label in removed for gate in channels.gates[label]])
+        narrow_(pruned.body, kept)
+        pruned.plan = (*model.plan, record_of(pruned.body, kept))
+        _check(model, pruned, [gate for label in removed for gate in channels.gates[label]])
         if not self.repair:
-            return made
-        images = torch.cat([batch.images for batch in shown])
-        return repair(model, made, channels, kept, images, child(rng, "repair"))
+            return pruned
+        images = torch.cat([batch.images for batch in all_batches])
+        return repair(model, pruned, channels, kept, images, child(rng, "repair"))
 
     def _scores(
         self,
@@ -165,7 +169,7 @@ class Pruning:
         labels = channels.prunable
         if not labels:
             why = f" ({channels.holds})" if channels.holds else ""
-            raise ValueError(f"nothing to prune: no convolution writes channels that could go{why}")
+            raise ValueError(f"nothing to prune: no convolution has removable channels{why}")
         if self.importance == "random":
             return torch.rand(len(labels), generator=child(rng, "importance"))
         if self.importance == "l1":
@@ -173,8 +177,8 @@ class Pruning:
         scores = importances(model, channels, batches, self.loss, rng)
         if not (scores > 0).any():
             raise ValueError(
-                "every importance is 0: a KL has no gradient where the network still answers as "
-                "its teacher does; use loss='fisher'"
+                "every importance is 0: the KL has no gradient while the network is equal to its "
+                "teacher; use loss='fisher'"
             )
         return scores
 
@@ -189,12 +193,15 @@ def importances(
     """Return the Taylor importance of each prunable label, over all samples of `batches`."""
     order = {label: i for i, label in enumerate(channels.prunable)}
     gates = {label: _importance_gates(channels.gates[label]) for label in order}
-    flat = [(order[label], gate) for label, some in gates.items() for gate in some]
+    flat = [(order[label], gate) for label, members in gates.items() for gate in members]
     groups = torch.tensor([group for group, _ in flat])
     summed, count = torch.zeros(len(order), dtype=torch.float64), 0
     for step, batch in enumerate(batches):
         gradients = gate_gradients(
-            model, [gate for _, gate in flat], batch, _loss_of(loss, child(rng, "labels", step))
+            model,
+            [gate for _, gate in flat],
+            batch,
+            _loss_function(loss, child(rng, "labels", step)),
         )
         shared = shared_gradients(gradients.cpu(), groups, len(order))
         summed += taylor_importance(shared) * len(shared)
@@ -210,7 +217,7 @@ def gate_gradients(
     batch: Batch,
     loss: Callable[[Tensor, Batch], Tensor],
 ) -> Float[Tensor, "samples gates"]:
-    """Return the gradient of each sample's loss in each gate, all of them open; in eval mode."""
+    """Return the gradient of each sample's loss with respect to each gate, in eval mode."""
     images = batch.images
     opened: dict[str, Tensor] = {}
     for name in dict.fromkeys(gate.layer for gate in gates):
@@ -218,13 +225,14 @@ def gate_gradients(
         opened[name] = torch.ones(len(images), width, device=images.device, requires_grad=True)
     with _gated(model, opened):
         losses = loss(model(images).float(), batch)
-        found = torch.autograd.grad(losses.sum(), list(opened.values()), allow_unused=True)
-    by_name = dict(zip(opened, found, strict=True))
-    silent = torch.zeros(len(images), device=images.device)
+        gradients = torch.autograd.grad(losses.sum(), list(opened.values()), allow_unused=True)
+    # The output of a layer that does not affect the loss has no gradient.
+    by_layer = dict(zip(opened, gradients, strict=True))
+    zeros = torch.zeros(len(images), device=images.device)
     columns = []
     for gate in gates:
-        gradient = by_name[gate.layer]
-        columns.append(silent if gradient is None else gradient[:, gate.channel])
+        gradient = by_layer[gate.layer]
+        columns.append(zeros if gradient is None else gradient[:, gate.channel])
     return torch.stack(columns, 1)
 
 
@@ -246,63 +254,66 @@ def mean_absolute_weights(model: Network, channels: Channels) -> Float[Tensor, "
 def least_important(
     channels: Channels, scores: Float[Tensor, " labels"], ratio: float, least: int
 ) -> tuple[int, ...]:
-    """Return the labels that go, least important first, for a share of the filters.
+    """Return the groups to remove, least important first, for a ratio of the filters.
 
-    A group that would take too many filters, or leave a layer with fewer than `least`, stays.
+    A group stays if it has more filters than the rest of the budget, or if a layer would have fewer
+    than `least` channels without it.
 
     Raises:
-        ValueError: if not one group can go.
+        ValueError: no group can be removed.
     """
     labels = channels.prunable
     budget = round(ratio * sum(channels.filters[label] for label in labels))
-    left = {name: Counter(outputs.tolist()) for name, (_, outputs) in _layers(channels)}
-    width = {name: sum(held.values()) for name, held in left.items()}
+    remaining = {name: Counter(outputs.tolist()) for name, (_, outputs) in _layers(channels)}
+    width = {name: sum(counts.values()) for name, counts in remaining.items()}
     removed: list[int] = []
     for place in torch.argsort(scores, stable=True).tolist():
         label = labels[place]
-        loses = {name: held[label] for name, held in left.items() if label in held}
+        removed_channels = {
+            name: counts[label] for name, counts in remaining.items() if label in counts
+        }
         if channels.filters[label] > budget:
             continue
-        if any(width[name] - count < least for name, count in loses.items()):
+        if any(width[name] - count < least for name, count in removed_channels.items()):
             continue
         budget -= channels.filters[label]
-        for name, count in loses.items():
+        for name, count in removed_channels.items():
             width[name] -= count
         removed.append(label)
     if not removed:
         raise ValueError(
             f"a ratio of {ratio:g} of the filters is less than one group of channels, or every "
-            f"layer is at its least of {least}; raise ratio"
+            f"layer has its minimum of {least}; raise ratio"
         )
     return tuple(removed)
 
 
 def _layers(channels: Channels) -> list[tuple[str, tuple[Tensor, Tensor]]]:
-    """Return the layers whose width must not vanish: all but paddings."""
+    """Return the layers that need a minimum width: all except paddings."""
     written = {gate.layer for gates in channels.gates.values() for gate in gates}
     return [(name, pair) for name, pair in channels.layers.items() if name in written]
 
 
 def _importance_gates(gates: Sequence[Gate]) -> list[Gate]:
-    behind = [gate for gate in gates if gate.behind_batchnorm]
-    return behind or list(gates)
+    after_norm = [gate for gate in gates if gate.behind_batchnorm]
+    return after_norm or list(gates)
 
 
-def _loss_of(loss: PruningLoss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
-    def of(logits: Tensor, batch: Batch) -> Tensor:
-        taught = logits.detach() if batch.teacher is None else batch.teacher.output
+def _loss_function(loss: PruningLoss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
+    def loss_of_batch(logits: Tensor, batch: Batch) -> Tensor:
+        teacher_logits = logits.detach() if batch.teacher is None else batch.teacher.output
         if loss == "fisher":
-            return fisher_loss(logits, taught, rng)
+            return fisher_loss(logits, teacher_logits, rng)
         if loss == "kl":
-            return soft_target_loss(logits, taught, 1.0)
+            return soft_target_loss(logits, teacher_logits, 1.0)
         if batch.labels is None:
-            raise ValueError("loss='labels' needs a set with labels; use loss='fisher'")
+            raise ValueError("loss='labels' needs labels, but the set has none; use loss='fisher'")
         return hard_label_loss(logits, batch.labels, 0.0)
 
-    return of
+    return loss_of_batch
 
 
-class _gated:  # noqa: N801  # a context manager, read as a word
+class _gated:  # noqa: N801  # a context manager, used like a function
     """Multiplies the outputs of layers by gates, with the network in eval mode."""
 
     def __init__(self, network: Network, gates: Mapping[str, Tensor]) -> None:
@@ -312,14 +323,14 @@ class _gated:  # noqa: N801  # a context manager, read as a word
         self._was = {module: module.training for module in self._network.modules()}
         self._network.eval()
 
-        def shutting(gate: Tensor) -> Callable[..., Tensor]:
-            def shut(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        def hook_of(gate: Tensor) -> Callable[..., Tensor]:
+            def multiply(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
                 return output * gate.view(*gate.shape, *[1] * (output.dim() - 2))
 
-            return shut
+            return multiply
 
         self._handles = [
-            self._network.body.get_submodule(name).register_forward_hook(shutting(gate))
+            self._network.body.get_submodule(name).register_forward_hook(hook_of(gate))
             for name, gate in self._gates.items()
         ]
 
@@ -330,38 +341,38 @@ class _gated:  # noqa: N801  # a context manager, read as a word
             module.training = was
 
 
-def masked_answer(network: Network, gates: Sequence[Gate], images: Tensor) -> Tensor:
-    """Return what the network answers with these gates shut."""
-    shut: dict[str, Tensor] = {}
+def masked_output(network: Network, gates: Sequence[Gate], images: Tensor) -> Tensor:
+    """Return the network's output with these gates set to 0."""
+    masks: dict[str, Tensor] = {}
     for gate in gates:
         width = _width(network.body.get_submodule(gate.layer))
-        mask = shut.setdefault(gate.layer, torch.ones(1, width, device=images.device))
+        mask = masks.setdefault(gate.layer, torch.ones(1, width, device=images.device))
         mask[0, gate.channel] = 0.0
-    with torch.no_grad(), _gated(network, shut):
-        answer: Tensor = network(images)
-    return answer
+    with torch.no_grad(), _gated(network, masks):
+        output: Tensor = network(images)
+    return output
 
 
-def _check(model: Network, made: Network, gates: Sequence[Gate]) -> None:
-    """Raise unless the narrowed network answers as the masked one does."""
+def _check(model: Network, pruned: Network, gates: Sequence[Gate]) -> None:
+    """Raise unless the narrow network has the same outputs as the masked one."""
     contract = model.contract
     images = torch.rand(
         2, contract.channels, *contract.size, generator=torch.Generator().manual_seed(0)
     ).to(device_of(model))
-    expected = masked_answer(model, gates, images)
+    expected = masked_output(model, gates, images)
     try:
-        answer = masked_answer(made, (), images)
+        output = masked_output(pruned, (), images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"cannot prune {type(model.body).__name__}: its forward counts on the number of its "
+            f"cannot prune {type(model.body).__name__}: its forward depends on the number of "
             f"channels ({reason})"
         ) from error
-    worst = float((answer - expected).abs().max())
+    worst = float((output - expected).abs().max())
     if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ValueError(
-            f"cannot prune {type(model.body).__name__}: without the channels it answers otherwise "
-            f"than with them shut (by {worst:.3g}); an activation makes something of nothing"
+            f"cannot prune {type(model.body).__name__}: removing channels changes its outputs by "
+            f"{worst:.3g} compared with setting them to 0; an activation maps 0 to another value"
         )
 
 

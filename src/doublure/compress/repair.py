@@ -1,19 +1,20 @@
-"""Repair after pruning: what is left of a layer answers, as well as it can, what the layer did.
+"""Repair after pruning: solve the remaining weights of a layer to reproduce its old outputs.
 
-A layer whose inputs were pruned has weights W for the inputs X that are left, and should answer Y,
-what the unpruned layer answered. Its weights, and a constant c where something can hold one, become
+A layer whose inputs were pruned has weights W for the remaining inputs X, and its target Y is the
+output of the unpruned layer. Its weights, and a constant c if the layer can have one, become
 
     argmin_{W, c} ||Y - X W^T - c||^2 + lambda ||W - W_0||^2,       lambda = ridge mean diag(X^T X)
 
-with W_0 the weights that pruning left. So the error on the images shown is at most that of W_0.
-X is what the pruned network itself hands to the layer, all layers before it being repaired: what
-those could not mend is mended here. The rows of X are patches, at random places of the images.
+with W_0 the weights after pruning. The error on the given images is therefore at most that of W_0.
+X is the layer's input in the pruned network with all earlier layers already repaired, so that each
+layer also compensates the remaining errors of the layers before it. The rows of X are patches at
+random positions of the images.
 
-A constant is held by the layer's bias, or by the BatchNorm behind it, whose running mean moves.
+The constant is added to the layer's bias, or to the running mean of the BatchNorm that follows.
 
 He, Zhang, Sun: Channel Pruning for Accelerating Very Deep Neural Networks, arXiv:1707.06168,
-equation 1 and section 3.3. Differs from the paper: which channels go is not chosen here, the ridge
-pulls to the weights that were left, and there is a constant.
+equation 1 and section 3.3. Differs from the paper: the channels are not selected here, the ridge
+penalises the distance from the weights after pruning, and there is a constant.
 """
 
 import copy
@@ -34,15 +35,15 @@ from doublure.nets.pruned import Kept
 
 Layer = nn.Conv2d | nn.Linear
 
-# Relative to the mean square of an input; keeps weights of inputs that hardly vary near W_0.
+# Relative to the mean square of an input; keeps the weights of near-constant inputs near W_0.
 _RIDGE = 1e-3
-# In place of the mean square where all inputs are 0, and the weights are as good as any.
+# Lower bound of the mean square, for inputs that are all 0.
 _LEAST_SQUARE = 1e-12
-# All images go through at once, each layer being repaired on the way; this many pixels hold.
+# All images are in one forward pass, which repairs each layer in turn: the limit in pixels.
 _MOST_PIXELS = 2**21
-# Patches of each layer: for each of its unknowns so many, and at least so many.
+# Patches of each layer: the number per unknown, and the minimum.
 _PER_UNKNOWN, _FEWEST = 4, 8192
-# Rows turned into float64 at a time.
+# Rows converted to float64 at a time.
 _ROWS = 4096
 
 
@@ -54,10 +55,10 @@ def least_squares(
     *,
     constant: bool,
 ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
-    """Return weights and constants that answer best, near `weight`; solved in float64.
+    """Return the weights and constants of smallest squared error near `weight`, from float64.
 
     Args:
-        constant: whether one is looked for; without, it is 0.
+        constant: whether to solve for a constant; otherwise it is 0.
     """
     zero = inputs.new_zeros(1, dtype=torch.float64)
     mean, target = (
@@ -66,16 +67,16 @@ def least_squares(
     )
     start, count = weight.double(), inputs.shape[1]
     gram = inputs.new_zeros(count, count, dtype=torch.float64)
-    missing = inputs.new_zeros(count, len(weight), dtype=torch.float64)
+    cross = inputs.new_zeros(count, len(weight), dtype=torch.float64)
     for first in range(0, len(inputs), _ROWS):
         rows = slice(first, first + _ROWS)
         x = inputs[rows].double() - mean
         gram += x.T @ x
-        missing += x.T @ (answers[rows].double() - target - x @ start.T)
-    # Of inputs as they are, not about their mean: those that never vary stay where they were.
+        cross += x.T @ (answers[rows].double() - target - x @ start.T)
+    # The ridge uses the uncentred mean square, so that weights of constant inputs do not change.
     square = gram.diagonal().mean() + len(inputs) * mean.square().mean()
     gram.diagonal().add_(ridge * square.clamp(min=_LEAST_SQUARE))
-    solved = start + torch.linalg.solve(gram, missing).T
+    solved = start + torch.linalg.solve(gram, cross).T
     return solved.to(weight.dtype), (target - solved @ mean).to(weight.dtype)
 
 
@@ -87,31 +88,33 @@ def repair(
     images: Float[Tensor, "images channels height width"],
     rng: torch.Generator,
 ) -> Network:
-    """Return `pruned` with each layer that lost inputs solved to answer as in `model`.
+    """Return `pruned` with each layer that lost inputs solved to match its outputs in `model`.
 
     Args:
-        channels: of `model`, as traced.
+        channels: the traced channels of `model`.
         kept: inputs and outputs that each layer keeps.
     """
-    made = copy.deepcopy(pruned)
+    repaired = copy.deepcopy(pruned)
     lost = _layers(model, kept)
     images = images[: max(1, _MOST_PIXELS // images[0, 0].numel())]
-    seen = _Seen(model, lost, kept, rng)
+    targets = _Targets(model, lost, kept, rng)
     with torch.no_grad():
-        with seen.watching():
-            seen.network(images)
-        alone = {gate.layer for gates in channels.gates.values() for gate in gates}
-        behind = {name: norm for name, norm in seen.behind.items() if name not in alone}
-        answering = freeze(made)  # shares the weights, which change under way
-        with _before(answering, lost, lambda name, x: _solve_(answering, name, x, seen, behind)):
-            answering(images)
-    return made
+        with targets.watching():
+            targets.network(images)
+        # A BatchNorm with a gate of its own does not only follow one layer: leave it unchanged.
+        gated = {gate.layer for gates in channels.gates.values() for gate in gates}
+        norms = {name: norm for name, norm in targets.behind.items() if name not in gated}
+        # A view that shares its weights with `repaired`: they change during the forward pass.
+        network = freeze(repaired)
+        with _call_before(network, lost, lambda name, x: _solve_(network, name, x, targets, norms)):
+            network(images)
+    return repaired
 
 
 def patches_at(
     layer: Layer, inputs: Tensor, places: Int64[Tensor, " samples"]
 ) -> Float[Tensor, "samples inputs"]:
-    """Return what a layer multiplies its weights with at places of its answer, rows first."""
+    """Return the input patch of a layer at positions of its output, one row per position."""
     if isinstance(layer, nn.Linear):
         return inputs[places]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -133,14 +136,14 @@ def patches_at(
             strict=True,
         )
     )
-    found = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return found.permute(0, 3, 1, 2).flatten(1)
+    patches = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return patches.permute(0, 3, 1, 2).flatten(1)
 
 
-class _Seen:
-    """What layers of the unpruned network answer at places of their own, and what follows them.
+class _Targets:
+    """Outputs of layers of the unpruned network at random positions, and the norms that follow.
 
-    `behind` holds the BatchNorm that reads a convolution's answer.
+    `behind` has the BatchNorm whose input is the output of a convolution.
     """
 
     def __init__(
@@ -160,11 +163,11 @@ class _Seen:
     @contextmanager
     def watching(self) -> Iterator[None]:
         handles = [
-            _layer(self.network, name).register_forward_hook(self._answered(name))
+            _layer(self.network, name).register_forward_hook(self._record_output(name))
             for name in self._lost
         ]
         handles += [
-            layer.register_forward_pre_hook(self._normalised(name))
+            layer.register_forward_pre_hook(self._record_norm(name))
             for name, layer in self.network.named_modules()
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
@@ -175,31 +178,31 @@ class _Seen:
                 handle.remove()
             self._last = ("", None)
 
-    def _answered(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def _record_output(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         unknowns = _layer(self.network, name).weight[0].numel()
 
-        def note(layer: nn.Module, inputs: Any, answer: Tensor) -> None:
-            rows = answer.movedim(1, -1).flatten(0, -2)
+        def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            rows = output.movedim(1, -1).flatten(0, -2)
             count = min(len(rows), max(_FEWEST, _PER_UNKNOWN * unknowns))
-            drawn = torch.randperm(len(rows), generator=child(self._rng, "places", name))
-            self.places[name] = drawn[:count].to(rows.device)
+            order = torch.randperm(len(rows), generator=child(self._rng, "places", name))
+            self.places[name] = order[:count].to(rows.device)
             outputs = self._kept[name][1].to(rows.device)
             self.answers[name] = rows[self.places[name]][:, outputs]
-            self._last = (name, answer)
+            self._last = (name, output)
 
         return note
 
-    def _normalised(self, norm: str) -> Callable[[nn.Module, Any], None]:
+    def _record_norm(self, norm: str) -> Callable[[nn.Module, Any], None]:
         def note(layer: nn.Module, inputs: Any) -> None:
-            name, answer = self._last
-            if inputs[0] is answer:
+            name, output = self._last
+            if inputs[0] is output:
                 self.behind[name] = norm
 
         return note
 
 
 def _layers(model: Network, kept: Mapping[str, Kept]) -> list[str]:
-    """Return the convolutions and linear layers that lose inputs; a depthwise one reads its own."""
+    """Return the convolutions and linear layers that lose inputs, without depthwise ones."""
     names = []
     for name, (inputs, _) in kept.items():
         layer = model.body.get_submodule(name)
@@ -211,10 +214,10 @@ def _layers(model: Network, kept: Mapping[str, Kept]) -> list[str]:
 
 
 @contextmanager
-def _before(
+def _call_before(
     network: nn.Module, names: Sequence[str], act: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """Let something happen before each of these layers is called."""
+    """Call `act` with the name and the input of each of these layers, before its forward."""
     handles = [
         _layer(network, name).register_forward_pre_hook(
             lambda _, inputs, name=name: act(name, inputs[0])
@@ -229,15 +232,15 @@ def _before(
 
 
 def _solve_(
-    network: nn.Module, name: str, inputs: Tensor, seen: _Seen, behind: Mapping[str, str]
+    network: nn.Module, name: str, inputs: Tensor, targets: _Targets, norms: Mapping[str, str]
 ) -> None:
-    """Give a layer its new weights, and its constant to whatever holds it."""
+    """Set the new weights of a layer, and its constant in the bias or in the BatchNorm."""
     layer, norm = _layer(network, name), None
-    if name in behind:
-        norm = network.get_submodule(behind[name])
+    if name in norms:
+        norm = network.get_submodule(norms[name])
     weight, constant = least_squares(
-        patches_at(layer, inputs, seen.places[name]),
-        seen.answers[name],
+        patches_at(layer, inputs, targets.places[name]),
+        targets.answers[name],
         layer.weight.flatten(1),
         _RIDGE,
         constant=not (layer.bias is None and norm is None),
@@ -251,7 +254,7 @@ def _solve_(
 
 
 def _layer(network: nn.Module, name: str) -> Layer:
-    """Return a layer of a network's architecture."""
+    """Return a convolution or linear layer of a network's architecture."""
     layer = network.get_submodule(f"body.{name}")
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     return layer

@@ -1,7 +1,7 @@
-"""Which of several smaller files to take: the front, and one recommendation with its reason.
+"""Which of several smaller files to use: the Pareto front, and one recommendation with its reason.
 
-A file's quality is its accuracy where that was measured, else its mean agreement with the teacher
-over the transfer sets. A file lies on the front if none of another size is both smaller and better.
+The quality of a file is its accuracy if that was measured, otherwise its mean agreement with the
+teacher over the transfer sets. A file is on the front if no smaller file is at least as good.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ class Row:
     """One file of a candidate.
 
     Args:
-        path: in the folder of the whole.
+        path: relative to the output folder.
         macs: multiply-adds of one image.
-        agreement: share of images called as the teacher calls them, by transfer set.
-        latency_ms: of one image, timed beside all others; 0 before it was.
+        agreement: top-1 agreement with the teacher, for each transfer set.
+        latency_ms: latency of one image, timed together with all other files; 0 means not measured.
     """
 
     candidate: str
@@ -48,17 +48,17 @@ class Row:
 
     @property
     def quality(self) -> float:
-        """Accuracy, or else the mean agreement."""
+        """Accuracy if measured, otherwise the mean agreement."""
         return fmean(self.agreement.values()) if self.accuracy is None else self.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """The file to take.
+    """The recommended file.
 
     Args:
         meets: whether it meets the target; if not, no file does.
-        reason: in one sentence or two.
+        reason: one or two sentences.
     """
 
     candidate: str
@@ -69,7 +69,7 @@ class Recommendation:
 
 
 def takes(row: Row, target: Target, teacher: Row) -> float:
-    """Return how much a file takes, as a share of what it may take."""
+    """Return the size (or latency) of a file relative to the target's limit."""
     return target.size(row.bytes, row.latency_ms, teacher.bytes)
 
 
@@ -83,26 +83,27 @@ def front(rows: Sequence[Row], target: Target, teacher: Row) -> list[Row]:
 
 
 def recommend(rows: Sequence[Row], target: Target, teacher: Row) -> Recommendation:
-    """Return the best file that meets the target, or the nearest if none does.
+    """Return the best file that meets the target, or the smallest if none does.
 
     Raises:
         ValueError: there is no file.
     """
     if not rows:
-        raise ValueError("no candidate was made: there is nothing to recommend")
+        raise ValueError("no candidate was produced: there is nothing to recommend")
     meeting = [row for row in rows if takes(row, target, teacher) <= 1]
     if meeting:
         chosen = max(meeting, key=lambda row: (row.quality, -takes(row, target, teacher)))
-        which = f"the only file of at most {_told(target)}"
+        limit = _describe_target(target)
+        which = f"the only file of at most {limit}"
         if len(meeting) > 1:
             best = "agreement" if chosen.accuracy is None else "accuracy"
-            which = f"the highest {best} of the {len(meeting)} files of at most {_told(target)}"
+            which = f"the highest {best} of the {len(meeting)} files of at most {limit}"
         reason = f"{chosen.name}: {_size(chosen, target, teacher)}, {which}: {_quality(chosen)}."
     else:
         chosen = min(rows, key=lambda row: (takes(row, target, teacher), -row.quality))
         reason = (
-            f"No file meets the target of {_told(target)}. {chosen.name} is the nearest, with "
-            f"{_size(chosen, target, teacher)}: {_quality(chosen)}."
+            f"No file meets the target of {_describe_target(target)}. {chosen.name} is nearest, "
+            f"with {_size(chosen, target, teacher)}: {_quality(chosen)}."
         )
     return Recommendation(
         candidate=chosen.candidate,
@@ -113,7 +114,7 @@ def recommend(rows: Sequence[Row], target: Target, teacher: Row) -> Recommendati
     )
 
 
-def _told(target: Target) -> str:
+def _describe_target(target: Target) -> str:
     if target.unit == "share":
         return f"{target.value:g} of the teacher's bytes"
     return target.text
@@ -121,12 +122,12 @@ def _told(target: Target) -> str:
 
 def _size(row: Row, target: Target, teacher: Row) -> str:
     if target.unit == "milliseconds":
-        return f"{row.latency_ms:.3g} ms an image"
+        return f"{row.latency_ms:.3g} ms per image"
     return f"{row.bytes / teacher.bytes:.2f} of the teacher's bytes"
 
 
 def _quality(row: Row) -> str:
     if row.accuracy is None:
         sets = ", ".join(f"{100 * share:.1f} % on {name}" for name, share in row.agreement.items())
-        return f"it answers as the teacher does on {sets}"
-    return f"{100 * row.accuracy:.1f} % of {row.count:,} labelled images"
+        return f"it agrees with the teacher on {sets}"
+    return f"accuracy {100 * row.accuracy:.1f} % on {row.count:,} labelled images"

@@ -1,13 +1,14 @@
-"""What `shrink` tries: candidates from a teacher, a target and a budget; numbers and names only.
+"""What `shrink` tries: plan candidates for a teacher, a target and a time budget.
 
-Every candidate that learns takes a share of the seconds by its weight. Where a share would be less
-than what a candidate needs, the last of the list is left out, and the others share anew. The list
-is in the order of hope: those expected to meet the target first, the largest of them at the front;
+The candidates that train share the seconds in proportion to their weights. If a share would be less
+than a candidate needs, the last one of the list is dropped, and the others share the time again.
+The list is ordered: first the candidates expected to meet the target, the largest of them first;
 then those expected to miss it, the smallest first.
 
-Expected is what a candidate keeps of the teacher's parameters, a pruned one (1 - share)^2, as both
-sides of a layer get narrower, and 0.28 of that in bytes as int8. What is so ordered is measured
-afterwards; nothing but the order, and what is left out, rests on it.
+The expected size of a candidate is the share of the teacher's parameters that it keeps; for a
+pruned one (1 - share)^2, because inputs and outputs of a layer both get narrower; and 0.28 of that
+in bytes as int8. The expectation only determines the order, and what is dropped: all sizes in the
+result are measured.
 """
 
 import math
@@ -20,22 +21,22 @@ Kind = Literal["int8", "pruned", "shallower", "named", "both"]
 Unit = Literal["share", "bytes", "milliseconds"]
 
 SHARES = (0.3, 0.5, 0.7)
-# Of the filters of the shallower student that loses both.
+# Ratio of pruned filters for the candidate that is both shallower and pruned.
 BOTH = 0.5
-# Seconds; less does not even export and check a network.
+# Seconds; in less time not even an export and its check are possible.
 LEAST_BUDGET = 30.0
-# Steps below which a candidate would learn nothing; the first twenty are timed and thrown away.
+# Minimum number of training steps of a candidate; the first 20 are for timing and are discarded.
 FEWEST_STEPS = 80
-# Of the time, what goes into images, and how many there are.
+# Share of the time for synthetic images, and limits of their number.
 _IMAGE_SHARE, _FEWEST_IMAGES, _MOST_IMAGES = 0.3, 256, 20_000
-# A student that begins with other blocks than its teacher's has more to learn.
+# A student with other blocks than its teacher needs more training.
 _WEIGHTS: Mapping[Kind, float] = {"pruned": 1.0, "shallower": 1.5, "named": 1.5, "both": 1.0}
-# Seconds to trace and open; passes of the teacher to judge filters and to repair layers, and those
-# over held-out images when a run is done.
-_OPENING, _JUDGED_BY, _HELD_OUT = 10.0, 6 * 256, 2048
-# An int8 file is a quarter of the float32 one and some scales.
+# Seconds to trace and open; images through the teacher to rank filters and to repair layers; images
+# of the held-out set after training.
+_OPENING, _RANKING_IMAGES, _HELD_OUT = 10.0, 6 * 256, 2048
+# An int8 file has a quarter of the bytes of a float32 file, and the scales.
 _INT8 = 0.28
-# Of the teacher's depth, what two shallower students should have.
+# Depths of the two shallower students, relative to the teacher's.
 _DEPTHS = (0.35, 0.6)
 _UNITS: Mapping[str, tuple[Unit, float]] = {
     "": ("share", 1.0),
@@ -49,12 +50,12 @@ _UNITS: Mapping[str, tuple[Unit, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a file may take at most.
+    """The maximum size or latency of a file.
 
     Args:
-        unit: "share" is of the bytes of the teacher's float32 ONNX file, "milliseconds" the latency
-            of one image on the machine that measures.
-        text: as it was typed.
+        unit: "share" is relative to the bytes of the teacher's float32 ONNX file, "milliseconds"
+            is the latency of one image on this machine.
+        text: the target as typed.
     """
 
     unit: Unit
@@ -62,7 +63,7 @@ class Target:
     text: str
 
     def size(self, num_bytes: float, milliseconds: float, whole: float) -> float:
-        """Return how much a file takes, as a share of what it may take.
+        """Return the size (or latency) of a file relative to the target; above 1 is too large.
 
         Args:
             whole: bytes of the teacher's file.
@@ -76,16 +77,16 @@ def parse_target(text: str | float) -> Target:
     """Return the target of a text such as "0.3", "2MB" or "5ms"; sizes are powers of ten.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a target.
     """
     typed = str(text).strip()
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)", typed)
-    unit, factor = _UNITS.get(found[2].lower() if found else "?", ("share", 0.0))
-    value = float(found[1]) * factor if found else 0.0
+    parts = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)", typed)
+    unit, factor = _UNITS.get(parts[2].lower() if parts else "?", ("share", 0.0))
+    value = float(parts[1]) * factor if parts else 0.0
     if not value > 0 or (unit == "share" and not value < 1):
         raise ValueError(
-            f"target must be a share of the teacher's bytes below 1, a size or a latency, as 0.3, "
-            f"2MB or 5ms; got '{typed}'"
+            f"target must be a share of the teacher's bytes below 1, a size or a latency, such as "
+            f"0.3, 2MB or 5ms; got '{typed}'"
         )
     return Target(unit=unit, value=value, text=typed)
 
@@ -95,11 +96,11 @@ class Candidate:
     """One way to a smaller network.
 
     Args:
-        seconds: of the budget that it gets.
-        expected: parameters, as a share of the teacher's.
-        share: of the filters that go.
-        student: REF of the student that learns.
-        begins: the candidate that it begins with.
+        expected: parameters relative to the teacher's.
+        seconds: time of the budget for this candidate.
+        share: ratio of filters to prune.
+        student: REF of the student to train.
+        begins: name of the candidate that it starts from.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A candidate that is not made, and why."""
+    """A candidate that is dropped, and why."""
 
     name: str
     why: str
@@ -121,14 +122,14 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds on this machine, measured on the teacher before anything is planned.
+    """Seconds on this machine, measured with the teacher before the planning.
 
     Args:
-        spent: since the start.
-        answer: that the teacher takes to answer one image.
-        image: to make an image of the teacher's statistics.
-        step: of a training step, were the student as large as its teacher.
-        export: to export, check and measure a network.
+        spent: seconds since the start.
+        answer: forward pass of the teacher, for one image.
+        image: synthesis of one image from the teacher's statistics.
+        step: training step of a student as large as the teacher.
+        export: export, check and measurement of one network.
     """
 
     spent: float
@@ -140,12 +141,12 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is made, and what of the budget each candidate gets.
+    """The candidates to produce, with the time for each.
 
     Args:
         reserved: seconds for the comparison at the end.
-        images: that are made first, for all candidates.
-        image_seconds: that those take.
+        images: number of synthetic images, produced first and shared by all candidates.
+        image_seconds: seconds for these images.
     """
 
     target: Target
@@ -169,17 +170,17 @@ def plan_candidates(
     left_out: Sequence[LeftOut] = (),
     inverts: bool = False,
 ) -> Plan:
-    """Return the plan: candidates with their seconds, in the order in which they are made.
+    """Return the plan: candidates with their seconds, in the order of production.
 
     Args:
-        known: all that the teacher allows; `known_candidates`.
+        known: all candidates that are possible for the teacher; `known_candidates`.
         whole: bytes of the teacher's float32 file.
         milliseconds: its latency.
-        left_out: what was left out before.
-        inverts: images can be made of the teacher's own statistics.
+        left_out: candidates that were dropped before.
+        inverts: whether images can be synthesised from the teacher's statistics.
 
     Raises:
-        ValueError: the budget is below 30 seconds, or spent already.
+        ValueError: the budget is below 30 seconds, or already used up.
     """
     check_budget(budget)
     reserved = min(0.1 * budget, 10.0 + 4 * costs.export)
@@ -188,15 +189,15 @@ def plan_candidates(
     left -= sum(item.seconds for item in free)
     if left < 0:
         raise ValueError(
-            f"a budget of {budget:.0f}s is spent before any candidate: opening, exporting and "
+            f"a budget of {budget:.0f}s is used up before any candidate: opening, exporting and "
             f"measuring the teacher took {costs.spent:.0f}s; raise --budget"
         )
     images = _image_count(costs, left) if inverts else 0
     image_seconds = images * costs.image
-    learning = _in_order_of_hope(
+    learning = _by_expectation(
         [item for item in known if item.kind != "int8"], target, whole, milliseconds
     )
-    kept, gone = _fitting(learning, left - image_seconds, costs)
+    kept, dropped = _drop_until_fits(learning, left - image_seconds, costs)
     if not kept:
         images, image_seconds = 0, 0.0
     return Plan(
@@ -204,7 +205,7 @@ def plan_candidates(
         budget=budget,
         costs=costs,
         candidates=(*free, *kept),
-        left_out=(*left_out, *gone),
+        left_out=(*left_out, *dropped),
         reserved=reserved,
         images=images,
         image_seconds=image_seconds,
@@ -212,7 +213,7 @@ def plan_candidates(
 
 
 def check_budget(budget: float) -> None:
-    """Raise unless there is time for anything."""
+    """Raise if the budget is below the minimum."""
     if budget < LEAST_BUDGET:
         raise ValueError(f"budget must be at least {LEAST_BUDGET:.0f}s, got {budget:g}s")
 
@@ -220,27 +221,31 @@ def check_budget(budget: float) -> None:
 def known_candidates(
     siblings: Mapping[str, float], *, prunes: bool, student: tuple[str, float] | None = None
 ) -> list[Candidate]:
-    """Return all candidates: int8, pruned, shallower, both, and a student that was named.
+    """Return all candidates: int8, pruned, shallower, both, and a student that the user named.
 
     Args:
-        siblings: share of the teacher's parameters by REF, of its shallower relatives.
-        prunes: filters can go.
-        student: REF and share of the parameters.
+        siblings: shallower networks of the same family: share of the teacher's parameters by REF.
+        prunes: whether the teacher has prunable filters.
+        student: REF and share of the parameters of the user's student.
     """
-    made = [Candidate(name="int8", kind="int8", expected=1.0)]
+    candidates = [Candidate(name="int8", kind="int8", expected=1.0)]
     if student is not None:
         name = named_after(student[0])
-        made.append(Candidate(name=name, kind="named", expected=student[1], student=student[0]))
+        candidates.append(
+            Candidate(name=name, kind="named", expected=student[1], student=student[0])
+        )
     for share in SHARES if prunes else ():
         name, expected = f"pruned-{100 * share:.0f}", (1 - share) ** 2
-        made.append(Candidate(name=name, kind="pruned", expected=expected, share=share))
+        candidates.append(Candidate(name=name, kind="pruned", expected=expected, share=share))
     smallest = min(siblings, key=lambda ref: siblings[ref], default=None)
     for reference, expected in siblings.items():
         name = named_after(reference)
-        made.append(Candidate(name=name, kind="shallower", expected=expected, student=reference))
+        candidates.append(
+            Candidate(name=name, kind="shallower", expected=expected, student=reference)
+        )
     if smallest is not None and prunes:
         begins = named_after(smallest)
-        made.append(
+        candidates.append(
             Candidate(
                 name=f"{begins}-pruned-{100 * BOTH:.0f}",
                 kind="both",
@@ -249,20 +254,20 @@ def known_candidates(
                 begins=begins,
             )
         )
-    return made
+    return candidates
 
 
 def named_after(reference: str) -> str:
-    """Return a REF as the name of a folder: what stands behind the last slash or colon."""
+    """Return a folder name for a REF: the part after the last slash or colon."""
     tail = re.split(r"[/:]", reference.rstrip("/"))[-1]
     return re.sub(r"[^\w.-]", "-", tail) or "student"
 
 
 def seconds_for(plan: Plan, name: str, done: Mapping[str, float], spent: float) -> float:
-    """Return the seconds that a candidate gets once others are done: what is left, by the plan.
+    """Return the seconds for a candidate: its planned share of the time that remains.
 
     Args:
-        done: candidates that are behind, with any value.
+        done: finished candidates; only the keys are used.
         spent: seconds since the start.
     """
     ahead = [item for item in plan.candidates if item.name not in done]
@@ -273,21 +278,21 @@ def seconds_for(plan: Plan, name: str, done: Mapping[str, float], spent: float) 
 
 
 def least_seconds(costs: Costs) -> float:
-    """Return what a candidate that learns needs at least, in all."""
-    opened = _OPENING + costs.answer * _JUDGED_BY
+    """Return the minimum number of seconds for a candidate that trains."""
+    opened = _OPENING + costs.answer * _RANKING_IMAGES
     return opened + FEWEST_STEPS * costs.step + closing_seconds(costs)
 
 
 def closing_seconds(costs: Costs) -> float:
-    """Return what a candidate takes when it has learned: it is compared, exported, measured."""
+    """Return the seconds after training: to compare, export and measure a candidate."""
     return 2 * _HELD_OUT * costs.answer + costs.export
 
 
 def describe(plan: Plan) -> list[str]:
-    """Return the plan in lines for a person."""
+    """Return the plan as lines of text."""
     lines = [
         f"{plan.budget:.0f} s: {plan.costs.spent:.0f} to measure the teacher, "
-        f"{plan.image_seconds:.0f} for {plan.images} images of its statistics, "
+        f"{plan.image_seconds:.0f} for {plan.images} images from its statistics, "
         f"{plan.reserved:.0f} to compare"
     ]
     lines += [f"  {item.name}: {item.seconds:.0f} s" for item in plan.candidates]
@@ -295,18 +300,20 @@ def describe(plan: Plan) -> list[str]:
 
 
 def shallower_siblings(reference: str) -> tuple[str, ...]:
-    """Return REFs of the same family with about a third and three fifths of the depth, or fewer.
+    """Return up to two REFs of the same family, with about 0.35 and 0.6 of the depth.
 
-    A hub's name stands for the architecture alone: nothing is downloaded for a student.
+    For a hub only the architecture is used: no weights are downloaded for a student.
     """
     for pattern, form, depths in _FAMILIES:
-        found = re.fullmatch(pattern, reference)
-        if found is not None:
-            own = int(found["depth"])
+        match = re.fullmatch(pattern, reference)
+        if match is not None:
+            own = int(match["depth"])
             smaller = [depth for depth in depths if depth < own]
-            near = {min(smaller, key=lambda d: abs(d - part * own)) for part in _DEPTHS if smaller}
-            parts = {key: value or "" for key, value in found.groupdict().items()}
-            return tuple(form.format(**parts | {"depth": depth}) for depth in sorted(near))
+            nearest = {
+                min(smaller, key=lambda d: abs(d - part * own)) for part in _DEPTHS if smaller
+            }
+            fields = {key: value or "" for key, value in match.groupdict().items()}
+            return tuple(form.format(**fields | {"depth": depth}) for depth in sorted(nearest))
     return ()
 
 
@@ -327,50 +334,50 @@ _FAMILIES: tuple[tuple[str, str, tuple[int, ...]], ...] = (
 )
 
 
-def _in_order_of_hope(
+def _by_expectation(
     known: Sequence[Candidate], target: Target, whole: float, milliseconds: float
 ) -> list[Candidate]:
-    def taken(item: Candidate) -> float:
+    def expected_size(item: Candidate) -> float:
         return target.size(_INT8 * item.expected * whole, item.expected * milliseconds, whole)
 
     def key(item: Candidate) -> tuple[bool, bool, float]:
-        misses = taken(item) > 1
+        misses = expected_size(item) > 1
         return item.kind != "named", misses, item.expected if misses else -item.expected
 
     return sorted(known, key=key)
 
 
-def _fitting(
+def _drop_until_fits(
     learning: Sequence[Candidate], seconds: float, costs: Costs
 ) -> tuple[list[Candidate], list[LeftOut]]:
-    """Return as many candidates as there is time for, with their seconds, and the others."""
+    """Return the candidates that fit into the time, with their seconds, and the dropped ones."""
     least = least_seconds(costs)
-    kept, gone = [*learning], list[LeftOut]()
+    kept, left_out = [*learning], list[LeftOut]()
     while kept:
         weight = sum(_WEIGHTS[item.kind] for item in kept)
         unit = seconds / weight
         if all(_WEIGHTS[item.kind] * unit >= least for item in kept):
             break
         dropped = kept.pop()
-        gone.append(LeftOut(name=dropped.name, why=_no_time(least)))
+        left_out.append(LeftOut(name=dropped.name, why=_no_time(least)))
         for item in [item for item in kept if item.begins == dropped.name]:
             kept.remove(item)
-            gone.append(LeftOut(name=item.name, why=f"it would begin as {dropped.name}"))
+            left_out.append(LeftOut(name=item.name, why=f"it would start from {dropped.name}"))
     kept = [replace(item, seconds=_WEIGHTS[item.kind] * unit) for item in kept]
-    return _after_their_beginnings(kept), gone
+    return _dependent_last(kept), left_out
 
 
 def _no_time(least: float) -> str:
-    return f"the budget has no {least:.0f}s for it, the least that a candidate needs here"
+    return f"the budget has no {least:.0f}s for it, the minimum for a candidate on this machine"
 
 
-def _after_their_beginnings(kept: list[Candidate]) -> list[Candidate]:
+def _dependent_last(kept: list[Candidate]) -> list[Candidate]:
     return [item for item in kept if item.begins is None] + [
         item for item in kept if item.begins is not None
     ]
 
 
 def _image_count(costs: Costs, left: float) -> int:
-    """Return how many images to make; none where they would be too few to learn from."""
+    """Return the number of images to synthesise; 0 if there is no time for enough of them."""
     count = math.floor(_IMAGE_SHARE * left / costs.image)
     return 0 if count < _FEWEST_IMAGES else min(_MOST_IMAGES, count)

@@ -1,1 +1,1 @@
-"""What happens between two steps?"""
+"""What happens between two optimizer steps?"""

@@ -1,7 +1,7 @@
-"""Frozen BatchNorm: its running statistics stay those of the teacher's own data.
+"""Frozen BatchNorm: the running statistics stay those of the teacher's own training data.
 
-Fine-tuning on images that are not the data would otherwise move them to the statistics of those
-images; on noise that destroys the network. The affine weights still learn.
+Fine-tuning on other images would move them to the statistics of those images; with noise images
+this destroys the network. The affine weights are still trained.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from doublure.core.protocols import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBatchNorm:
-    """Rule: every BatchNorm layer stays in eval mode, whatever the rest of the student does."""
+    """Rule: every BatchNorm layer stays in eval mode while the rest of the student trains."""
 
     def open(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
