@@ -23,6 +23,7 @@ from doublure.core.seeding import from_seed
 from doublure.engine.answer_ring import Ring
 from doublure.engine.distill import TeacherStream, open_distillation, stream_context
 from doublure.engine.fit import FitSettings, fit
+from doublure.engine.optimizers import AdamW
 from doublure.nets.features import FeatureRecorder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
@@ -70,7 +71,7 @@ class Worker:
             NetworkRef(ref="builtin/resnet8"), like=teacher.contract, rng=from_seed(1)
         )
         self.settings = FitSettings(
-            steps=1, batch_size=size, optimizer="adamw", learning_rate=1e-3, log_every=10**6
+            steps=1, batch_size=size, optimizer=AdamW(), learning_rate=1e-3, log_every=10**6
         )
         self.stream, self.loss = open_distillation(
             self.student,

@@ -15,6 +15,7 @@ from doublure import catalogue
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset
 from doublure.engine.fit import FitSettings
+from doublure.engine.optimizers import SGD, AdamW
 from doublure.engine.recipe import Stage
 from doublure.engine.schedules import Cosine
 from doublure.nets.network import Network
@@ -44,10 +45,10 @@ _FEWEST = 50
 NEAR = 0.03
 _TRIES = 3
 
-_SGD = FitSettings(nesterov=False, schedule=Cosine(warmup=0.0))
+_SGD = FitSettings(optimizer=SGD(nesterov=False), schedule=Cosine(warmup=0.0))
 _GAME = Stage(source=Noise(), objective=LogitL1(), fit=_SGD)
 _ADAM = FitSettings(
-    optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, schedule=Cosine(warmup=0.0)
+    optimizer=AdamW(), learning_rate=2e-3, weight_decay=0.0, schedule=Cosine(warmup=0.0)
 )
 _TRAINED = Stage(source=Noise(), objective=SoftTargets(temperature=10.0), fit=_ADAM)
 _INVERTED = Stage(source=Noise(), objective=SoftTargets(temperature=3.0), fit=_SGD)

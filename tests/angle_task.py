@@ -18,13 +18,14 @@ from doublure.core.seeding import child, from_seed
 from doublure.core.words import Words
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Facts, Method, MethodInputs
+from doublure.engine.optimizers import AdamW
 from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.task import FinishedRun, TrainInputs
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 
-_FIT = FitSettings(steps=40, batch_size=32, optimizer="adamw", learning_rate=3e-3, weight_decay=0.0)
+_FIT = FitSettings(steps=40, batch_size=32, optimizer=AdamW(), learning_rate=3e-3, weight_decay=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,17 +38,16 @@ Golden = dict[str, Any]
 SGD: Golden = {
     "fit.steps": 10_000,
     "fit.batch_size": 256,
-    "fit.optimizer": "sgd",
     "fit.learning_rate": 0.1,
-    "fit.momentum": 0.9,
-    "fit.nesterov": True,
+    "sgd.momentum": 0.9,
+    "sgd.nesterov": True,
     "fit.weight_decay": 5e-4,
     "cosine.warmup": 0.05,
 }
-PLAIN_SGD: Golden = SGD | {"fit.nesterov": False, "cosine.warmup": 0.0}
+PLAIN_SGD: Golden = SGD | {"sgd.nesterov": False, "cosine.warmup": 0.0}
 ADAMW_OF_TEXT: Golden = {
     "fit.batch_size": 64,
-    "fit.optimizer": "adamw",
+    "adamw.betas": [0.9, 0.999],
     "fit.learning_rate": 1e-3,
     "fit.weight_decay": 0.01,
     "cosine.warmup": 0.1,
@@ -194,7 +193,7 @@ RECIPES: Mapping[str, Golden] = {
         "soft-targets.temperature": 10.0,
         "fit.steps": 10_000,
         "fit.batch_size": 512,
-        "fit.optimizer": "adamw",
+        "adamw.betas": [0.9, 0.999],
         "fit.learning_rate": 2e-3,
         "fit.weight_decay": 0.0,
         "cosine.warmup": 0.0,

@@ -7,6 +7,7 @@ from doublure.core.protocols import Batch
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import open_distillation
 from doublure.engine.fit import FitSettings, fit
+from doublure.engine.optimizers import SGD
 from doublure.engine.schedules import Cosine
 from doublure.nets.generators import GeneratorPlan
 from doublure.nets.references import NetworkRef
@@ -21,7 +22,9 @@ SHOWN = (0, 100, 399)
 def main() -> None:
     teacher = digits_teacher()
     student = load(NetworkRef(ref="builtin/convnet-8"), like=teacher.contract, rng=from_seed(0))
-    settings = FitSettings(steps=STEPS, batch_size=64, nesterov=False, schedule=Cosine(warmup=0.0))
+    settings = FitSettings(
+        steps=STEPS, batch_size=64, optimizer=SGD(nesterov=False), schedule=Cosine(warmup=0.0)
+    )
     stream, loss = open_distillation(
         student,
         teacher,

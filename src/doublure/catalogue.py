@@ -14,6 +14,7 @@ from doublure.compress import expand_classifier, inherit, post_training_quantiza
 from doublure.core.cards import Card
 from doublure.core.checks import kind_name
 from doublure.engine.codec import Codec
+from doublure.engine.optimizers import OPTIMIZERS
 from doublure.engine.plugins import Plugins
 from doublure.engine.schedules import SCHEDULES
 from doublure.objectives import (
@@ -262,6 +263,7 @@ CODEC = Codec(
         )
     }
     | {"schedule": {kind_name(schedule): schedule for schedule in SCHEDULES}}
+    | {"optimizer": {kind_name(optimizer): optimizer for optimizer in OPTIMIZERS}}
 )
 
 

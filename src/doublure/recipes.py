@@ -13,6 +13,7 @@ from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs
+from doublure.engine.optimizers import SGD, AdamW
 from doublure.engine.recipe import ModelTransform, Recipe, Stage, Verb
 from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
@@ -115,7 +116,7 @@ def dfad(inputs: MethodInputs) -> tuple[Stage, ...]:
         source=inputs.base or DFAD(),
         objective=LogitL1(),
         # Half precision rounds logits by as much as the two differ in the end.
-        fit=FitSettings(nesterov=False, schedule=Cosine(warmup=0.0)),
+        fit=FitSettings(optimizer=SGD(nesterov=False), schedule=Cosine(warmup=0.0)),
     )
     return (stage,)
 
@@ -127,7 +128,7 @@ def rdskd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """
     fit = FitSettings(
         batch_size=512,
-        optimizer="adamw",
+        optimizer=AdamW(),
         learning_rate=2e-3,
         weight_decay=0.0,
         schedule=Cosine(warmup=0.0),
@@ -173,7 +174,7 @@ def fast_meta(inputs: MethodInputs) -> tuple[Stage, ...]:
     fit = FitSettings(
         learning_rate=0.2,
         weight_decay=1e-4,
-        nesterov=False,
+        optimizer=SGD(nesterov=False),
         schedule=Cosine(warmup=0.0),
         precision=fast_precision(inputs.device),
     )

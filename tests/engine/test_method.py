@@ -4,6 +4,7 @@ import pytest
 
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs, choose_optimizer
+from doublure.engine.optimizers import AdamW
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.builtin import build
 from doublure.nets.references import NetworkRef
@@ -84,7 +85,7 @@ def test_a_student_with_layer_normalisation_alone_learns_by_adamw():
     made = recipe(PLAIN)
     shape = {"classes": 3, "channels": 1, "size": (8, 8)}
     fits = [stage.fit for stage in choose_optimizer(made, build("vit-small", **shape)).stages]
-    assert {fit.optimizer for fit in fits} == {"adamw"}
+    assert {fit.optimizer for fit in fits} == {AdamW()}
     assert [fit.learning_rate for fit in fits] == [1e-3, 1e-3]
     assert [fit.steps for fit in fits] == [5, 5]
     assert choose_optimizer(made, build("convnet-6", **shape)) == made
@@ -92,7 +93,7 @@ def test_a_student_with_layer_normalisation_alone_learns_by_adamw():
 
 def test_an_optimizer_other_than_sgd_is_kept():
     def adam(given: MethodInputs) -> tuple[Stage, ...]:
-        fit = FitSettings(optimizer="adamw", learning_rate=5e-4)
+        fit = FitSettings(optimizer=AdamW(), learning_rate=5e-4)
         return (Stage(source=Noise(), objective=SoftTargets(), fit=fit),)
 
     made = Method(name="mine", stages=adam).recipe(TEACHER, STUDENT, PLAIN)

@@ -11,6 +11,7 @@ from doublure.core.protocols import Batch, GradientHook
 from doublure.core.seeding import from_seed
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
+from doublure.engine.optimizers import SGD
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
 from doublure.engine.schedules import Constant
 from doublure.nets.network import Network
@@ -54,7 +55,7 @@ def test_a_scale_without_decay_shrinks_by_its_gradient_alone():
         steps=1,
         batch_size=4,
         learning_rate=0.1,
-        momentum=0.0,
+        optimizer=SGD(momentum=0.0),
         weight_decay=0.5,
         schedule=Constant(),
         groups=(ParameterGroup(layers="batchnorm", decay=0.0),),

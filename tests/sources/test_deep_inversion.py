@@ -11,6 +11,7 @@ from doublure.core.seeding import from_seed
 from doublure.data.datasets import open_data
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
+from doublure.engine.optimizers import SGD
 from doublure.engine.schedules import Cosine
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
@@ -362,7 +363,9 @@ def accuracy_on_digits(features: float, teacher: Network, seed: int) -> float:
     settings = dataclasses.replace(settings_for(teacher.contract), features=features)
     source = Replay(source=settings, every=STEPS, first=8)
     student = load(STUDENT, like=teacher.contract, rng=from_seed(seed))
-    fit = FitSettings(steps=STEPS, batch_size=BATCH, nesterov=False, schedule=Cosine(warmup=0.0))
+    fit = FitSettings(
+        steps=STEPS, batch_size=BATCH, optimizer=SGD(nesterov=False), schedule=Cosine(warmup=0.0)
+    )
     distill(
         student,
         teacher,

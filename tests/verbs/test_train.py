@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from doublure.engine.optimizers import SGD, AdamW
 from doublure.recipe_file import read
 from tests.command import command
 
@@ -66,8 +67,8 @@ def test_a_transformer_learns_by_adamw_unless_another_is_asked_for(
     assert done.status == 0
     assert "AdamW at 0.001 in place of SGD" in done.err
     (stage,) = read(tmp_path / "run" / "recipe.toml").stages
-    assert (stage.fit.optimizer, stage.fit.learning_rate) == ("adamw", 1e-3)
+    assert (stage.fit.optimizer, stage.fit.learning_rate) == (AdamW(), 1e-3)
     words += " --set optimizer=sgd --lr 0.01"
     assert command(*words.split(), "--out", tmp_path / "other").status == 0
     (stage,) = read(tmp_path / "other" / "recipe.toml").stages
-    assert (stage.fit.optimizer, stage.fit.learning_rate) == ("sgd", 0.01)
+    assert (stage.fit.optimizer, stage.fit.learning_rate) == (SGD(), 0.01)

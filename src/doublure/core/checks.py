@@ -33,5 +33,8 @@ def share(name: str, value: float) -> None:
 
 
 def kind_name(settings: type) -> str:
-    """Return what recipes and the command call a settings class: its name in kebab-case."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", settings.__name__).lower()
+    """Return what recipes and the command call a settings class: its name in kebab-case.
+
+    A single capital at the end begins no word: AdamW is adamw.
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z].)", "-", settings.__name__).lower()

@@ -22,6 +22,7 @@ from doublure.core.checks import kind_name, one_of
 from doublure.core.initialisation import Initialization
 from doublure.core.protocols import Objective, Rule, Source, StatelessObjective, Transform
 from doublure.engine.foreign_parts import class_name, load_class, names_class
+from doublure.engine.optimizers import Optimizer
 from doublure.engine.recipe import Recipe, RecipeError
 from doublure.engine.schedules import Schedule
 
@@ -38,6 +39,7 @@ _FAMILIES: dict[Any, str] = {
     Transform: "transform",
     Initialization: "initialisation",
     Schedule: "schedule",
+    Optimizer: "optimizer",
 }
 
 
@@ -46,8 +48,8 @@ class Codec:
     """Recipes as tables and TOML.
 
     Args:
-        kinds: settings classes of sources, objectives, rules, transforms, initialisations and
-            schedules by what recipes call them.
+        kinds: settings classes of sources, objectives, rules, transforms, initialisations,
+            schedules and optimizers by what recipes call them.
         passed: classes of users that were handed over in this call, by their names.
         allow_code: files and modules whose classes a recipe may load; see `foreign_parts`.
     """
@@ -277,8 +279,13 @@ class Codec:
         table = self.to_table(part)
         for key, text in assignments.items():
             holders, name = _locate(table, part, key)
+            value = _value(text)
+            renamed = isinstance(value, str) and isinstance(holders[0].get(name), Mapping)
             for holder in holders:
-                holder[name] = _value(text)
+                holder[name] = value
+            if renamed:  # another kind of part, whose fields later keys may mean
+                part = self._build(type(part), table, "")
+                table = self.to_table(part)
         return table
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from doublure.core.protocols import (
     metrics_of,
 )
 from doublure.core.seeding import child, child_seed, reseed
+from doublure.engine.optimizers import SGD, Optimizer
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
 from doublure.engine.schedules import Cosine, Schedule
 from doublure.nets.features import FeatureRecorder, device_of
@@ -40,7 +41,6 @@ from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
 
 MetricsLogger = Callable[[dict[str, Any]], None]
-_Optimizer = Literal["sgd", "adamw"]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -64,7 +64,6 @@ class FitSettings:
         steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
         batch_size: images a step, over all processes.
         schedule: of the learning rate, which is its peak.
-        betas: of AdamW's moving averages of gradient and squared gradient.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
         groups: rate and decay of parameters by the kind of their layer.
         precision: of both networks' arithmetic; losses, statistics and weights stay float32.
@@ -76,11 +75,8 @@ class FitSettings:
 
     steps: int = 10_000
     batch_size: int = 256
-    optimizer: _Optimizer = "sgd"
+    optimizer: Optimizer = field(default_factory=SGD)
     learning_rate: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 5e-4
     schedule: Schedule = field(default_factory=Cosine)
     rates: tuple[tuple[str, float], ...] = ()
@@ -97,10 +93,7 @@ class FitSettings:
             positive(name, getattr(self, name))
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, got {self.steps}")
-        one_of("optimizer", self.optimizer, get_args(_Optimizer))
         one_of("precision", self.precision, get_args(Precision))
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if self.gradient_clip is not None:
             positive("gradient_clip", self.gradient_clip)
         if self.ema_decay is not None:
@@ -344,14 +337,8 @@ class _Loop:
 
 
 def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
-    laid = parameter_groups(module, settings.groups, settings.rates)
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(laid, lr=rate, betas=settings.betas, weight_decay=decay)
-    momentum, nesterov = settings.momentum, settings.nesterov
-    return torch.optim.SGD(
-        laid, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov and momentum > 0
-    )
+    groups = parameter_groups(module, settings.groups, settings.rates)
+    return settings.optimizer.make(groups, rate=settings.learning_rate, decay=settings.weight_decay)
 
 
 def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:

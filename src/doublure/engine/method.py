@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from doublure.core.checks import one_of
 from doublure.core.protocols import Contract, InputContract, Source
+from doublure.engine.optimizers import SGD, AdamW
 from doublure.engine.recipe import Recipe, Stage
 from doublure.nets.references import NetworkRef
 from doublure.objectives.weighted import AnyObjective
@@ -26,7 +27,7 @@ _WANTED = {
 # SGD does not train them. Touvron et al., arXiv:2012.12877, table 9: 0.0005 for each 512 images of
 # a batch, of which they take 1024. The clip is ours.
 _OF_LAYER_NORM: dict[str, Any] = {
-    "optimizer": "adamw",
+    "optimizer": AdamW(),
     "learning_rate": 1e-3,
     "weight_decay": 0.05,
     "gradient_clip": 1.0,
@@ -167,7 +168,7 @@ def choose_optimizer(recipe: Recipe, student: nn.Module) -> Recipe:
         return recipe
     stages = tuple(
         replace(stage, fit=replace(stage.fit, **_OF_LAYER_NORM))
-        if stage.fit.optimizer == "sgd"
+        if isinstance(stage.fit.optimizer, SGD)
         else stage
         for stage in recipe.stages
     )

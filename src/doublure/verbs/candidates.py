@@ -39,8 +39,8 @@ _TINY = 16
 # A pruned network begins near its teacher, as one does that inherits: the loop of `auto` for those.
 NEAR: Mapping[str, str] = {
     "optimizer": "adamw",
-    "learning_rate": "0.003",
     "betas": "[0.9, 0.99]",
+    "learning_rate": "0.003",
     "weight_decay": "0.0",
     "warmup": "0.04",
     "gradient_clip": "5.0",

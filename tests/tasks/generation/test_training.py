@@ -10,6 +10,7 @@ from PIL import Image
 from doublure.catalogue import CODEC
 from doublure.data.digits import digits
 from doublure.engine.fit import fit
+from doublure.engine.optimizers import AdamW
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RunFolderError, read_metrics
@@ -50,7 +51,7 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture
 def recipe(data) -> GeneratorRecipe:
-    fit_settings = {"optimizer": "adamw", "schedule": Constant(), "weight_decay": 0.0}
+    fit_settings = {"optimizer": AdamW(), "schedule": Constant(), "weight_decay": 0.0}
     fast = settings(steps=8, batch_size=16, learning_rate=1e-2, **fit_settings)
     return GeneratorRecipe(data=data, plan=PLAN, encoding=fast, generating=fast, device="cpu")
 

@@ -26,6 +26,7 @@ from doublure.core.seeding import from_seed
 from doublure.engine.answer_ring import Ring
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Facts, MethodInputs, normalises_layers
+from doublure.engine.optimizers import AdamW
 from doublure.engine.recipe import Stage
 from doublure.engine.schedules import Cosine
 from doublure.nets.batchnorm_statistics import batchnorm_layers
@@ -76,9 +77,8 @@ _PLAIN_SHARE = 0.25
 _FEW_STARTS, _FEW_SHOWN = 0.5, 0.2
 _INHERITED = FitSettings(
     batch_size=_BATCH,
-    optimizer="adamw",
+    optimizer=AdamW(betas=(0.9, 0.99)),
     learning_rate=3e-3,
-    betas=(0.9, 0.99),
     weight_decay=0.0,
     schedule=Cosine(warmup=0.04),
     gradient_clip=5.0,

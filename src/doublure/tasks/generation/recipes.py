@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from doublure.engine.fit import FitSettings
+from doublure.engine.optimizers import AdamW
 from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import PUBLISHED, CramerWoldPlan
 from doublure.sources.lcw import METHOD
@@ -77,7 +78,7 @@ def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorReci
 def _adam(batch_size: int, learning_rate: float) -> FitSettings:
     return FitSettings(
         batch_size=batch_size,
-        optimizer="adamw",
+        optimizer=AdamW(),
         learning_rate=learning_rate,
         weight_decay=0.0,
         schedule=Constant(),

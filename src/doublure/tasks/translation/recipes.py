@@ -2,6 +2,7 @@
 
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import MethodInputs
+from doublure.engine.optimizers import AdamW
 from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
@@ -55,7 +56,7 @@ def supervised_translation(
 def _fit(device: str, *, learning_rate: float) -> FitSettings:
     return FitSettings(
         batch_size=64,
-        optimizer="adamw",
+        optimizer=AdamW(),
         learning_rate=learning_rate,
         weight_decay=0.01,
         schedule=Cosine(warmup=0.1),
