@@ -212,7 +212,7 @@ def test_a_target_that_nothing_meets_is_said_plainly(teacher, tmp_path, monkeypa
     summary = shrink(teacher, target="10B", budget=9000, out=tmp_path / "small")
     chosen = summary["recommendation"]
     assert not chosen["meets"]
-    assert chosen["reason"].startswith("No file meets the target of 10B. teacher, int8 is the nea")
+    assert chosen["reason"].startswith("No file meets the target of 10B. teacher, int8 is nearest")
     page = (tmp_path / "small" / "report.html").read_text()
     assert "Nothing meets the target" in page
     assert "measure one with --eval before you rely on it" in page
