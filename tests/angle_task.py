@@ -4,8 +4,10 @@ Nothing of the library knows of it; `tests/test_own_task.py` adds it to the tupl
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -184,8 +186,49 @@ def distil_bars(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What `angles draw` wrote."""
+
+    path: Path
+    count: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": str(self.path), "count": self.count}
+
+    def lines(self) -> list[str]:
+        return [f"{self.count} bars in {self.path}"]
+
+
+def draw(
+    out: Path,
+    *,
+    count: int = 4,
+    shift: float | None = None,
+    marks: Sequence[str] = (),
+    flip: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
+) -> Drawn:
+    """Write images of bars to a file.
+
+    Args:
+        count: how many.
+        shift: brightness that is added,
+            in [0, 1].
+        flip: turn them upside down.
+    """
+    images, _ = draw_bars(count, from_seed(0))
+    images = images.flip(-2) if flip else images
+    torch.save({"images": images + (shift or 0.0), "marks": list(marks)}, out)
+    return Drawn(path=out, count=count)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AngleTask:
+    """Bars and their angles."""
+
     name = "angles"
+    own_verbs = MappingProxyType({"draw": draw})
     words = Words(
         takes="measures bars",
         shown="bars",

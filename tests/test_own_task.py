@@ -6,10 +6,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 import doublure.tasks
 from doublure import distill
+from doublure.cli import task_verbs
 from doublure.networks import load
+from doublure.verbs.reference import reference
 from tests import angle_task
 from tests.command import command
 
@@ -94,6 +98,26 @@ def test_a_killed_run_of_it_is_resumed_with_the_same_bytes(teacher, tmp_path):
         (tmp_path / name / "student.safetensors").read_bytes() for name in ("run", "whole")
     )
     assert killed == whole
+
+
+def test_verbs_of_its_own_are_mounted_from_the_tuple_of_tasks(tmp_path):
+    app = typer.Typer()
+    task_verbs.register(app, reference(doublure.tasks.TASKS)["tasks"])
+    run = CliRunner().invoke
+    shown = run(app, ["angles", "draw", "--help"]).output
+    assert "Write images of bars to a file." in shown
+    assert "How many." in shown
+    assert "Brightness that is added, in [0, 1]." in " ".join(shown.replace("\u2502", "").split())
+    out = tmp_path / "bars.pt"
+    words = ["angles", "draw", "--out", str(out), "--shift", "0.5", "--flip", "--marks", "a"]
+    made = run(app, [*words, "--marks", "b"])
+    assert (made.exit_code, made.output.split()[:2]) == (0, ["4", "bars"])
+    saved = torch.load(out)
+    images, _ = angle_task.draw_bars(4, torch.Generator().manual_seed(0))
+    assert saved["marks"] == ["a", "b"]
+    torch.testing.assert_close(saved["images"], images.flip(-2) + 0.5)
+    made = run(app, ["angles", "draw", "--out", str(out), "--count", "2", "--json"])
+    assert json.loads(made.output) == {"path": str(out), "count": 2}
 
 
 def test_a_pair_of_two_tasks_is_refused(teacher, tmp_path):

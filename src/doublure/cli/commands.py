@@ -11,7 +11,7 @@ from typing import Any, get_origin
 
 from typer import Argument, Option, Typer
 
-from doublure.cli.options import OF_PYTHON, OPTIONS, PANELS
+from doublure.cli.options import OF_PYTHON, OPTIONS, PANELS, Row
 from doublure.cli.parsing import REFERENCE
 
 # What was typed, by the name of the parameter; what was not typed is left out.
@@ -28,11 +28,26 @@ def add_command(app: Typer, command: Command, name: str | None = None) -> None:
         name: another one, for a verb that has two.
     """
     verb = command.__name__
-    declared = REFERENCE["verbs"][verb]
+    declare(app, command, name or verb.replace("_", "-"), REFERENCE["verbs"][verb], of(verb))
+
+
+def of(verb: str) -> Callable[[str], Row]:
+    """Return what looks up the row of a verb's parameter."""
+    return lambda name: OPTIONS.get(f"{verb}.{name}", OPTIONS[name])
+
+
+def declare(
+    app: Typer, command: Command, name: str, declared: dict[str, Any], row: Callable[[str], Row]
+) -> None:
+    """Add a command whose parameters are declared as in reference.json.
+
+    Args:
+        row: how a parameter looks, by its name.
+    """
     optional = declared["optional"] | {"json": False}
-    parameters = [_parameter(verb, item) for item in declared["required"]]
+    parameters = [_parameter(row(item), item) for item in declared["required"]]
     parameters += [
-        _parameter(verb, item, optional[item]) for item in optional if item not in OF_PYTHON
+        _parameter(row(item), item, optional[item]) for item in optional if item not in OF_PYTHON
     ]
     parameters.sort(key=lambda parameter: _PLACES[parameter.default.rich_help_panel])
 
@@ -47,12 +62,11 @@ def add_command(app: Typer, command: Command, name: str | None = None) -> None:
     made: Any = run
     made.__signature__ = inspect.Signature(parameters)
     made.__annotations__ = {item.name: item.annotation for item in parameters}
-    app.command(name or verb.replace("_", "-"))(made)
+    app.command(name)(made)
 
 
-def _parameter(verb: str, name: str, default: Any = ...) -> inspect.Parameter:
+def _parameter(row: Row, name: str, default: Any = ...) -> inspect.Parameter:
     """Return a parameter as typer reads it; an ellipsis for what is required, None for the rest."""
-    row = OPTIONS.get(f"{verb}.{name}", OPTIONS[name])
     if default is None:
         default = False if row.takes is bool else [] if get_origin(row.takes) is list else None
     elif default is not ... and "parser" in row.look:

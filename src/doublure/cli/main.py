@@ -10,7 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
-from doublure.cli import console, looking, making, shrinking, training
+from doublure.cli import console, looking, making, shrinking, task_verbs, training
 
 INTERRUPTED = 130
 # typer re-exports one kind of bad usage only; all kinds derive from what that one derives from.
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, shrinking, looking, making):
+for group in (training, shrinking, looking, making, task_verbs):
     group.register(app)
 
 

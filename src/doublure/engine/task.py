@@ -230,6 +230,35 @@ class Task(Protocol):
         """Return how a network of a summary scored, in a few words for the terminal."""
 
 
+@runtime_checkable
+class VerbResult(Protocol):
+    """What a verb of a task returns."""
+
+    def to_json(self) -> Any:
+        """Return what the verb prints with --json."""
+
+    def lines(self) -> list[str]:
+        """Return what it prints without, a line each."""
+
+
+@runtime_checkable
+class OwnVerbs(Protocol):
+    """A task with verbs of its own: the command has them as `doublure TASK VERB`."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def own_verbs(self) -> Mapping[str, Callable[..., VerbResult]]:
+        """Functions by the name of the verb, each at the top of a module.
+
+        The first line of a docstring is the verb's help, its Args are those of the options. Types
+        of parameters are str, int, float, bool, Path, a sequence of str, a mapping of str to str,
+        or one of them or None. `say` and `watch` are given by the command, which shows progress.
+        """
+
+
 def labels_not_learned(terms: Mapping[str, Any], classes: int) -> list[str]:
     """Return a warning where labels are predicted worse than by guessing."""
     if terms.get("hard_labels", 0.0) <= math.log(classes):

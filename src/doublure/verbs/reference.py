@@ -6,28 +6,49 @@ torch; a test keeps the file true.
 
 import inspect
 import json
-from collections.abc import Callable
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import doublure
 from doublure import catalogue
 from doublure.compress.post_training_quantization import CalibrationMethod
 from doublure.compress.pruning import Importance, PruningLoss
 from doublure.engine.fit import FitSettings
+from doublure.engine.task import OwnVerbs
 from doublure.exports.exporting import FILES
 from doublure.nets.precision import Precision
 from doublure.recipes import METHODS, PARTS
 from doublure.sources.augmenting import AUGMENTERS
+from doublure.tasks import TASKS
 from doublure.verbs.continual import Strategy
 from doublure.verbs.prune import STEPS
 from doublure.verbs.train_generator import GENERATORS
 
+_KINDS: tuple[tuple[str, Any], ...] = (
+    ("flag", bool),
+    ("text", str),
+    ("count", int),
+    ("number", float),
+    ("path", Path),
+    ("texts", Sequence),
+    ("assignments", Mapping),
+)
+# One argument of a docstring of ours: its name, and all lines up to the next one.
+_ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
-def reference() -> dict[str, Any]:
-    """Return the names that help texts mention, and the parameters of every verb."""
+
+def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
+    """Return the names that help texts mention, and the parameters of every verb.
+
+    Args:
+        tasks: those whose own verbs are among it.
+    """
     fit = FitSettings()
+    own = [task for task in tasks if isinstance(task, OwnVerbs)]
     return {
         "methods": list(METHODS),
         "generators": list(GENERATORS),
@@ -45,7 +66,54 @@ def reference() -> dict[str, Any]:
         "steps": fit.steps,
         "batch_size": fit.batch_size,
         "verbs": {verb: _parameters(getattr(doublure, verb)) for verb in doublure.VERBS},
+        "tasks": {
+            task.name: {
+                "help": _first_line(type(task)),
+                "verbs": {verb: _own_verb(call) for verb, call in task.own_verbs.items()},
+            }
+            for task in own
+        },
     }
+
+
+def _own_verb(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return what the command needs of a task's own verb without importing it."""
+    hints = get_type_hints(call)
+    documented = dict(_ARGUMENT.findall(inspect.getdoc(call) or ""))
+    told = _parameters(call)
+    names = [*told["required"], *told["optional"]]
+    options = {
+        name: {"takes": _takes(name, hints[name]), "help": _sentence(documented.get(name, ""))}
+        for name in names
+        if name in hints and get_origin(hints[name]) is not Callable
+    }
+    return {
+        "call": f"{call.__module__}:{call.__qualname__}",
+        "help": _first_line(call),
+        **told,
+        "options": options,
+    }
+
+
+def _takes(name: str, hint: Any) -> str:
+    """Return how a parameter of this type is typed, a key of `cli.task_verbs.TYPES`."""
+    if isinstance(hint, types.UnionType) or get_origin(hint) is Union:
+        options = [part for part in get_args(hint) if part is not type(None)]
+        hint = Path if Path in options else options[0]
+    for kind, of in _KINDS:
+        if hint is of or get_origin(hint) is of:
+            return kind
+    raise TypeError(f"a verb's parameter {name} is a {hint}; see engine.task.OwnVerbs")
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _sentence(text: str) -> str:
+    """Return the text of an argument on one line, as help texts begin and end."""
+    words = " ".join(text.split())
+    return words[:1].upper() + words[1:]
 
 
 def _parameters(verb: Callable[..., Any]) -> dict[str, Any]:
