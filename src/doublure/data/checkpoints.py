@@ -1,16 +1,16 @@
 """From a file of weights to tensors by name, without ever running what the file says.
 
-Pickles are read with `weights_only=True`; whatever needs more is refused with the way out. What a
-checkpoint wraps around its weights (epoch, optimizer, EMA, `module.`) is taken off.
+Pickles are read as data (`pickle_contents`): what is no tensor or plain container is set aside.
+What a checkpoint wraps around its weights (epoch, optimizer, EMA, `module.`) is taken off.
 """
 
+import math
 import pickle
-import re
 import struct
 import textwrap
-import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,30 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from doublure.data.pickle_contents import Placeholder
+from doublure.data.torch_archive import ZIP, StoredTensor, read_archive, read_tensors
+from doublure.data.weight_sets import WeightSet, find_sets, objects_in
+
 PICKLED = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"})
 SAFE = ".safetensors"
 PROGRAM = ".pt2"
 
 # What wrappers put before every key: DataParallel, torch.compile, Lightning and this library.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "body.")
-# Names under which training scripts keep the weights, and their exponential moving average.
-_PLAIN = (
-    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params"),
-    *("module", "model_state", "net_state_dict", "teacher", "student"),
-)
-_MOVING_AVERAGE = (
-    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict"),
-    *("params_ema", "net_ema", "shadow"),
-)
-# A recursive pickle could nest for ever; no real checkpoint wraps its weights this often.
-_DEEPEST = 4
 # AveragedModel of torch.optim counts its updates beside the weights it wraps.
 _UPDATE_COUNT = "n_averaged"
-_ZIP = b"PK\x03\x04"
+# Tensors that are neither dense nor float, as pickles call them.
+_NOT_PLAIN = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_sparse_csr_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantized",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the meta device)",
+    "torch._utils._rebuild_nested_tensor": "nested",
+}
+# Repeated views (masks, position ids) may hold more values than the file, but not much more.
+_REPEATED = 64 << 20
+_NAMED = 4
+_DENSE = "save the dense float weights"
 
 # What torch's and safetensors' readers raise on damaged or hostile bytes; there is no common class.
 DAMAGE = (
@@ -52,19 +56,32 @@ _RESAVE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a file of weights holds.
+
+    Args:
+        tensors: by their names in the file, less what wrappers put before all of them.
+        notes: what a person should be told, one sentence each.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
 class CheckpointError(ValueError):
     """A file of weights cannot be used; the message says why and the way out."""
 
 
-def read_weights(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """Return the weights in a file by their names in the architecture, on the CPU.
+def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
+    """Return the weights in a file, on the CPU.
 
     Args:
         ema: take the moving average where the file holds both; it is taken anyway where the file
             holds nothing else.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not only weights, or not finite.
+        CheckpointError: the file is missing, damaged, without weights, or not finite.
     """
     path = existing_file(path)
     if path.suffix == SAFE:
@@ -74,9 +91,10 @@ def read_weights(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
     else:
         known = ", ".join(sorted({SAFE, *PICKLED}))
         raise CheckpointError(f"{path} is not named as a file of weights; known: {known}")
-    state = _without_prefixes(_find_weights(content, path, ema=ema))
+    chosen = _choose_set(content, path, ema=ema)
+    state = _without_prefixes(_tensors_of(chosen, path))
     check_weights(state, path)
-    return {name: tensor.detach() for name, tensor in state.items()}
+    return Weights(tensors=state, notes=_notes(chosen, content, path))
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -125,15 +143,13 @@ def first_line(error: BaseException) -> str:
 def _num_broken(name: str, tensor: Tensor, path: Path) -> int:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
-        raise CheckpointError(
-            f"{path}: '{name}' is {kind}, not a plain tensor; save the dense float weights"
-        )
+        raise CheckpointError(f"{path}: '{name}' is {kind}, not a plain tensor; {_DENSE}")
     # A view that repeats few bytes a trillion times is a way to exhaust memory, not a weight.
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(
-            f"{path}: '{name}' claims {tensor.numel()} values, which the file does not hold; "
-            "it is damaged, or save tensor.contiguous()"
-        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() + _REPEATED:
+        raise CheckpointError(_too_many(path, name, tensor.numel()))
+    # A best loss of infinity beside the weights is none of them.
+    if tensor.ndim == 0:
+        return 0
     if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex:
         return 0
     # The 8-bit floats have no isfinite of their own.
@@ -150,49 +166,25 @@ def _decode_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _decode_pickle(path: Path) -> Any:
     with path.open("rb") as file:
-        zipped = file.read(len(_ZIP)) == _ZIP
+        zipped = file.read(len(ZIP)) == ZIP
     if zipped:
         _check_archive(path)
     try:
-        with warnings.catch_warnings():
-            # About pickle protocols nobody can do anything about; the outcome is checked instead.
-            warnings.simplefilter("ignore")
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        if needed is None:
-            # torch's own words recommend weights_only=False, which is no way out.
-            raise CheckpointError(damaged(path, "its pickle is broken")) from error
-        raise CheckpointError(
-            f"{path} is a pickle that needs more than weights: it asks for '{needed[1]}', which "
-            f"could run any code, so nothing of it was loaded; {_RESAVE}"
-        ) from error
+        return read_archive(path)
     except DAMAGE as error:
         raise CheckpointError(damaged(path, first_line(error))) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Raise if a zip archive holds a program, not just weights, or cannot be mapped."""
+    """Raise if a zip archive holds an exported program, which is used as a REF."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            packed = [item for item in archive.infolist() if item.compress_type]
     except DAMAGE as error:
         raise CheckpointError(damaged(path, first_line(error))) from error
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        raise CheckpointError(
-            f"{path} is a TorchScript archive: a program, not a file of weights; take them out: "
-            f"torch.save(torch.jit.load('{path}').state_dict(), 'weights.pth')"
-        )
     if any(name.endswith("/archive_format") for name in names):
         raise CheckpointError(
             f"{path} is an exported program; give it the suffix {PROGRAM} and use it as a REF"
-        )
-    if packed:
-        # Mapped into memory, the packed bytes would pass for numbers.
-        raise CheckpointError(
-            f"{path} was compressed after it was saved ('{packed[0].filename}'); "
-            "save it again with torch.save, which stores plainly"
         )
 
 
@@ -204,65 +196,84 @@ def damaged(path: Path, reason: str) -> str:
     )
 
 
-def _find_weights(content: Any, path: Path, *, ema: bool, depth: int = 0) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights; {_RESAVE}")
-    if not content:
-        raise CheckpointError(f"{path} holds no weights: it is an empty dictionary")
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return _plain_weights(content, path)
-    name = _wrapper(content, path, ema=ema and depth == 0)
-    if name is None or depth == _DEEPEST:
-        keys = ", ".join(str(key) for key in list(content)[:8])
-        raise CheckpointError(f"{path} holds no weights under a known name, only {keys}; {_RESAVE}")
-    return _find_weights(content[name], path, ema=False, depth=depth + 1)
-
-
-def _wrapper(content: Mapping[Any, Any], path: Path, *, ema: bool) -> str | None:
-    """Return the key under which the weights are."""
-    averages = [name for name in _MOVING_AVERAGE if _holds_weights(content.get(name))]
-    plain = [name for name in _PLAIN if _holds_weights(content.get(name))]
+def _choose_set(content: Any, path: Path, *, ema: bool) -> WeightSet:
+    try:
+        found = find_sets(content)
+    except DAMAGE as error:
+        raise CheckpointError(damaged(path, first_line(error))) from error
+    averages = [each for each in found if each.average]
     if ema and not averages:
         raise CheckpointError(f"{path} holds no moving average (EMA) of the weights; leave ema out")
-    found = averages if ema or not plain else plain
-    if not found:
-        # A name nobody knows is good enough where nothing else could be meant.
-        found = [key for key, value in content.items() if _is_plain(value)]
-        if len(found) > 1:
-            raise CheckpointError(_several(path, found))
-    if len(found) > 1:
-        raise CheckpointError(_several(path, found))
-    return found[0] if found else None
+    known = [each for each in found if each.known]
+    candidates = averages if ema else known or averages or found
+    if not candidates:
+        raise CheckpointError(_no_weights(content, path))
+    if len(candidates) > 1:
+        names = ", ".join(each.key for each in candidates)
+        raise CheckpointError(
+            f"{path} holds several networks ({names}); save the one you mean on its own"
+        )
+    return candidates[0]
 
 
-def _several(path: Path, names: list[str]) -> str:
-    return f"{path} holds several networks ({', '.join(names)}); save the one you mean on its own"
+def _no_weights(content: Any, path: Path) -> str:
+    for name in objects_in(content):
+        if name in _NOT_PLAIN:
+            return f"{path} holds tensors that are {_NOT_PLAIN[name]}; {_DENSE}"
+    if not isinstance(content, Mapping):
+        kind = content.name if isinstance(content, Placeholder) else type(content).__name__
+        kind = "Tensor" if isinstance(content, StoredTensor) else kind
+        return f"{path} holds a {kind}, not weights; {_RESAVE}"
+    if not content:
+        return f"{path} holds no weights: it is an empty dictionary"
+    keys = ", ".join(textwrap.shorten(str(key), 40) for key in list(content)[:8])
+    return f"{path} holds no weights, only {keys}; {_RESAVE}"
 
 
-def _is_plain(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(item, Tensor) for item in value.values())
-    )
-
-
-def _holds_weights(value: Any, depth: int = 0) -> bool:
-    if not isinstance(value, Mapping) or depth == _DEEPEST:
-        return False
-    return any(isinstance(item, Tensor) for item in value.values()) or any(
-        _holds_weights(item, depth + 1) for item in value.values()
-    )
-
-
-def _plain_weights(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+def _tensors_of(chosen: WeightSet, path: Path) -> dict[str, Tensor]:
+    for name, value in chosen.left.items():
+        if isinstance(value, Placeholder) and value.name in _NOT_PLAIN:
             raise CheckpointError(
-                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor under a name; "
-                f"{_RESAVE}"
+                f"{path}: '{name}' is {_NOT_PLAIN[value.name]}, not a plain tensor; {_DENSE}"
             )
-    return dict(content)
+    stored = {n: each for n, each in chosen.tensors.items() if isinstance(each, StoredTensor)}
+    _check_sizes(stored, path)
+    try:
+        read = read_tensors(stored)
+    except DAMAGE as error:
+        raise CheckpointError(damaged(path, first_line(error))) from error
+    return {
+        name: read[name] if isinstance(each, StoredTensor) else each
+        for name, each in chosen.tensors.items()
+    }
+
+
+def _check_sizes(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    """Raise before memory is taken for more than the file can hold."""
+    room = _REPEATED
+    for name, tensor in tensors.items():
+        held = tensor.storage.num_values * tensor.storage.dtype.itemsize
+        room -= max(0, tensor.num_bytes - held)
+        if room < 0:
+            count = math.prod(tensor.shape)
+            raise CheckpointError(_too_many(path, name, count))
+
+
+def _too_many(path: Path, name: str, count: int) -> str:
+    return (
+        f"{path}: '{name}' claims {count} values, which the file does not hold; "
+        "it is damaged, or save tensor.contiguous()"
+    )
+
+
+def _notes(chosen: WeightSet, content: Any, path: Path) -> tuple[str, ...]:
+    """Return what was set aside, in one sentence, if anything was."""
+    left = [name for name, value in chosen.left.items() if not isinstance(value, Mapping)]
+    aside = [*objects_in(content), *left]
+    if not aside:
+        return ()
+    more = f" and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
+    return (f"{path}: set aside, and not run: {', '.join(aside[:_NAMED])}{more}",)
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from doublure.core.protocols import Contract
 from doublure.core.seeding import child_seed
-from doublure.data.checkpoints import PROGRAM, CheckpointError, read_weights
+from doublure.data.checkpoints import PROGRAM, CheckpointError, Weights, read_weights
 from doublure.data.programs import program_shapes, read_extra, read_program
 from doublure.nets import builtin, user_file
 from doublure.nets.network import Network
@@ -67,6 +67,7 @@ class Opened:
 
     Args:
         program: the same network as an exported program, where one lies beside it.
+        notes: on the file of weights.
     """
 
     reference: Reference
@@ -74,6 +75,7 @@ class Opened:
     own: PartialContract = EMPTY_CONTRACT
     state: Mapping[str, Tensor] | None = None
     weights: str = ""
+    notes: tuple[str, ...] = ()
     program: Path | None = None
     pretrained: bool = False
     plan: Plan = ()
@@ -81,12 +83,16 @@ class Opened:
 
 def open_architecture(said: NetworkRef, parsed: Reference, like: Contract | None) -> Opened:
     """Return what a named architecture stands for; hubs speak for their own weights only."""
-    state = None if said.weights is None else read_reference_weights(said)
-    pretrained = parsed.kind in HUBS and state is None and like is None
+    read = None if said.weights is None else read_reference_weights(said)
+    pretrained = parsed.kind in HUBS and read is None and like is None
     opened = Opened(
-        reference=parsed, state=state, weights=said.weights or "", pretrained=pretrained
+        reference=parsed,
+        state=None if read is None else read.tensors,
+        weights=said.weights or "",
+        notes=() if read is None else read.notes,
+        pretrained=pretrained,
     )
-    if parsed.kind not in HUBS or not (pretrained or state):
+    if parsed.kind not in HUBS or not (pretrained or read):
         return opened
     own = stated_by_hub(parsed)
     if pretrained and own.classes is None:
@@ -101,11 +107,11 @@ def open_architecture(said: NetworkRef, parsed: Reference, like: Contract | None
     return replace(opened, own=own)
 
 
-def read_reference_weights(said: NetworkRef) -> dict[str, Tensor]:
+def read_reference_weights(said: NetworkRef) -> Weights:
     assert said.weights is not None
     if Path(said.weights).suffix == PROGRAM:
         state = read_program(said.weights).state_dict()
-        return {name.removeprefix("body."): value for name, value in state.items()}
+        return Weights(tensors={name.removeprefix("body."): value for name, value in state.items()})
     return read_weights(said.weights, ema=said.ema)
 
 
@@ -151,7 +157,7 @@ def assemble(
     reference = architecture_of(name) if name.kind in HUBS else name.text
     network = Network(body, contract, reference, opened.plan)
     random = opened.state is None and not opened.pretrained
-    return Loaded(network=network, notes=tuple(notes), random=random)
+    return Loaded(network=network, notes=(*opened.notes, *notes), random=random)
 
 
 def _with_own_contract(made: Network[Any], opened: Opened) -> Loaded:
@@ -164,7 +170,7 @@ def _with_own_contract(made: Network[Any], opened: Opened) -> Loaded:
             text = opened.reference.text
             raise ValueError(f"{opened.weights} does not fit {text}: {reason}") from error
     network = Network(made.body, made.contract, opened.reference.text, opened.plan)
-    return Loaded(network=network, random=opened.state is None)
+    return Loaded(network=network, notes=opened.notes, random=opened.state is None)
 
 
 def _maker(

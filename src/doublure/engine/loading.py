@@ -106,9 +106,11 @@ def _resolve(
     if parsed.kind == "program":
         return load_program(said, Path(parsed.target), EMPTY_CONTRACT)
     if (task := _builder(tasks, parsed)) is not None:
-        state = None if said.weights is None else read_reference_weights(said)
+        read = None if said.weights is None else read_reference_weights(said)
         contract = task.contract_for(said, like if like is None or task.owns(like) else None)
-        return _build(task, parsed, contract, state, said.weights or "", rng)
+        state = None if read is None else read.tensors
+        made = _build(task, parsed, contract, state, said.weights or "", rng)
+        return made if read is None else replace(made, notes=(*read.notes, *made.notes))
     images = _of_images(said, like, tasks)
     return assemble(said, open_architecture(said, parsed, images), images, allow_code, rng, rebuild)
 
@@ -129,8 +131,10 @@ def _resolve_student(
     file = find_student(parsed.target)
     state, student = read_student(file, {task.name: task.description for task in tasks})
     description = student.description
+    notes: tuple[str, ...] = ()
     if said.weights is not None:
-        state = read_reference_weights(said)
+        read = read_reference_weights(said)
+        state, notes = read.tensors, read.notes
     program = file.with_name("student" + PROGRAM)
     if not description.architecture and program.exists() and said.weights is None:
         return load_program(said, program, partial_contract(description.contract))
@@ -152,6 +156,7 @@ def _resolve_student(
         own=partial_contract(description.contract),
         state=state,
         weights=str(file.parent) if said.weights is None else said.weights,
+        notes=notes,
         program=program if program.exists() and said.weights is None else None,
         plan=description.plan,
     )
