@@ -1,5 +1,11 @@
-"""What a stage does to the student before it trains: pruned, quantized, widened, or nothing."""
+"""What happens to the student around a stage's training.
 
+Before: it is pruned, quantized, given new classes, or left as it is. After: what stages made are
+members of one student, or the last of them is the student.
+"""
+
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +14,7 @@ from torch import nn
 from doublure.core.seeding import child
 from doublure.engine.distill import transform
 from doublure.engine.recipe import Stage
+from doublure.nets.ensemble import Ensemble, record_of
 from doublure.nets.network import Network
 
 
@@ -28,6 +35,30 @@ def apply_transform(
     )
     assert isinstance(made, Network)
     return made
+
+
+def member_of(made: nn.Module, student: Network[Any]) -> Network[Any]:
+    """Return a copy of what a stage made, for later stages train the same module."""
+    return copy.deepcopy(network_of(made, student))
+
+
+def ensemble_of(members: Sequence[Network[Any]]) -> Network[Any]:
+    """Return the networks that stages made as one; a single one is itself.
+
+    Raises:
+        ValueError: they are of different architectures.
+    """
+    first = members[0]
+    if len(members) == 1:
+        return first
+    if any(member.plan != first.plan for member in members):
+        raise ValueError(
+            "the members of an ensemble must be of one architecture, but a stage between them "
+            "changed it; put the change before the first member"
+        )
+    body = Ensemble([member.body for member in members])
+    plan = (*first.plan, record_of(len(members)))
+    return Network(body.eval(), first.contract, first.reference, plan)
 
 
 def network_of(made: nn.Module, student: Network[Any]) -> Network[Any]:

@@ -26,7 +26,12 @@ from doublure.engine.dry_run import dry_run, weights_digest
 from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
-from doublure.engine.model_transform import apply_transform, network_of
+from doublure.engine.model_transform import (
+    apply_transform,
+    ensemble_of,
+    member_of,
+    network_of,
+)
 from doublure.engine.planning import within_budget
 from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
@@ -155,7 +160,7 @@ def _run(
     train.note = functools.partial(_note_beginning, folder, options)
     processes.broadcast(None)  # nobody goes on before the folder stands
     taught_by = "" if teacher is None else weights_digest(teacher)
-    results = []
+    results, members = [], []
     for i, stage in enumerate(recipe.stages):
         if i > 0:
             student = apply_transform(stage, teacher, student, stage_rng(recipe, i))
@@ -167,9 +172,11 @@ def _run(
         results.append(
             train_in_folder(train, i, stage.fit.steps, folder, options, processes, taught_by)
         )
+        if stage.member:
+            members.append(member_of(results[-1].network, student))
     if not processes.first:
         return {}
-    made = network_of(results[-1].network, student)
+    made = ensemble_of(members) if members else network_of(results[-1].network, student)
     save(made, folder.path, tasks=plugins.tasks)
     if _travels_with_code(made):
         write_program(trace_program(made), made, folder.file("student.pt2"))

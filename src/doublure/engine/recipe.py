@@ -45,6 +45,8 @@ class Stage:
         init: how its weights begin; None leaves them as they are.
         init_source: the images that `init` sees; None takes what the stage shows.
         ring: how many answers of the teacher are kept and shown again; None asks in every step.
+        member: the network at its end is a member of the student, which is then the ensemble of
+            all members; later stages go on from it.
     """
 
     source: Source
@@ -55,6 +57,7 @@ class Stage:
     init: Initialization | None = None
     init_source: Source | None = None
     ring: Ring | None = None
+    member: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,16 @@ from typing import Any
 from torch import nn
 
 from doublure.core.checks import one_of
-from doublure.nets import expanded, pruned, quantized
+from doublure.nets import ensemble, expanded, pruned, quantized
 
 Plan = tuple[dict[str, Any], ...]
 
-_REBUILD: dict[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {
+# Each changes the body in place and returns None, or returns another one.
+_REBUILD: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module | None]] = {
     pruned.KIND: pruned.rebuild_,
     quantized.KIND: quantized.rebuild_,
     expanded.KIND: expanded.rebuild_,
+    ensemble.KIND: ensemble.rebuild,
 }
 
 
@@ -30,7 +32,7 @@ def rebuild(body: nn.Module, plan: Plan) -> nn.Module:
     for record in plan:
         kind = one_of("kind of change", str(record.get("kind")), _REBUILD)
         try:
-            _REBUILD[kind](body, record)
+            body = _REBUILD[kind](body, record) or body
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"the record '{kind}' does not fit {type(body).__name__} ({error}); "
