@@ -6,6 +6,7 @@ import torch
 
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RunFolderError
+from doublure.nets import builtin
 from doublure.nets.references import NetworkRef
 from doublure.verbs.distill import distill
 from doublure.verbs.train import train
@@ -203,3 +204,21 @@ def test_a_run_on_layers_goes_on_with_the_same_bits(tmp_path):
         run(tmp_path / "cut", **options, watch=kill_at(4), checkpoint_seconds=0.0)
     run(tmp_path / "cut", **options, resume=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_the_student_is_built_once_and_as_the_recipe_says_in_the_end(tmp_path, monkeypatch):
+    built = []
+    build = builtin.build
+
+    def counted(name, **said):
+        built.append(name)
+        return build(name, **said)
+
+    monkeypatch.setattr(builtin, "build", counted)
+    run(tmp_path / "seed", seed=5)
+    assert built.count("convnet-3") == 1
+    settings = {"fit.log_every": "1", "pool_size": "60", "chunk": "24", "seed": "5"}
+    run(tmp_path / "set", set=settings)
+    assert weights(tmp_path / "seed") == weights(tmp_path / "set")
+    run(tmp_path / "other")
+    assert weights(tmp_path / "seed") != weights(tmp_path / "other")

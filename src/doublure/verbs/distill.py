@@ -10,6 +10,7 @@ from torch import nn
 from doublure.catalogue import plugins
 from doublure.core.checks import one_of
 from doublure.core.protocols import Source
+from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.method import MethodInputs
 from doublure.engine.recipe import Recipe
 from doublure.engine.task import Task
@@ -91,7 +92,11 @@ def distill(
         if isinstance(student, nn.Module):
             networks["student"] = as_network(student, contract)
         made = network_named(student, weights=init_from, classes=student_classes)
-        learns = networks.get("student") or resolve(made, like=contract, allow_code=allowed).network
+        if "student" not in networks:
+            rng = from_seed(child_seed(options.get("seed") or 0, "student"))
+            learnt = resolve(made, like=contract, allow_code=allowed, rng=rng)
+            networks["student"] = learnt.network
+        learns = networks["student"]
         keeps = init_from is not None or from_scratch
         chosen = objective_named(objective) if isinstance(objective, Sequence) else objective
         inputs = MethodInputs(

@@ -15,6 +15,7 @@ from doublure.engine.method import choose_optimizer
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import Recipe, Verb
 from doublure.nets.network import Network
+from doublure.nets.references import parse
 from doublure.reports.page import write_report
 from doublure.verbs.naming import permitted, with_options
 
@@ -154,14 +155,18 @@ def run_recipe(
         raise TypeError(f"{verb}() got an unexpected keyword argument '{name}'{hint}")
     recipe = given.get("recipe")
     allowed = permitted(*typed, allow_code=given.get("allow_code", ()))
-    made, networks = make() if recipe is None else (_read(recipe, verb, allowed), {})
+    asked, networks = make() if recipe is None else (_read(recipe, verb, allowed), {})
     made = with_options(
-        replace(made, eval=given.get("eval") or made.eval),
+        replace(asked, eval=given.get("eval") or asked.eval),
         skip_bad=given.get("skip_bad", False),
         assignments=given.get("set"),
         **{name: given.get(name) for name in ("steps", "batch_size", "lr", "seed")},
         **{name: given.get(name) for name in ("device", "precision")},
     )
+    same = made.student == asked.student and made.seed == (given.get("seed") or asked.seed)
+    if not same and parse(asked.student.ref).kind != "python":
+        # --set asked for another student, or for other weights, than the one that was built.
+        networks = {role: network for role, network in networks.items() if role != "student"}
     run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
     run_options["allow_code"] = allowed
     known_parts = plugins()
