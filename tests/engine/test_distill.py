@@ -112,3 +112,38 @@ def test_between_two_rounds_of_attacks_no_step_waits_for_the_device():
         fit(student, watched, loss, settings=settings, rng=from_seed(0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class Changing:
+    """The student sees whole images in even steps and quarters of the pixels in odd ones."""
+
+    def open(self, context, teacher, rng):
+        return ChangingStream(context, rng, labels=False)
+
+
+class ChangingStream(tiny.GreyStream):
+    def draw(self, step: int, student: nn.Module | None) -> Batch:
+        whole = super().draw(step, student).images
+        small = torch.nn.functional.avg_pool2d(whole, 2) if step % 2 else whole
+        return Batch(views={"student": small, "teacher": whole})
+
+
+def test_images_may_change_their_size_from_step_to_step_and_the_teacher_sees_them_whole():
+    seen = {"teacher": [], "student": []}
+    teacher, student = tiny.network(0), tiny.network(1)
+    for role, network in (("teacher", teacher), ("student", student)):
+        network.register_forward_pre_hook(
+            lambda _, inputs, role=role: seen[role].append(tuple(inputs[0].shape[-2:]))
+        )
+    settings = tiny.settings(steps=4)
+    memory = tiny.Memory(2)
+    known = {"settings": settings, "context": tiny.context(settings), "rng": tiny.rng()}
+    parts = (Changing(), SoftTargets(temperature=4.0))
+    whole = distill(student, teacher, *parts, **known, checkpointer=memory)
+    assert seen["student"][-4:] == [(8, 8), (4, 4), (8, 8), (4, 4)]
+    assert set(seen["teacher"]) == {(8, 8)}
+    state, _ = memory.states  # behind step 2, and at the end
+    resumed = tiny.Memory()
+    resumed.held = state
+    again = distill(tiny.network(1), teacher, *parts, **known, checkpointer=resumed)
+    assert tiny.same_weights(again.network, whole.network)
