@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from doublure import tasks
-from doublure.compress import expand_classifier, inherit, post_training_quantization, pruning
+from doublure.compress import (
+    batch_norm_scale,
+    expand_classifier,
+    inherit,
+    post_training_quantization,
+    pruning,
+)
 from doublure.core.cards import Card
 from doublure.core.checks import kind_name
 from doublure.engine.codec import Codec
 from doublure.engine.optimizers import OPTIMIZERS
 from doublure.engine.plugins import Plugins
 from doublure.engine.schedules import SCHEDULES
+from doublure.nets import batchnorm_init
 from doublure.objectives import (
     activation_boundaries,
     attention_transfer,
@@ -46,7 +53,7 @@ from doublure.objectives import (
     weighted,
     wsld,
 )
-from doublure.rules import frozen_batchnorm
+from doublure.rules import frozen_batchnorm, learned_normalisation
 from doublure.sources import (
     adversarial,
     augmentation,
@@ -238,9 +245,17 @@ TRANSFORMS = (
     _entry(pruning.Pruning, "prune"),
     _entry(post_training_quantization.PostTrainingQuantization, "quantize"),
     _entry(expand_classifier.ExpandClassifier, "continual", continual.CARD),
+    _entry(batch_norm_scale.BatchNormScale, "train --batch-norm revisited", batchnorm_init.CARD),
 )
 INITIALISATIONS = (_entry(inherit.Inherit, "distill"),)
-RULES = (_entry(frozen_batchnorm.FrozenBatchNorm, "quantize --steps N"),)
+RULES = (
+    _entry(frozen_batchnorm.FrozenBatchNorm, "quantize --steps N"),
+    _entry(
+        learned_normalisation.LearnedNormalisation,
+        "train --batch-norm revisited",
+        batchnorm_init.CARD,
+    ),
+)
 METHODS: tuple[Entry, ...] = (
     *RECIPES,
     *SOURCES,

@@ -8,12 +8,16 @@ decided here, once, and stands resolved in the recipe file.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from doublure import tasks
+from doublure.compress.batch_norm_scale import BatchNormScale
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, Source
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs
 from doublure.engine.optimizers import SGD, AdamW
+from doublure.engine.parameter_groups import ParameterGroup, undecayed_vectors
 from doublure.engine.recipe import ModelTransform, Recipe, Stage, Verb
 from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
@@ -22,6 +26,7 @@ from doublure.objectives.activation_boundaries import ActivationBoundaries
 from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
+from doublure.rules.learned_normalisation import LearnedNormalisation
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from doublure.sources.augmentation import Augmented
@@ -45,6 +50,10 @@ _OF_IMAGES = ("augmentation", "mixup")
 
 # Of a run that begins with activation boundaries; the paper's own are not known.
 _INITIALISED = 0.1
+
+BATCH_NORMS = ("standard", "revisited")
+# Published: the scales' learning rate is the others' over 100.
+_SCALE_RATE = 0.01
 
 # Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
 _TINY = 16
@@ -265,3 +274,37 @@ def smaller(
         rules = () if train_batchnorm else (FrozenBatchNorm(),)
         stages.append(replace(taught, fit=settings, rules=rules, model_transform=model_transform))
     return Recipe(verb=verb, teacher=network, student=network, stages=tuple(stages))
+
+
+def with_batch_norm(recipe: Recipe, student: nn.Module, kind: str) -> Recipe:
+    """Return the recipe with BatchNorm initialised and trained as published, or as its baseline.
+
+    "revisited" (Davis, Frank: arXiv:2110.13989): scales begin at 0.1 and learn at a hundredth of
+    the rate, and the first stage learns mean and std. "standard": scales begin at 1. In both,
+    scales, shifts and biases do not decay, as a comparison must have it.
+
+    Raises:
+        ValueError: the student begins with weights of its teacher.
+    """
+    one_of("batch_norm", kind, BATCH_NORMS)
+    if kind == "standard":
+        groups = undecayed_vectors(student, batchnorm_rate=1.0)
+        return replace(recipe, stages=tuple(_grouped(stage, groups) for stage in recipe.stages))
+    if any(stage.init is not None for stage in recipe.stages):
+        raise ValueError(
+            "--batch-norm revisited is for weights from scratch, and this student begins with "
+            "its teacher's; add --from-scratch, or leave --batch-norm out"
+        )
+    groups = undecayed_vectors(student, batchnorm_rate=_SCALE_RATE)
+    first, *others = (_grouped(stage, groups) for stage in recipe.stages)
+    scaled = BatchNormScale()
+    first = replace(
+        first,
+        model_transform=ModelTransform(transform=scaled),
+        rules=(*first.rules, LearnedNormalisation(scale=scaled.scale)),
+    )
+    return replace(recipe, stages=(first, *others))
+
+
+def _grouped(stage: Stage, groups: tuple[ParameterGroup, ...]) -> Stage:
+    return replace(stage, fit=replace(stage.fit, groups=(*stage.fit.groups, *groups)))

@@ -1,6 +1,8 @@
 """Rates and decays by kind of layer, and a rule that sees gradients."""
 
 import copy
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +14,11 @@ from doublure.core.seeding import from_seed
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitSettings
 from doublure.engine.optimizers import SGD
-from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
+from doublure.engine.parameter_groups import (
+    ParameterGroup,
+    parameter_groups,
+    undecayed_vectors,
+)
 from doublure.engine.schedules import Constant
 from doublure.nets.network import Network
 from doublure.objectives.logit_l1 import LogitL1
@@ -46,6 +52,49 @@ def test_a_group_that_fits_nothing_is_refused():
         parameter_groups(tiny.network(0), (ParameterGroup(layers="layernorm", parameters="bias"),))
     with pytest.raises(ValueError, match=r"rates match no parameter of the student: \['head'\]"):
         parameter_groups(tiny.network(0), (), (("head", 2.0),))
+
+
+def test_vectors_are_told_by_the_type_of_their_layer():
+    body = nn.Sequential(
+        nn.Conv2d(1, 1, 1),
+        nn.BatchNorm2d(1),
+        nn.PReLU(1),
+        nn.LayerNorm(1),
+        nn.Linear(1, 2, bias=False),
+    )
+    groups = undecayed_vectors(body, batchnorm_rate=0.01)
+    found = parameter_groups(body, groups)
+    names = {id(parameter): name for name, parameter in body.named_parameters()}
+    laid = {
+        (group["factor"], group.get("weight_decay")): sorted(names[id(p)] for p in group["params"])
+        for group in found
+    }
+    assert laid == {
+        (1.0, None): ["0.weight", "2.weight", "4.weight"],  # of which the first is 1 x 1 x 1 x 1
+        (0.01, 0.0): ["1.weight"],
+        (1.0, 0.0): ["0.bias", "1.bias", "3.bias", "3.weight"],
+    }
+
+
+def test_the_rate_of_scales_keeps_its_ratio_under_a_schedule():
+    student, rule = network(0), Watching()
+    rates: list[list[float]] = []
+    rule.after = lambda optimizer: rates.append([g["lr"] for g in optimizer.param_groups])
+    groups = undecayed_vectors(student, batchnorm_rate=0.01)
+    step(student, network(1), FitSettings(steps=6, batch_size=4, groups=groups), [rule])
+    assert len(rates) == 6
+    for whole, *others in rates:
+        assert sorted(others) == pytest.approx([0.01 * whole, whole])
+
+
+def test_a_rate_of_one_in_groups_trains_as_without():
+    """Groups that say what the settings say are another order of the same arithmetic."""
+    plain, grouped = network(0), network(0)
+    settings = FitSettings(steps=4, batch_size=4, weight_decay=0.0)
+    step(plain, network(1), settings, [])
+    groups = undecayed_vectors(grouped, batchnorm_rate=1.0)
+    step(grouped, network(1), dataclasses.replace(settings, groups=groups), [])
+    assert tiny.same_weights(plain, grouped)
 
 
 def test_a_scale_without_decay_shrinks_by_its_gradient_alone():
@@ -105,8 +154,13 @@ class Silencing:
 class Watching(Silent):
     """The same, remembered, so that the test can look at it."""
 
+    after: Callable[[Any], None] | None = None
+
     def open(self, student: nn.Module, optimizer: Any, rng: torch.Generator) -> Silencing:
         self.hook = Silencing(student)
+        if self.after is not None:
+            look = self.after
+            self.hook.after_step = lambda step: look(optimizer)
         return self.hook
 
 

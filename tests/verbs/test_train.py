@@ -6,7 +6,12 @@ import pytest
 from PIL import Image
 
 from doublure.engine.optimizers import SGD, AdamW
+from doublure.core.protocols import InputContract
+from doublure.engine.method import MethodInputs
+from doublure.nets.references import NetworkRef
+from doublure.networks import load
 from doublure.recipe_file import read
+from doublure.recipes import published, with_batch_norm
 from tests.command import command
 
 
@@ -72,3 +77,77 @@ def test_a_transformer_learns_by_adamw_unless_another_is_asked_for(
     assert command(*words.split(), "--out", tmp_path / "other").status == 0
     (stage,) = read(tmp_path / "other" / "recipe.toml").stages
     assert (stage.fit.optimizer, stage.fit.learning_rate) == (SGD(), 0.01)
+
+
+def test_batch_norm_revisited_learns_mean_and_std_and_exports_the_plain_architecture(
+    tmp_path: Path,
+):
+    words = "train --net builtin/convnet-3 --data builtin/digits --steps 3 --batch-size 8"
+    words += " --device cpu --batch-norm revisited"
+    done = command(*words.split(), "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert "in 3 steps the smaller gradients" in done.err
+    recipe = read(tmp_path / "run" / "recipe.toml")
+    (stage,) = recipe.stages
+    told = [(g.layers, g.parameters, g.rate, g.decay) for g in stage.fit.groups]
+    assert ("batchnorm", "weight", 0.01, 0.0) in told
+    assert ("batchnorm", "bias", 1.0, 0.0) in told
+    made = load(NetworkRef(ref=str(tmp_path / "run")))
+    assert made.contract.std[0] > 1  # about .37 / (.1 * .58), in place of the digits' own .37
+    plain = load(NetworkRef(ref="builtin/convnet-3"), like=made.contract)
+    assert made.state_dict().keys() == plain.state_dict().keys()
+    export = f"export --model {tmp_path / 'run'} --format onnx --out {tmp_path / 'exported'}"
+    assert command(*export.split()).status == 0
+    again = command(
+        *f"train --recipe {tmp_path / 'run' / 'recipe.toml'} --out {tmp_path / 'again'}".split()
+    )
+    assert again.status == 0
+    assert load(NetworkRef(ref=str(tmp_path / "again"))).contract == made.contract
+
+
+def test_batch_norm_standard_leaves_scales_at_one_and_decays_no_vector(tmp_path: Path):
+    words = "train --net builtin/convnet-3 --data builtin/digits --steps 1 --batch-size 8"
+    done = command(*words.split(), "--batch-norm", "standard", "--out", tmp_path / "run")
+    assert done.status == 0
+    (stage,) = read(tmp_path / "run" / "recipe.toml").stages
+    assert {(group.rate, group.decay) for group in stage.fit.groups} == {(1.0, 0.0)}
+    assert (stage.rules, stage.model_transform) == ((), None)
+
+
+def test_the_pieces_of_batch_norm_are_set_one_by_one(tmp_path: Path):
+    words = "train --net builtin/convnet-3 --data builtin/digits --steps 1 --batch-size 8"
+    words += " --batch-norm revisited --set batch-norm-scale.scale=0.25"
+    words += " --set stages.0.fit.groups.0.rate=0.1 --set learned-normalisation.scale=0.25"
+    assert command(*words.split(), "--out", tmp_path / "run").status == 0
+    (stage,) = read(tmp_path / "run" / "recipe.toml").stages
+    assert stage.model_transform.transform.scale == 0.25
+    assert stage.fit.groups[0].rate == 0.1
+
+
+def test_batch_norm_revisited_spares_given_weights(tmp_path: Path, teacher: Path):
+    few = "--steps 1 --batch-size 4 --device cpu --batch-norm revisited"
+    words = f"train --net builtin/convnet-3 --data builtin/digits {few}"
+    words += f" --init-from {teacher / 'student.safetensors'}"
+    refused = command(*words.split(), "--out", tmp_path / "run")
+    assert "leave --init-from away, or --set batch-norm-scale.scale=1" in refused.reason
+    kept = command(*words.split(), "--set", "batch-norm-scale.scale=1", "--out", tmp_path / "run")
+    assert kept.status == 0
+    words = f"distill --teacher {teacher} --student builtin/convnet-3 --transfer noise {few}"
+    words += " --method auto"
+    scratch = command(*words.split(), "--from-scratch", "--out", tmp_path / "scratch")
+    assert scratch.status == 0, scratch.err
+    vit = f"train --net builtin/vit-small --data builtin/digits {few}"
+    refused = command(*vit.split(), "--out", tmp_path / "vit")
+    assert "no BatchNorm layer to rescale; the network normalises layers (13 La" in refused.reason
+
+
+def test_a_student_that_inherits_is_refused_batch_norm_revisited():
+    contract = InputContract(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,), classes=3)
+    inherits = MethodInputs(contract=contract)
+    reference = NetworkRef(ref="builtin/convnet-3")
+    recipe = published("auto", reference, reference, inherits)
+    assert recipe.stages[0].init is not None
+    student = load(reference, like=contract)
+    with pytest.raises(ValueError, match="add --from-scratch, or leave --batch-norm out"):
+        with_batch_norm(recipe, student, "revisited")
+    assert with_batch_norm(recipe, student, "standard").stages[0].fit.groups

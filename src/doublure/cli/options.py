@@ -164,6 +164,11 @@ OPTIONS: Mapping[str, Row] = {
         "NAME",
         f"In place of the recipe's own augmentation: {_names('augmentations')}.",
     ),
+    "batch_norm": _parsed(
+        one_known("batch norm", "batch_norms"),
+        "NAME",
+        f"How BatchNorm begins and learns, from scratch: {_names('batch_norms')}.",
+    ),
     "labels": _flag("Use the transfer set's labels, too."),
     "balance": _flag("As many images of each class the teacher names."),
     "skip_bad": _flag("Leave unreadable images out, and count them."),

@@ -372,6 +372,18 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class RemarksOnTraining(Protocol):
+    """A rule or transform with something to say of the training it is part of."""
+
+    def remarks(self, student: nn.Module, *, steps: int, optimizer: str) -> tuple[str, ...]:
+        """Return what a person should know before step 0, one sentence each.
+
+        Args:
+            optimizer: by its kind.
+        """
+
+
+@runtime_checkable
 class Transform(Protocol):
     """Network in, network out; what came in stays. Batches carry a teacher's answers, if any."""
 

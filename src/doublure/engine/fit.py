@@ -224,13 +224,15 @@ class _Loop:
             student.compile()
         self.recorder = FeatureRecorder(student, loss.features.student, settings.precision)
         self.module: nn.Module = _Step(self.recorder, loss)
-        self.parameters = list(self.module.parameters())
         self.optimizer = _optimizer(self.module, settings)
         self.average = _average(student, settings)
         self.hooks: list[Hook] = [
             rule.open(student, self.optimizer, child(rng, "rule", i))
             for i, rule in enumerate(rules)
         ]
+        self.parameters = list(self.module.parameters())  # with what rules have added
+        if self.average is not None:
+            _check_average(self.average, student)
         if world > 1:
             # Some objectives never reach the classifier, and then in no step.
             self.module = DistributedDataParallel(self.module, static_graph=True)
@@ -347,6 +349,15 @@ def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:
     # The student's own buffers (BatchNorm statistics) are averages already, and are copied.
     average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]  # torch's
     return AveragedModel(student, multi_avg_fn=average, use_buffers=False)
+
+
+def _check_average(average: AveragedModel, student: nn.Module) -> None:
+    averaged = {name for name, _ in average.module.named_parameters()}
+    if added := sorted({name for name, _ in student.named_parameters()} - averaged):
+        raise ValueError(
+            f"ema_decay averages the student as it came, but a rule has added {', '.join(added)}; "
+            "leave ema_decay or the rule out"
+        )
 
 
 @contextmanager

@@ -89,6 +89,31 @@ def parameter_groups(
     ]
 
 
+def undecayed_vectors(module: nn.Module, *, batchnorm_rate: float) -> tuple[ParameterGroup, ...]:
+    """Return groups by which scales and shifts of normalisation, and biases, do not decay.
+
+    There is a group for what the module has. BatchNorm is told by the layer's type and not by its
+    parameters' shape, as LayerNorm, PReLU and depthwise convolutions hold vectors, too.
+
+    Args:
+        batchnorm_rate: factor on the learning rate of the scales of BatchNorm.
+    """
+    present = {(kind, name.rpartition(".")[2]) for name, kind in _kinds(module)}
+    vectors: tuple[tuple[Layers, Parameters, float], ...] = (
+        ("batchnorm", "weight", batchnorm_rate),
+        ("batchnorm", "bias", 1.0),
+        ("layernorm", "weight", 1.0),
+        ("layernorm", "bias", 1.0),
+        ("convolution", "bias", 1.0),
+        ("linear", "bias", 1.0),
+    )
+    return tuple(
+        ParameterGroup(layers=layers, parameters=parameters, rate=rate, decay=0.0)
+        for layers, parameters, rate in vectors
+        if (layers, parameters) in present
+    )
+
+
 def _kinds(module: nn.Module) -> Iterator[tuple[str, Layers]]:
     """Yield the name of each parameter with the kind of its layer."""
     for place, layer in module.named_modules():

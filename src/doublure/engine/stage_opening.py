@@ -1,14 +1,16 @@
 """A stage of a recipe, opened: stream, loss, and how the student's weights begin."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from doublure.core.checks import kind_name
 from doublure.core.initialisation import Initialized
-from doublure.core.protocols import Batch, Stream
+from doublure.core.protocols import Batch, RemarksOnTraining, Stream
 from doublure.core.seeding import child, child_seed, from_seed
 from doublure.engine.distill import TeacherStream, open_distillation, stream_context
 from doublure.engine.fit import Checkpointer, FitResult, FitSettings, fit
@@ -93,7 +95,7 @@ def open_stage(
         stream = stage.source.open(context, None, child(rng, "source"))
         example = stage.source.open(context, None, child(rng, "example")).draw(0, student)
         loss = open_loss(stage.objective, student, None, example, child(rng, "objective"))
-    for note in notes_of(loss):
+    for note in (*notes_of(loss), *_remarks(stage, student, settings)):
         say(note)
     begin = functools.partial(
         fit,
@@ -126,3 +128,14 @@ def open_stage(
         initialize=initialize if begins else None,
         num_images=0 if stage.init is None else stage.init.num_images,
     )
+
+
+def _remarks(stage: Stage, student: nn.Module, settings: FitSettings) -> Iterator[str]:
+    """Yield what the parts of a stage say of the training they are part of."""
+    parts: list[object] = [*stage.rules]
+    if stage.model_transform is not None:
+        parts.append(stage.model_transform.transform)
+    for part in parts:
+        if isinstance(part, RemarksOnTraining):
+            optimizer = kind_name(type(settings.optimizer))
+            yield from part.remarks(student, steps=settings.steps, optimizer=optimizer)

@@ -18,7 +18,7 @@ from doublure.nets.references import NetworkRef
 from doublure.networks import resolve
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.recipes import methods, published
+from doublure.recipes import methods, published, with_batch_norm
 from doublure.sources.augmenting import augmented
 from doublure.sources.few import Few
 from doublure.verbs.naming import (
@@ -57,6 +57,7 @@ def distill(
     labels: bool = False,
     student_classes: int | str | None = None,
     augment: str | None = None,
+    batch_norm: str | None = None,
     init_from: str | None = None,
     from_scratch: bool = False,
     **options: Unpack[TeachOptions],
@@ -73,6 +74,8 @@ def distill(
         student_classes: the student's own, where they are not the teacher's: how many, or a file
             with one name a line. Layers alone are compared then.
         augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
+        batch_norm: how the student's BatchNorm begins and learns: of `recipes.BATCH_NORMS`; see
+            `recipes.with_batch_norm`.
         init_from: weights the student starts from.
         from_scratch: let it start from random weights where it could begin at its teacher.
         options: of `verbs.run_options.TeachOptions`.
@@ -86,7 +89,7 @@ def distill(
         opened = open_network(teacher, verb="distill", **opening(options), **said)
         task = plugins().task_of(opened.contract)
         given = {"labels": labels, "student_classes": student_classes, "augment": augment}
-        check_options(task, given | {"few": few})
+        check_options(task, given | {"few": few, "batch_norm": batch_norm})
         contract = with_classes(opened.contract, student_classes)
         networks = {"teacher": opened}
         if isinstance(student, nn.Module):
@@ -118,7 +121,9 @@ def distill(
             own_label_space=student_classes is not None,
             augment=augment,
         )
-        return with_chosen_optimizer(recipe, learns, options), networks
+        recipe = with_chosen_optimizer(recipe, learns, options)
+        recipe = recipe if batch_norm is None else with_batch_norm(recipe, learns, batch_norm)
+        return recipe, networks
 
     return run_recipe("distill", make, out, options, typed=[teacher, student])
 

@@ -21,7 +21,7 @@ from doublure.engine.fit import FitSettings
 from doublure.engine.task import OwnVerbs
 from doublure.exports.exporting import FILES
 from doublure.nets.precision import Precision
-from doublure.recipes import METHODS, PARTS
+from doublure.recipes import BATCH_NORMS, METHODS, PARTS
 from doublure.sources.augmenting import AUGMENTERS
 from doublure.tasks import TASKS
 from doublure.verbs.continual import Strategy
@@ -56,6 +56,7 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
         "objectives": list(catalogue.by_name(catalogue.OBJECTIVES)),
         "parts": list(PARTS),
         "augmentations": list(AUGMENTERS),
+        "batch_norms": list(BATCH_NORMS),
         "formats": list(FILES),
         "precisions": list(get_args(Precision)),
         "importances": list(get_args(Importance)),

@@ -9,6 +9,7 @@ from doublure.catalogue import plugins
 from doublure.engine.task import TrainInputs
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
+from doublure.recipes import with_batch_norm
 from doublure.verbs.naming import as_network, check_options, network_named, permitted
 from doublure.verbs.run_options import (
     Made,
@@ -25,6 +26,7 @@ def train(
     *,
     out: str | Path,
     augment: str | None = None,
+    batch_norm: str | None = None,
     init_from: str | None = None,
     **options: Unpack[TrainOptions],
 ) -> dict[str, Any]:
@@ -34,6 +36,9 @@ def train(
         data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
             parallel text, as FOLDER:de-en.
         augment: what is done to the images, of `sources.augmenting.AUGMENTERS`; None for mild.
+        batch_norm: how BatchNorm begins and learns: of `recipes.BATCH_NORMS`; see
+            `recipes.with_batch_norm`.
+        init_from: weights to start from.
         options: of `verbs.run_options.TrainOptions`.
     """
     allowed = permitted(net, allow_code=options.get("allow_code", ()))
@@ -42,7 +47,7 @@ def train(
         if net is None or data is None:
             raise ValueError("train needs a network and data, or a recipe")
         task = plugins().task_of_data(data)
-        check_options(task, {"augment": augment})
+        check_options(task, {"augment": augment, "batch_norm": batch_norm})
         network = as_network(net, None) if isinstance(net, nn.Module) else None
         inputs = TrainInputs(
             reference=network_named(net, weights=init_from, **description(options)),
@@ -56,6 +61,7 @@ def train(
         recipe, learns = task.train_recipe(inputs)
         if learns is not None:
             recipe = with_chosen_optimizer(recipe, learns, options)
+            recipe = recipe if batch_norm is None else with_batch_norm(recipe, learns, batch_norm)
         return recipe, {} if network is None else {"student": network}
 
     return run_recipe("train", make, out, options, typed=[net])

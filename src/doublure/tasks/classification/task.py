@@ -51,7 +51,7 @@ class ClassificationTask:
     words = _WORDS
     description = ImageDescription
     methods: tuple[Method, ...] = ()  # all of them are in `doublure.recipes`
-    options = frozenset({"labels", "student_classes", "augment", "few"})
+    options = frozenset({"labels", "student_classes", "augment", "batch_norm", "few"})
     verbs = frozenset(
         {
             "continual",
