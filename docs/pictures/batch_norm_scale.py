@@ -40,10 +40,11 @@ def scales(scale: float, slower: int) -> list[float]:
 def main() -> None:
     with picture("batch_norm_scale", 200) as figure:
         for axes, (scale, slower) in zip(figure.subplots(1, 4), ARMS, strict=True):
-            axes.hist(scales(scale, slower), bins=16, color=STUDENT)
+            found = scales(scale, slower)
+            axes.hist(found, bins=24, range=(0.0, max(found)), color=STUDENT)
             axes.axvline(scale, color=INK, linewidth=1)
-            axes.set_title(f"from {scale:g}, rate {'/ 100' if slower > 1 else 'x 1'}")
-            axes.set_xlim(0, 2 if scale == 1 else 0.6)
+            axes.set_title(f"{scale:g}, rate / {slower}")
+            axes.set_xlim(0, 1.1 * max(found))
             axes.set_yticks([])
             axes.grid(axis="x", color=FAINT, linewidth=0.6)
 
