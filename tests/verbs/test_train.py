@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from doublure.engine.optimizers import SGD, AdamW
 from doublure.core.protocols import InputContract
 from doublure.engine.method import MethodInputs
+from doublure.engine.optimizers import SGD, AdamW
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
 from doublure.recipe_file import read
