@@ -24,7 +24,7 @@ import torch
 from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.engine.pipeline import device_named
+from doublure.engine.pipeline import find_device
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,
@@ -170,7 +170,7 @@ def main() -> None:
         if held["setting"] != setting:
             raise SystemExit(f"{path} holds another setting ({held['setting']}); use --name")
         rows = held["rows"]
-    device = device_named(asked.device)
+    device = find_device(asked.device)
     inverted, judge = (public(name).to(device) for name in CHECKPOINTS)
     for seed in asked.seeds:
         for name in asked.arms:

@@ -22,7 +22,7 @@ from doublure.compress.pruning import Importance, Pruning
 from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
-from doublure.engine.model_transform import changed
+from doublure.engine.model_transform import apply_transform
 from doublure.engine.recipe import ModelTransform
 from doublure.engine.stage_opening import open_stage
 from doublure.exports.measure import Timing, count_flops, time_forms
@@ -120,7 +120,7 @@ def run(
     fit = replace(stage.fit, batch_size=BATCH[task])
     stage = replace(with_pool(stage, POOL[task]), fit=fit)
     rng = from_seed(child_seed(seed, "stage", 0))
-    pruned = changed(stage, network, network, rng)
+    pruned = apply_transform(stage, network, network, rng)
     before = evaluate(pruned, test).accuracy
     figures = {"parameters": count_parameters(pruned), "flops": count_flops(pruned)}
     began = clock()

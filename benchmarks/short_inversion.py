@@ -37,7 +37,7 @@ from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_optimisation import ImageOptimisation
 from doublure.sources.inversion import labels_in_turn
 from doublure.sources.noise import Noise
-from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
+from doublure.sources.short_inversion import ShortInversion, assign_labels, matched_shaders
 from experiments import RESULTS, versions
 from inversion import distances, public, real_batch, recognised
 
@@ -86,7 +86,7 @@ def drawn(source: Source, inverted: Network, context: StreamContext, seed: int) 
     dealt = labels_in_turn(0, context.batch_size, context.contract.classes, from_seed(seed))
     with torch.no_grad():
         likely = inverted(batch.images).log_softmax(-1)
-    labels = dealt if isinstance(source, Noise) else assigned_labels(likely, dealt)
+    labels = dealt if isinstance(source, Noise) else assign_labels(likely, dealt)
     return image_batch(batch.images, labels=labels)
 
 

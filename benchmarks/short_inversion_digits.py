@@ -22,7 +22,7 @@ from doublure.nets.convnet import ConvNet
 from doublure.nets.network import Network, freeze
 from doublure.nets.vit import VisionTransformer
 from doublure.sources.inversion import labels_in_turn
-from doublure.sources.short_inversion import ShortInversion, assigned_labels, matched_shaders
+from doublure.sources.short_inversion import ShortInversion, assign_labels, matched_shaders
 from experiments import Table, print_table, summarize
 
 NAME = "short_inversion_digits"
@@ -93,7 +93,7 @@ def shown(arm: str, teacher: Network, seed: int) -> tuple[Tensor, Tensor]:
         if batch.labels is None:
             dealt = labels_in_turn(step * BATCH, BATCH, 10, from_seed(seed))
             with torch.no_grad():
-                labels.append(assigned_labels(teacher(batch.images).log_softmax(-1), dealt))
+                labels.append(assign_labels(teacher(batch.images).log_softmax(-1), dealt))
         else:
             labels.append(batch.labels)
     return torch.cat(images), torch.cat(labels)

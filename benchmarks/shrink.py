@@ -38,10 +38,10 @@ from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, batches
 from doublure.engine.description import INPUT
 from doublure.engine.method import MethodInputs
-from doublure.engine.model_transform import changed
+from doublure.engine.model_transform import apply_transform
 from doublure.engine.planning import within_budget
 from doublure.engine.processes import process_group
-from doublure.engine.recipe import ModelTransform, Recipe, replace_keys
+from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.measure import Timing, count_flops
@@ -49,11 +49,12 @@ from doublure.exports.onnx import open_session
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
+from doublure.recipe_file import replace_keys
 from doublure.recipes import METHODS, smaller
 from doublure.sources.matched import Matched
 from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
-from doublure.tasks.classification.auto import metrics_of
+from doublure.tasks.classification.auto import network_facts
 from doublure.verbs import candidates, comparing
 from doublure.verbs.quantize import quantize
 from doublure.verbs.shrink import shrink
@@ -145,7 +146,7 @@ def taught(name: str, recipe: Recipe, student: Network, setting: Setting) -> lis
     with process_group(cpu=True) as alone:
         recipe = within_budget(recipe, setting.teacher, student, setting.seconds, alone, clock)
     stage, rng = recipe.stages[0], stage_rng(recipe, 0)
-    student = changed(stage, setting.teacher, student, rng)
+    student = apply_transform(stage, setting.teacher, student, rng)
     with tempfile.TemporaryDirectory() as scratch:
         open_stage(stage, setting.teacher, student, rng, scratch=Path(scratch))()
     seconds = clock() - began
@@ -211,7 +212,7 @@ def by_distill(setting: Setting) -> Iterator[dict[str, Any]]:
         reference = NetworkRef(ref=f"builtin/{name}")
         rng = from_seed(child_seed(setting.seed, "student"))
         student = load(reference, like=setting.teacher.contract, rng=rng)
-        metrics = metrics_of(setting.teacher, student, given_weights=False)
+        metrics = network_facts(setting.teacher, student, given_weights=False)
         given = MethodInputs(contract=setting.teacher.contract, metrics=metrics)
         recipe = METHODS["auto"].recipe(setting.reference, reference, given, seed=setting.seed)
         yield from taught(name, recipe, student, setting)
@@ -244,7 +245,7 @@ def by_torch_pruning(setting: Setting) -> Iterator[dict[str, Any]]:
             ignored_layers=kept,
         ).step()
         student, named = Network(body, contract), NetworkRef(ref="python:CifarResNet")
-        metrics = metrics_of(setting.teacher, student, given_weights=True)
+        metrics = network_facts(setting.teacher, student, given_weights=True)
         given = MethodInputs(contract=contract, base=setting.images, metrics=metrics)
         recipe = METHODS["auto"].recipe(setting.reference, named, given, seed=setting.seed)
         recipe = replace_keys(recipe, candidates.NEAR)

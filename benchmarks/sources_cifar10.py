@@ -34,7 +34,7 @@ from doublure.core.protocols import InputContract
 from doublure.data.datasets import open_data
 from doublure.recipes import PARTS
 from doublure.sources.augmentation import Augmented
-from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.augmenting import shifts_and_flips
 from doublure.sources.noise import Noise
 from doublure.sources.surrogate import Surrogate
 from experiments import Arm, Setting, Table
@@ -74,7 +74,7 @@ HELD_AGAINST = (
 
 def arms(contract: InputContract) -> dict[str, Arm]:
     """Return every arm by name."""
-    mild = shifted_and_mirrored(contract)
+    mild = shifts_and_flips(contract)
     scale = Scale(
         width=WIDTH,
         batch_size=BATCH,

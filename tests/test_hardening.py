@@ -112,7 +112,7 @@ def test_a_wrong_number_of_classes_is_refused_with_the_right_one(tmp_path, weigh
     said = ("--teacher", "builtin/convnet-4", "--weights", weights, *SAID, "--classes", "5")
     told = command("distill", *said, *STUDENT, *NOISE, "--out", tmp_path / "run")
     assert told.status == 1
-    assert told.reason.endswith("it has 3 classes, 5 are asked for: say --classes 3")
+    assert told.reason.endswith("it has 3 classes, not 5: use --classes 3")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_wrong_number_of_classes_is_refused_with_the_right_one(tmp_path, weigh
         (("--set", "student.channels=3"), "the student has 3 channels, its teacher 1"),
         (("--set", "stages.0.fit.stepz=7"), "unknown key 'stepz'; did you mean 'steps'"),
         (("--set", "steps=many"), "stages.0.fit.steps: Input should be a valid integer"),
-        (("--device", "cuda:99"), "cuda:99' asked for, but torch sees no CUDA device"),
+        (("--device", "cuda:99"), "cuda:99' is requested, but torch finds no CUDA device"),
         (("--device", "gpu"), "unknown device 'gpu'; use auto, cpu, cuda"),
         (("--lr", "-1"), "learning_rate must be positive, got -1"),
         (("--eval", "nowhere"), "there is no 'nowhere'; data are builtin/digits, a folder"),
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, teach
 
 def test_a_student_in_python_must_answer_as_many_classes_as_its_teacher(tmp_path, teacher):
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5))
-    with pytest.raises(ValueError, match=r"student answers an image with \(5,\) numbers, but .* 3"):
+    with pytest.raises(ValueError, match=r"student returns \(5,\) numbers per image, but .* 3"):
         distill(str(teacher), student, out=tmp_path / "run", transfer="noise")
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_stops_resume_and_nothing_is_touched(run, teacher):
     told = distilled(teacher, run, "--resume")
     assert told.status == 1
     assert "stage0.pt is damaged" in told.reason
-    assert told.reason.endswith("start afresh with --overwrite")
+    assert told.reason.endswith("restart with --overwrite")
     after = {path: data for path, data in contents(run).items() if path.name != "log.txt"}
     assert after == before
 
@@ -243,7 +243,7 @@ def test_resume_with_a_teacher_that_has_learned_since_is_refused(run, finished, 
     (run / "recipe.toml").write_text(later)
     told = command("distill", "--recipe", run / "recipe.toml", "--out", run, "--resume")
     assert told.status == 1
-    assert "learned from a teacher with other weights; put those back" in told.reason
+    assert "learned from a teacher with other weights; restore those" in told.reason
 
 
 def test_where_there_is_no_egl_the_way_out_is_said(tmp_path, teacher, monkeypatch):

@@ -126,4 +126,4 @@ def test_a_pair_of_two_tasks_is_refused(teacher, tmp_path):
         *("--transfer", "angles:0", "--out", tmp_path / "run"),
     )
     assert done.status == 1
-    assert "nothing states how many classes builtin/convnet-4 has" in done.reason
+    assert "the number of classes of builtin/convnet-4 is unknown" in done.reason

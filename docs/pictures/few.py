@@ -25,7 +25,7 @@ def main() -> None:
         pixels = (images[chosen, 0] * 255).round().byte().numpy()
         numpy.savez(path, x=pixels, y=labels[chosen].numpy())
         few = Few(data=str(path))
-        part, data = few.judging(DIGITS), open_data(str(path), DIGITS)
+        part, data = few.evaluation_data(DIGITS), open_data(str(path), DIGITS)
     judging = part.places.tolist()
     teaching = [place for place in range(len(data)) if place not in judging]
     with picture("few", 260, colours=64) as figure:

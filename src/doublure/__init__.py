@@ -1,8 +1,8 @@
-"""doublure: from a trained network without its data to one that can be deployed.
+"""doublure: distil and compress trained networks without their data.
 
 Every verb of the command line is a function here, of the same name and arguments; networks may be
-given as modules in place of references. Names are resolved when they are first used, so that
-importing the package costs nothing.
+given as modules in place of references. Names are resolved at their first use, so that the import
+of the package is fast.
 """
 
 import importlib

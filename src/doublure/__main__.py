@@ -1,4 +1,4 @@
-"""python -m doublure, which is the command where no script of that name is on the path."""
+"""python -m doublure: the command, if its script is not on the path."""
 
 from doublure.cli.main import run
 

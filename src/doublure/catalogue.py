@@ -1,7 +1,7 @@
-"""The hand-written list of what there is: every method, and the name its settings go by.
+"""The hand-written list of all methods, and the kinds of their settings.
 
-A kind is what a recipe file and the command line call a settings class. A test proves that every
-file with a CARD is listed here, and that every kind is the class name in kebab-case.
+A kind is the name of a settings class in recipe files and on the command line. A test checks that
+every file with a CARD is listed here, and that every kind is the class name in kebab-case.
 """
 
 import sys
@@ -87,12 +87,13 @@ _PLAIN = Card(paper="", needs=("nothing",))
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One method: its name, the file it is in, what it rests on and the verb that reaches it.
+    """One method: its name, file, card and verb.
 
     Args:
-        place: of the file, within the package.
-        by_name: its name alone makes it, on the command line: it needs no path and no other part.
-        sized: makes its settings for what a network takes, where they depend on that.
+        place: path of the file within the package.
+        by_name: whether the command line can create it from its name only, without a path or
+            another part.
+        sized: returns its settings for a contract, if they depend on that.
     """
 
     name: str
@@ -104,14 +105,14 @@ class Entry:
     sized: Callable[[Any], Any] | None = None
 
     def make(self, contract: Any = None) -> Any:
-        """Return settings at their defaults, for what a network takes, where that is known."""
+        """Return settings with default values, for a network's contract if it is known."""
         assert self.settings is not None
         if self.sized is not None and contract is not None:
             return self.sized(contract)
         return self.settings()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as `doublure methods --json` gives it."""
+        """Return the entry as in `doublure methods --json`."""
         return {
             "name": self.name,
             "paper": self.card.paper,
@@ -141,7 +142,8 @@ def _source(settings: type, card: Card | None = None, **more: Any) -> Entry:
 
 
 def _recipe_source(settings: type) -> Entry:
-    """A source that is a recipe of the same name, with an objective and a loop of its own."""
+    """A source with a recipe of the same name, which has its own objective and training
+    settings."""
     return _entry(settings, "distill --method {kind}")
 
 
@@ -283,12 +285,12 @@ CODEC = Codec(
 
 
 def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Return those of the entries that a name alone makes."""
+    """Return the entries that can be created from a name."""
     return {entry.name: entry for entry in entries if entry.by_name}
 
 
 def plugins() -> Plugins:
-    """Return what the engine has to know of the methods."""
+    """Return the codec of recipes with all methods."""
     return Plugins(
         tasks=tasks.TASKS, codec=CODEC, papers={entry.name: entry.card.paper for entry in METHODS}
     )

@@ -1,4 +1,4 @@
-"""Networks by reference, of every task there is: `engine.loading` with the tuple of tasks."""
+"""Networks by reference, of all tasks: `engine.loading` with the tuple of tasks."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +23,7 @@ def load(
     rng: torch.Generator | None = None,
     rebuild: Rebuild = rebuild_plan,
 ) -> Network[Any]:
-    """Return the network that a reference names; see `resolve`."""
+    """Return the network of a reference; see `resolve`."""
     return resolve(reference, like=like, allow_code=allow_code, rng=rng, rebuild=rebuild).network
 
 
@@ -35,18 +35,18 @@ def resolve(
     rng: torch.Generator | None = None,
     rebuild: Rebuild = rebuild_plan,
 ) -> Loaded:
-    """Return the network that a reference names, with notes.
+    """Return the network of a reference, with notes.
 
     Args:
-        like: the network is a new one that inherits this contract; a hub's name then stands for
-            the architecture only, and nothing is downloaded.
-        allow_code: True where a person typed the reference: its own `file:` may run. Files named
-            here may run also where a student.json asks for them.
-        rng: draws the weights of a network that has none; None draws as seed 0.
-        rebuild: applies the plan of a student whose architecture was changed.
+        like: contract that a new network inherits; a hub's name then means the architecture only,
+            without download.
+        allow_code: True if the user typed the reference: its own `file:` may run. Files listed here
+            may also run if a student.json needs them.
+        rng: generator for random weights; None uses seed 0.
+        rebuild: applies the plan of a student with a changed architecture.
 
     Raises:
-        ValueError: with one line that says what is wrong where, and the way out.
+        ValueError: with one line of place, reason and remedy.
     """
     return loading.resolve(
         reference, like=like, allow_code=allow_code, rng=rng, rebuild=rebuild, tasks=tasks.TASKS
@@ -54,5 +54,5 @@ def resolve(
 
 
 def save(network: Network[Any], folder: str | Path) -> None:
-    """Write a network and what was done to it, as student.safetensors and student.json."""
+    """Write a network and its plan, as student.safetensors and student.json."""
     loading.save(network, folder, tasks=tasks.TASKS)

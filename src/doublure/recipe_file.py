@@ -1,4 +1,4 @@
-"""Recipes as files: a recipe as TOML and back, with the kinds of parts that the catalogue lists."""
+"""Recipes as TOML files, with the kinds of parts in the catalogue."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ def read(path: Path, *, allow_code: bool | Collection[str | Path] = ()) -> Recip
     """Return the recipe in a file.
 
     Args:
-        allow_code: files and modules of users whose classes it may load.
+        allow_code: files and modules from which it may load user classes.
     """
     return CODEC.permitting(allow_code=allow_code).read(path)
 
@@ -33,13 +33,13 @@ def from_toml(text: str) -> Recipe:
     """Return the recipe of a TOML text.
 
     Raises:
-        RecipeError: names the key that is unknown, missing or ill-typed.
+        RecipeError: with the key that is unknown, missing or of the wrong type.
     """
     return CODEC.from_toml(text)
 
 
 def from_toml_as(of: type[Run], text: str) -> Run:
-    """Return the settings of class `of` that a TOML text fills."""
+    """Return the settings of class `of` from a TOML text."""
     return CODEC.from_toml_as(of, text)
 
 
@@ -49,7 +49,7 @@ def to_table(part: Any) -> Any:
 
 
 def from_table(table: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of nested tables, as `to_table` makes them."""
+    """Return the recipe from nested tables, as from `to_table`."""
     return CODEC.from_table(table)
 
 
@@ -58,7 +58,7 @@ def replace_keys(recipe: Run, assignments: Mapping[str, str]) -> Run:
 
     A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
     "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A value
-    is TOML, or else text.
+    is TOML, otherwise text.
     """
     return CODEC.replace_keys(recipe, assignments)
 

@@ -1,8 +1,8 @@
 """Published recipes: functions that return the stages of a method, and their table.
 
-A default is the paper's where the paper says it; what it does not say is ours, and the method's
-page tells which is which. What depends on the machine (precision) or on the task (image size) is
-decided here, once, and stands resolved in the recipe file.
+Defaults are the paper's if it states them; others are ours, as noted on the method's page. Settings
+that depend on the machine (precision) or on the image size are decided here, once, and the recipe
+file has their values.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from doublure.rules.learned_normalisation import LearnedNormalisation
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from doublure.sources.augmentation import Augmented
-from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.augmenting import shifts_and_flips
 from doublure.sources.balanced import Balanced
 from doublure.sources.deep_inversion import settings_for
 from doublure.sources.dfad import DFAD
@@ -43,19 +43,19 @@ from doublure.sources.shaders import Shaders
 from doublure.tasks.classification import auto
 from doublure.tasks.classification.recipes import autoaugment_kd
 
-# What can be left out of the shader recipe, to see what it is worth.
+# Parts of the shader recipe that can be omitted, for ablations.
 PARTS = ("matching", "balance", "augmentation", "mixup", "attack")
-# Of those, what there is where images were given.
+# The parts that also apply to given images.
 _OF_IMAGES = ("augmentation", "mixup")
 
-# Of a run that begins with activation boundaries; the paper's own are not known.
+# Share of the steps for activation boundaries; the paper does not report it.
 _INITIALISED = 0.1
 
 BATCH_NORMS = ("standard", "revisited")
-# Published: the scales' learning rate is the others' over 100.
+# Published: the learning rate of the scales is 1/100 of the others'.
 _SCALE_RATE = 0.01
 
-# Below this many pixels a side, crops and mixtures leave nothing to recognise: both are left out.
+# Below this side in pixels, crops and mixing leave nothing to recognise: both are omitted.
 _TINY = 16
 
 
@@ -68,7 +68,7 @@ def shader_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 def surrogate_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """The same with any images one has; mixup always, soft targets at T = 2, no attack.
+    """The same with any given images; mixup always, soft targets at T = 2, no attack.
 
     Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817.
     """
@@ -77,14 +77,14 @@ def surrogate_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 def _augmented_and_mixed(inputs: MethodInputs, augmentation: str, temperature: float) -> Stage:
-    """Return shader images, or what was given in their place, with every part not left out."""
+    """Return shader images, or the given ones, with all parts that are not omitted."""
     tiny = min(inputs.image_contract.size) < _TINY
     precision = fast_precision(inputs.device)
     source = inputs.base or Shaders()
     if "matching" not in inputs.without:
         source = Matched(source=source)
     if "balance" not in inputs.without:
-        # Below 16 showings an image costs more to draw than to learn from.
+        # Below 16 uses, an image costs more to draw than to learn from.
         source = Balanced(source=source, precision=precision, least_showings=16, fill_every=2)
     if "augmentation" not in inputs.without and not tiny:
         source = Augmented(source=source, augmentation=AUGMENTATIONS[augmentation])
@@ -102,8 +102,8 @@ def _augmented_and_mixed(inputs: MethodInputs, augmentation: str, temperature: f
 def activation_boundary(inputs: MethodInputs) -> tuple[Stage, ...]:
     """A tenth of the steps by activation boundaries, then soft targets at T = 3, a new optimizer.
 
-    Heo, Lee, Yun, Choi: arXiv:1811.03233. What is shown is shader-kd's, or of images given
-    surrogate-kd's.
+    Heo, Lee, Yun, Choi: arXiv:1811.03233. The transfer set is that of shader-kd, or of surrogate-kd
+    for given images.
     """
     (stage,) = shader_kd(inputs) if inputs.base is None else surrogate_kd(inputs)
     begun = max(1, round(_INITIALISED * stage.fit.steps))
@@ -117,14 +117,14 @@ def activation_boundary(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 def dfad(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """A generator that plays against the student; both go by the logits' absolute difference.
+    """A generator trained against the student, both with the absolute difference of logits.
 
     Fang et al.: arXiv:1912.11006, their CIFAR setting; the student's cosine is ours.
     """
     stage = Stage(
         source=inputs.base or DFAD(),
         objective=LogitL1(),
-        # Half precision rounds logits by as much as the two differ in the end.
+        # The rounding of half precision is as large as the final difference of the two.
         fit=FitSettings(optimizer=SGD(nesterov=False), schedule=Cosine(warmup=0.0)),
     )
     return (stage,)
@@ -156,7 +156,7 @@ def deep_inversion(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 def adaptive_deep_inversion(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """The same with images at which the student, as it stands, disagrees with the teacher."""
+    """The same with images on which the current student disagrees with the teacher."""
     return _replayed(inputs, settings_for(inputs.image_contract, adaptive=True))
 
 
@@ -172,10 +172,11 @@ def _replayed(inputs: MethodInputs, inverted: Source) -> tuple[Stage, ...]:
 def fast_meta(inputs: MethodInputs) -> tuple[Stage, ...]:
     """Five steps of a generator for each batch, 20 batches and one more every 400 steps; T = 20.
 
-    Fang et al.: arXiv:2112.06253. The teacher sees images shifted by an eighth of the side, the
-    published 4 pixels of 32, and mirrored if they are coloured; so does the student, above 16.
+    Fang et al.: arXiv:2112.06253. The teacher sees images with random shifts of 1/8 of the side,
+    the published 4 pixels of 32, and with flips if they are coloured; above 16 pixels, so does the
+    student.
     """
-    mild = shifted_and_mirrored(inputs.image_contract)
+    mild = shifts_and_flips(inputs.image_contract)
     source = inputs.base or FastMeta(shift=mild.shift, flip=mild.flip)
     source = Replay(source=source, every=400, first=20)
     if min(inputs.image_contract.size) >= _TINY:
@@ -222,7 +223,7 @@ _OF_CLASSIFIERS = (
 
 
 def methods() -> dict[str, Method]:
-    """Return every method by its name: those of classifiers, and those that tasks bring."""
+    """Return all methods by name: those of classifiers, and those of tasks."""
     found = {method.name: replace(method, tasks=("classification",)) for method in _OF_CLASSIFIERS}
     for task in tasks.TASKS:
         found |= {method.name: replace(method, tasks=(task.name,)) for method in task.methods}
@@ -250,15 +251,15 @@ def smaller(
     steps: int,
     train_batchnorm: bool = False,
 ) -> Recipe:
-    """Change a network, then let it learn from what it was: soft targets, T = 20, a small rate.
+    """Transform a network, then distil the original: soft targets, T = 20, a small learning rate.
 
-    The steps are divided evenly among the changes. The rate is a tenth of what a network from
-    scratch gets, and BatchNorm keeps the statistics of the data that are not here; so it does not
-    hold activations in bounds, and without a clip of the gradient the first steps can diverge.
+    The steps are divided evenly among the transforms. The rate is 1/10 of that from scratch, and
+    BatchNorm keeps the statistics of the missing data; so it does not bound activations, and
+    without gradient clipping the first steps can diverge.
 
     Args:
-        transfer: what is shown in place of the shader recipe's images.
-        train_batchnorm: let BatchNorm take the statistics of the transfer set.
+        transfer: transfer set in place of the shader recipe's images.
+        train_batchnorm: update BatchNorm statistics on the transfer set.
     """
     (taught,) = shader_kd(MethodInputs(contract=contract, base=transfer))
     each, rest = divmod(steps, len(changes))

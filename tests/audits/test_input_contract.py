@@ -289,7 +289,7 @@ def test_answers_that_are_probabilities_are_doubted():
     body = nn.Sequential(build("convnet-16", classes=10), nn.Softmax(-1))
     found = inspect_network(network(body))
     assert found.verdict == "warn"
-    assert found.summary.startswith("the network answers probabilities, not logits")
+    assert found.summary.startswith("the network returns probabilities, not logits")
 
 
 def test_answers_that_hang_on_the_batch_are_doubted():
@@ -297,10 +297,10 @@ def test_answers_that_hang_on_the_batch_are_doubted():
     body = nn.Sequential(nn.Conv2d(3, 10, 3), by_batch, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = inspect_network(network(body))
     assert found.verdict == "warn"
-    assert found.summary.startswith("the network answers an image by the others of its batch")
+    assert found.summary.startswith("the network depends on the other images of a batch")
 
 
 def test_one_number_for_an_image_is_a_fault():
     found = inspect_network(Network(build("convnet-16", classes=1), contract(classes=1)))
     assert found.verdict == "fail"
-    assert found.summary.startswith("the network answers one number")
+    assert found.summary.startswith("the network has a single output")

@@ -124,7 +124,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(methods, "methods", interrupt)
     told = command("methods")
     assert told.status == 130
-    assert told.reason.startswith("interrupted; what was written is intact")
+    assert told.reason.startswith("interrupted; written files are intact")
 
 
 def test_warnings_of_this_library_are_told_in_words_and_those_of_others_are_not(

@@ -257,7 +257,7 @@ def test_odd_layers_hold_their_own_channels_alone():
     assert sum(found.filters[label] for label in found.prunable) == 8 + 5
     assert found.held == {
         "'twice', which is called more than once": 12,  # the stem's as well
-        "weights that are no layer's": 6,
+        "weights outside of a layer": 6,
     }
     with pytest.warns(UserWarning, match=r"^18 of 31 filters stay: they meet 'twice'"):
         pruned = Pruning(ratio=0.5)(network, batches(), tiny.rng())

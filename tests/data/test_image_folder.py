@@ -96,7 +96,7 @@ def test_unreadable_files_can_be_left_out_and_are_counted(folder, cache_bytes):
     before = opened(folder)
     spoil(folder)
     data = opened(folder, skip_bad=True, cache_bytes=cache_bytes)
-    assert "3 unreadable images were left out" in data.notes
+    assert "3 unreadable images were skipped" in data.notes
     assert data.labels.tolist() == before.labels.tolist()
     assert data.digest == before.digest
     torch.testing.assert_close(data.images(range(12)), before.images(range(12)))
@@ -123,7 +123,7 @@ def test_images_of_another_size_are_scaled_and_counted(folder):
 
 def test_other_files_are_told(folder):
     (folder / "a" / "readme.txt").touch()
-    assert "1 files that are no images were left" in opened(folder).notes
+    assert "1 files that are not images were skipped" in opened(folder).notes
 
 
 def test_without_labels_every_image_is_taken(folder):

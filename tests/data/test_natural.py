@@ -39,7 +39,7 @@ def test_what_is_not_there_is_refused():
     [
         ({"x": np.zeros((2, 8, 8), np.uint8)}, "has no array 'y', so it has no labels"),
         ({"y": np.arange(2)}, "has no array 'x': images are expected under that name"),
-        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros(2, int)}, "shows one class only"),
+        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros(2, int)}, "has one class only"),
     ],
 )
 def test_arrays_to_learn_from_that_lack_something_say_what(tmp_path, arrays, message):

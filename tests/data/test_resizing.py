@@ -98,7 +98,7 @@ def test_a_transparent_palette_is_read_without_its_transparency(tmp_path):
 
 
 def test_float_pixels_in_a_file_are_refused():
-    with pytest.raises(ValueError, match="mode F have no agreed white"):
+    with pytest.raises(ValueError, match="mode F have no defined white"):
         image_to_pixels(Image.new("F", (8, 8)), contract())
 
 
@@ -117,5 +117,5 @@ def test_an_unknown_interpolation_is_refused_with_the_nearest_name():
 
 @pytest.mark.parametrize("crop_pct", [0.0, 1.1])
 def test_a_crop_outside_the_image_is_refused(crop_pct):
-    with pytest.raises(ValueError, match=r"crop_pct must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"crop_pct must be in \(0, 1\]"):
         check_fittable(contract(crop_pct=crop_pct))

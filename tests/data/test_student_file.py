@@ -90,7 +90,9 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(student_file.os, "fsync", no_space)
-    with pytest.raises(CheckpointError, match="No space left on device; what was there is intact"):
+    with pytest.raises(
+        CheckpointError, match="No space left on device; the previous files are intact"
+    ):
         written(tmp_path, {"weight": torch.zeros(1)})
     assert torch.equal(read_student(tmp_path, KNOWN)[0]["weight"], STATE["weight"])
     assert len(list(tmp_path.iterdir())) == 2

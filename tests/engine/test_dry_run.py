@@ -43,9 +43,7 @@ def test_a_network_that_does_not_take_its_images_is_named_with_their_shape():
 
 
 def test_a_network_that_answers_other_classes_than_it_says_is_named():
-    with pytest.raises(
-        ValueError, match=r"answers an image with \(3,\) numbers, .* know 4 classes"
-    ):
+    with pytest.raises(ValueError, match=r"returns \(3,\) numbers per image, .* has 4 classes"):
         dry_run("teacher", network(classes=4), TASK)
 
 
@@ -53,20 +51,20 @@ def test_a_network_that_answers_other_classes_than_it_says_is_named():
 def test_a_network_that_answers_probabilities_is_doubted(last, doubted):
     ends = Network(nn.Sequential(tiny.network(0), last), tiny.CONTRACT)
     notes = dry_run("teacher", ends, TASK)
-    assert ["answers probabilities, not logits" in note for note in notes] == [True] * doubted
+    assert ["returns probabilities, not logits" in note for note in notes] == [True] * doubted
 
 
 def test_a_network_whose_answers_hang_on_the_batch_is_doubted_by_the_layer():
     body = tiny.network(0)
     body[1] = nn.BatchNorm2d(body[1].num_features, track_running_stats=False)
     (note,) = dry_run("teacher", Network(body, tiny.CONTRACT), TASK)
-    assert note.startswith("teacher: answers an image by the others of its batch")
-    assert "'1' keeps no running statistics" in note
+    assert note.startswith("teacher: depends on the other images of a batch")
+    assert "'1' has no running statistics" in note
 
 
 def test_a_network_of_one_number_is_refused_with_the_way_out():
     one = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), replace(tiny.CONTRACT, classes=1))
-    with pytest.raises(ValueError, match=r"the teacher answers one number .* let it answer two"):
+    with pytest.raises(ValueError, match=r"the teacher has a single output.* give it two logits"):
         dry_run("teacher", one, TASK)
 
 
@@ -75,7 +73,7 @@ def test_an_output_that_is_no_tensor_is_named_with_the_way_out():
         def forward(self, images):
             return {"boxes": images}
 
-    with pytest.raises(ValueError, match=r"answers an image with a dict \(boxes\), not"):
+    with pytest.raises(ValueError, match=r"returns a dict \(boxes\), not"):
         dry_run("teacher", Network(Boxes(), tiny.CONTRACT), TASK)
 
 

@@ -130,7 +130,7 @@ def test_the_recipe_runs_again_with_the_same_bytes_where_its_file_is_allowed(
     again = ["distill", "--recipe", finished / "recipe.toml", "--out", tmp_path / "again"]
     refused = command(*again)
     assert refused.status == 1
-    assert refused.reason.endswith(f"if you trust it, say --allow-code {parts}")
+    assert refused.reason.endswith(f"if you trust it, use --allow-code {parts}")
     assert not (tmp_path / "again").exists()
     assert command(*again, "--allow-code", parts).status == 0
     assert weights(tmp_path / "again") == weights(finished)
@@ -171,7 +171,7 @@ def test_what_cannot_be_named_is_refused_before_the_first_step(teacher, tmp_path
         def __call__(self, student, teacher, batch):
             raise AssertionError("no step was to be taken")
 
-    with pytest.raises(ValueError, match=r"Local stands inside another class or function.*module"):
+    with pytest.raises(ValueError, match=r"Local is defined inside another class.*module"):
         distill(
             str(teacher),
             "builtin/convnet-3",
@@ -194,7 +194,7 @@ def test_what_cannot_be_named_is_refused_before_the_first_step(teacher, tmp_path
 
 def test_a_class_of_the_program_that_runs_cannot_be_named(monkeypatch):
     monkeypatch.setattr(KilledError, "__module__", "__main__")
-    with pytest.raises(ValueError, match="stands in the program that is being run"):
+    with pytest.raises(ValueError, match="is defined in the running program"):
         class_name(KilledError)
 
 
@@ -217,7 +217,7 @@ def test_what_is_typed_is_refused_in_one_line(parts, teacher, tmp_path):
     for typed, line in (
         (f"{parts}:Nothing", f"there is no class Nothing in {parts}"),
         (f"{parts}:Needy", "has no default for each of its fields"),
-        (f"{parts}:CentredLogits", "is no source: it lacks open"),
+        (f"{parts}:CentredLogits", "is not a source: it lacks open"),
         ("absent.py:Bars", "no Python file"),
     ):
         done = command("distill", *networks, "--transfer", typed)

@@ -97,7 +97,7 @@ def test_own_classes_may_have_names_and_be_as_many_as_the_teacher_s(tmp_path):
     out = tmp_path / "run"
     run(out, transfer="noise", objective=["fit-nets"], student_classes=str(names))
     assert load(str(out)).contract.names == ("ant", "bee", "cat")
-    with pytest.raises(ValueError, match="compares its answers"):
+    with pytest.raises(ValueError, match="compares its outputs"):
         run(tmp_path / "other", transfer="noise", student_classes=str(names))
 
 
@@ -118,11 +118,11 @@ def test_a_module_may_have_classes_of_its_own_as_well(tmp_path):
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        ({"transfer": "noise"}, "compares its answers with the teacher's"),
-        ({"transfer": "noise", "objective": ["dkd", "fit-nets"]}, "compares its answers"),
-        ({"transfer": "noise", "method": "activation-boundary"}, "compares its answers"),
-        ({"method": "dfad", "objective": ["fit-nets"]}, "DFAD goes by the teacher's"),
-        ({"method": "deep-inversion", "objective": ["fit-nets"]}, "DeepInversion goes by"),
+        ({"transfer": "noise"}, "compares its outputs with the teacher's"),
+        ({"transfer": "noise", "objective": ["dkd", "fit-nets"]}, "compares its outputs"),
+        ({"transfer": "noise", "method": "activation-boundary"}, "compares its outputs"),
+        ({"method": "dfad", "objective": ["fit-nets"]}, "DFAD uses the teacher's"),
+        ({"method": "deep-inversion", "objective": ["fit-nets"]}, "DeepInversion uses"),
     ],
 )
 def test_what_compares_answers_is_refused_before_a_folder_is_made(told, reason, tmp_path):
@@ -143,10 +143,10 @@ def test_which_objectives_and_sources_let_a_student_have_its_own_classes():
     own = Weighted(terms=((1.0, HardLabels()), (3000.0, SimilarityPreserving()), (0.8, CRD())))
     check_label_space(own, Mixed(source=Noise()))
     for objective in (SoftTargets(), HardLabels(of="teacher")):
-        with pytest.raises(ValueError, match="compares its answers"):
+        with pytest.raises(ValueError, match="compares its outputs"):
             check_label_space(Weighted(terms=((1.0, own), (1.0, objective))), Noise())
     for source in (Balanced(source=Noise()), Adversarial(source=Noise()), DeepInversion()):
-        with pytest.raises(ValueError, match=f"{type(source).__name__} goes by the teacher's"):
+        with pytest.raises(ValueError, match=f"{type(source).__name__} uses the teacher's"):
             check_label_space(own, Mixed(source=source))
 
 

@@ -75,7 +75,7 @@ def test_sentences_are_asked_for_and_images_refused_where_the_teacher_translates
 
 def test_a_part_that_is_not_there_is_refused_with_those_that_are():
     given = dataclasses.replace(PLAIN, without=frozenset({"mixups"}))
-    with pytest.raises(ValueError, match="mine has no part 'mixups' to leave out; change"):
+    with pytest.raises(ValueError, match="mine has no part 'mixups' to omit; change"):
         recipe(given)
     with pytest.raises(ValueError, match=r"part of mine 'mixups'.*mixup"):
         recipe(given, parts=("mixup",))

@@ -48,7 +48,7 @@ def test_without_groups_all_is_one_list():
 
 
 def test_a_group_that_fits_nothing_is_refused():
-    with pytest.raises(ValueError, match="the student has no bias of layernorm layers; leave"):
+    with pytest.raises(ValueError, match="the student has no bias of layernorm layers; remove"):
         parameter_groups(tiny.network(0), (ParameterGroup(layers="layernorm", parameters="bias"),))
     with pytest.raises(ValueError, match=r"rates match no parameter of the student: \['head'\]"):
         parameter_groups(tiny.network(0), (), (("head", 2.0),))

@@ -128,7 +128,7 @@ def test_resume_of_another_recipe_names_the_keys(finished):
 
 def test_an_existing_folder_is_refused(finished):
     out, _ = finished
-    with pytest.raises(RunFolderError, match="exists; go on with --resume"):
+    with pytest.raises(RunFolderError, match="exists; resume it with --resume"):
         run(out)
 
 

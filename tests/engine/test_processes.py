@@ -116,7 +116,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_bits(folder):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     alone = command(*words, "--out", killed, "--resume")
-    assert alone.reason.endswith("is of 2 processes, not of 1; go on with as many")
+    assert alone.reason.endswith("is of 2 processes, not of 1; resume with as many")
     status, _, told = launched(*words, "--out", killed, "--resume")
     assert status == 0, told
     assert "going on from step " in told
@@ -134,4 +134,4 @@ def test_a_failure_of_the_first_process_is_told_by_it(folder):
     words = ("distill", "--teacher", folder / "net", "--student", "builtin/convnet-3")
     status, _, told = launched(*words, "--transfer", "noise", *TRAINING, "--out", folder / "net")
     assert status == 1
-    assert f"error: {folder / 'net'} exists; go on with --resume" in told
+    assert f"error: {folder / 'net'} exists; resume it with --resume" in told

@@ -104,7 +104,7 @@ def test_a_field_of_a_wrapped_part_is_found_by_its_kind():
 
 
 def test_a_field_of_two_parts_must_be_said_in_full():
-    with pytest.raises(RecipeError, match="'mean' is ambiguous; say which"):
+    with pytest.raises(RecipeError, match="'mean' is ambiguous; use one of"):
         recipe_file.replace_keys(PLAIN, {"mean": "[0.5]"})
 
 
@@ -142,5 +142,5 @@ def test_fast_meta_moves_images_as_little_as_their_size_allows():
 
 @pytest.mark.parametrize("method", ["dfad", "rdskd", "fast-meta"])
 def test_a_recipe_without_parts_has_none_to_leave_out(method):
-    with pytest.raises(ValueError, match=f"{method} has no part 'attack' to leave out"):
+    with pytest.raises(ValueError, match=f"{method} has no part 'attack' to omit"):
         made(method, without=["attack"])

@@ -25,7 +25,9 @@ def made(path) -> RunFolder:
 
 def test_an_existing_run_is_refused_unless_one_says_what_to_do_with_it(tmp_path):
     folder = made(tmp_path / "run")
-    with pytest.raises(RunFolderError, match="exists; go on with --resume, replace it with --over"):
+    with pytest.raises(
+        RunFolderError, match="exists; resume it with --resume, replace it with --o"
+    ):
         folder.check(resume=False, overwrite=False)
     with pytest.raises(RunFolderError, match="exclude each other"):
         folder.check(resume=True, overwrite=True)
@@ -35,7 +37,7 @@ def test_no_two_processes_are_at_work_in_one_folder(tmp_path):
     folder = made(tmp_path / "run")
     second = RunFolder(folder.path)
     for resume in (True, False):
-        with pytest.raises(RunFolderError, match=r"another process is at work in .*run; wait"):
+        with pytest.raises(RunFolderError, match=r"another process uses .*run; wait"):
             second.check(resume=resume, overwrite=not resume)
     folder.close()
     assert second.check(resume=True, overwrite=False) is True
@@ -103,7 +105,7 @@ def test_of_several_processes_the_first_writes_the_streams_of_all(tmp_path):
     assert checkpointer(1).load() is None
     checkpointer(0, lambda mine: [mine, {"drawn": 8}]).save(STATE)
     assert [checkpointer(rank).load()["stream"]["drawn"] for rank in (0, 1)] == [7, 8]
-    with pytest.raises(RunFolderError, match="is of 2 processes, not of 1; go on with as many"):
+    with pytest.raises(RunFolderError, match="is of 2 processes, not of 1; resume with as many"):
         FolderCheckpointer(folder, 0).load()
 
 
@@ -121,7 +123,7 @@ def test_a_checkpoint_that_was_cut_short_is_named_with_the_way_out(tmp_path, sha
     checkpointer.save(STATE)
     whole = checkpointer.path.read_bytes()
     checkpointer.path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(RunFolderError, match=r"stage0.pt is damaged \(.*start afresh with --over"):
+    with pytest.raises(RunFolderError, match=r"stage0.pt is damaged \(.*restart with --over"):
         checkpointer.load()
 
 

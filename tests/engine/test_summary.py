@@ -2,7 +2,7 @@ import dataclasses
 
 from doublure.engine import summary
 from doublure.engine.fit import FitResult
-from doublure.engine.task import labels_not_learned
+from doublure.engine.task import unlearned_labels_warning
 from doublure.nets.network import Network
 from tests import tiny
 
@@ -17,11 +17,11 @@ def test_a_generator_that_was_started_afresh_is_said_in_the_summary():
     assert summary._warnings([well]) == []
     ill = dataclasses.replace(well, terms={"metrics": {"generator_restarts": 1.0}})
     assert summary._warnings([well, ill]) == [
-        "The generator collapsed while the student learnt, and was started afresh."
+        "The generator collapsed during training and was re-initialised."
     ]
 
 
 def test_a_network_that_answers_worse_than_guessing_is_said_in_the_summary():
-    (told,) = labels_not_learned({"hard_labels": 1.2}, 3)  # ln 3 = 1.10
+    (told,) = unlearned_labels_warning({"hard_labels": 1.2}, 3)  # ln 3 = 1.10
     assert "above that of guessing" in told
-    assert labels_not_learned({"hard_labels": 1.2}, 4) == []
+    assert unlearned_labels_warning({"hard_labels": 1.2}, 4) == []

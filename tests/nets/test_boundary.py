@@ -262,7 +262,7 @@ def test_the_first_step_changes_each_value_as_much_at_any_size():
         ({"step_size": 0}, "step_size must be positive, got 0"),
         ({"num_steps": 0}, "num_steps must be positive, got 0"),
         ({"grow": 0.9}, "grow must be at least 1, got 0.9"),
-        ({"shrink": 1.0}, "shrink must lie between 0 and 1, got 1.0"),
+        ({"shrink": 1.0}, "shrink must be between 0 and 1, got 1.0"),
         ({"bisections": -1}, "bisections must not be negative, got -1"),
     ],
 )

@@ -62,7 +62,7 @@ def test_the_published_networks_have_the_widths_of_the_paper():
         ({"size": (0, 8)}, "size must be positive"),
         (
             {"architecture": "convolutional", "size": (8, 12)},
-            "sides divide by 8, got .8, 12.; give another size, or choose architecture dense",
+            "multiples of 8, got .8, 12.; use another size, or architecture dense",
         ),
     ],
 )

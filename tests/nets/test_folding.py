@@ -129,7 +129,7 @@ def test_what_is_looked_at_before_batchnorm_is_not_folded(tap):
     assert fold_batchnorm(network, tiny.CONTRACT, ["norm"]).layers
     folded = fold_batchnorm(network, tiny.CONTRACT, [tap])
     assert folded.network is network
-    assert folded.reason == "no BatchNorm alone follows a convolution or a linear layer"
+    assert folded.reason == "no convolution or linear layer is followed by BatchNorm only"
 
 
 class Skipping(Body):
@@ -171,7 +171,7 @@ class Acting(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
-NOTHING = "no BatchNorm alone follows a convolution or a linear layer"
+NOTHING = "no convolution or linear layer is followed by BatchNorm only"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ NOTHING = "no BatchNorm alone follows a convolution or a linear layer"
         (Body(Acting(4)), NOTHING),
         (Body(nn.BatchNorm2d(4, track_running_stats=False)), NOTHING),
         (Body(nn.GroupNorm(2, 4)), NOTHING),
-        (Curious(), "its forward asks more of BatchNorm than its output"),
+        (Curious(), "its forward pass uses more of BatchNorm than its output"),
     ],
 )
 def test_what_cannot_be_folded_comes_back_as_it_is(network, reason):
@@ -208,7 +208,7 @@ def test_a_network_that_would_answer_differently_comes_back_as_it_is():
     network = lived_in(Behind())
     folded = fold_batchnorm(network, tiny.CONTRACT)
     assert folded.network is network
-    assert "its answers would differ by" in folded.reason
+    assert "its outputs would differ by" in folded.reason
 
 
 def test_weights_that_something_computes_are_left_alone():

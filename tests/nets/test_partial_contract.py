@@ -72,4 +72,4 @@ def test_normalisation_is_never_guessed():
     assert (contract.mean, contract.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert (contract.size, contract.interpolation, contract.crop_pct) == ((32, 32), "bilinear", 1.0)
     assert "nothing states the image size of builtin/resnet20: 32 x 32" in notes[0]
-    assert "say --mean and --std" in notes[1]
+    assert "use --mean and --std" in notes[1]

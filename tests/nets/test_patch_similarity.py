@@ -11,7 +11,7 @@ from doublure.nets.patch_similarity import (
     attention_layers,
     patch_entropy,
     patch_similarities,
-    required_attention,
+    require_attention,
     spread,
 )
 from doublure.nets.vit import VisionTransformer
@@ -119,7 +119,7 @@ class Attending(nn.Module):
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_torchs_own_attention_is_known_in_both_layouts(batch_first: bool):
     network = Attending(batch_first=batch_first)
-    with PatchRecorder(network, required_attention(network)) as recorder:
+    with PatchRecorder(network, require_attention(network)) as recorder:
         answer = network(torch.rand(3, 1, 8, 8))
         (tokens,) = recorder.read()
     assert tokens.shape == (3, 16, 8)
@@ -138,7 +138,7 @@ class Windowed(nn.Module):
 
 def test_what_does_not_attend_to_all_patches_is_refused():
     with pytest.raises(ValueError, match="but the teacher has none; set patches to 0"):
-        required_attention(nn.Sequential(nn.Conv2d(1, 2, 3)))
+        require_attention(nn.Sequential(nn.Conv2d(1, 2, 3)))
     network = Windowed()
     with (
         PatchRecorder(network, attention_layers(network)),

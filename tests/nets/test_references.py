@@ -35,7 +35,7 @@ def test_the_form_of_a_reference_tells_its_kind(ref, kind, target):
         ("file:net.py", r"the form is file:net\.py:make_net"),
         ("file:net.py:", r"the form is file:net\.py:make_net"),
         ("model.pth", r"is a file of weights.*--weights model\.pth"),
-        ("a/model.safetensors", "does not say what network it belongs to"),
+        ("a/model.safetensors", "is a file of weights without an architecture"),
     ],
 )
 def test_an_incomplete_reference_is_refused(ref, message):

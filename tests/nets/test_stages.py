@@ -196,7 +196,7 @@ def test_blocks_of_one_size_are_divided_into_thirds():
 
 def test_a_network_without_maps_is_refused_with_the_way_out():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    with pytest.raises(ValueError, match=r"no layer that answers with a map.*name the layers"):
+    with pytest.raises(ValueError, match=r"no layer that returns a map.*name the layers"):
         find_stages(network, IMAGES)
 
 

@@ -69,12 +69,12 @@ def test_the_prefix_of_an_architecture_that_holds_everything_in_one_part_is_put_
             "resnet8",
             lambda: state_of("resnet8", classes=7),
             r"'linear\.weight' has shape \(7, 64\), expected \(10, 64\); "
-            "it has 7 classes, 10 are asked for: say --classes 7",
+            "it has 7 classes, not 10: use --classes 7",
         ),
         (
             "resnet8",
             lambda: state_of("resnet8", channels=1),
-            "it has 1 channels, 3 are asked for: take images that have as many",
+            "it has 1 channels, not 3: use images with as many",
         ),
         (
             "resnet8-0.5",

@@ -61,7 +61,7 @@ def test_a_function_is_told_what_it_has_arguments_for(net_file):
 
 
 def test_weights_in_half_precision_are_brought_to_float32_and_it_is_said(net_file):
-    with pytest.warns(UserWarning, match=r"^net holds float16: taken as float32"):
+    with pytest.warns(UserWarning, match=r"^net has float16 weights: converted to float32"):
         network = make(load_factory(net_file, "halved"), "net")
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
@@ -88,8 +88,8 @@ def test_the_search_path_is_left_as_it_was(net_file):
     [
         ("flexibel", "unknown function in net.py 'flexibel'; did you mean 'flexible'"),
         ("constant", "unknown function in net.py 'constant'"),
-        ("impossible", "needs the argument 'depth', and nobody can know it"),
-        ("flexible", "needs the argument 'classes', and nothing states it: say --classes"),
+        ("impossible", "needs the argument 'depth', and it is unknown"),
+        ("flexible", "needs the argument 'classes', and nothing states it: use --classes"),
         ("no_network", "returned a str, not a torch nn.Module"),
     ],
 )

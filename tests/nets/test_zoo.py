@@ -52,10 +52,10 @@ def hub(monkeypatch, tmp_path) -> Callable[..., None]:
     [
         (
             {"auto_map": {"AutoModel": "net.Net"}},
-            "brings its own code, and code of a repository is",
+            "has its own code, and code of a repository is",
         ),
-        ({"architectures": ["ViTModel"]}, r"holds no timm model.*file:net\.py:make_net --weights"),
-        ([], "holds no timm model"),
+        ({"architectures": ["ViTModel"]}, r"has no timm model.*file:net\.py:make_net --weights"),
+        ([], "has no timm model"),
     ],
 )
 def test_a_repository_that_needs_its_own_code_is_refused(hub, config, message):
@@ -66,7 +66,7 @@ def test_a_repository_that_needs_its_own_code_is_refused(hub, config, message):
 
 def test_a_repository_that_cannot_be_reached_is_refused(hub):
     hub()
-    with pytest.raises(ValueError, match=r"config\.json cannot be had \(404 for org/name"):
+    with pytest.raises(ValueError, match=r"config\.json cannot be downloaded \(404 for org/name"):
         stated_by_hub(parse("hf:org/name"))
 
 

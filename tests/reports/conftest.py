@@ -220,7 +220,7 @@ def whole_run(**summary_fields: Any) -> Files:
 
 def demo_run() -> Files:
     """Grey 8 x 8 images, several transfer sets, a warning."""
-    fields = {"verb": "demo", "arms": arms(), "warnings": ["12 unreadable images were left out."]}
+    fields = {"verb": "demo", "arms": arms(), "warnings": ["12 unreadable images were skipped."]}
     small = {"side": 8, "channels": 1}
     return whole_run(**fields) | {
         "samples.npz": samples(**small),

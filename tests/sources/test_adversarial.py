@@ -264,12 +264,12 @@ def test_one_class_has_no_boundary():
 
 
 def test_two_different_views_are_refused():
-    with pytest.raises(ValueError, match="see the same images; put the source that shows two"):
+    with pytest.raises(ValueError, match="needs the same images for student and teacher"):
         open_stream(settings(source=Speckle(two_views=True))).draw(0, None)
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"drew \(1, 5, 5\); put what changes the size around"):
+    with pytest.raises(ValueError, match=r"drew \(1, 5, 5\); change the size outside of"):
         open_stream(settings(source=Speckle(size=5))).draw(0, None)
 
 

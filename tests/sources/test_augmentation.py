@@ -177,11 +177,11 @@ def test_gradients_pass_where_the_changes_are_smooth():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"crop_area": (0.5, 0.2)}, "crop_area must be two positive numbers in order"),
-        ({"crop_area": (0.5, 1.5)}, "crop_area must not pass 1"),
-        ({"crop_ratio": (0.0, 1.0)}, "crop_ratio must be two positive numbers in order"),
+        ({"crop_area": (0.5, 0.2)}, "crop_area must be two increasing positive numbers"),
+        ({"crop_area": (0.5, 1.5)}, "crop_area must not exceed 1"),
+        ({"crop_ratio": (0.0, 1.0)}, "crop_ratio must be two increasing positive numbers"),
         ({"shift": -1}, "shift must not be negative, got -1"),
-        ({"magnitude": 11.0}, r"magnitude must lie in \[0, 10\], got 11"),
+        ({"magnitude": 11.0}, r"magnitude must be in \[0, 10\], got 11"),
         ({"flip": 2.0}, r"flip must lie in \[0, 1\]"),
         ({"operations": ()}, "operations is empty"),
     ],
@@ -249,7 +249,7 @@ def test_a_stale_answer_of_the_teacher_is_dropped():
 
 def test_masks_and_label_maps_are_refused():
     for name, value in (("mask", torch.ones(8)), ("labels", torch.zeros(8, 8, 8).long())):
-        with pytest.raises(ValueError, match="augmentation moves images but not masks"):
+        with pytest.raises(ValueError, match="augmentation cannot transform masks"):
             open_augmented(Fixed(fields=((name, value),))).draw(0, None)
 
 

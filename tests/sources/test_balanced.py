@@ -27,7 +27,7 @@ from doublure.sources.balanced import (
     pair_for_attack,
     pick_evenly,
     relative_entropy,
-    starved,
+    starved_classes,
 )
 from doublure.sources.noise import Noise
 
@@ -126,7 +126,12 @@ def test_admission_never_passes_the_quota_and_never_turns_away_below_it(seed, qu
 
 def test_a_class_is_starved_if_at_its_rate_the_draws_allowed_will_not_fill_it():
     # Quota 50 within 1000 draws asks for one in twenty; after 100 draws, for five.
-    assert starved(torch.tensor([0, 3, 4, 5]), 100, 1000, 50).tolist() == [True, True, False, False]
+    assert starved_classes(torch.tensor([0, 3, 4, 5]), 100, 1000, 50).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_the_neediest_class_comes_first_and_takes_its_nearest_image():
@@ -343,7 +348,7 @@ def test_a_pool_file_that_is_missing_short_or_changed_is_refused(tmp_path: Path)
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()
     file.write_bytes(bytes(len(content)))
-    with pytest.raises(ValueError, match=r"is not this run's pool; start the run afresh"):
+    with pytest.raises(ValueError, match=r"is not this run's pool; restart the run"):
         open_stream(settings(), scratch=tmp_path).load_state_dict(state)
     file.write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"lacks images of this run's pool"):
@@ -379,7 +384,7 @@ def test_it_is_a_source_and_its_stream_has_state():
 
 
 def test_without_a_teacher_it_says_what_to_do():
-    with pytest.raises(ValueError, match="no teacher; use the inner source without Balanced"):
+    with pytest.raises(ValueError, match="there is none; use the inner source without Balanced"):
         settings().open(context(), None, from_seed(0))
 
 
@@ -395,8 +400,12 @@ class Answers(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ({"maps": torch.zeros(1)}, TypeError, "one tensor of logits, but the teacher answers with"),
-        (torch.zeros(40, 7), ValueError, r"4 logits per image, but the teacher answers \(40, 7\)"),
+        ({"maps": torch.zeros(1)}, TypeError, "one tensor of logits, but the teacher's output is"),
+        (
+            torch.zeros(40, 7),
+            ValueError,
+            r"4 logits per image, but the teacher's output has shape \(40, 7\)",
+        ),
         (torch.full((40, 4), torch.nan), ValueError, "logits are not finite"),
     ],
 )

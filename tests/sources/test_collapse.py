@@ -13,7 +13,7 @@ from doublure.sources.collapse import (
     Look,
     cohens_kappa,
     duplicate_share,
-    look_at,
+    measure,
 )
 from tests import tiny
 from tests.tiny import context, rng
@@ -77,7 +77,7 @@ def test_kappa_by_hand():
 
 def test_a_look_tells_what_the_teacher_makes_of_the_images():
     images = torch.tensor([0.1, 0.5, 0.5, 0.9]).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
-    look = look_at(images, Sure(), None, context(), rng())
+    look = measure(images, Sure(), None, context(), rng())
     assert look.commonest == 0.5
     assert look.entropy == pytest.approx(1.5 * 0.693147 / 1.098612, abs=1e-5)
     assert look.doubt < 1e-6
@@ -86,15 +86,15 @@ def test_a_look_tells_what_the_teacher_makes_of_the_images():
 
 
 def test_a_student_that_equals_its_teacher_is_not_at_chance():
-    look = look_at(varied(64, rng()), Sure(), Sure(), context(), rng())
+    look = measure(varied(64, rng()), Sure(), Sure(), context(), rng())
     assert look.gap == 0
     assert CollapseCheck().reason(look) is None
 
 
 def test_a_student_that_only_agrees_on_the_generators_images_is_at_chance():
     noise = torch.rand(256, 1, 8, 8, generator=rng(1))
-    found = look_at(noise, Halves(0), Halves(0), context(), rng())
-    lost = look_at(noise, Halves(0), Halves(1), context(), rng())
+    found = measure(noise, Halves(0), Halves(0), context(), rng())
+    lost = measure(noise, Halves(0), Halves(1), context(), rng())
     assert found.kappa == 1
     assert lost.kappa is not None
     assert abs(lost.kappa) < 0.2
@@ -106,12 +106,15 @@ def test_a_student_that_only_agrees_on_the_generators_images_is_at_chance():
     ("change", "reason"),
     [
         ({}, None),
-        ({"duplicates": 0.8}, "80% of its fresh images are duplicates"),
+        ({"duplicates": 0.8}, "80% of its new images are duplicates"),
         (
             {"entropy": 0.0, "commonest": 1.0},
-            "the teacher calls 100% of its fresh images one class",
+            "the teacher assigns 100% of its new images to one class",
         ),
-        ({"gap": 0.001, "kappa": 0.0}, "the loss is zero on its images while the student is at ch"),
+        (
+            {"gap": 0.001, "kappa": 0.0},
+            "the loss is near zero on its images, but the student is at ch",
+        ),
         ({"gap": 0.001, "kappa": 0.5}, None),
         ({"gap": 0.5, "kappa": 0.0}, None),
     ],
@@ -124,36 +127,38 @@ def test_what_counts_as_collapse(change, reason):
 def test_a_generator_that_varies_is_left_alone():
     watching = watch(patience=1)
     for step in (4, 8, 12):
-        assert not watching.tell(step, varied, None, rng(step))
+        assert not watching.must_restart(step, varied, None, rng(step))
     assert watching.metrics()["generator_restarts"] == 0
     assert watching.metrics()["generator_entropy"] > 0.8
 
 
 def test_a_stuck_generator_is_warned_of_started_afresh_once_and_then_stops_the_run():
     watching = watch(patience=2)
-    assert not watching.tell(4, constant, None, rng())
-    with pytest.warns(RuntimeWarning, match="by draw 8: 100% of its fresh images are duplicates"):
-        assert watching.tell(8, constant, None, rng())
+    assert not watching.must_restart(4, constant, None, rng())
+    with pytest.warns(RuntimeWarning, match="by draw 8: 100% of its new images are duplicates"):
+        assert watching.must_restart(8, constant, None, rng())
     assert watching.metrics()["generator_restarts"] == 1
-    assert not watching.tell(12, constant, None, rng())
-    with pytest.raises(CollapseError, match=r"by draw 16, again after a fresh start: 100% of"):
-        watching.tell(16, constant, None, rng())
+    assert not watching.must_restart(12, constant, None, rng())
+    with pytest.raises(
+        CollapseError, match=r"by draw 16, also after it was re-initialised: 100% of"
+    ):
+        watching.must_restart(16, constant, None, rng())
 
 
 def test_one_good_look_ends_the_count():
     watching = watch(patience=2)
     for make in (constant, varied, constant, varied):
-        assert not watching.tell(4, make, None, rng())
+        assert not watching.must_restart(4, make, None, rng())
 
 
 def test_what_it_has_seen_survives_a_checkpoint():
     watching = watch(patience=1)
     with pytest.warns(RuntimeWarning):
-        watching.tell(4, constant, None, rng())
+        watching.must_restart(4, constant, None, rng())
     again = watch(patience=1)
     again.load_state_dict(watching.state_dict())
     with pytest.raises(CollapseError):
-        again.tell(8, constant, None, rng())
+        again.must_restart(8, constant, None, rng())
 
 
 def test_looks_are_due_every_so_many_draws_and_never_at_the_first():
@@ -164,7 +169,7 @@ def test_looks_are_due_every_so_many_draws_and_never_at_the_first():
 def test_nothing_is_said_about_a_look_that_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch().tell(4, varied, tiny.network(1), rng())
+        watch().must_restart(4, varied, tiny.network(1), rng())
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_views_stay_two_where_a_source_shows_two():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mask": torch.ones(2, dtype=torch.bool)}, "combining has no rule for masks"),
-        ({"size_factor": 2.0}, "different sizes.*put what changes the size around Combined"),
+        ({"mask": torch.ones(2, dtype=torch.bool)}, "masks cannot be combined"),
+        ({"size_factor": 2.0}, "different sizes.*change the size outside of Combined"),
     ],
 )
 def test_what_cannot_stand_side_by_side_is_refused(fields, message):
@@ -136,7 +136,7 @@ def test_what_cannot_stand_side_by_side_is_refused(fields, message):
 @pytest.mark.parametrize(
     ("sources", "shares", "message"),
     [
-        ((Noise(),), (1.0,), "takes two sources or more, got 1; use it alone"),
+        ((Noise(),), (1.0,), "at least two sources, got 1; use it directly"),
         ((Noise(), Flat()), (1.0,), r"one value per source \(2\), got 1"),
         ((Noise(), Flat()), (1.0, 0.0), "a share must be positive, got 0"),
     ],

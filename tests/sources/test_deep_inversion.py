@@ -34,8 +34,8 @@ from doublure.sources.deep_inversion import (
     total_variation,
     total_variation_l1,
 )
-from doublure.sources.image_optimisation import ImageOptimisation, moved
-from doublure.sources.inversion import Seen, labels_in_turn
+from doublure.sources.image_optimisation import ImageOptimisation, roll
+from doublure.sources.inversion import LossInputs, labels_in_turn
 from doublure.sources.knowledge_within import Inceptionism
 from doublure.sources.replay import Replay
 from doublure.tasks.classification.evaluation import evaluate
@@ -136,11 +136,11 @@ def test_labels_are_even_over_the_batches_or_each_on_its_own():
     assert (free[:-1] == free[1:]).any()
 
 
-def seen_by(teacher: nn.Module, normalised: Tensor) -> Seen:
+def seen_by(teacher: nn.Module, normalised: Tensor) -> LossInputs:
     images = normalised * 0.5 + 0.5
     known = stored_statistics(teacher)
     with MomentsRecorder(teacher, known) as recorder:
-        return Seen(normalised, images, teacher(images), recorder.read())
+        return LossInputs(normalised, images, teacher(images), recorder.read())
 
 
 def gradient(settings: DeepInversion, student: nn.Module | None = None) -> Tensor:
@@ -184,13 +184,13 @@ def test_the_gradient_is_the_weighted_sum_of_those_of_its_terms():
 
 
 def test_smoothness_is_not_asked_of_the_seam():
-    rolled = moved(RAMP, (1, 1), mirrored=False)
+    rolled = roll(RAMP, (1, 1), mirrored=False)
     assert total_variation(rolled, per_image=False) > total_variation(RAMP, per_image=False) + 5
     teacher, x = freeze(tiny.network(0)), random_images()
     only_prior = DeepInversion(cross_entropy=0.0, features=0.0, total_variation=1.0)
     loss = InversionLoss(only_prior, None, torch.zeros(4).long(), {})
     here = seen_by(teacher, x)
-    there = here._replace(images=moved(here.images, (2, 1), mirrored=True))
+    there = here._replace(images=roll(here.images, (2, 1), mirrored=True))
     assert loss(here) == loss(there)
 
 
@@ -265,7 +265,7 @@ def test_a_coarse_search_asks_the_teacher_about_smaller_images():
     assert batch.images.shape == (6, 1, 8, 8)
     assert batch.metrics["image_passes"] == 6 * (25 + 20 / 4)
     flat = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(ValueError, match=r"images of \(4, 4\) in place of \(8, 8\).*set coarse"):
+    with pytest.raises(ValueError, match=r"size \(4, 4\) instead of \(8, 8\).*set coarse"):
         drawn(small(coarse_iterations=20), flat)
 
 
@@ -315,9 +315,9 @@ def test_patches_are_not_asked_of_a_network_without_attention():
 
 
 def test_what_cannot_be_inverted_is_refused():
-    with pytest.raises(ValueError, match="needs a teacher to invert"):
+    with pytest.raises(ValueError, match="inversion needs a teacher"):
         small().open(tiny.context(), None, from_seed(0))
-    with pytest.raises(ValueError, match=r"3 logits per image, but the teacher answers"):
+    with pytest.raises(ValueError, match=r"3 logits per image, but the teacher's output"):
         drawn(small(), nn.Sequential(nn.BatchNorm2d(1)))
     with pytest.raises(ValueError, match="competition must not be negative"):
         DeepInversion(competition=-1.0)

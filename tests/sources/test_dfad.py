@@ -189,14 +189,14 @@ def test_a_stuck_generator_is_noticed_started_afresh_once_and_then_refused():
     stream = opened(settings(collapse=check, imitation_steps=10_000))
     stick(stream)
     stuck = weights(stream)
-    with pytest.warns(RuntimeWarning, match="100% of its fresh images are duplicates"):
+    with pytest.warns(RuntimeWarning, match="100% of its new images are duplicates"):
         batch = stream.draw(2, tiny.network(1))
     assert batch.metrics["generator_restarts"] == 1
     assert moved(stuck, weights(stream))
     stick(stream)
     again = opened(settings(collapse=check, imitation_steps=10_000))
     again.load_state_dict(stream.state_dict())
-    with pytest.raises(CollapseError, match="again after a fresh start"):
+    with pytest.raises(CollapseError, match="also after it was re-initialised"):
         again.draw(4, tiny.network(1))
 
 
@@ -211,11 +211,11 @@ def test_a_fresh_start_has_other_weights_than_the_first():
 
 
 def test_without_a_teacher_or_a_student_it_says_what_to_do():
-    with pytest.raises(ValueError, match="there is no teacher; use a source that needs none"):
+    with pytest.raises(ValueError, match="there is none; use a source without a teacher"):
         DFAD().open(context(), None, rng())
     stream = opened(settings(imitation_steps=1))
     assert stream.draw(0, None).images.shape == (16, 1, 8, 8)
-    with pytest.raises(ValueError, match="none is there; use distill --method dfad"):
+    with pytest.raises(ValueError, match="there is none; use distill --method dfad"):
         stream.draw(1, None)
 
 

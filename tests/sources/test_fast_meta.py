@@ -109,7 +109,7 @@ def test_with_one_inner_step_that_is_the_gradient_at_the_generator_itself():
     generator = copy.deepcopy(stream._generator)
     codes = stream._codes(child(child(child(rng(), "train", 0), 0), "codes"))
     stream.draw(0, None)
-    loss = stream._loss_of(generator(codes()), codes.labels, None, rng())
+    loss = stream._batch_loss(generator(codes()), codes.labels, None, rng())
     gradients = torch.autograd.grad(loss, list(generator.parameters()))
     ours = meta_gradients(stream)
     torch.testing.assert_close(ours, list(gradients), rtol=1e-4, atol=1e-6)
@@ -129,7 +129,7 @@ def test_without_momentum_the_loss_is_that_of_deepinversion():
     stream = opened(settings(momentum=0.0, one_hot=0.5, batchnorm=10.0))
     teacher, images = stream._teacher, torch.rand(16, 1, 8, 8, generator=rng(3))
     labels = torch.arange(16) % 3
-    loss = stream._loss_of(images, labels, None, rng())
+    loss = stream._batch_loss(images, labels, None, rng())
     with MomentsRecorder(teacher, stored_statistics(teacher)) as recorder:
         logits = teacher(images)
         far = feature_statistics_loss(recorder.read(), stored_statistics(teacher), 1.0)
@@ -145,7 +145,7 @@ def test_the_images_of_the_least_loss_are_kept(monkeypatch):
         stream._seen = {}
         return next(told) + 0 * images.sum()
 
-    monkeypatch.setattr(stream, "_loss_of", loss_of)
+    monkeypatch.setattr(stream, "_batch_loss", loss_of)
     batch = stream.draw(0, None)
     assert torch.equal(batch.images, seen[1])
     assert batch.metrics["synthesis_loss"] == 1.0
@@ -259,11 +259,11 @@ def test_a_stuck_generator_is_started_afresh_once_and_then_refused():
     stream = opened(stuck)
     stream._generator.draw_codes = lambda count, rng: torch.zeros(count, 8)  # type: ignore[method-assign]
     stream.draw(0, None)
-    with pytest.warns(RuntimeWarning, match="of its fresh images are duplicates"):
+    with pytest.warns(RuntimeWarning, match="of its new images are duplicates"):
         batch = stream.draw(1, None)
     assert batch.metrics["generator_restarts"] == 1
     stream._generator.draw_codes = lambda count, rng: torch.zeros(count, 8)  # type: ignore[method-assign]
-    with pytest.raises(CollapseError, match="again after a fresh start"):
+    with pytest.raises(CollapseError, match="also after it was re-initialised"):
         stream.draw(2, None)
 
 
@@ -279,7 +279,7 @@ def test_the_published_settings_differ_in_steps_and_rates_alone():
 
 def test_it_cannot_be_held_out_and_needs_a_teacher():
     assert isinstance(FastMeta(), OptimisedSource)
-    with pytest.raises(ValueError, match="there is none; use a source that needs none"):
+    with pytest.raises(ValueError, match="there is none; use a source without a teacher"):
         FastMeta().open(context(), None, rng())
 
 

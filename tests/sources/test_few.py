@@ -126,14 +126,14 @@ def test_labels_are_handed_on_only_where_asked_and_divide_in_any_case(labelled):
 
 def test_without_labels_half_judge_by_what_the_teacher_says(bare):
     assert len(shown(opened(bare))) == len(shown(opened(bare, split="held_out"))) == 10
-    assert Few(data=bare).judging(tiny.CONTRACT) is None
+    assert Few(data=bare).evaluation_data(tiny.CONTRACT) is None
     with pytest.raises(ValueError, match="has no labels; set labels to false"):
         opened(bare, labels=True)
 
 
 def test_accuracy_is_measured_on_what_judges_and_has_an_interval(labelled):
     few = Few(data=labelled)
-    part = few.judging(tiny.CONTRACT)
+    part = few.evaluation_data(tiny.CONTRACT)
     assert set(part.places.tolist()) == shown(opened(labelled, split="held_out"))
     told = evaluate(Network(tiny.network(0), tiny.CONTRACT), part)
     low, high = told.interval()
@@ -144,25 +144,25 @@ def test_accuracy_is_measured_on_what_judges_and_has_an_interval(labelled):
 
 def test_all_may_teach_and_none_then_judges(labelled):
     assert len(shown(opened(labelled, held_out=0.0))) == 30
-    assert Few(data=labelled, held_out=0.0).judging(tiny.CONTRACT) is None
-    with pytest.raises(ValueError, match=r"held_out is 0, so nothing of .* is held out; raise it"):
+    assert Few(data=labelled, held_out=0.0).evaluation_data(tiny.CONTRACT) is None
+    with pytest.raises(ValueError, match=r"held_out is 0, so no image of .* is held out; raise it"):
         opened(labelled, held_out=0.0, split="held_out")
 
 
 def test_nine_are_too_few_and_501_are_no_few(tmp_path):
-    for count, way_out in ((9, "give more"), (501, "--transfer")):
+    for count, way_out in ((9, "add images"), (501, "--transfer")):
         path = written(tmp_path / f"{count}.npz", count)
         with pytest.raises(
-            ValueError, match=f"has {count} images; a few are 10 to 500; .*{way_out}"
+            ValueError, match=f"has {count} images, but few needs 10 to 500; .*{way_out}"
         ):
             opened(path)
     assert len(opened(written(tmp_path / "10.npz", 10))) == 5
 
 
 def test_a_share_that_is_no_image_is_refused(labelled):
-    with pytest.raises(ValueError, match=r"0\.01 of 30 distinct images is none; raise it"):
+    with pytest.raises(ValueError, match=r"0\.01 of 30 distinct images is 0; raise it"):
         opened(labelled, held_out=0.01)
-    with pytest.raises(ValueError, match=r"held_out must lie in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"held_out must be in \[0, 1\), got 1"):
         Few(data=labelled, held_out=1.0)
 
 
@@ -200,7 +200,7 @@ def test_beside_optimised_images_agreement_is_measured_on_what_judges_too(labell
     stage = Stage(source=mix, objective=SoftTargets(), fit=tiny.settings())
     networks = (Network(tiny.network(seed), tiny.CONTRACT) for seed in (0, 1))
     told = answer_held_out(stage, 0, *networks)
-    expected = few.kept_apart(tiny.CONTRACT)
+    expected = few.held_out_images(tiny.CONTRACT)
     assert torch.equal(
         told.images.sort(0).values, (expected.images(range(15)) / 255).sort(0).values
     )

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from doublure.core.protocols import InputContract
 from doublure.core.seeding import from_seed
-from doublure.sources.image_optimisation import Found, ImageOptimisation, Keep, moved
+from doublure.sources.image_optimisation import ImageOptimisation, Keep, Optimised, roll
 from tests import tiny
 
 TARGET = torch.linspace(-0.8, 0.8, 64).view(1, 1, 8, 8)
@@ -18,16 +18,16 @@ def to_target(images: Tensor, normalised: Tensor) -> Tensor:
     return (normalised - TARGET).square().mean()
 
 
-def search(loss=to_target, contract: InputContract = tiny.CONTRACT, seed=0, **changes) -> Found:
+def search(loss=to_target, contract: InputContract = tiny.CONTRACT, seed=0, **changes) -> Optimised:
     return settings(**changes)(loss, 4, contract, from_seed(seed))
 
 
 def test_images_move_around_the_edges_and_may_be_mirrored():
     image = torch.arange(9.0).view(1, 1, 3, 3)
     expected = [[8.0, 6, 7], [2, 0, 1], [5, 3, 4]]
-    assert moved(image, (1, 1), mirrored=False)[0, 0].tolist() == expected
-    assert moved(image, (1, 1), mirrored=True)[0, 0].tolist() == [row[::-1] for row in expected]
-    assert torch.equal(moved(image, (0, 0), mirrored=False), image)
+    assert roll(image, (1, 1), mirrored=False)[0, 0].tolist() == expected
+    assert roll(image, (1, 1), mirrored=True)[0, 0].tolist() == [row[::-1] for row in expected]
+    assert torch.equal(roll(image, (0, 0), mirrored=False), image)
 
 
 def test_what_the_loss_asks_for_is_found_and_handed_out_in_units_of_an_image():
@@ -155,7 +155,7 @@ def test_the_same_seed_finds_the_same_bits_and_another_seed_others():
 
 
 def test_a_loss_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match=r"became non-finite; lower the search's learning_rate"):
+    with pytest.raises(ValueError, match=r"is not finite; lower its learning_rate"):
         search(lambda images, x: (x * torch.nan).sum())
 
 

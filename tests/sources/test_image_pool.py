@@ -83,5 +83,5 @@ def test_images_come_back_from_bytes_within_half_a_step():
 def test_images_that_are_not_finite_or_of_another_size_are_refused():
     with pytest.raises(ValueError, match="values that are not finite"):
         to_bytes(torch.full((1, 1, 8, 8), torch.nan))
-    with pytest.raises(ValueError, match=r"put what changes the size around Replay"):
+    with pytest.raises(ValueError, match=r"change the size outside of Replay"):
         check_shape(drawn(2)[..., :4], tiny.context(), "Replay")

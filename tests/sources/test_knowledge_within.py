@@ -15,7 +15,7 @@ from doublure.nets.batchnorm_statistics import (
 )
 from doublure.nets.network import freeze
 from doublure.sources.image_optimisation import ImageOptimisation
-from doublure.sources.inversion import Seen
+from doublure.sources.inversion import LossInputs
 from doublure.sources.knowledge_within import (
     COMBINED,
     BatchNormStatistics,
@@ -74,7 +74,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     known, labels = stored_statistics(teacher), torch.tensor([0, 1, 2, 0])
     x = torch.randn(4, 1, 8, 8, generator=from_seed(0)).requires_grad_()
     with MomentsRecorder(teacher, known) as recorder:
-        seen = Seen(x, x, teacher(x), recorder.read())
+        seen = LossInputs(x, x, teacher(x), recorder.read())
     by_hand = (
         2 * batchnorm_kl(seen.moments, known)
         + 3 * F.cross_entropy(seen.logits, labels)
@@ -142,11 +142,11 @@ def test_what_cannot_be_is_refused():
     bare = freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with pytest.raises(ValueError, match="no BatchNorm layer"):
         BatchNormStatistics().open(taught.context(4), bare, from_seed(0))
-    with pytest.raises(ValueError, match="needs a teacher to invert"):
+    with pytest.raises(ValueError, match="inversion needs a teacher"):
         Inceptionism().open(taught.context(4), None, from_seed(0))
     with pytest.raises(ValueError, match="smoothness must not be negative"):
         Inceptionism(smoothness=-1.0)
-    with pytest.raises(ValueError, match="nothing is asked for"):
+    with pytest.raises(ValueError, match="the loss has no term"):
         BatchNormStatistics(divergence=0.0)
 
 

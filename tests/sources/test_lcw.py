@@ -108,14 +108,14 @@ def test_colours_that_nobody_knows_are_refused(run):
 
 
 def test_without_a_generator_it_says_how_to_make_one():
-    with pytest.raises(ValueError, match="--set generator=RUN, made by `doublure train-gen"):
+    with pytest.raises(ValueError, match="--set generator=RUN, the output of `doublure train-gen"):
         LCW().open(context(), None, rng())
 
 
 def test_weights_that_do_not_fit_their_plan_are_refused(tmp_path):
     generator = make_generator()
     del generator.latent[0]
-    with pytest.raises(CheckpointError, match="the weights do not fit the plan"):
+    with pytest.raises(CheckpointError, match="the weights do not match the plan"):
         load_generator(write(tmp_path, generator))
 
 

@@ -175,7 +175,7 @@ def test_a_stale_answer_is_dropped_and_index_and_state_pass():
 
 def test_masks_are_refused():
     stream = open_mixed(Mixed(source=Numbered(fields=(("mask", torch.ones(16)),))))
-    with pytest.raises(ValueError, match="mixing has no rule for masks"):
+    with pytest.raises(ValueError, match="mixing cannot combine masks"):
         stream.draw(0, None)
 
 
@@ -184,5 +184,5 @@ def test_wrong_settings_are_refused():
         Mixed(source=Grey(), alpha=0.0)
     with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got 2"):
         replace(Mixed(source=Grey()), share=2.0)
-    with pytest.raises(ValueError, match="mixing needs a batch_size of 2 or more, got 1"):
+    with pytest.raises(ValueError, match="mixing needs a batch_size of at least 2, got 1"):
         Mixed(source=Grey()).open(context(batch_size=1), None, rng())

@@ -49,7 +49,7 @@ def test_settings_of_ones_own_replace_the_contracts():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="uniform noise takes no mean and std"):
+    with pytest.raises(ValueError, match="uniform noise has no mean and std"):
         Noise(distribution="uniform", mean=(0.5,))
     with pytest.raises(ValueError, match="std must not be negative"):
         Noise(std=(-1.0,))

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from doublure.core.seeding import from_seed
 from doublure.sources.pyramid import (
     PyramidDescent,
+    compose,
     enlargement,
     level_sizes,
-    raised,
     rate_at,
 )
 
@@ -23,11 +23,11 @@ def test_a_pyramid_is_the_sum_of_its_levels_enlarged_bilinearly(size):
     by = [tuple(map(enlargement, part, size)) for part in sizes[:-1]]
     start = torch.full((2, 3, *size), 0.5)
     zeros = [torch.zeros(2, 3, *part) for part in sizes]
-    assert torch.equal(raised(start, zeros, by), start)
+    assert torch.equal(compose(start, zeros, by), start)
     levels = [0.3 * torch.randn(part.shape, generator=from_seed(0)) for part in zeros]
     parts = [F.interpolate(part, size, mode="bilinear", align_corners=False) for part in levels]
     expected = (start + torch.stack(parts).sum(0)).clamp(0, 1)
-    torch.testing.assert_close(raised(start, levels, by), expected)
+    torch.testing.assert_close(compose(start, levels, by), expected)
     assert expected.max() == 1
 
 

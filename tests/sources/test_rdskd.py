@@ -140,7 +140,9 @@ def test_pairs_of_a_class_are_averaged_one_by_one():
 def test_references_are_renewed_at_the_second_step_of_an_epoch():
     old = {"authenticity": torch.tensor(0.0), "class_diversity": torch.tensor(0.0)}
     terms = {"authenticity": torch.tensor(1.0), "class_diversity": torch.tensor(-1.0)}
-    renewed = [settings(epoch=3).renewed(s, terms, old)["authenticity"].item() for s in range(6)]
+    renewed = [
+        settings(epoch=3).update_references(s, terms, old)["authenticity"].item() for s in range(6)
+    ]
     assert renewed == [0, 1, 0, 0, 1, 0]
 
 
@@ -149,7 +151,7 @@ def test_the_other_references_by_hand():
     terms = {"authenticity": torch.tensor(1.0), "class_diversity": torch.tensor(-1.0)}
 
     def after(reference, step):
-        made = settings(reference=reference).renewed(step, terms, old)
+        made = settings(reference=reference).update_references(step, terms, old)
         return [made[name].item() for name in ("authenticity", "class_diversity")]
 
     assert after("previous", 5) == [1.0, -1.0]
@@ -245,15 +247,15 @@ class Constant(nn.Module):
 def test_a_generator_in_one_class_is_trained_afresh_once_and_then_refused():
     stream = opened(settings(collapse=CollapseCheck(count=16)), Constant())
     with (
-        pytest.warns(RuntimeWarning, match="calls 100% of its fresh images one class"),
-        pytest.raises(CollapseError, match="again after a fresh start"),
+        pytest.warns(RuntimeWarning, match="assigns 100% of its new images to one class"),
+        pytest.raises(CollapseError, match="also after it was re-initialised"),
     ):
         stream.draw(0, None)
 
 
 def test_it_cannot_be_held_out_and_needs_a_teacher():
     assert isinstance(RDSKD(), OptimisedSource)
-    with pytest.raises(ValueError, match="there is no teacher; use a source that needs none"):
+    with pytest.raises(ValueError, match="but there is none; use a source that needs none"):
         RDSKD().open(context(), None, rng())
 
 

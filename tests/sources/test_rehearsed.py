@@ -47,7 +47,7 @@ def test_new_images_without_labels_are_refused():
 
 
 def test_a_share_of_one_is_no_rehearsal():
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"share must be in \(0, 1\), got 1"):
         Rehearsed(source=Noise(), new=Noise(), share=1.0)
 
 

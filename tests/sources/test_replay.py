@@ -189,7 +189,7 @@ def test_images_of_another_size_are_refused():
         def load_state_dict(self, state: dict[str, Any]) -> None:
             pass
 
-    with pytest.raises(ValueError, match="put what changes the size around Replay"):
+    with pytest.raises(ValueError, match="change the size outside of Replay"):
         opened(Small()).draw(0, None)
 
 

@@ -35,7 +35,7 @@ from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import (
     ShortInversion,
-    assigned_labels,
+    assign_labels,
     disagreement,
 )
 from tests import tiny
@@ -80,13 +80,13 @@ def divergence(images: Tensor) -> float:
 def test_labels_are_assigned_so_that_the_sum_is_largest_by_hand():
     # Three images lean to class 0, of which there are two; the second one loses least by the other.
     likely = torch.tensor([[-0.1, -3.0], [-0.2, -1.0], [-0.3, -2.0], [-4.0, -0.2]])
-    assert assigned_labels(likely, torch.tensor([1, 0, 1, 0])).tolist() == [0, 1, 0, 1]
+    assert assign_labels(likely, torch.tensor([1, 0, 1, 0])).tolist() == [0, 1, 0, 1]
 
 
 def test_no_other_order_of_the_labels_sums_to_more():
     likely = torch.randn(6, 4, generator=from_seed(0)).log_softmax(-1)
     dealt = torch.tensor([0, 0, 1, 2, 3, 3])
-    labels = assigned_labels(likely, dealt)
+    labels = assign_labels(likely, dealt)
     assert labels.sort().values.tolist() == dealt.tolist()
     orders = torch.tensor([*itertools.permutations(dealt.tolist())])
     most = likely[torch.arange(6), orders].sum(-1).max()
@@ -96,7 +96,7 @@ def test_no_other_order_of_the_labels_sums_to_more():
 def test_an_image_without_hope_does_not_decide_where_the_others_go():
     # Unclipped, the first row's 999 nats would push the second image out of its class.
     likely = torch.tensor([[-999.0, -1999.0], [-0.1, -3.0]])
-    assert assigned_labels(likely, torch.tensor([0, 1])).tolist() == [1, 0]
+    assert assign_labels(likely, torch.tensor([0, 1])).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(12, 1), (7, 3), (2, 3)])
@@ -137,7 +137,7 @@ def test_what_optimises_images_is_the_innermost_source_whatever_it_begins_with()
     assert [type(part).__name__ for part in parts_of(around)] == [
         *("Augmented", "ShortInversion", "Matched", "Shaders")
     ]
-    with pytest.raises(ValueError, match="ShortInversion goes by"):
+    with pytest.raises(ValueError, match="ShortInversion uses"):
         check_label_space(ActivationBoundaries(), around)
 
 
@@ -281,7 +281,7 @@ def test_a_draft_takes_one_iteration():
     [
         ({"iterations": 0}, "iterations must be positive, got 0"),
         ({"features": -1.0}, "features must not be negative, got -1.0"),
-        ({"mixing": 0.7}, r"mixing must lie in \[0, 0.5\], got 0.7"),
+        ({"mixing": 0.7}, r"mixing must be in \[0, 0.5\], got 0.7"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, message):
@@ -306,7 +306,7 @@ def test_without_batchnorm_labels_alone_pull_and_a_warning_says_so():
     network = tiny.network(0)
     network[1] = nn.GroupNorm(2, 4)
     network = freeze(network)
-    with pytest.warns(RuntimeWarning, match="no BatchNorm statistics to hold images to"):
+    with pytest.warns(RuntimeWarning, match="no BatchNorm statistics to match"):
         stream = PLAIN.open(tiny.context(batch_size=12, steps=6), network, from_seed(0))
     batch, path = stream.draw_followed(0, None, (0.0,), 12)
     assert "feature_divergence" not in batch.metrics

@@ -130,14 +130,14 @@ def test_growing_a_set_moves_few_images_across():
 
 
 def test_one_image_cannot_be_divided():
-    with pytest.raises(ValueError, match="3 images of which 1 are distinct cannot be divided"):
+    with pytest.raises(ValueError, match="3 images of which 1 are distinct cannot be split"):
         hold_out(hashes([7, 7, 7]), 0.1)
 
 
 def test_nothing_is_held_out_where_nothing_was_to_be(images):
-    with pytest.raises(ValueError, match="held_out is 0, so nothing"):
+    with pytest.raises(ValueError, match="held_out is 0, so no image"):
         open_set(images, held_out=0.0, split="held_out")
-    with pytest.raises(ValueError, match=r"held_out must lie in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"held_out must be in \[0, 1\), got 1"):
         Surrogate(data=images, held_out=1.0)
 
 

@@ -50,7 +50,7 @@ def test_a_runs_code_is_refused_until_its_file_is_allowed(verb, run, net_file, t
     words = verb.format(run=run, plain=tmp_path / "plain", out=tmp_path / "out").split()
     refused = command(*words)
     assert refused.status == 1
-    assert refused.reason.endswith(f"if you trust it, say --allow-code {net_file}")
+    assert refused.reason.endswith(f"if you trust it, use --allow-code {net_file}")
     assert command(*words, "--allow-code", "another.py").status == 1
     assert command(*words, "--allow-code", net_file).status == 0
 

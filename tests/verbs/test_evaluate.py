@@ -44,7 +44,7 @@ def test_data_without_labels_are_refused(tmp_path):
 
 
 def test_a_bare_module_cannot_size_data_for_itself():
-    with pytest.raises(ValueError, match="does not say what images it takes"):
+    with pytest.raises(ValueError, match="has no input contract"):
         evaluate(nn.Flatten(), "builtin/digits")
 
 

@@ -53,5 +53,5 @@ def test_each_form_is_scored_where_there_are_labels(tmp_path: Path) -> None:
 
 
 def test_a_module_that_says_nothing_of_its_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not say what images it takes"):
+    with pytest.raises(ValueError, match="has no input contract"):
         export(tiny.network(0), out=tmp_path)

@@ -113,11 +113,11 @@ def test_labelled_ones_measure_accuracy_with_count_and_interval(tmp_path, labell
     assert summary["accuracy_on"] == "those of the few real images that judge"
     assert summary["student_interval"] == list(wilson_interval(summary["student_correct"], 15))
     assert " of 15, 95 % interval " in summaries.scored(summary, "student")
-    assert "15 labelled images are kept apart, and scored on" in told
+    assert "15 labelled images are held out for evaluation" in told
     (plan,) = [line for line in summary["plan"] if "real images" in line]
     assert plan == (
-        "30 real images: 50% of them teach, as 50% of what optimisation begins with and 20% of "
-        "what is shown; the others measure accuracy and agreement"
+        "30 real images: 50% of them train, as 50% of the starts of optimisation and 20% of the "
+        "other images; the others measure accuracy and agreement"
     )
     recipe = (tmp_path / "run" / "recipe.toml").read_text()
     assert plan in recipe
@@ -169,7 +169,7 @@ def test_a_run_with_them_is_run_again_from_its_recipe(tmp_path, labelled):
 
 @pytest.mark.parametrize("method", ["shader-kd", "dfad", "fast-meta", "surrogate-kd"])
 def test_a_method_that_cannot_show_them_says_so(tmp_path, labelled, method):
-    with pytest.raises(ValueError, match="no use for a few real images; leave --few out, or take"):
+    with pytest.raises(ValueError, match="cannot use --few; remove it, or use"):
         learn(
             tmp_path / "run",
             few=labelled,
@@ -182,8 +182,11 @@ def test_a_method_that_cannot_show_them_says_so(tmp_path, labelled, method):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: written(path, 9), "has 9 images; a few are 10 to 500; give more"),
-        (lambda path: written(path, 501), "has 501 images; a few are 10 to 500; name them with"),
+        (lambda path: written(path, 9), "has 9 images, but few needs 10 to 500; add images"),
+        (
+            lambda path: written(path, 501),
+            "has 501 images, but few needs 10 to 500; use --transfer",
+        ),
         (lambda path: written(path, 30, classes=4), "labels from 0 to 3, but the network has 3"),
         (lambda path: str(path.with_name("nowhere")), "there is no '"),
     ],
@@ -219,7 +222,7 @@ def test_unreadable_ones_are_left_out_where_one_says_so(tmp_path):
         learn(tmp_path / "run", few=str(folder))
     told = []
     learn(tmp_path / "run", few=str(folder), skip_bad=True, say=told.append)
-    assert "--few: 1 unreadable images were left out" in told
+    assert "--few: 1 unreadable images were skipped" in told
 
 
 @text.needs_extra
@@ -234,4 +237,6 @@ def test_a_teacher_of_text_has_no_use_for_images(tmp_path, labelled):
         *("--few", labelled, "--out", tmp_path / "run"),
     )
     assert told.status == 1
-    assert "--few means nothing to translation, whose network translates text; leave" in told.reason
+    assert (
+        "--few does not apply to translation, whose network translates text; remove" in told.reason
+    )

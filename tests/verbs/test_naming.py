@@ -44,6 +44,8 @@ def test_fewer_steps_than_stages_are_refused():
 
 def test_a_network_in_another_precision_is_refused_with_the_way_out():
     halved = load("builtin/convnet-4", like=tiny.CONTRACT).half()
-    with pytest.raises(ValueError, match=r"Network holds float16, .* hand over network\.float\(\)"):
+    with pytest.raises(
+        ValueError, match=r"Network has float16 weights, .* pass network\.float\(\)"
+    ):
         as_network(halved, None)
     assert as_network(halved.float(), None) is halved

@@ -195,9 +195,11 @@ def test_it_goes_on_with_the_candidate_it_was_killed_at(teacher, tmp_path, monke
         shrink(teacher, **asked)
     before = json.loads((tmp_path / "small" / RECORD).read_text())
     kept = (tmp_path / "small" / "candidates" / made[1] / MEASURED).read_bytes()
-    with pytest.raises(RunFolderError, match="go on with --resume, replace it with --overwrite"):
+    with pytest.raises(
+        RunFolderError, match="resume it with --resume, replace it with --overwrite"
+    ):
         shrink(teacher, **asked)
-    with pytest.raises(RunFolderError, match="differs from what is in the folder in target"):
+    with pytest.raises(RunFolderError, match="differ from those in the folder in target"):
         shrink(teacher, **asked | {"target": "0.3"}, resume=True)
     summary = shrink(teacher, **asked, resume=True)
     assert sorted(made) == sorted([*MADE, made[2]])

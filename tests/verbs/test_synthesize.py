@@ -106,12 +106,12 @@ def test_where_the_source_hardly_shows_a_class_any_image_fills_the_set_and_that_
     balanced = {"teacher": teacher(9.0), "balance": True, "count": 90, "say": said.append}
     synthesize(GREY, out=tmp_path / "set", **balanced)
     assert counted(tmp_path / "set", teacher(9.0)) == [0, 90, 0]
-    assert said == ["60 of 90 images are of classes that had enough of them: "
-                    "the source hardly shows the others"]  # fmt: skip
+    assert said == ["60 of 90 images are of classes that were already complete: "
+                    "the source has few of the others"]  # fmt: skip
 
 
 def test_to_balance_needs_a_teacher(tmp_path):
-    with pytest.raises(ValueError, match="a teacher has to name them; give --teacher"):
+    with pytest.raises(ValueError, match="balancing needs the classes of a teacher; use --teacher"):
         synthesize("noise", out=tmp_path / "set", balance=True, **SMALL)
     assert not (tmp_path / "set").exists()
 
@@ -141,13 +141,15 @@ def test_labels_of_a_source_are_kept(tmp_path):
 def test_what_stands_there_is_refused_unless_one_says_what_to_do_with_it(tmp_path):
     out = tmp_path / "set"
     first = synthesize("noise", out=out, **SMALL)
-    with pytest.raises(RunFolderError, match="exists; go on with --resume, replace it with --ov"):
+    with pytest.raises(
+        RunFolderError, match="exists; resume it with --resume, replace it with --ov"
+    ):
         synthesize("noise", out=out, **SMALL)
     with pytest.raises(RunFolderError, match="exclude each other"):
         synthesize("noise", out=out, resume=True, overwrite=True, **SMALL)
     said = []
     assert synthesize("noise", out=out, resume=True, say=said.append, **SMALL) == first
-    assert said == [f"{out} is finished already"]
+    assert said == [f"{out} is already finished"]
     for other, word in (({"count": 700}, "count"), ({"seed": 1}, "seed"), ({"size": 16}, "size")):
         with pytest.raises(RunFolderError, match=f"is finished with another {word}; replace"):
             synthesize("noise", out=out, resume=True, **SMALL | other)
@@ -166,7 +168,7 @@ def test_a_folder_that_is_no_set_is_never_written_into(tmp_path, way):
 def test_a_set_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
     out = tmp_path / "set"
     first = synthesize("noise", out=out, **SMALL)
-    with pytest.raises(ValueError, match="uniform noise takes no mean and std"):
+    with pytest.raises(ValueError, match="uniform noise has no mean and std"):
         synthesize(
             "noise", out=out, overwrite=True, set={"distribution": "uniform", "mean": "[0.5]"},
             **SMALL,

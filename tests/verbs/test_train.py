@@ -27,7 +27,7 @@ def test_unreadable_images_are_named_and_left_out_where_that_is_asked_for(tmp_pa
     refused = command(*words.split(), "--out", tmp_path / "run")
     assert refused.status == 1
     assert "1 of 9 images" in refused.reason
-    assert refused.reason.endswith("or leave them out with skip_bad (--skip-bad)")
+    assert refused.reason.endswith("or skip them with skip_bad (--skip-bad)")
     assert not (tmp_path / "run").exists()
     assert command(*words.split(), "--out", tmp_path / "run", "--skip-bad").status == 0
 
@@ -70,7 +70,7 @@ def test_a_transformer_learns_by_adamw_unless_another_is_asked_for(
     words = f"{verb} {whom[verb]} --steps 1 --batch-size 4 --device cpu"
     done = command(*words.split(), "--out", tmp_path / "run")
     assert done.status == 0
-    assert "AdamW at 0.001 in place of SGD" in done.err
+    assert "AdamW at 0.001 instead of SGD" in done.err
     (stage,) = read(tmp_path / "run" / "recipe.toml").stages
     assert (stage.fit.optimizer, stage.fit.learning_rate) == (AdamW(), 1e-3)
     words += " --set optimizer=sgd --lr 0.01"

@@ -1,1 +1,1 @@
-"""How is it asked from a shell?"""
+"""How is it used from a shell?"""

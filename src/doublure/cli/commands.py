@@ -1,7 +1,7 @@
-"""A verb's function as a command: what its parameters are is typed as options of the same names.
+"""A verb's function as a command: its parameters are options of the same names.
 
-reference.json has the parameters of every verb and their defaults, read off the functions;
-`cli.options` has how each looks. A command shows what came of the work, and declares nothing.
+reference.json has the parameters of every verb and their defaults, from the functions;
+`cli.options` declares the options. A command only shows the result.
 """
 
 import functools
@@ -14,25 +14,25 @@ from typer import Argument, Option, Typer
 from doublure.cli.options import OF_PYTHON, OPTIONS, PANELS, Row
 from doublure.cli.parsing import REFERENCE
 
-# What was typed, by the name of the parameter; what was not typed is left out.
+# The typed values by parameter; others are omitted.
 Options = dict[str, Any]
 Command = Callable[..., None]
 _PLACES = {panel: place for place, panel in enumerate((None, *PANELS))}
 
 
 def add_command(app: Typer, command: Command, name: str | None = None) -> None:
-    """Add the command of the verb that a function is named like.
+    """Add the command of the verb with a function's name.
 
     Args:
-        command: takes what was typed, and whether JSON is asked for, as (options, *, json).
-        name: another one, for a verb that has two.
+        command: called with (options, *, json): the typed values, and whether to print JSON.
+        name: another name, for a verb with two commands.
     """
     verb = command.__name__
     declare(app, command, name or verb.replace("_", "-"), REFERENCE["verbs"][verb], of(verb))
 
 
 def of(verb: str) -> Callable[[str], Row]:
-    """Return what looks up the row of a verb's parameter."""
+    """Return a function from a verb's parameter to its row."""
     return lambda name: OPTIONS.get(f"{verb}.{name}", OPTIONS[name])
 
 
@@ -42,7 +42,7 @@ def declare(
     """Add a command whose parameters are declared as in reference.json.
 
     Args:
-        row: how a parameter looks, by its name.
+        row: returns the row of a parameter by name.
     """
     optional = declared["optional"] | {"json": False}
     parameters = [_parameter(row(item), item) for item in declared["required"]]
@@ -66,7 +66,7 @@ def declare(
 
 
 def _parameter(row: Row, name: str, default: Any = ...) -> inspect.Parameter:
-    """Return a parameter as typer reads it; an ellipsis for what is required, None for the rest."""
+    """Return a parameter in typer's form, with an ellipsis if it is required, else None."""
     if default is None:
         default = False if row.takes is bool else [] if get_origin(row.takes) is list else None
     elif default is not ... and "parser" in row.look:

@@ -1,7 +1,7 @@
-"""What a person sees while a verb works, and how its result leaves.
+"""Progress and results of a verb on the terminal.
 
-Results go to standard output; progress, notes and errors go to standard error. Of several
-processes only the first one speaks, except for errors.
+Results go to standard output; progress, notes and errors go to standard error. With several
+processes, only the first one prints, except for errors.
 """
 
 import json
@@ -25,28 +25,28 @@ import doublure
 # torchrun and accelerate number the processes they start.
 _RANK = os.environ.get("RANK", "0")
 _SPEAKS = _RANK == "0"
-# Lines are cut by the terminal, if there is one, and never by us: a path must survive a pipe.
+# Lines are wrapped by the terminal only, so that paths survive a pipe.
 errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 results = Console(highlight=False, soft_wrap=True, quiet=not _SPEAKS)
 
-# Seconds before a verb that is mostly quick says that it works.
+# Seconds before a usually fast verb shows progress.
 _PATIENCE = 2.0
-# Seconds between two lines where there is no terminal to draw a bar on.
+# Seconds between two lines without a terminal.
 _BETWEEN_LINES = 10.0
 _OURS = Path(doublure.__file__).parent
-# Lines of metrics that tell the pace.
+# Lines of metrics for the estimate of the speed.
 _LINES = 20
 
 
 class Progression(Protocol):
-    """Shows how far a verb has come, and lines of words."""
+    """Shows the progress of a verb, and messages."""
 
     def say(self, text: str) -> None: ...
     def watch(self, steps: int, line: dict[str, Any]) -> None: ...
 
 
 class Pace:
-    """Says how far a run is, how fast, and how long it will yet take at the pace of late."""
+    """Formats the progress of a run, its recent speed and the remaining time."""
 
     def __init__(self) -> None:
         self._seen = deque([(0, 0.0)], maxlen=_LINES)
@@ -66,7 +66,7 @@ class Pace:
 
 
 class Bar:
-    """A progression on a terminal: one bar, and words above it."""
+    """Progress on a terminal: one bar, and messages above it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -82,7 +82,7 @@ class Bar:
 
 
 class Lines:
-    """A progression in a file or a pipe: a plain line now and then."""
+    """Progress in a file or a pipe: plain lines at intervals."""
 
     def __init__(self) -> None:
         self._pace = Pace()
@@ -112,9 +112,9 @@ def progression() -> Iterator[Progression]:
 
 @contextmanager
 def waiting(patience: float = _PATIENCE) -> Iterator[Callable[[str], None]]:
-    """Show on standard error how far a block is, once it has run for so many seconds.
+    """Show progress of a block on standard error, once it has run for this many seconds.
 
-    Yields what takes the words.
+    Yields a callback for messages.
     """
     status = errors.status("")
     due = time.monotonic() + patience
@@ -128,7 +128,7 @@ def waiting(patience: float = _PATIENCE) -> Iterator[Callable[[str], None]]:
     if not errors.is_terminal:
         yield tell_line
         return
-    # The words may come long before or long after: the clock runs beside the work.
+    # Messages may come at any time, so a thread watches the clock.
     alarm = threading.Timer(patience, status.start)
     alarm.daemon = True
     alarm.start()
@@ -154,7 +154,7 @@ def hear(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Tell a warning of this library in its own words; those of others are for who writes code."""
+    """Show the text of this library's warnings; those of others concern programmers only."""
     if Path(filename).is_relative_to(_OURS):
         errors.print(str(message), style="yellow", markup=False)
 

@@ -1,4 +1,4 @@
-"""The verbs that look and change nothing: call, print."""
+"""Commands that examine something without changing it: call the verb, print the result."""
 
 from itertools import groupby
 from typing import Any
@@ -9,7 +9,7 @@ from rich.table import Table
 from doublure.cli.commands import Options, add_command
 from doublure.cli.console import errors, fail, print_json, results, waiting
 
-# Of a normalisation: the deviation of the images it makes, and how likely that is.
+# For a normalisation: the deviation of its images, and the likelihood.
 _JUDGED = ("implied_std", "relative_likelihood")
 
 
@@ -17,18 +17,18 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command."""
     for verb in (inspect, doctor, methods, evaluate, score):
         add_command(app, verb)
-    audit = typer.Typer(help="Look at a network or a transfer set, and change nothing.")
+    audit = typer.Typer(help="Examine a network or a transfer set.")
     audit.callback()(_audit)
     add_command(audit, score, "transfer")
     app.add_typer(audit, name="audit")
 
 
 def _audit() -> None:
-    """Keeps `audit` a group while it has one command."""
+    """Makes `audit` a group even with one command."""
 
 
 def inspect(options: Options, *, json: bool) -> None:
-    """What a checkpoint is, and whether its normalisation fits it."""
+    """Describe a checkpoint, and check its normalisation."""
     from dataclasses import asdict
 
     from doublure.verbs.inspect import inspect as work
@@ -47,7 +47,7 @@ def inspect(options: Options, *, json: bool) -> None:
 
 
 def doctor(options: Options, *, json: bool) -> None:
-    """What this machine offers, and how to add what it does not."""
+    """List what this machine supports, and commands that add what is missing."""
     from doublure.verbs.doctor import doctor as work
 
     offers = work(**options)
@@ -63,7 +63,7 @@ def doctor(options: Options, *, json: bool) -> None:
 
 
 def methods(options: Options, *, json: bool) -> None:
-    """Every method: paper, package, needs, and the verb that reaches it."""
+    """List all methods: paper, package, needs and verb."""
     from doublure.verbs.methods import methods as work
 
     entries = work(**options)
@@ -81,12 +81,12 @@ def methods(options: Options, *, json: bool) -> None:
 
 
 def _package(file: str) -> str:
-    """Return the package that a method's file is in."""
+    """Return the package of a method's file."""
     return file.removesuffix(".py").partition("/")[0]
 
 
 def evaluate(options: Options, *, json: bool) -> None:
-    """How many labelled images a network gets right, or how well it translates, with counts."""
+    """Evaluate a network on labelled images or on parallel text."""
     from doublure.verbs.evaluate import evaluate as work
 
     made = work(**options | {"device": options.get("device", "auto")}, say=_note)
@@ -103,7 +103,7 @@ def evaluate(options: Options, *, json: bool) -> None:
 
 
 def score(options: Options, *, json: bool) -> None:
-    """How good a transfer set is for a teacher, before any training."""
+    """Score a transfer set for a teacher, before any training."""
     missing = [f"--{name}" for name in ("teacher", "transfer") if not options.get(name)]
     if "recipe" not in options and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
@@ -136,9 +136,9 @@ def _print_measurements(measurements: Any) -> None:
 
 
 def _print_readings(normalisation: Any) -> None:
-    """Show how likely the usual normalisations make the images that the first BatchNorm saw."""
+    """Show how likely each usual normalisation is, given the statistics of the first BatchNorm."""
     if not normalisation["checkable"]:
-        return  # the summary says why
+        return  # the summary has the reason
     table = Table("read as", "images of mean", "std", "likelihood", box=None)
     for reading in (normalisation["stated"], *normalisation["candidates"]):
         mean = " ".join(f"{value:.3g}" for value in reading["implied_mean"])

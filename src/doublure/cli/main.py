@@ -1,4 +1,4 @@
-"""The command `doublure`: its verbs, and what a failure looks like.
+"""The command `doublure`: its verbs and its error messages.
 
 Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 130: interrupted.
 """
@@ -13,13 +13,13 @@ import typer
 from doublure.cli import console, looking, making, shrinking, task_verbs, training
 
 INTERRUPTED = 130
-# typer re-exports one kind of bad usage only; all kinds derive from what that one derives from.
+# typer re-exports only one kind of usage error; all kinds derive from its base class.
 _BadUsage = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="doublure",
-    help="From a trained network without its data to one that can be deployed.",
-    epilog="A failure is one line; with --debug it is told with all that led to it.",
+    help="Distil and compress trained networks without their data.",
+    epilog="Errors are one line; --debug shows the traceback.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,11 +50,11 @@ def doublure(
         ),
     ] = False,
 ) -> None:
-    """Holds what stands before a verb."""
+    """Options before a verb."""
 
 
 def run() -> None:
-    """Run the command line; a failure is one line on standard error."""
+    """Run the command line; an error is one line on standard error."""
     debug = "--debug" in sys.argv
     if not (debug or sys.warnoptions):
         warnings.showwarning = console.hear
@@ -62,7 +62,7 @@ def run() -> None:
 
 
 def status(arguments: Sequence[str], *, debug: bool = False) -> int:
-    """Run the command with `arguments`, tell a failure, and return the exit status."""
+    """Run the command with `arguments`, print errors, and return the exit status."""
     if not arguments:
         app(["--help"], prog_name="doublure", standalone_mode=False)
         return 2
@@ -73,13 +73,13 @@ def status(arguments: Sequence[str], *, debug: bool = False) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except Exception as error:  # the last stop: nothing above it could say more
+    except Exception as error:  # the outermost handler: no caller could report more
         if debug:
             raise
         console.fail(_reason(error))
         return 1
     if code == INTERRUPTED:
-        console.fail("interrupted; what was written is intact, and a run goes on with --resume")
+        console.fail("interrupted; written files are intact, and --resume continues a run")
     return int(code)
 
 

@@ -1,4 +1,4 @@
-"""The verbs that make sets, files and pages: call, print."""
+"""Commands that write sets, files and pages: call the verb, print the result."""
 
 import typer
 
@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(options: Options, *, json: bool) -> None:
-    """Digits, offline, in minutes: a student that never saw a digit, exported and reported."""
+    """Run a demonstration on digits, offline, in minutes: a student trained without digits."""
     from doublure.verbs.demo import demo as work
 
     with progression() as shown:
@@ -38,7 +38,7 @@ def synthesize(options: Options, *, json: bool) -> None:
         return
     results.print(f"{made['counts']['images']:,} images in {made['folder']}", markup=False)
     if (picture := options["out"] / OPTIMISATION_PICTURE).exists():
-        results.print(f"how the first were found: {picture}", markup=False)
+        results.print(f"optimisation of the first images: {picture}", markup=False)
 
 
 def export(options: Options, *, json: bool) -> None:
@@ -59,7 +59,7 @@ def export(options: Options, *, json: bool) -> None:
 
 
 def report(options: Options, *, json: bool) -> None:
-    """Write a run's report.html again."""
+    """Rebuild a run's report.html."""
     from doublure.verbs.report import report as work
 
     page = work(**options)

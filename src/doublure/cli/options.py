@@ -1,8 +1,8 @@
-"""How each option of the command line looks: what it takes, its help, its place in the help.
+"""The options of the command line: types, help texts and groups.
 
-Which options a verb has, their order and their defaults are those of its function in `verbs`, as
-reference.json has them; `cli.commands` joins the two. A row serves every verb with a parameter of
-that name; "VERB.NAME" is the row of one verb alone.
+A verb's function in `verbs` determines its options, their order and defaults (in reference.json);
+`cli.commands` joins the two. A row serves every verb with a parameter of that name; "VERB.NAME" is
+the row of one verb alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 from doublure.cli import parsing
 from doublure.cli.parsing import REFERENCE, one_known
 
-# Parameters of the functions that are not for a terminal, which shows progress its own way.
+# Parameters that the command line does not offer, since it shows progress itself.
 OF_PYTHON = frozenset({"say", "watch", "checkpoint_seconds", "audit"})
 
 # Groups of options, in the order of the help.
@@ -23,12 +23,12 @@ _CHANGE, _NETWORK, _TRAINING, _RUN = PANELS
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One option as typer declares it.
+    """The declaration of an option for typer.
 
     Args:
-        takes: the type of what is typed.
-        look: keywords of `typer.Option`, or of `typer.Argument`.
-        argument: it is typed without its name.
+        takes: type of the value.
+        look: keyword arguments of `typer.Option`, or of `typer.Argument`.
+        argument: whether it is an argument without a name.
     """
 
     takes: Any
@@ -92,48 +92,46 @@ _RECOVERY = _count(
 )
 
 OPTIONS: Mapping[str, Row] = {
-    # What goes in.
+    # Inputs.
     "teacher": _text("REF", "REF of the teacher."),
     "student": _text("REF", "REF of the student."),
-    "shrink.student": _text("REF", "REF of a student that is tried as well."),
+    "shrink.student": _text("REF", "REF of an additional student."),
     "student_classes": _text(
         "N|FILE",
-        "The student's own, how many or a file of names, where they are not the teacher's.",
+        "Student's classes if not the teacher's: number or file of names.",
     ),
     "net": _text("REF", "REF of the network to train."),
     "model": _text("REF", "REF of the network, or a run's folder."),
     "inspect.model": _argument(str, "REF", "A network, or a run's folder."),
     "data": _text(
         "DATA",
-        "Labelled images: a folder a class, SET, .npz, builtin/digits; or text: DIR:de-en.",
+        "Labelled images: class folders, SET, .npz, builtin/digits; or text: DIR:de-en.",
     ),
     "train_generator.data": _text(
-        "DATA", "Images to learn from: a folder, SET, .npz or builtin/digits."
+        "DATA", "Training images: a folder, SET, .npz or builtin/digits."
     ),
     "evaluate.data": _text("DATA", "Labelled images, or parallel text."),
-    "eval": _text("DATA", "Labelled data to score on; never changes the student."),
+    "eval": _text("DATA", "Labelled evaluation data; never affects the student."),
     "run": _argument(Path, "RUN", "A run's folder."),
-    # What is made.
+    # Outputs.
     "out": _folder("Folder to write; must not exist."),
     "demo.out": _folder("Folder to write."),
-    "format": _parsed(
-        parsing.formats, "NAME,...", f"Of {_names('formats')} (default: all of them)."
-    ),
-    "count": _count("Images to write.", min=1),
-    "score.count": _count("Images to look at.", min=64),
+    "format": _parsed(parsing.formats, "NAME,...", f"Formats: {_names('formats')} (default: all)."),
+    "count": _count("Number of images.", min=1),
+    "score.count": _count("Number of images to score.", min=64),
     "target": _parsed(
-        parsing.target, "SIZE", "At most: 0.3 (of the teacher's bytes), 2MB, or 5ms an image."
+        parsing.target, "SIZE", "Limit: 0.3 (of the teacher's bytes), 2MB, or 5ms per image."
     ),
-    # What is done.
+    # Method.
     "method": _parsed(
         one_known("method", "methods"),
         "NAME",
-        f"Published recipe: {_names('methods')} (default: auto; of text, sequence-kd).",
+        f"Published recipe: {_names('methods')} (default: auto; for text, sequence-kd).",
     ),
     "train_generator.method": _argument(
         Any,
         "METHOD",
-        f"Of {_names('generators')}.",
+        f"Method: {_names('generators')}.",
         parser=one_known("generator", "generators"),
     ),
     "source": _argument(
@@ -145,92 +143,95 @@ OPTIONS: Mapping[str, Row] = {
     "transfer": _parsed(
         parsing.source,
         "SOURCE",
-        f"What to show: {_names('sources')}; or images or text on disk.",
+        f"Transfer set: {_names('sources')}; or images or text on disk.",
     ),
-    "few": _text("DATA", "10 to 500 real images, with labels or without: half teach, half judge."),
-    "score.transfer": _several("SOURCE", "A source; several are compared.", parser=parsing.source),
+    "few": _text("DATA", "10 to 500 real images, labels optional: half train, half evaluate."),
+    "score.transfer": _several("SOURCE", "Transfer sets to compare.", parser=parsing.source),
     "objective": _several(
         "NAME[=WEIGHT]",
-        f"Of {_names('objectives')}; several are summed.",
+        f"Objective: {_names('objectives')}; several are summed.",
         parser=parsing.objective,
     ),
     "without": _several(
         "PART",
-        f"Leave a part of the recipe out: {_names('parts')}.",
+        f"Omit a part of the recipe: {_names('parts')}.",
         parser=one_known("part of the recipe", "parts"),
     ),
     "augment": _parsed(
         one_known("augmentation", "augmentations"),
         "NAME",
-        f"In place of the recipe's own augmentation: {_names('augmentations')}.",
+        f"Augmentation instead of the recipe's: {_names('augmentations')}.",
     ),
     "batch_norm": _parsed(
         one_known("batch norm", "batch_norms"),
         "NAME",
-        f"How BatchNorm begins and learns, from scratch: {_names('batch_norms')}.",
+        f"BatchNorm from scratch: {_names('batch_norms')}.",
     ),
-    "labels": _flag("Use the transfer set's labels, too."),
-    "balance": _flag("As many images of each class the teacher names."),
-    "skip_bad": _flag("Leave unreadable images out, and count them."),
-    # How a network is changed.
-    "ratio": _number("SHARE", "Of all filters, in (0, 1).", _CHANGE),
+    "labels": _flag("Also use the transfer set's labels."),
+    "balance": _flag("Equally many images of each class (by the teacher)."),
+    "skip_bad": _flag("Skip and count unreadable images."),
+    # Compression.
+    "ratio": _number("SHARE", "Share of filters to remove, in (0, 1).", _CHANGE),
     "importance": _parsed(
-        one_known("importance", "importances"), "NAME", f"Of {_names('importances')}.", _CHANGE
+        one_known("importance", "importances"),
+        "NAME",
+        f"Of {_names('importances')}.",
+        _CHANGE,
     ),
     "loss": _parsed(
         one_known("loss", "pruning_losses"),
         "NAME",
-        f"That taylor squares: {_names('pruning_losses')}.",
+        f"Loss of taylor: {_names('pruning_losses')}.",
         _CHANGE,
     ),
-    "rounds": _count("Prune a part, recover, N times.", _CHANGE, min=1),
+    "rounds": _count("Rounds of pruning and recovery.", _CHANGE, min=1),
     "repair": _flag(
-        "Solve what is left of each layer by least squares (default: yes).",
+        "Refit remaining weights by least squares (default: yes).",
         _CHANGE,
         show_default=False,
     ),
     "images": _parsed(
         parsing.source,
         "SOURCE",
-        "By which importance is judged (default: the transfer set).",
+        "Images for the importance (default: the transfer set).",
         _CHANGE,
     ),
-    "calibration": _parsed(parsing.source, "SOURCE", "Images that int8 is calibrated on."),
+    "calibration": _parsed(parsing.source, "SOURCE", "Calibration images of int8."),
     "quantize.calibration": _parsed(
         parsing.source,
         "SOURCE",
-        "For the ranges of activations (default: the transfer set).",
+        "Images for activation ranges (default: the transfer set).",
         _CHANGE,
     ),
-    "weight_bits": _count("Of weights: 2 to 8; 32 leaves them.", _CHANGE, metavar="BITS"),
-    "activation_bits": _count("Of layers' inputs, likewise.", _CHANGE, metavar="BITS"),
+    "weight_bits": _count("Weight bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
+    "activation_bits": _count("Activation bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
     "first_last_bits": _parsed(
-        parsing.bits_or_same, "BITS|same", "Of the first and last layer at least.", _CHANGE
+        parsing.bits_or_same, "BITS|same", "Minimum bit width of the first and last layer.", _CHANGE
     ),
     "calibration_method": _parsed(
         one_known("calibration_method", "calibration_methods"),
         "NAME",
-        f"How ranges are taken: {_names('calibration_methods')}.",
+        f"Range calibration: {_names('calibration_methods')}.",
         _CHANGE,
     ),
-    "correct_bias": _flag("Move channels by the error of their means.", _CHANGE),
+    "correct_bias": _flag("Correct biases by the error of channel means.", _CHANGE),
     "strategy": _parsed(
         one_known("strategy", "strategies"),
         "NAME",
-        f"What holds the old classes: {_names('strategies')}.",
+        f"Strategy for old classes: {_names('strategies')}.",
         _CHANGE,
     ),
-    "train_batchnorm": _flag("Let BatchNorm take the transfer set's statistics.", _CHANGE),
+    "train_batchnorm": _flag("Update BatchNorm statistics on the transfer set.", _CHANGE),
     # The network.
     "weights": _text("FILE", "Its weights: .safetensors .pt .pth .th .pt2", _NETWORK),
-    "mean": _parsed(parsing.numbers, "R,G,B", "Per channel, of [0, 1] images.", _NETWORK),
-    "std": _parsed(parsing.numbers, "R,G,B", "Per channel, of [0, 1] images.", _NETWORK),
+    "mean": _parsed(parsing.numbers, "R,G,B", "Per channel, for images in [0, 1].", _NETWORK),
+    "std": _parsed(parsing.numbers, "R,G,B", "Per channel, for images in [0, 1].", _NETWORK),
     "size": _parsed(parsing.size, "S|HxW", "Input pixels.", _NETWORK),
-    "channels": _count("1 or 3.", _NETWORK, min=1, max=3),
-    "synthesize.channels": _count("Of the images (default: the teacher's, or 3).", min=1),
-    "classes": _text("N|FILE", "How many, or a file of names.", _NETWORK),
-    "allow_code": _several("FILE", "A file whose code a recipe or a run may run.", _NETWORK),
-    # The training.
+    "channels": _count("Number of channels, 1 or 3.", _NETWORK, min=1, max=3),
+    "synthesize.channels": _count("Number of channels (default: the teacher's, or 3).", min=1),
+    "classes": _text("N|FILE", "Number of classes, or a file of names.", _NETWORK),
+    "allow_code": _several("FILE", "A file whose code may run.", _NETWORK),
+    # Training.
     "steps": _count(f"Optimizer steps (default {REFERENCE['steps']}).", _TRAINING, min=1),
     "train_generator.steps": _count(
         f"Optimizer steps of each stage (default {REFERENCE['steps']}).", _TRAINING, min=1
@@ -238,15 +239,15 @@ OPTIONS: Mapping[str, Row] = {
     "prune.steps": _RECOVERY,
     "quantize.steps": _RECOVERY,
     "continual.steps": _RECOVERY,
-    "budget": _parsed(parsing.seconds, "TIME", "In place of steps: 90s, 20m, 1.5h.", _TRAINING),
-    "shrink.budget": _parsed(parsing.whole_budget, "TIME", "For all of it: 90s, 20m, 1.5h."),
-    "batch_size": _count(f"Images a step (default {REFERENCE['batch_size']}).", _TRAINING, min=1),
+    "budget": _parsed(parsing.seconds, "TIME", "Time instead of steps: 90s, 20m, 1.5h.", _TRAINING),
+    "shrink.budget": _parsed(parsing.whole_budget, "TIME", "Total time: 90s, 20m, 1.5h."),
+    "batch_size": _count(f"Images per step (default {REFERENCE['batch_size']}).", _TRAINING, min=1),
     "train_generator.batch_size": _count(
-        "Images a step (default: as published).", _TRAINING, min=2
+        "Images per step (default: as published).", _TRAINING, min=2
     ),
-    "evaluate.batch_size": _count("Images at a time.", _TRAINING, min=1),
+    "evaluate.batch_size": _count("Images per batch.", _TRAINING, min=1),
     "shrink.batch_size": _count(
-        "Images a step (default 128, or 32 for slow networks).", _TRAINING, min=1
+        "Images per step (default 128, or 32 for slow networks).", _TRAINING, min=1
     ),
     "lr": _number("RATE", "Peak learning rate.", _TRAINING),
     "seed": _parsed(parsing.seed, "N", "Random seed (default 0).", _TRAINING, show_default=False),
@@ -257,17 +258,15 @@ OPTIONS: Mapping[str, Row] = {
         f"{_names('precisions')} (default: the faster one here).",
         _TRAINING,
     ),
-    # The run.
-    "set": _several("KEY=VALUE", "Any field of the recipe.", _RUN, parser=parsing.assignment),
-    "recipe": _recipe("Run a recipe.toml again.", _RUN),
-    "score.recipe": _recipe(
-        "A recipe.toml that says how they are fed; what it shows is scored, too."
-    ),
-    "init_from": _text("WEIGHTS", "Weights to start from.", _RUN),
-    "from_scratch": _flag("Random weights, where the student could begin at its teacher.", _RUN),
-    "resume": _flag("Go on with what is in --out.", _RUN),
-    "overwrite": _flag("Replace what is in --out.", _RUN),
-    "tensorboard": _flag("Write curves for TensorBoard, too.", _RUN),
-    # Of the command alone.
-    "json": _flag("Print one JSON object and nothing else."),
+    # Run.
+    "set": _several("KEY=VALUE", "Set any field of the recipe.", _RUN, parser=parsing.assignment),
+    "recipe": _recipe("Re-run a recipe.toml.", _RUN),
+    "score.recipe": _recipe("A recipe.toml with the augmentation; its own source is scored, too."),
+    "init_from": _text("WEIGHTS", "Initial weights.", _RUN),
+    "from_scratch": _flag("Random initial weights, no inheritance from the teacher.", _RUN),
+    "resume": _flag("Resume the run in --out.", _RUN),
+    "overwrite": _flag("Replace the content of --out.", _RUN),
+    "tensorboard": _flag("Also write curves for TensorBoard.", _RUN),
+    # Options of the command only.
+    "json": _flag("Print only one JSON object."),
 }

@@ -1,7 +1,7 @@
-"""What a person types, as values: numbers, sizes, times, and names that must be known.
+"""Parsers of typed values: numbers, sizes, times and known names.
 
-Nothing here may import torch, so that --help answers at once. The known names come from
-reference.json, which a test keeps true to the code.
+This module must not import torch, so that --help is fast. The known names come from reference.json,
+which a test compares with the code.
 """
 
 import json
@@ -55,7 +55,7 @@ def seconds(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """Return the seed of a text; torch takes those of 63 bits."""
+    """Return the seed in a text; torch accepts 63 bits."""
     if not text.isdecimal() or int(text) >= 2**63:
         raise typer.BadParameter(f"expected a whole number from 0 to 2^63 - 1, got '{text}'")
     return int(text)
@@ -70,7 +70,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 def known(name: str, kind: str, text: str, way_out: str = "") -> str:
-    """Return `text` if the reference has it under `kind`; refuse it with the nearest name."""
+    """Return `text` if the reference has it under `kind`; else refuse it with the nearest name."""
     try:
         return one_of(name, text, REFERENCE[kind], way_out=way_out)
     except ValueError as error:
@@ -80,12 +80,12 @@ def known(name: str, kind: str, text: str, way_out: str = "") -> str:
 # A user's own class, as `engine.foreign_parts` reads it: package.module:Class or file.py:Class.
 _CLASS = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
-# Data of a task's own kind; only the task knows whether they are there.
+# Data of a task's own kind; only the task can check whether they exist.
 _KIND_OF_TASK = re.compile(r"[a-z][a-z0-9-]+:.+")
 
 
 def source(text: str) -> str:
-    """Return the text of a source's name, class, or of a path that is there; refuse any other."""
+    """Return the text if it is a source's name, a class or an existing path; else refuse it."""
     if _CLASS.fullmatch(text) or _KIND_OF_TASK.fullmatch(text):
         return text
     path = Path(text.partition(":")[0])
@@ -104,7 +104,7 @@ def formats(text: str) -> list[str]:
 
 
 def one_known(name: str, kind: str) -> Callable[[str], str]:
-    """Return a parser of a name that the reference has under `kind`."""
+    """Return a parser for names that the reference has under `kind`."""
 
     def parse(text: str) -> str:
         return known(name, kind, text)
@@ -113,7 +113,7 @@ def one_known(name: str, kind: str) -> Callable[[str], str]:
 
 
 def objective(text: str) -> str:
-    """Return the text NAME or NAME=WEIGHT of an objective that is known, or of a user's class."""
+    """Return the text NAME or NAME=WEIGHT of a known objective or a user's class."""
     name = text.partition("=")[0]
     if not _CLASS.fullmatch(name):
         known("objective", "objectives", name)
@@ -121,7 +121,7 @@ def objective(text: str) -> str:
 
 
 def target(text: str) -> str:
-    """Return the text of what a smaller network may take: 0.3, 2MB or 5ms."""
+    """Return the text of a limit of smaller networks: 0.3, 2MB or 5ms."""
     try:
         return parse_target(text).text
     except ValueError as error:
@@ -129,7 +129,7 @@ def target(text: str) -> str:
 
 
 def whole_budget(text: str) -> float:
-    """Return the seconds of a text such as "20m", enough to try several candidates."""
+    """Return the seconds of a text such as "20m", if enough for several candidates."""
     budget = seconds(text)
     try:
         check_budget(budget)

@@ -1,4 +1,4 @@
-"""What the verbs that train share: what must be said, a call with progress shown, a result."""
+"""Common part of training commands: required options, a call with progress, the result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from doublure.cli.console import print_json, progression, results
 def run_verb(
     verb: Callable[..., dict[str, Any]], options: Options, *, json: bool
 ) -> dict[str, Any]:
-    """Call a verb with its progress shown, tell what came of it, and return its summary."""
+    """Call a verb with progress, print the result, and return its summary."""
     with progression() as shown:
         summary = verb(**options, say=shown.say, watch=shown.watch)
     tell(summary, options["out"], json=json)
@@ -28,18 +28,18 @@ def exclusive(options: Options, *names: str) -> None:
 
 
 def require(options: Options, *names: str) -> None:
-    """Refuse steps beside a budget, a recipe beside what it says, and neither of the two."""
+    """Refuse steps with a budget, a recipe with networks or data, and missing arguments."""
     exclusive(options, "steps", "budget")
     missing = [f"--{name}" for name in names if name not in options]
     if "recipe" not in options and missing:
         raise typer.BadParameter(f"missing {' and '.join(missing)}, or --recipe FILE")
     if "recipe" in options and len(missing) < len(names):
-        raise typer.BadParameter("--recipe says the networks and the data; leave them away")
+        raise typer.BadParameter("--recipe has the networks and the data; remove those arguments")
 
 
 def tell(summary: dict[str, Any], out: Path, *, json: bool) -> None:
-    """Print what came of a run."""
-    if not summary:  # of several processes the first one speaks
+    """Print the result of a run."""
+    if not summary:  # only the first of several processes prints
         return
     if json:
         print_json(summary)

@@ -1,4 +1,4 @@
-"""The verbs that change a trained network: call, print."""
+"""Commands that change a trained network: call the verb, print the result."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def shrink(options: Options, *, json: bool) -> None:
-    """Make several smaller networks, compare them, and recommend one."""
+    """Create several smaller networks, compare them, and recommend one."""
     from doublure.verbs.shrink import shrink as work
 
     with progression() as shown:
@@ -55,7 +55,7 @@ def prune(options: Options, *, json: bool) -> None:
 
 
 def quantize(options: Options, *, json: bool) -> None:
-    """Round a network to few bits, calibrated on any images, and distil it back if asked."""
+    """Quantize a network, calibrated on any images, optionally with distillation."""
     require(options, "model")
     from doublure.verbs.quantize import quantize as work
 
@@ -66,7 +66,7 @@ def quantize(options: Options, *, json: bool) -> None:
 
 
 def continual(options: Options, *, json: bool) -> None:
-    """Teach a network new classes without the data of the old ones."""
+    """Train a network on new classes without the data of the old ones."""
     require(options, "model", "data")
     from doublure.verbs.continual import continual as work
 

@@ -1,7 +1,7 @@
-"""Verbs of tasks, mounted as `doublure TASK VERB` from what reference.json has of them.
+"""Verbs of tasks, mounted as `doublure TASK VERB` from reference.json.
 
-No file names them: a task says its verbs (`engine.task.OwnVerbs`), `make pages` writes them down,
-and the module of a verb is imported when it is called.
+No other file names them: a task lists its verbs (`engine.task.OwnVerbs`), `make pages` writes them
+into reference.json, and a verb's module is imported when it is called.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from doublure.cli.console import print_json, progression, results
 from doublure.cli.options import OPTIONS, Row
 from doublure.cli.parsing import REFERENCE
 
-# How a parameter is typed, by what reference.json says it takes.
+# The parser of a parameter, by its type in reference.json.
 TYPES: Mapping[str, Row] = {
     "flag": Row(takes=bool, look={"metavar": ""}),
     "text": Row(takes=str | None, look={"metavar": "TEXT"}),
@@ -33,7 +33,7 @@ TYPES: Mapping[str, Row] = {
 
 
 def register(app: typer.Typer, tasks: Mapping[str, Any] = REFERENCE["tasks"]) -> None:
-    """Add a group for each task that has verbs of its own."""
+    """Add a group for each task with its own verbs."""
     for task, told in tasks.items():
         group = typer.Typer(help=told["help"])
         group.callback()(_keep)
@@ -43,12 +43,12 @@ def register(app: typer.Typer, tasks: Mapping[str, Any] = REFERENCE["tasks"]) ->
 
 
 def _keep() -> None:
-    """Keeps a group a group while it has one command."""
+    """Makes a group even with one command."""
 
 
 def _add(group: typer.Typer, verb: str, declared: Mapping[str, Any]) -> None:
     def row(name: str) -> Row:
-        """Return the row that all verbs share, else one by type; the docstring's words go first."""
+        """Return the common row of all verbs, else one by type; a docstring takes precedence."""
         option = declared["options"].get(name, {})
         made = OPTIONS.get(name) or TYPES[option["takes"]]
         said = {"help": option["help"]} if option.get("help") else {}

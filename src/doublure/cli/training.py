@@ -1,4 +1,4 @@
-"""The verbs that train: call, print."""
+"""Commands that train: call the verb, print the result."""
 
 import typer
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def distill(options: Options, *, json: bool) -> None:
-    """The main job: make a student do what its teacher does, without the teacher's data."""
+    """Distil a teacher into a student, without the teacher's data."""
     require(options, "teacher", "student")
     from doublure.verbs.distill import distill as work
 
@@ -30,7 +30,7 @@ def train(options: Options, *, json: bool) -> None:
 
 
 def train_generator(options: Options, *, json: bool) -> None:
-    """Train a generator of images, from images that may be used once."""
+    """Train a generator of images, from images that may be used only once."""
     require(options, "data")
     from doublure.verbs.train_generator import train_generator as work
 

@@ -190,8 +190,8 @@ class _Inheritance:
         plan = InheritancePlan(
             student,
             teacher,
-            self.student.shown(self.slices[0]),
-            self.teacher.shown(self.slices[0]),
+            self.student.to_input(self.slices[0]),
+            self.teacher.to_input(self.slices[0]),
         )
         classifier = self._classifier(plan)
         if plan.last is not None and not classifier:

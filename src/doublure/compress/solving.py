@@ -133,7 +133,7 @@ class Solver:
                 return draw_places(shape, count, child(self._rng, "places", i, number))
 
             readouts = [repairs[i].teacher for i in group]
-            inputs = self._teacher.shown(images)
+            inputs = self._teacher.to_input(images)
             outputs = read_rows(self._teacher.body, inputs, readouts, choose)
             for i, (rows, places) in zip(group, outputs, strict=True):
                 kept = repairs[i].kept.to(rows.device)
@@ -176,13 +176,13 @@ class Solver:
                 call = self._block_calls[1][i]
                 yield partial(block, *call.args, **call.kwargs)
             else:
-                yield partial(body, self._student.shown(images))
+                yield partial(body, self._student.to_input(images))
 
     def _calls(self, name: str) -> list[Call]:
         """Return the inputs of a block, one call per slice; [] if they need too much memory."""
         kept: list[Call] = []
         for images in self._slices:
-            calls = calls_of(self._student.body, self._student.shown(images), name)
+            calls = calls_of(self._student.body, self._student.to_input(images), name)
             size = sum(call.bytes for call in calls) * len(self._slices)
             if len(calls) != 1 or size > _BLOCK_BYTES:
                 return []

@@ -1,4 +1,5 @@
-"""The paper behind a method. Docs, reports and benchmarks read it; nobody cites twice."""
+"""The paper behind a method. Docs, reports and benchmarks read it; each citation is written
+once."""
 
 import sys
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ Need = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A citation, what the method needs of the teacher and the user, and what it reported.
+    """A citation, what the method needs of the teacher and the user, and its reported results.
 
     Args:
-        paper: authors, title and identifier, as the page cites it.
-        needs: what must be at hand, in the words of `Need`.
-        reported: the paper's own figures, as published; never ours.
+        paper: authors, title and identifier, as cited on the page.
+        needs: what the method needs, in the words of `Need`.
+        reported: the paper's results, as published.
     """
 
     paper: str
@@ -39,12 +40,12 @@ class Card:
 
     @property
     def arxiv(self) -> str | None:
-        """The arXiv identifier, where the paper has one."""
+        """The arXiv identifier, or None."""
         _, mark, rest = self.paper.partition("arXiv:")
         return rest.split()[0].rstrip(".,;") if mark else None
 
 
 def card_of(part: object) -> Card | None:
-    """Return the card of the file that the class of a part stands in; None where it has none."""
+    """Return the card in the file of a part's class; None if there is none."""
     card = getattr(sys.modules.get(type(part).__module__), "CARD", None)
     return card if isinstance(card, Card) else None

@@ -1,4 +1,4 @@
-"""Argument checks whose message says name, rule, value and the way out."""
+"""Argument checks with messages of name, rule, value and remedy."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ def one_of(name: str, value: str, known: Iterable[str], *, way_out: str = "") ->
 
 
 def nearest(value: str, names: Iterable[str]) -> str:
-    """Return "; did you mean 'NAME'?" of the nearest name; nothing where none is near."""
+    """Return "; did you mean 'NAME'?" for the nearest name; "" if none is near."""
     near = difflib.get_close_matches(value, [*names], n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
@@ -33,8 +33,8 @@ def share(name: str, value: float) -> None:
 
 
 def kind_name(settings: type) -> str:
-    """Return what recipes and the command call a settings class: its name in kebab-case.
+    """Return the kind of a settings class in recipes and the command: its name in kebab-case.
 
-    A single capital at the end begins no word: AdamW is adamw.
+    A single capital at the end does not start a word: AdamW is adamw.
     """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z].)", "-", settings.__name__).lower()

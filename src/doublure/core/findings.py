@@ -1,6 +1,6 @@
-"""What is said of a network: the scores of its task, the findings of an audit.
+"""Statements about a network: scores of its task, findings of audits.
 
-As with `protocols`, nothing is inherited; a class that has the methods is a tenant.
+As with `protocols`, nothing is inherited; a class only needs the methods.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,11 +16,11 @@ Tag = Literal["measured", "proxy", "predicted"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What an audit found: figures by name, a verdict in one sentence, and how it is known.
+    """Result of an audit: values by name, a verdict in one sentence, and its basis.
 
     Args:
         tag: measured on real labels, measured on a proxy, or predicted.
-        meanings: title, what it says, and what is good, of the figures that matter, by name.
+        meanings: title, meaning and good direction of the important values, by name.
         pictures: arrays of uint8 pixels (height, width, 3) by caption.
     """
 
@@ -35,7 +35,7 @@ class Finding:
 
 @runtime_checkable
 class Audit(Protocol):
-    """Looks and changes nothing."""
+    """Examines a network without changing it."""
 
     def __call__(
         self, model: nn.Module, reference: nn.Module | None, batches: Iterable[Batch], /
@@ -44,10 +44,10 @@ class Audit(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A figure and how many items it was taken over.
+    """A value and the number of items it was computed on.
 
     Args:
-        signature: what a library that took it says of how, to be quoted with it.
+        signature: signature of the library that computed it, to be quoted with it.
     """
 
     value: float
@@ -57,7 +57,7 @@ class Score:
 
 @runtime_checkable
 class Task(Protocol):
-    """What a network is for, and how that is scored; scores need not be means over batches."""
+    """The scores of a task, which need not be means over batches."""
 
     def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]: ...
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score: ...

@@ -1,4 +1,4 @@
-"""How a student's weights begin: what an initialisation must answer to be plugged in."""
+"""Initialisation of a student's weights: the protocol for plug-in parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -11,10 +11,10 @@ from doublure.core.protocols import Batch
 
 @runtime_checkable
 class Initialized(Protocol):
-    """What an initialisation did.
+    """Result of an initialisation.
 
     `how` is one line; `errors` are squared errors relative to the teacher's variance, by layer;
-    `notes` say what could not be taken over, and why.
+    `notes` say what could not be copied, and why.
     """
 
     @property
@@ -27,7 +27,7 @@ class Initialized(Protocol):
 
 @runtime_checkable
 class Initialization(Protocol):
-    """How a student's weights begin, in place; it is shown about `num_images` images."""
+    """Initialises a student's weights in place, from about `num_images` images."""
 
     @property
     def num_images(self) -> int: ...

@@ -1,7 +1,7 @@
-"""Extras that may be absent, imported in one place; the reason for an absence is kept.
+"""Optional packages, imported in one place; the reason of a failed import is kept.
 
-torchvision raises RuntimeError, not ImportError, where its wheel does not match torch's, so this
-is the one place in the house that catches every exception.
+torchvision raises RuntimeError, not ImportError, if its wheel does not match torch's, so this is
+the one place that catches every exception.
 """
 
 import importlib
@@ -19,7 +19,8 @@ _HOW = {
 
 
 class MissingExtraError(RuntimeError):
-    """An optional package is needed and cannot be imported; says why and how to add it."""
+    """A required optional package cannot be imported; the message has the reason and the
+    command."""
 
 
 def reason_absent(name: str) -> str | None:
@@ -27,7 +28,7 @@ def reason_absent(name: str) -> str | None:
     try:
         importlib.import_module(name)
     except Exception as error:
-        # The whole reason: a broken wheel is not an absent one.
+        # The full reason: a broken wheel differs from a missing one.
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}"
     return None
 

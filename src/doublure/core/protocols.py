@@ -1,8 +1,8 @@
-"""The shared nouns: what flows through the house, and what a part must answer to be plugged in.
+"""Shared types: the data that parts exchange, and the protocols of plug-in parts.
 
-Nothing is inherited from the protocols here; a class that has the methods is a tenant.
-Images are float tensors in [0, 1], NCHW, on the device, before any normalisation. What other
-inputs are, the contract of their task says.
+Nothing is inherited from the protocols here; a class only needs the methods. Images are float
+tensors in [0, 1], NCHW, on the device, before any normalisation. The contract of a task defines its
+other inputs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,36 +19,36 @@ Output = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 LossTerms = dict[str, Tensor]
 Split = Literal["train", "held_out"]
 
-# Facts of a batch: the share of a pool that is filled; steps between two rounds of a source.
+# Metrics of a batch: filled share of a pool; steps between two rounds of a source.
 POOL, ROUND = "pool", "round"
 
 
 @runtime_checkable
 class Contract(Protocol):
-    """What a network takes, and what its outputs stand for; each task has a class of its own."""
+    """Meaning of a network's inputs and outputs; each task has its own class."""
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and deviation per channel, of inputs that are one image; None for any other."""
+        """Mean and standard deviation per channel for image inputs; None for others."""
 
     def blank(self, count: int, device: torch.device) -> Input:
-        """Return a batch of valid inputs that say nothing: black images, empty sentences."""
+        """Return a batch of valid but empty inputs: black images, empty sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputContract:
-    """What a network expects of an image and what its outputs stand for.
+    """The expected images of a network and the meaning of its outputs.
 
     Args:
         size: height and width in pixels.
-        mean: per channel, of images in [0, 1].
-        std: per channel, of images in [0, 1].
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation of each channel, for images in [0, 1].
         classes: number of outputs.
-        names: one name per class, or None where nobody knows them.
+        names: one name per class, or None if unknown.
         interpolation: how an image of another size is resized, in Pillow's words.
         crop_pct: share of the resized image that the centre crop keeps.
-        output: what the outputs are: "classes" is one logit a class, other tasks have words of
-            their own.
+        output: kind of the outputs: "classes" is one logit per class; other tasks have their own
+            kinds.
     """
 
     size: tuple[int, int]
@@ -81,7 +81,7 @@ class InputContract:
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation per channel."""
+        """Mean and standard deviation per channel."""
         return self.mean, self.std
 
     def blank(self, count: int, device: torch.device) -> Tensor:
@@ -94,7 +94,7 @@ AnyContract = TypeVar("AnyContract", bound=Contract, default=InputContract)
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a network answered: its output and the layers that were tapped on the way."""
+    """Outputs of a network: its output and the features of tapped layers."""
 
     output: Any
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -102,18 +102,18 @@ class Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step is made of.
+    """The data of one step.
 
     Args:
-        views: what each network sees, by "student" and "teacher"; one tensor in both places
-            unless the task shows two.
-        labels: int64 class indices (of text: one a token) or float class probabilities, where the
+        views: inputs by network, "student" and "teacher"; the same tensor unless the task has two
+            views.
+        labels: int64 class indices (for text: one per token) or float class probabilities, if the
             source has them.
-        mask: which elements count, where a task needs it; of text, the tokens that are no padding.
-        index: which item of a fixed set each element is.
-        teacher: the teacher's answer, where the source has asked already.
-        size_factor: by how much this step's images are smaller than the contract says.
-        metrics: figures about the batch worth logging, as 0-dimensional tensors.
+        mask: elements that count, if a task needs it; for text, the tokens that are not padding.
+        index: index of each element in a fixed set.
+        teacher: the teacher's outputs, if the source has computed them.
+        size_factor: factor by which this step's images are smaller than the contract's size.
+        metrics: metrics of the batch for the log, as 0-dimensional tensors.
     """
 
     views: Mapping[str, Any]
@@ -133,32 +133,33 @@ class Batch:
         return view
 
     def map_views(self, change: Callable[[Any], Any], **fields: Any) -> "Batch":
-        """Return the batch with each distinct view changed, once, and other fields replaced."""
+        """Return the batch with each distinct view transformed once, and other fields replaced."""
         distinct = {id(view): view for view in self.views.values()}
         made = {key: change(view) for key, view in distinct.items()}
         return replace(self, views={n: made[id(v)] for n, v in self.views.items()}, **fields)
 
     def counted(self, values: Tensor) -> Tensor:
-        """Return the values of what counts: of text, those of all tokens, in one row."""
+        """Return the values of the elements that count: for text, of all tokens, in one
+        dimension."""
         return values if self.mask is None else values[self.mask]
 
 
 def image_batch(images: Tensor, **fields: Any) -> Batch:
-    """A batch in which student and teacher see the same images."""
+    """A batch with the same images for student and teacher."""
     return Batch(views={"student": images, "teacher": images}, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamContext(Generic[AnyContract]):
-    """Where and for whom a source works; `StreamContext` alone is one of images.
+    """The setting in which a source is opened; plain `StreamContext` is one of images.
 
     Args:
-        batch_size: images, or sentences, per draw, on this process.
-        steps: how many draws will be asked for.
-        split: "held_out" must never show what "train" shows.
-        rank: which process this is, of `world`; each draws its own part from the seed.
+        batch_size: number of images or sentences per draw, on this process.
+        steps: number of draws in the run.
+        split: "held_out" must never have items of "train".
+        rank: number of this process, of `world`; each draws its own part from the seed.
         scratch: a folder for state too large for a checkpoint, or None to keep it in memory.
-        draft: only the shape of what is drawn matters; images that cost much may stay unfinished.
+        draft: only shapes of draws matter (a dry run); expensive images may stay unfinished.
     """
 
     contract: AnyContract
@@ -174,7 +175,8 @@ class StreamContext(Generic[AnyContract]):
 
 @runtime_checkable
 class State(Protocol):
-    """All that the next step depends on; {} if nothing. Plain values and tensors only."""
+    """The state on which the next step depends; {} if there is none. Plain values and tensors
+    only."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
@@ -182,14 +184,14 @@ class State(Protocol):
 
 @runtime_checkable
 class Stream(State, Protocol):
-    """A source at work: `draw` is a function of (seed, step, state) only."""
+    """An open source: `draw` is a function of (seed, step, state) only."""
 
     def draw(self, step: int, student: nn.Module | None) -> Batch: ...
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What the student is shown. `open` does at most one batch of work."""
+    """The transfer set of the student. `open` does at most one batch of work."""
 
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
@@ -198,7 +200,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class WrappingSource(Source, Protocol):
-    """A source that changes what another one shows."""
+    """A source that changes the batches of another one."""
 
     @property
     def source(self) -> Source: ...
@@ -206,16 +208,16 @@ class WrappingSource(Source, Protocol):
 
 @runtime_checkable
 class CombiningSource(Source, Protocol):
-    """A source that shows others side by side."""
+    """A source that combines several others in a batch."""
 
     @property
     def sources(self) -> tuple[Source, ...]: ...
 
 
 def innermost(source: Source) -> Source:
-    """Return the source that makes the images: the first that optimises them, or wraps nothing.
+    """Return the source of the images: the first that optimises them, or wraps nothing.
 
-    What an optimisation begins with is not what is shown. Of several side by side, the first one's.
+    The start of an optimisation is not part of the transfer set. Of combined sources, the first.
     """
     if isinstance(source, OptimisedSource):
         return source
@@ -227,7 +229,7 @@ def innermost(source: Source) -> Source:
 
 
 def parts_of(source: Source) -> Iterator[Source]:
-    """Yield a source and all that it shows or changes, from the outside on."""
+    """Yield a source and all sources inside it, from the outside in."""
     yield source
     if isinstance(source, WrappingSource):
         yield from parts_of(source.source)
@@ -238,10 +240,10 @@ def parts_of(source: Source) -> Iterator[Source]:
 
 @runtime_checkable
 class OptimisedSource(Source, Protocol):
-    """A source whose images are found by optimisation, often against the student itself.
+    """A source that optimises its images, often against the student itself.
 
-    Held-out ones would cost as much as those of the run, and a generator that has seen the student
-    has none: student and teacher are compared on a fixed set of shader images instead.
+    Held-out images would cost as much as those of the run, and a generator trained against the
+    student has none: student and teacher are compared on a fixed set of shader images instead.
     """
 
     @property
@@ -250,27 +252,27 @@ class OptimisedSource(Source, Protocol):
 
 @runtime_checkable
 class SourceOnDisk(Source, Protocol):
-    """A source of what lies on disk; the manifest of a run holds the hashes of these files."""
+    """A source that reads files; the manifest of a run has their hashes."""
 
     @property
     def paths(self) -> tuple[str, ...]: ...
 
 
 @runtime_checkable
-class JudgingSource(Source, Protocol):
-    """A source that keeps items with labels apart, by which a student is scored."""
+class EvaluationSource(Source, Protocol):
+    """A source that holds out labelled items, on which a student is evaluated."""
 
-    def judging(self, contract: Any) -> Any | None:
-        """Return them as data to score on; None where there are none."""
+    def evaluation_data(self, contract: Any) -> Any | None:
+        """Return them as evaluation data; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisationPath:
-    """How a batch was found: the same images after ever more iterations of a search.
+    """The optimisation of a batch: the same images after increasing numbers of iterations.
 
     Args:
-        images: from the noise it began with to what it handed out.
-        iterations: how many had been done.
+        images: from the start to the final images.
+        iterations: number of iterations for each of them.
     """
 
     images: tuple[Tensor, ...]
@@ -279,17 +281,17 @@ class OptimisationPath:
 
 @runtime_checkable
 class OptimisingStream(Stream, Protocol):
-    """A stream that optimises its images, and can show the way to a batch of them."""
+    """A stream that optimises its images, and can return intermediate images."""
 
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
     ) -> tuple[Batch, OptimisationPath]:
-        """Return what `draw` does, and its first images after these shares of their search."""
+        """Return the batch of `draw`, and its first images at these shares of the iterations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNames:
-    """Which layers a loss wants to see, by dotted module path, on either side."""
+    """The layers whose features a loss needs, by dotted path, of student and teacher."""
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
@@ -297,7 +299,7 @@ class FeatureNames:
 
 @runtime_checkable
 class Loss(State, Protocol):
-    """An objective at work. Returns named, already weighted scalars; their sum is minimised."""
+    """An open objective. Returns named, already weighted scalars; their sum is minimised."""
 
     @property
     def features(self) -> FeatureNames: ...
@@ -307,7 +309,7 @@ class Loss(State, Protocol):
 
 @runtime_checkable
 class HasNotes(Protocol):
-    """A loss with something to say before the first step: which layers it compares."""
+    """A loss with notes before the first step, for example on the layers it compares."""
 
     @property
     def notes(self) -> tuple[str, ...]: ...
@@ -315,20 +317,20 @@ class HasNotes(Protocol):
 
 @runtime_checkable
 class HasMetrics(Protocol):
-    """A loss with figures about its last step worth logging, as 0-dimensional tensors."""
+    """A loss with metrics of its last step, as 0-dimensional tensors."""
 
     @property
     def metrics(self) -> Mapping[str, Tensor]: ...
 
 
 def metrics_of(loss: Loss) -> Mapping[str, Tensor]:
-    """Return what a loss measured in its last step; most measure nothing."""
+    """Return the metrics of a loss in its last step; most have none."""
     return loss.metrics if isinstance(loss, HasMetrics) else {}
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the student must match, where that takes connectors, taps or memory."""
+    """What the student must match; for objectives with connectors, features or memory."""
 
     def open(
         self,
@@ -341,14 +343,14 @@ class Objective(Protocol):
 
 @runtime_checkable
 class StatelessObjective(Protocol):
-    """What the student must match, where a function of the two answers is enough."""
+    """What the student must match, as a function of the two outputs."""
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch, /) -> LossTerms: ...
 
 
 @runtime_checkable
 class Hook(State, Protocol):
-    """A rule at work between optimizer steps. `finish` returns the network to keep."""
+    """An open rule, called between optimizer steps. `finish` returns the final network."""
 
     def before_step(self, step: int, batch: Batch) -> None: ...
     def after_step(self, step: int) -> None: ...
@@ -357,14 +359,14 @@ class Hook(State, Protocol):
 
 @runtime_checkable
 class GradientHook(Hook, Protocol):
-    """A hook that sees the gradients of a step, before they are clipped and used."""
+    """A hook that gets the gradients of a step, before they are clipped and applied."""
 
     def after_backward(self, step: int) -> None: ...
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """What happens to the student between two steps."""
+    """Changes of the student between two steps."""
 
     def open(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
@@ -385,7 +387,8 @@ class RemarksOnTraining(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """Network in, network out; what came in stays. Batches carry a teacher's answers, if any."""
+    """A function from network to network; its input is unchanged. Batches have a teacher's outputs,
+    if any."""
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator, /

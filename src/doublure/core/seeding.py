@@ -1,7 +1,8 @@
-"""Child generators from one seed: the same name gives the same stream, whatever was drawn before.
+"""Child generators from one seed: the same name gives the same stream, independent of earlier
+draws.
 
-Nothing here consumes numbers of the generator it is handed: a child's seed is a hash of the
-parent's initial seed and the child's path, so the order in which children are made cannot matter.
+No numbers of the parent generator are consumed: a child's seed is a hash of the parent's initial
+seed and the child's path, so the order of children does not matter.
 """
 
 import hashlib
@@ -18,19 +19,19 @@ def child_seed(seed: int, *path: int | str) -> int:
 def child(
     rng: torch.Generator, *path: int | str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Return a fresh generator for the child of `rng` at `path`, on `device`."""
+    """Return a new generator for the child of `rng` at `path`, on `device`."""
     return from_seed(child_seed(rng.initial_seed(), *path), device=device)
 
 
 def from_seed(seed: int, *, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator that starts at `seed`."""
+    """Return a generator with this seed."""
     return torch.Generator(device=device).manual_seed(seed)
 
 
 def reseed(seed: int, device: torch.device) -> None:
     """Seed torch's own generators, of the CPU and of `device`.
 
-    torch.manual_seed asks every other kind of device too, which costs more than a small layer.
+    torch.manual_seed also initialises other kinds of devices, which is slower than a small layer.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Statistics of counted things: intervals of shares, and agreement item by item."""
+"""Statistics of counts: confidence intervals of shares, and agreement per item."""
 
 import math
 from statistics import NormalDist
@@ -10,9 +10,9 @@ from doublure.core.checks import positive
 
 
 def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share: which true accuracies `correct` of `count` allow.
+    """Return Wilson's score interval of a share of `correct` in `count`.
 
-    Unlike the normal approximation it stays inside [0, 1] and holds near its ends (Wilson 1927).
+    Unlike the normal approximation it is inside of [0, 1] and valid near the ends (Wilson 1927).
     """
     positive("count", count)
     if not 0 <= correct <= count:
@@ -24,7 +24,7 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
     centre = share + z**2 / (2 * count)
     reach = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    # At 0 and 1 the bound is exact; rounding must not carry it across.
+    # At 0 and 1 the bound is exact, despite rounding.
     low = 0.0 if correct == 0 else (centre - reach) / scale
     high = 1.0 if correct == count else (centre + reach) / scale
     return low, high
@@ -33,5 +33,6 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
 def top1_equal(
     logits: Float[Tensor, "batch classes"], others: Float[Tensor, "batch other_classes"]
 ) -> Bool[Tensor, " batch"]:
-    """Return whether two networks name the same class for each image; one may know more."""
+    """Return whether two networks predict the same class for each image; one may have more
+    classes."""
     return logits.argmax(-1) == others.argmax(-1)

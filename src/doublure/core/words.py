@@ -1,4 +1,4 @@
-"""The nouns of a task: what its reports and messages call what is shown, answered and scored."""
+"""The nouns of a task in reports and messages."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ class Words:
     """The nouns of a task.
 
     Args:
-        takes: what its networks do, behind their name: "takes images", "translates text".
-        shown: what a stream shows, and speed counts.
-        answered: what one output is about.
-        held_out: what student and teacher are compared on, where the run does not say.
-        agreement: what they have in common there.
-        same: the name of that share.
-        judged: what a score is taken on.
-        quality: what such a score says.
-        unknown: the verdict where nothing was scored.
-        pictured: what was shown are images of one class each, which a report can show.
+        takes: predicate of its networks, after their name: "takes images", "translates text".
+        shown: items of a stream, also in speeds.
+        answered: the item of one output.
+        held_out: items for the comparison of student and teacher, if the run does not name them.
+        agreement: what agrees there.
+        same: name of the share that agrees.
+        judged: items of a score.
+        quality: meaning of such a score.
+        unknown: the verdict without scores.
+        pictured: whether items are images of one class each, which a report can show.
     """
 
     takes: str
@@ -32,7 +32,7 @@ class Words:
     pictured: bool = False
 
 
-# Where nobody says what a run is about.
+# Words for a run without a task of its own.
 NEUTRAL = Words(
     takes="takes inputs",
     shown="inputs",

@@ -1,7 +1,7 @@
-"""Images that are one array, in memory or memory-mapped, and the .npz files they come in.
+"""Images in one array, in memory or memory-mapped, and .npz files.
 
-Pixels are uint8, N x H x W x C. They are brought to the network's size once, where the result
-fits `cache_bytes`, and batch by batch where it does not, so that memory does not grow with the set.
+Pixels are uint8, N x H x W x C. They are resized to the network's size once if the result fits
+`cache_bytes`, else batch by batch, so that memory does not grow with the set.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from doublure.data.resizing import check_fittable, colour_change, fit_pixels, si
 
 Indices = Sequence[int] | Tensor | np.ndarray
 
-# Decoding and scaling release the interpreter's lock; past this many threads it is the disk's turn.
+# Decoding and resizing release the interpreter's lock; with more threads the disk is the limit.
 _MAX_THREADS = 16
-# Items a thread takes at a time: handing out small images one by one costs more than reading them.
+# Items per task of a thread: a task per small image would cost more than reading it.
 _CHUNK = 64
 
 _Item = TypeVar("_Item")
@@ -47,7 +47,7 @@ class ArrayImages:
         return len(self.pixels)
 
     def images(self, indices: Indices) -> UInt8[Tensor, "batch channels height width"]:
-        """Return the images at `indices`, as the contract wants them."""
+        """Return the images at `indices`, in the contract's size and channels."""
         return channels_first(_fitted(take(self.pixels, as_positions(indices)), self.contract))
 
 
@@ -61,10 +61,10 @@ def array_images(
     where: str,
     cache_bytes: int,
 ) -> ArrayImages:
-    """Return the dataset over `pixels`, refusing what the contract cannot take.
+    """Return the dataset over `pixels`, or raise if the contract does not allow them.
 
     Args:
-        where: what the pixels came from, for errors.
+        where: origin of the pixels, for messages.
     """
     check_fittable(contract)
     if len(pixels) == 0:
@@ -96,7 +96,7 @@ def open_npz(
     """Return the dataset in a .npz file: x uint8 or float in [0, 1], N x H x W (x C); y integers.
 
     Args:
-        labels: True demands y, False leaves it, None takes it where it is.
+        labels: True requires y, False ignores it, None reads it if present.
     """
     arrays = read_npz(path, labels=labels)
     return array_images(
@@ -111,7 +111,7 @@ def open_npz(
 
 
 def read_npz(path: Path, *, labels: bool | None) -> dict[str, np.ndarray]:
-    """Return x, and y where it is wanted and there.
+    """Return x, and y if it is requested and present.
 
     Raises:
         ValueError: the file cannot be read, or lacks one of them.
@@ -144,15 +144,15 @@ def as_positions(indices: Indices) -> np.ndarray:
 def take(
     pixels: UInt8[np.ndarray, "count height width channels"], positions: np.ndarray
 ) -> UInt8[np.ndarray, "batch height width channels"]:
-    """Return a copy of the images at `positions`; those of a memory map are read from its file.
+    """Return a copy of the images at `positions`; images of a memory map are read from its file.
 
-    Pages touched through the map would count as this process's memory, megabytes for each image
-    where the system maps large pages, until a run has touched them all.
+    Pages read through the map would count as memory of this process, with large pages megabytes per
+    image, until the whole file counts.
     """
     if not isinstance(pixels, np.memmap):
         return np.asarray(pixels[positions])
     assert pixels.filename is not None
-    every = range(len(pixels))  # so that positions mean what they mean to an array
+    every = range(len(pixels))  # so that negative positions mean the same as for an array
     taken = np.empty((len(positions), *pixels.shape[1:]), dtype=np.uint8)
     with Path(pixels.filename).open("rb", buffering=0) as file:
         for image, position in zip(taken, positions.tolist(), strict=True):
@@ -165,12 +165,12 @@ def take(
 def channels_first(
     pixels: UInt8[np.ndarray, "batch height width channels"],
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Return pixels as a tensor of its own in the order networks read."""
+    """Return a copy of the pixels as an NCHW tensor."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, 3, 1)))
 
 
 def in_threads(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
-    """Return `function` of every item, in order, worked out by several threads."""
+    """Return `function` of every item, in order, computed by several threads."""
     threads = min(_MAX_THREADS, os.cpu_count() or 1, -(-len(items) // _CHUNK))
     if threads <= 1:
         return [function(item) for item in items]
@@ -193,7 +193,7 @@ def _fitted(pixels: np.ndarray, contract: InputContract) -> np.ndarray:
 
 
 def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    # Object arrays would be unpickled, which runs what the file says; numpy refuses them here.
+    # Object arrays would be unpickled, which can run code; numpy refuses them here.
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file}
@@ -202,7 +202,7 @@ def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _npz_digest(path: Path) -> str:
-    # The checksums that the zip directory already holds, so nothing is read twice.
+    # The checksums of the zip directory, so nothing is read twice.
     with zipfile.ZipFile(path) as file:
         members = sorted((item.filename, item.file_size, item.CRC) for item in file.infolist())
     return hashlib.blake2b(repr(members).encode(), digest_size=16).hexdigest()
@@ -229,7 +229,7 @@ def _as_pixels(x: np.ndarray, path: Path) -> np.ndarray:
 
 def _to_bytes(x: np.ndarray) -> np.ndarray:
     pixels = np.empty(x.shape, dtype=np.uint8)
-    for position, image in enumerate(x):  # one by one: a float copy of the whole set is never held
+    for position, image in enumerate(x):  # a float copy of the whole set would be large
         pixels[position] = np.rint(image.astype(np.float32) * 255)
     return pixels
 

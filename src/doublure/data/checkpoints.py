@@ -1,4 +1,4 @@
-"""From a file of weights to tensors by name, without ever running what the file says.
+"""From a file of weights to tensors by name, without running code from the file.
 
 Pickles are read as data (`pickle_contents`): what is no tensor or plain container is set aside.
 What a checkpoint wraps around its weights (epoch, optimizer, EMA, `module.`) is taken off.
@@ -27,7 +27,7 @@ PICKLED = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"})
 SAFE = ".safetensors"
 PROGRAM = ".pt2"
 
-# What wrappers put before every key: DataParallel, torch.compile, Lightning and this library.
+# Prefixes of wrappers: DataParallel, torch.compile, Lightning and this library.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "body.")
 # AveragedModel of torch.optim counts its updates beside the weights it wraps.
 _UPDATE_COUNT = "n_averaged"
@@ -44,7 +44,8 @@ _REPEATED = 64 << 20
 _NAMED = 4
 _DENSE = "save the dense float weights"
 
-# What torch's and safetensors' readers raise on damaged or hostile bytes; there is no common class.
+# Exceptions of torch's and safetensors' readers on damaged or hostile bytes; they have no common
+# class.
 DAMAGE = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, struct.error, EOFError, OSError),
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
@@ -70,15 +71,15 @@ class Weights:
 
 
 class CheckpointError(ValueError):
-    """A file of weights cannot be used; the message says why and the way out."""
+    """A file of weights cannot be used; the message has the reason and a remedy."""
 
 
 def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
     """Return the weights in a file, on the CPU.
 
     Args:
-        ema: take the moving average where the file holds both; it is taken anyway where the file
-            holds nothing else.
+        ema: whether to return the moving average if the file has both; it is returned anyway if the
+            file has nothing else.
 
     Raises:
         CheckpointError: the file is missing, damaged, without weights, or not finite.
@@ -98,7 +99,7 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file under exactly the names it gives them."""
+    """Return the tensors of a .safetensors file with their names unchanged."""
     path = existing_file(path)
     state = _decode_safetensors(path)
     check_weights(state, path)
@@ -106,7 +107,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return `path` if it is a file with something in it, else raise."""
+    """Return `path` if it is a non-empty file, else raise."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(item.name for item in path.iterdir() if item.suffix in {SAFE, *PICKLED})
@@ -135,7 +136,7 @@ def check_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line of bearable length."""
+    """Return an error's message as one short line."""
     text = str(error).strip()
     return textwrap.shorten(text.splitlines()[0], 200) if text else type(error).__name__
 
@@ -161,7 +162,7 @@ def _decode_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load_file(path))
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
 
 
 def _decode_pickle(path: Path) -> Any:
@@ -172,7 +173,7 @@ def _decode_pickle(path: Path) -> Any:
     try:
         return read_archive(path)
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
 
 
 def _check_archive(path: Path) -> None:
@@ -181,15 +182,15 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
     if any(name.endswith("/archive_format") for name in names):
         raise CheckpointError(
             f"{path} is an exported program; give it the suffix {PROGRAM} and use it as a REF"
         )
 
 
-def damaged(path: Path, reason: str) -> str:
-    """Return the message for a file whose bytes make no sense."""
+def damage_message(path: Path, reason: str) -> str:
+    """Return the message for an unreadable file."""
     return (
         f"{path} cannot be read: it is truncated, damaged or no file of weights ({reason}); "
         "copy or download it again"
@@ -200,7 +201,7 @@ def _choose_set(content: Any, path: Path, *, ema: bool) -> WeightSet:
     try:
         found = find_sets(content)
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
     averages = [each for each in found if each.average]
     if ema and not averages:
         raise CheckpointError(f"{path} holds no moving average (EMA) of the weights; leave ema out")
@@ -241,7 +242,7 @@ def _tensors_of(chosen: WeightSet, path: Path) -> dict[str, Tensor]:
     try:
         read = read_tensors(stored)
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
     return {
         name: read[name] if isinstance(each, StoredTensor) else each
         for name, each in chosen.tensors.items()

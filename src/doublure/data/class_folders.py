@@ -1,7 +1,7 @@
-"""Which image files a folder holds, and what its folder names mean to a network.
+"""Image files of a folder, and the map from folder names to a network's classes.
 
-Folder names stand for classes: by the network's own names where it has them (upper and lower case
-alike), else in sorted order, numbers sorted as numbers.
+Folder names match the network's class names if it has them (ignoring case); else classes are in
+sorted order, numbers sorted as numbers.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-# What the two parts of a data set are called on disk, best name first.
+# Folder names of the two parts of a data set, preferred name first.
 _SPLIT_NAMES = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
 
 
@@ -27,9 +27,9 @@ class Listing:
 
     Args:
         folders: the class folders, sorted, or None where there are no labels.
-        labels: which of `folders` each path lies in.
-        others: how many files are no images by their suffix.
-        bare: folders beside the class folders that hold no image.
+        labels: index into `folders` for each path.
+        others: number of files without an image suffix.
+        bare: folders next to the class folders without an image.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class Listing:
 
 
 def find_split(folder: Path, split: Literal["train", "test"]) -> Path:
-    """Return the subfolder for `split` where `folder` is divided so, else `folder` itself."""
+    """Return the subfolder for `split` if `folder` has such parts, else `folder` itself."""
     known = {name for names in _SPLIT_NAMES.values() for name in names}
     present = {item.name for item in _subfolders(folder)}
     if not present or not present <= known:
@@ -53,11 +53,11 @@ def find_split(folder: Path, split: Literal["train", "test"]) -> Path:
 
 
 def list_images(folder: Path, labels: bool | None) -> Listing:
-    """Return the images of `folder`; hidden files and folders are passed over.
+    """Return the images of `folder`; hidden files and folders are skipped.
 
     Args:
-        labels: True demands class folders, False takes every image without a label, None goes by
-            what is there.
+        labels: True requires class folders, False reads all images without labels, None reads
+            labels if there are class folders.
     """
     loose = [item for item in sorted(folder.iterdir()) if item.is_file() and _is_visible(item)]
     inside = {sub.name: list(_files_below(sub)) for sub in _subfolders(folder)}
@@ -97,10 +97,10 @@ def list_images(folder: Path, labels: bool | None) -> Listing:
 def map_folders(
     folders: Sequence[str], contract: InputContract, where: Path, *, bare: Sequence[str] = ()
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the class index of every folder, and notes on how it was found.
+    """Return the class index of every folder, and notes for the user.
 
     Args:
-        bare: folders without an image beside them, which may stand for a class all the same.
+        bare: folders without an image, which may nevertheless be classes.
     """
     if contract.names is not None:
         return _by_name(folders, contract.names, where), ()
@@ -125,7 +125,7 @@ def map_folders(
 
 
 def listing_digest(root: Path, paths: Iterable[Path]) -> str:
-    """Return an identity from relative paths and file sizes; nothing is read."""
+    """Return a digest of relative paths and file sizes; no file is read."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
@@ -157,7 +157,7 @@ def _by_name(folders: Sequence[str], names: Sequence[str], where: Path) -> tuple
 
 
 def _order(names: list[str]) -> list[str]:
-    # "10" comes after "9" only when numbers are sorted as numbers.
+    # Sort numbers as numbers, so that "10" follows "9".
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

@@ -1,10 +1,10 @@
-"""Names of classes, from a text file."""
+"""Class names from a text file."""
 
 from pathlib import Path
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """Return the class names in a text file, one a line."""
+    """Return the class names in a text file, one per line."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()

@@ -1,4 +1,4 @@
-"""Datasets: what DATA on a command line stands for, ready for one network.
+"""Datasets: the meanings of DATA on a command line, prepared for one network.
 
 builtin/digits   scikit-learn's digits; `builtin/digits:train`, `:test` or `:all` pick a part
 a folder         with a folder per class, or with images and no labels; where it is divided
@@ -25,8 +25,8 @@ from doublure.data.digits import DigitsSplit, open_digits
 from doublure.data.image_folder import open_image_folder
 from doublure.data.image_set import is_begun, read_image_set
 
-# Decoded images are kept in memory up to here: all of CIFAR-10 is 0.17 GiB, 7000 photographs of
-# 224x224 are 1 GiB.
+# Maximum memory for decoded images: all of CIFAR-10 is 0.17 GiB, 7000 photographs of 224x224 are 1
+# GiB.
 CACHE_BYTES = 2**30
 
 _BUILTIN = "builtin/"
@@ -36,8 +36,8 @@ _BUILTIN = "builtin/"
 class Dataset(Protocol):
     """A fixed set of images, sized for one network.
 
-    `digest` is a cheap identity of the content, `notes` are lines for the person who gave the data:
-    what was done to the images, and how class names were read.
+    `digest` identifies the content cheaply; `notes` are lines for the user: changes of the images,
+    and how class names were read.
     """
 
     @property
@@ -54,7 +54,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """Some images of a dataset, with their labels; satisfies `Dataset`."""
+    """A subset of a dataset, with labels; satisfies `Dataset`."""
 
     whole: Dataset
     places: Int64[Tensor, " part"]
@@ -91,13 +91,14 @@ def open_data(
     skip_bad: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
-    """Return the dataset that `spec` names, for a network of `contract`.
+    """Return the dataset named `spec`, for a network with `contract`.
 
     Args:
-        split: which part, where the data are divided; data that are not are taken whole.
-        labels: True demands them, False leaves them, None takes them where they are.
-        skip_bad: leave unreadable image files out and count them, instead of raising.
-        cache_bytes: decoded images are kept in memory up to this size, else decoded when asked.
+        split: part of the data, if they have parts; other data are read whole.
+        labels: True requires them, False ignores them, None reads them if present.
+        skip_bad: skip and count unreadable image files instead of raising.
+        cache_bytes: maximum size of decoded images in memory; larger sets are decoded batch by
+            batch.
     """
     if str(spec).startswith(_BUILTIN):
         return _open_builtin(str(spec), contract, split, labels, cache_bytes)
@@ -120,7 +121,7 @@ def open_data(
 def batches(
     data: Dataset, batch_size: int
 ) -> Iterator[tuple[UInt8[Tensor, "batch channels height width"], slice]]:
-    """Yield all images in order with their place in the set; the next batch is read meanwhile."""
+    """Yield all images in order with their index; the next batch is read in the background."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     places = [

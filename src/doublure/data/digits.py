@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: 1797 real images, 8x8, grey, on every machine.
 
 The split is fixed: within each class the images are ordered by a hash of their position and the
-first ones are the test set, as many as the class's share asks for.
+first ones are the test set, in proportion to the class's size.
 """
 
 import hashlib
@@ -21,15 +21,16 @@ NAMES = tuple("0123456789")
 
 _TEST_COUNT = 500
 _SPLIT_SEED = 0
-# The scans count the dark pixels of 4x4 blocks, so a pixel is a whole number from 0 to 16.
+# A pixel is the number of dark pixels in a 4x4 block of the scan, from 0 to 16.
 _LEVELS = 16
 
 
 def digits(
     split: DigitsSplit,
 ) -> tuple[UInt8[np.ndarray, "count 8 8 1"], Int64[Tensor, " count"]]:
-    """Return images and labels: 1297 to train, 500 to test, or all 1797 in their own order."""
-    from sklearn.datasets import load_digits  # takes over a second; only who asks for digits waits
+    """Return images and labels: 1297 for training, 500 for testing, or all 1797 in their original
+    order."""
+    from sklearn.datasets import load_digits  # slow to import, so only here
 
     raw = load_digits()
     pixels = np.rint(raw.images * 255 / _LEVELS).astype(np.uint8)[..., None]

@@ -1,7 +1,7 @@
-"""A generator on disk: its weights as generator.safetensors, what they mean as generator.json.
+"""A generator on disk: weights in generator.safetensors, their description in generator.json.
 
 Neither file can run code. The description is checked against the settings class of its networks,
-and holds the digest of the weights it was written with: a pair that was torn apart is noticed.
+and has the digest of its weights, so that a mismatched pair is detected.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _KEYS = {"format_version", "method", "plan", "sha256"}
 
 
 def is_generator(path: str | Path) -> bool:
-    """Return whether `path` is a folder with a finished generator, or its description."""
+    """Return whether `path` is the folder or the description of a finished generator."""
     path = Path(path)
     return path.name == DESCRIPTION if path.is_file() else (path / DESCRIPTION).is_file()
 
@@ -50,10 +50,10 @@ def read_generator(path: str | Path, method: str, plan: type) -> tuple[Any, dict
 
     Args:
         path: the folder of its run, or its generator.json.
-        plan: the settings class that the description must fit.
+        plan: settings class for the validation of the description.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the two do not belong together.
+        CheckpointError: a file is missing or damaged, or the digest does not match.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,8 +1,8 @@
 """Folders of image files: a folder per class, or no labels at all.
 
-Images are decoded once into one uint8 array where that fits `cache_bytes`, and batch by batch
-where it does not, so that memory does not grow with the set; then every file is still decoded once
-at the start (JPEG at an eighth of its size), so that damage shows before the work begins.
+Images are decoded once into one uint8 array if that fits `cache_bytes`, else batch by batch, so
+that memory does not grow with the set. In both cases every file is decoded once at the start (large
+sets of JPEG at 1/8 of their size), so that damaged files are found before the run starts.
 """
 
 import struct
@@ -35,7 +35,7 @@ from doublure.data.resizing import (
     size_change,
 )
 
-# What Pillow's decoders raise on files that are cut short, damaged or no images at all.
+# Exceptions of Pillow's decoders on truncated or damaged files, or files that are not images.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -47,20 +47,20 @@ _UNREADABLE = (
 
 
 class UnreadableImagesError(ValueError):
-    """Some image files cannot be read; `reasons` has every one of them, by path."""
+    """Some image files cannot be read; `reasons` has the reason for each path."""
 
     def __init__(self, folder: Path, reasons: dict[Path, str], count: int) -> None:
         listed = ", ".join(f"{path} ({why})" for path, why in reasons.items())
         super().__init__(
-            f"{len(reasons)} of {count} images in {folder} cannot be read: {listed}; "
-            "remove them, or leave them out with skip_bad (--skip-bad)"
+            f"{len(reasons)} of {count} images in {folder} cannot be read: {listed}; remove them, "
+            f"or skip them with skip_bad (--skip-bad)"
         )
         self.reasons = reasons
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderImages:
-    """A dataset that decodes files when asked; satisfies `datasets.Dataset`."""
+    """A dataset that decodes files on demand; satisfies `datasets.Dataset`."""
 
     root: Path
     paths: tuple[Path, ...]
@@ -74,7 +74,7 @@ class FolderImages:
         return len(self.paths)
 
     def images(self, indices: Indices) -> UInt8[Tensor, "batch channels height width"]:
-        """Return the images at `indices`, as the contract wants them."""
+        """Return the images at `indices`, in the contract's size and channels."""
         paths = [self.paths[position] for position in as_positions(indices)]
         pixels, survey = _decode(paths, self.contract)
         if survey.bad:
@@ -93,9 +93,9 @@ def open_image_folder(
     """Return the dataset in a folder of images.
 
     Args:
-        labels: True demands class folders, False takes every image without a label, None goes by
-            what is there.
-        skip_bad: leave unreadable files out and count them, instead of raising.
+        labels: True requires class folders, False reads all images without labels, None reads
+            labels if there are class folders.
+        skip_bad: skip and count unreadable files instead of raising.
     """
     check_fittable(contract)
     colour_change(3, contract.channels)
@@ -127,7 +127,7 @@ def open_image_folder(
 
 @dataclass(frozen=True, kw_only=True)
 class _Survey:
-    """What a run through files met: changes by their words, and why some were unreadable."""
+    """Result of a pass over files: counts of changes, and reasons for unreadable files."""
 
     changes: Counter[str]
     bad: dict[Path, str]
@@ -135,14 +135,16 @@ class _Survey:
     def notes(self) -> tuple[str, ...]:
         notes = [f"{count} {change}" for change, count in sorted(self.changes.items())]
         if self.bad:
-            notes.append(f"{len(self.bad)} unreadable images were left out")
+            notes.append(f"{len(self.bad)} unreadable images were skipped")
         return tuple(notes)
 
 
 def _targets(
     listing: Listing, contract: InputContract
 ) -> tuple[Tensor | None, tuple[str, ...] | None, tuple[str, ...]]:
-    notes = () if not listing.others else (f"{listing.others} files that are no images were left",)
+    notes = (
+        () if not listing.others else (f"{listing.others} files that are not images were skipped",)
+    )
     if listing.folders is None or listing.labels is None:
         return None, contract.names, notes
     indices, how = map_folders(listing.folders, contract, listing.root, bare=listing.bare)

@@ -1,13 +1,13 @@
 """The SET on disk: uint8 images in one file, drawn once and read from a memory map.
 
     images.npy   uint8, N x H x W x C
-    labels.npy   int64, N, where the source knows them
-    set.json     source, settings, seed, counts, digest; written last, so a set that has it is whole
+    labels.npy   int64, N, if the source has labels
+    set.json     source, settings, seed, counts, digest; written last: a set with it is complete
 
-While it is written, `progress.json` says how many images are safely on disk. It is replaced only
-after the images have been flushed, so a writer killed at any instant goes on after the last shard
-that was complete. The digest is a chain, d = blake2b(d, image, label), which does not depend on how
-the images were cut into shards. Memory is that of one shard.
+During writing, `progress.json` holds the number of images that are safely on disk. It is replaced
+only after the images have been flushed, so an interrupted writer resumes after the last complete
+shard. The digest is a chain, d = blake2b(d, image, label), independent of the shards. The memory
+needed is that of one shard.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ FORMAT = 1
 
 _IMAGES, _LABELS = "images.npy", "labels.npy"
 _SET, _PROGRESS = "set.json", "progress.json"
-# Images that are read at a time to be verified.
+# Number of images per read in `verify`.
 _CHUNK = 256
 
 
 class ImageSetError(ValueError):
-    """A SET that is missing, unfinished or damaged, or was asked for what it is not."""
+    """A SET is missing, unfinished, damaged or does not fit the request."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,8 +45,8 @@ class ImageSet:
     """A finished SET; `images` is a read-only memory map.
 
     Args:
-        counts: how many "images", how many "labels", and what else the writer counted.
-        digest: of all images and labels, in order.
+        counts: numbers of "images" and "labels", and other counts of the writer.
+        digest: digest of all images and labels, in order.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class ImageSet:
         return len(self.images)
 
     def verify(self) -> None:
-        """Read everything once and raise unless it still has the digest it was written with."""
+        """Read all images once and raise unless the digest still matches."""
         digest = _first_digest(self.images.shape[1:], self.labels is not None)
         for start in range(0, len(self), _CHUNK):
             positions = np.arange(start, min(start + _CHUNK, len(self)))
@@ -74,16 +74,17 @@ class ImageSet:
 
 
 class ImageSetWriter:
-    """Writes a SET shard by shard; made again on the same folder, it goes on where it was.
+    """Writes a SET shard by shard; a new writer on the same folder resumes.
 
     Args:
-        count: images the finished set will hold.
+        count: number of images in the finished set.
         size: height and width.
         labels: whether every shard comes with labels.
-        source, settings, seed: what makes the images; going on with others is refused.
+        source, settings, seed: origin of the images; resuming with other values is refused.
 
     Raises:
-        ImageSetError: if the folder holds a finished set, or the beginning of another one.
+        ImageSetError: if the folder holds a finished set, or an unfinished one with other
+            arguments.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class ImageSetWriter:
         self._has_labels = labels
         made_by = {"source": source, "settings": dict(settings), "seed": seed}
         holds = {"count": count, "size": size, "channels": channels, "labels": labels}
-        # As it will be read back, so that a plan compares equal to itself after a kill.
+        # Through JSON, so that a plan equals itself after reading it back.
         self._plan = json.loads(json.dumps({"format": FORMAT, **made_by, **holds}))
         self._written = 0
         self._digest = _first_digest(self._shape, labels)
@@ -118,7 +119,7 @@ class ImageSetWriter:
 
     @property
     def written(self) -> int:
-        """How many images are safely on disk: where the next shard starts."""
+        """Number of images that are safely on disk: the start of the next shard."""
         return self._written
 
     def append(
@@ -126,11 +127,11 @@ class ImageSetWriter:
         images: UInt8[Tensor, "shard channels height width"],
         labels: Int64[Tensor, " shard"] | None = None,
     ) -> None:
-        """Write one shard; when this returns, it survives a kill.
+        """Write one shard; when this returns, the shard is on disk.
 
         Raises:
             ImageSetError: if the shard does not fit the set.
-            OSError: if the disk refuses; what was written before stays whole.
+            OSError: if the disk fails; earlier shards stay intact.
         """
         pixels = np.ascontiguousarray(images.detach().cpu().permute(0, 2, 3, 1).numpy())
         targets = None if labels is None else labels.detach().cpu().numpy().astype("<i8")
@@ -147,14 +148,14 @@ class ImageSetWriter:
             raise OSError(
                 f"cannot write images {self._written} to {self._written + len(pixels)} of "
                 f"{self.count} to {self.folder} ({error.strerror or error}); the first "
-                f"{self._written} are safe: make room and resume"
+                f"{self._written} are safe: free disk space and resume"
             ) from error
 
     def finish(self, counts: Mapping[str, int] | None = None) -> ImageSet:
         """Write set.json and return the finished set.
 
         Args:
-            counts: what else is worth telling, for instance how many drawn images were refused.
+            counts: further counts, for example of rejected images.
         """
         if self._written < self.count:
             raise ImageSetError(
@@ -222,7 +223,7 @@ class ImageSetWriter:
         return len(self._header(name)) + self._written * item
 
     def _extend(self, name: str, values: np.ndarray) -> None:
-        # What a killed writer left behind the last complete shard is cut off.
+        # Remove what an interrupted writer left after the last complete shard.
         with (self.folder / name).open("ab") as file:
             file.truncate(self._end(name) if self._written else 0)
             if not self._written:
@@ -264,10 +265,10 @@ def is_begun(folder: Path) -> bool:
 
 
 def read_image_set(folder: Path) -> ImageSet:
-    """Return the finished SET in `folder`; nothing but its description is read.
+    """Return the finished SET in `folder`; only its description is read.
 
     Raises:
-        ImageSetError: if it is missing, unfinished, cut short or not what set.json says.
+        ImageSetError: if it is missing, unfinished, truncated or does not match set.json.
     """
     if not is_image_set(folder):
         if (folder / _PROGRESS).is_file():

@@ -1,7 +1,7 @@
-"""What labelled data look like before any network says what it wants of them.
+"""The natural contract of labelled data, for a network that is trained on them.
 
-For a network that is trained from nothing: size and channels of the images as they are, as many
-classes as there are labels, and mean and standard deviation per channel, measured on a sample.
+It has the size and channels of the images, the number of classes of the labels, and mean and
+standard deviation per channel, measured on a sample.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from doublure.data.digits import NAMES, digits
 from doublure.data.image_set import is_begun, read_image_set
 
 _SAMPLE = 4096
-# Images without contrast still have to be divided by something.
+# Lower limit of the standard deviation, for images without contrast.
 _SMALLEST_STD = 1e-3
 _ABSENT = "there is no '{}'; data are builtin/digits, a folder of images, a SET or a .npz"
 
 
 def natural_contract(spec: str | Path, *, skip_bad: bool = False) -> InputContract:
-    """Return the contract of a network made for these data alone.
+    """Return the contract of a network for these data.
 
     Args:
-        skip_bad: pass over unreadable image files instead of raising.
+        skip_bad: skip unreadable image files instead of raising.
 
     Raises:
-        ValueError: the data have no labels, show one class only, or cannot be read.
+        ValueError: the data have no labels, have one class only, or cannot be read.
     """
     height, width, channels, names, classes = _describe(str(spec))
     if classes < 2:
-        raise ValueError(f"{spec} shows one class only; to tell classes apart, give another")
+        raise ValueError(f"{spec} has one class only; a classifier needs at least two")
     plain = InputContract(
         size=(height, width),
         channels=channels,
@@ -60,7 +60,7 @@ def natural_contract(spec: str | Path, *, skip_bad: bool = False) -> InputContra
 def natural_shape(spec: str | Path) -> tuple[int, int, int]:
     """Return height, width and channels of the images themselves; no labels are needed.
 
-    Of a folder of image files the first one speaks for all.
+    For a folder of image files, those of the first file.
     """
     path = Path(spec)
     if str(spec).startswith("builtin/"):
@@ -75,7 +75,7 @@ def natural_shape(spec: str | Path) -> tuple[int, int, int]:
 
 
 def count_classes(spec: str | Path) -> tuple[tuple[str, ...] | None, int]:
-    """Return the names of the data's classes, where they have any, and how many there are."""
+    """Return the names of the data's classes, if known, and their number."""
     _, _, _, names, classes = _describe(str(spec))
     return names, classes
 

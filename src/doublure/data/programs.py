@@ -1,9 +1,9 @@
-"""From a .pt2 file to a module that runs, without running anything but tensor operators.
+"""From a .pt2 file to a module, running nothing but tensor operators.
 
 `torch.export.load` unpickles, evaluates guard code, imports types by name, turns names into Python
-source and loads compiled libraries: a stranger's .pt2 could do anything. Here the archive is copied
-first. The copy holds raw tensors and a graph whose every string was checked against what a plain
-exported network needs; the rest (pickles, guards, notes, libraries) is left behind.
+source and loads compiled libraries: an untrusted .pt2 could run any code. Here the archive is
+copied first. The copy has only raw tensors and a graph in which every string was checked against
+the needs of a plain exported network; the rest (pickles, guards, notes, libraries) is dropped.
 """
 
 import ast
@@ -25,7 +25,7 @@ from doublure.data.checkpoints import (
     PROGRAM,
     CheckpointError,
     check_weights,
-    damaged,
+    damage_message,
     existing_file,
     first_line,
 )
@@ -38,7 +38,7 @@ _TENSORS = {
 _HEADER = ("archive_format", "archive_version", ".data/version", "byteorder")
 _EXTRA = "extra/"
 
-# Operators on tensors and sizes. aten.from_file maps, and can create, any file.
+# Operators on tensors and sizes, without aten.from_file, which can map or create any file.
 _TARGET = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
     r"|torch\.ops\.quantized_decomposed\.\w+\.\w+"
@@ -47,7 +47,7 @@ _TARGET = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_)"
 )
 _NAME = re.compile(r"[\w.]*", re.ASCII)
-# Arguments are strings in quotes when the graph becomes Python: "bhid,bhjd->bhij", "same".
+# String arguments, quoted in the generated Python: "bhid,bhjd->bhij", "same".
 _ARGUMENT = re.compile(r"[\w.,\-> ]*", re.ASCII)
 _VERSION = re.compile(r"[\w.+]*", re.ASCII)
 _PATTERNS = {
@@ -63,7 +63,7 @@ _REPLACED: dict[str, Any] = {
     **{"device": _CPU, "as_device": _CPU},
 }
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
-# What expressions of sizes are made of: sympy's repr, and torch's functions on whole numbers.
+# Names in expressions of sizes: sympy's repr, and torch's functions on integers.
 _FUNCTIONS = frozenset(
     {
         *("Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod"),
@@ -82,45 +82,45 @@ _EXPRESSION = (
 
 
 def read_program(path: str | Path) -> GraphModule:
-    """Return the exported network in a .pt2 file, on the CPU; `train` and `eval` change nothing.
+    """Return the exported network in a .pt2 file, on the CPU; `train` and `eval` have no effect.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or more than operators on tensors.
+        CheckpointError: the file is missing or damaged, or has more than operators on tensors.
     """
     path = _program_file(path)
-    copy = _vetted_copy(path)
+    copy = _safe_copy(path)
     try:
         with warnings.catch_warnings():
-            # Some versions map what they then copy.
+            # Some versions of torch map the buffer before they copy it.
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             program = torch.export.load(copy)
         module = program.module()
     except (*DAMAGE, SpecViolationError) as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
     assert isinstance(module, GraphModule)
     check_weights(module.state_dict(), path)
-    # Exported modules refuse train() and eval(), which every module around them passes on.
+    # Exported modules refuse train() and eval(), which parent modules call on their children.
     for name in ("train", "eval"):
         module.__dict__.pop(name, None)
     return module
 
 
 def read_extra(path: str | Path, name: str) -> str | None:
-    """Return a text that was saved beside the program, or None if there is none of that name."""
+    """Return an extra text file of the archive, or None if there is none of that name."""
     path = _program_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             record = _root(archive) + _EXTRA + name
             return archive.read(record).decode() if record in archive.namelist() else None
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
 
 
 def program_shapes(module: GraphModule) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
-    """Return the shapes of the one image batch and the one output; None where a size is free.
+    """Return the shapes of the image batch and of the output; None for dynamic sizes.
 
     Raises:
-        CheckpointError: the program takes or gives something else.
+        CheckpointError: the program has other inputs or outputs.
     """
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = (node for node in module.graph.nodes if node.op == "output")
@@ -154,8 +154,8 @@ def _program_file(path: str | Path) -> Path:
     return path
 
 
-def _vetted_copy(path: Path) -> io.BytesIO:
-    """Return an archive in memory that holds only what was checked."""
+def _safe_copy(path: Path) -> io.BytesIO:
+    """Return an archive in memory with the checked content only."""
     buffer = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(buffer, "w") as copy:
@@ -166,7 +166,7 @@ def _vetted_copy(path: Path) -> io.BytesIO:
                     "an old torch; export it again with torch.export.save"
                 )
             graph = json.loads(archive.read(root + _GRAPH))
-            copy.writestr("model/" + _GRAPH, json.dumps(_checked(graph, "", path)))
+            copy.writestr("model/" + _GRAPH, json.dumps(_check(graph, "", path)))
             for folder, (config, pattern) in _TENSORS.items():
                 _copy_tensors(archive, copy, root, folder, config, pattern, path)
             for name in _HEADER:
@@ -175,7 +175,7 @@ def _vetted_copy(path: Path) -> io.BytesIO:
     except CheckpointError:
         raise
     except DAMAGE as error:
-        raise CheckpointError(damaged(path, first_line(error))) from error
+        raise CheckpointError(damage_message(path, first_line(error))) from error
     buffer.seek(0)
     return buffer
 
@@ -198,27 +198,27 @@ def _copy_tensors(
                 f"{path}: '{name}' is pickled, not a raw tensor, and could run any code; "
                 "export a network of plain dense tensors"
             )
-    copy.writestr("model/" + config, json.dumps(_checked({"config": named}, "", path)))
+    copy.writestr("model/" + config, json.dumps(_check({"config": named}, "", path)))
     for file in sorted({record["path_name"] for record in named.values()}):
         copy.writestr("model/" + folder + file, archive.read(root + folder + file))
 
 
 def _root(archive: zipfile.ZipFile) -> str:
-    """Return the one folder that everything in the archive is in."""
+    """Return the top folder of the archive."""
     return archive.namelist()[0].partition("/")[0] + "/" if archive.namelist() else ""
 
 
-def _checked(value: Any, key: str, path: Path) -> Any:
-    """Return `value` with what is replaced; raise if a string in it could become code."""
+def _check(value: Any, key: str, path: Path) -> Any:
+    """Return a safe copy of `value`; raise if a string in it could become code."""
     if isinstance(value, Mapping):
         for name in value:
             _check_text(name, "", path)
         return {
-            name: _REPLACED[name] if name in _REPLACED else _checked(item, name, path)
+            name: _REPLACED[name] if name in _REPLACED else _check(item, name, path)
             for name, item in value.items()
         }
     if isinstance(value, list):
-        return [_checked(item, key, path) for item in value]
+        return [_check(item, key, path) for item in value]
     if isinstance(value, str):
         _check_text(value, key, path)
     return value
@@ -240,7 +240,7 @@ def _check_text(text: str, key: str, path: Path) -> None:
 
 
 def _is_size(text: str) -> bool:
-    """Whether `text` is arithmetic on sizes; sympy evaluates it as Python."""
+    """Return whether `text` is arithmetic on sizes; sympy evaluates it as Python."""
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except DAMAGE:
@@ -252,7 +252,7 @@ def _is_size(text: str) -> bool:
 
 def _is_size_part(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        # sympy evaluates strings it is given, too.
+        # sympy also evaluates string arguments.
         is_number = isinstance(node.value, int | float)
         return is_number or (
             isinstance(node.value, str) and _SYMBOL.fullmatch(node.value) is not None
@@ -263,7 +263,7 @@ def _is_size_part(node: ast.AST) -> bool:
 
 
 def _is_spec(text: str) -> bool:
-    """Whether `text` describes nested lists, tuples and dicts, and imports nothing."""
+    """Return whether `text` describes nested lists, tuples and dicts, without imports."""
     if not text:
         return True
     pending = list(json.loads(text)[1:])

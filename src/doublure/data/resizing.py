@@ -1,8 +1,8 @@
-"""From an image of any size and colour to the pixels a network was trained on.
+"""From an image of any size and colour to a network's input size and channels.
 
-As timm evaluates: the image is scaled until it just covers size / crop_pct (rounded down), and
-the centre is cut out of it. An image that already has the contract's size is left as it is, even
-where crop_pct < 1: a set drawn for a network is not enlarged and cut again.
+As in timm's evaluation: the image is resized to cover size / crop_pct (rounded down), and its
+centre is cropped. An image that already has the contract's size is unchanged, even if crop_pct < 1:
+a set drawn for a network is not enlarged and cropped again.
 """
 
 import math
@@ -24,7 +24,7 @@ _FILTERS = {
 }
 _MODES = {1: "L", 3: "RGB"}
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"})
-# 32-bit integers and floats have no agreed white.
+# 32-bit integers and floats have no defined white.
 _MODES_WITHOUT_RANGE = frozenset({"I", "F"})
 
 GREY_TO_RGB = "grey images became RGB"
@@ -32,17 +32,17 @@ RGB_TO_GREY = "colour images became grey by luminance"
 
 
 def check_fittable(contract: InputContract) -> None:
-    """Raise unless images can be brought to what the contract states."""
+    """Raise unless images can be resized to the contract."""
     one_of("interpolation", contract.interpolation, _FILTERS)
     if not 0 < contract.crop_pct <= 1:
-        raise ValueError(f"crop_pct must lie in (0, 1], got {contract.crop_pct}")
+        raise ValueError(f"crop_pct must be in (0, 1], got {contract.crop_pct}")
 
 
 def colour_change(image_channels: int, channels: int) -> str | None:
-    """Return what must happen to the colours, in words, or None if nothing.
+    """Return a description of the change of colours, or None.
 
     Raises:
-        ValueError: if nobody could say what the missing channels hold.
+        ValueError: if the missing channels are undefined.
     """
     if image_channels == channels:
         return None
@@ -52,12 +52,12 @@ def colour_change(image_channels: int, channels: int) -> str | None:
         return RGB_TO_GREY
     raise ValueError(
         f"images have {image_channels} channels, but the network takes {channels}; "
-        "only 1 and 3 can stand for each other"
+        "only 1 and 3 can be converted"
     )
 
 
 def size_change(size: tuple[int, int], contract: InputContract) -> str | None:
-    """Return what must happen to an image of `size`, in words, or None if nothing."""
+    """Return a description of the change of an image of `size`, or None."""
     if size == contract.size:
         return None
     return f"images were scaled to {contract.size[0]}x{contract.size[1]}"
@@ -66,7 +66,7 @@ def size_change(size: tuple[int, int], contract: InputContract) -> str | None:
 def covering_size(
     height: int, width: int, size: tuple[int, int], crop_pct: float
 ) -> tuple[int, int]:
-    """Return the size to which an image is scaled so that it just covers size / crop_pct."""
+    """Return the smallest size of an image that covers size / crop_pct."""
     target = [math.floor(side / crop_pct) for side in size]
     if target[0] * width <= target[1] * height:
         return max(target[0], int(target[1] * height / width)), target[1]
@@ -74,7 +74,7 @@ def covering_size(
 
 
 def fit_image(image: Image.Image, contract: InputContract) -> Image.Image:
-    """Return the image scaled and centre-cropped to the contract's size; colours unchanged."""
+    """Return the image resized and centre-cropped to the contract's size; colours are unchanged."""
     if (image.height, image.width) == contract.size:
         return image
     height, width = covering_size(image.height, image.width, contract.size, contract.crop_pct)
@@ -87,7 +87,7 @@ def fit_image(image: Image.Image, contract: InputContract) -> Image.Image:
 def image_to_pixels(
     image: Image.Image, contract: InputContract
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Return the pixels of an opened image, in the contract's size and channels."""
+    """Return the pixels of an open image, in the contract's size and channels."""
     in_colour = _in_mode(image, _MODES[contract.channels])
     pixels = np.asarray(fit_image(in_colour, contract))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -96,7 +96,7 @@ def image_to_pixels(
 def fit_pixels(
     pixels: UInt8[np.ndarray, "height width image_channels"], contract: InputContract
 ) -> UInt8[np.ndarray, "new_height new_width channels"]:
-    """Return pixels brought to the contract's size and channels; any number of channels will do."""
+    """Return pixels in the contract's size and channels, from any number of channels."""
     if colour_change(pixels.shape[2], contract.channels) is not None:
         mode = _MODES[pixels.shape[2]]
         return image_to_pixels(
@@ -109,22 +109,22 @@ def fit_pixels(
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether the image has one channel, transparency aside."""
+    """Return whether the image has one channel, apart from transparency."""
     return image.mode in _GREY_MODES
 
 
 def check_range(image: Image.Image) -> None:
-    """Raise unless it is known which pixel value is white."""
+    """Raise unless the pixel value of white is defined."""
     if image.mode in _MODES_WITHOUT_RANGE:
         raise ValueError(
-            f"pixels of Pillow's mode {image.mode} have no agreed white; save as 8 bit"
+            f"pixels of Pillow's mode {image.mode} have no defined white; save as 8 bit"
         )
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     check_range(image)
     if image.mode.startswith("I;16"):
-        # Pillow cuts 16-bit grey off at 255; the upper byte is what an 8-bit copy would hold.
+        # Pillow clips 16-bit grey at 255; the upper byte is the value of an 8-bit copy.
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

@@ -1,7 +1,7 @@
-"""A student on disk: its weights as student.safetensors, what they mean as student.json.
+"""A student on disk: weights in student.safetensors, their description in student.json.
 
-The weights carry exactly the architecture's own keys, the description timm's names. student.json
-holds the digest of the weights it was written with: a pair that was torn apart is noticed.
+The weights have the architecture's own keys, the description has timm's names. student.json has the
+digest of its weights, so that a mismatched pair is detected.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ _VERSION_KEY, _DIGEST_KEY, _TASK_KEY = "format_version", "sha256", "task"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDescription:
-    """What student.json says of a network that takes one image.
+    """The description in student.json of a network with one image as input.
 
     The names are those of timm's `pretrained_cfg`.
 
     Args:
-        architecture: the REF that builds the network, "" for one that was made in Python.
+        architecture: the REF that builds the network, "" if it was built in Python.
         input_size: channels, height, width.
-        plan: records of what was done to the architecture (pruned, quantized, ensembled), in
-            order; it rebuilds the network without a pickle.
+        plan: records of changes to the architecture (pruned, quantized, ensembled), in order, which
+            rebuild the network without a pickle.
     """
 
-    # Strict: a number in quotes is a mistake, not a number.
+    # Strict: a number in quotes is an error.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     architecture: str
@@ -54,7 +54,7 @@ class ImageDescription:
     plan: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self.contract  # which checks that the values agree
+        _ = self.contract  # which checks the values
 
     @classmethod
     def of(
@@ -76,7 +76,7 @@ class ImageDescription:
 
     @property
     def contract(self) -> InputContract:
-        """The same as an input contract."""
+        """The description as an input contract."""
         channels, height, width = self.input_size
         return InputContract(
             size=(height, width),
@@ -96,7 +96,7 @@ def to_json(task: str, description: Any, digest: str) -> str:
 
     Args:
         task: the name of the task that the network is for.
-        description: a dataclass; which one belongs to the task.
+        description: a dataclass of that task.
     """
     known = {_TASK_KEY: task, _VERSION_KEY: _VERSION, _DIGEST_KEY: digest}
     values = {**asdict(description), **known}
@@ -105,7 +105,8 @@ def to_json(task: str, description: Any, digest: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """What student.json says: the task, what the task says of the network, the weights' digest."""
+    """The content of student.json: task, the task's description of the network, digest of the
+    weights."""
 
     task: str
     description: Any
@@ -113,15 +114,15 @@ class Student:
 
 
 def from_json(text: str, where: str, descriptions: Mapping[str, type]) -> Student:
-    """Return what the text of a student.json says.
+    """Return the parsed text of a student.json.
 
     Args:
         where: the file, for messages.
-        descriptions: the class of description of every task.
+        descriptions: the description class of each task.
 
     Raises:
-        CheckpointError: it is no JSON, of another version or of no known task, or has missing,
-            unknown or wrong keys.
+        CheckpointError: it is not JSON, has another version or an unknown task, or missing, unknown
+            or wrong keys.
     """
     try:
         values = json.loads(text)
@@ -162,10 +163,10 @@ def from_json(text: str, where: str, descriptions: Mapping[str, type]) -> Studen
 def write_student(
     folder: str | Path, state: Mapping[str, Tensor], task: str, description: Any
 ) -> None:
-    """Write both files, each as a whole; what stood there before stays intact if that fails.
+    """Write both files atomically; if that fails, the previous files stay intact.
 
     Args:
-        state: the architecture's own state_dict, without any wrapper's prefix.
+        state: the architecture's own state_dict, without prefixes of wrappers.
     """
     folder = Path(folder)
     # Copies: the format refuses tied and strided tensors.
@@ -181,12 +182,12 @@ def write_student(
                 file.write(contents[path])
                 file.flush()
                 os.fsync(file.fileno())
-        # The description last: where it stands, the student is complete.
+        # The description is last: with it, the student is complete.
         for path, part in parts.items():
             part.replace(path)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write a student to {folder}: {error.strerror}; what was there is intact"
+            f"cannot write a student to {folder}: {error.strerror}; the previous files are intact"
         ) from error
     finally:
         for part in parts.values():
@@ -196,14 +197,14 @@ def write_student(
 def read_student(
     path: str | Path, descriptions: Mapping[str, type]
 ) -> tuple[dict[str, Tensor], Student]:
-    """Return the weights of a student and what is said of it.
+    """Return the weights of a student and its description.
 
     Args:
-        path: its student.json, or the folder that holds it.
-        descriptions: the class of description of every task.
+        path: its student.json, or the folder of that file.
+        descriptions: the description class of each task.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the two do not belong together.
+        CheckpointError: a file is missing or damaged, or the digest does not match.
     """
     path = find_student(path)
     try:
@@ -223,7 +224,7 @@ def read_student(
 
 
 def find_student(path: str | Path) -> Path:
-    """Return the student.json that a folder or file stands for, or say what is there instead."""
+    """Return the path of student.json for a folder or file, or raise with what is there instead."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(item.name for item in path.iterdir() if item.name[0] != ".")

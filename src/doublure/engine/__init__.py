@@ -1,1 +1,1 @@
-"""How is it carried out?"""
+"""How does a run work?"""

@@ -1,20 +1,20 @@
-"""A ring of answered views: the teacher answers one batch in `reuse`; all are shown again, mixed.
+"""A ring of views with teacher outputs, reused in new combinations.
 
-The teacher's pass over a batch is a good part of a step. What it answered stays true of the same
-views, so the last batches are held with their answers. At step s
+The teacher's forward pass is a large part of a step. Its outputs for the same views do not change,
+so the last batches are stored with them. At step s
 
-    s < m or s % reuse = 0      a new batch is drawn, answered, shown, and put into the ring
-    else                        B / m rows each of m held batches, chosen at random, are shown
+    s < m or s % reuse = 0      a new batch is drawn, used, and stored in the ring
+    else                        B / m random rows of each of m stored batches are used
 
-with m = 4 batches, or as many as fit. Every view is shown `reuse` times on average. The source
-is asked for its draws 0, 1, 2, ...; a pace of its own ("every") counts those, not steps.
+with m = 4 batches, or as many as fit. Every view is used `reuse` times on average. The source draws
+with the steps 0, 1, 2, ...; its own intervals ("every") count these draws.
 
-Views are rounded to bytes before the teacher is asked, so what is held is what was answered, and a
-checkpoint holds 3 KB a view of 32 x 32 pixels in colour. Answers are no part of it: a run that goes
-on asks again, batch by batch as before, for the same bits. Logits are held as float32; features as
-float16 over the largest magnitude of their batch, so that none overflows: the error of a value is
-at most 2^-11 of itself, or 2^-25 of the largest. A new batch is shown with its answer as given; a
-view shown again, with its answer rounded so.
+Views are rounded to bytes before the teacher's forward pass, so that stored views and outputs
+correspond, and a checkpoint needs 3 KB for a colour view of 32 x 32 pixels. Outputs are not part of
+it: a resumed run recomputes them batch by batch, with the same bits. Logits are stored as float32;
+features as float16 over the largest magnitude of their batch, so that none overflows: the error of
+a value is at most 2^-11 of itself, or 2^-25 of the largest. A new batch is used with its exact
+outputs, a reused view with rounded ones.
 """
 
 import dataclasses
@@ -32,23 +32,23 @@ from doublure.core.seeding import child
 
 Ask = Callable[[Tensor], Outputs]
 
-# From how many held batches one is put together.
+# Number of stored batches that are combined into one.
 _MIXED = 4
-# With fewer there is nothing to combine.
+# Minimum number of batches to combine.
 _LEAST = 2
 _WAY_OUT = "leave the ring away"
-# Of a batch, beside its views: one row a view.
+# Fields of a batch with one row per view.
 _FIELDS = ("labels", "index")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """How answers are reused.
+    """Reuse of the teacher's outputs.
 
     Args:
-        reuse: how many steps a batch of answers is good for.
-        views: held at most, on each process.
-        bytes: of views and answers held at most, on each process.
+        reuse: number of steps per batch of teacher outputs.
+        views: maximum number of stored views, on each process.
+        bytes: maximum memory of stored views and outputs, on each process.
     """
 
     reuse: int = 3
@@ -62,11 +62,11 @@ class Ring:
 
 @dataclass(frozen=True, kw_only=True)
 class RingPlan:
-    """A ring for batches of one size, whose answers have been seen.
+    """A ring for batches of one size, with outputs of known shape.
 
     Args:
-        batches: held at most; 0 where fewer than two fit, and the ring is off.
-        bytes_per_batch: of views and answers.
+        batches: maximum number of stored batches; 0 if fewer than two fit: the ring is off.
+        bytes_per_batch: memory of views and outputs.
     """
 
     reuse: int
@@ -76,20 +76,20 @@ class RingPlan:
 
     @property
     def mixed(self) -> int:
-        """From how many held batches one is put together."""
+        """Number of stored batches that are combined into one."""
         return min(_MIXED, self.batches, self.batch_size)
 
     def is_drawn(self, step: int) -> bool:
-        """Whether the batch of a step is new; all are where the ring is off."""
+        """Return whether the batch of a step is new; always true if the ring is off."""
         return not self.batches or step < self.mixed or step % self.reuse == 0
 
     def num_draws(self, steps: int) -> int:
-        """Return how many of the first steps draw a new batch."""
+        """Return the number of new batches in the first steps."""
         return sum(self.is_drawn(step) for step in range(steps))
 
     @property
     def note(self) -> str:
-        """What is held, or why nothing is."""
+        """The memory of the ring, or why it is off."""
         size = f"{self.bytes_per_batch / 2**20:.1f} MiB a batch of {self.batch_size}"
         if not self.batches:
             return (
@@ -104,12 +104,12 @@ class RingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
-    """A batch in the ring.
+    """A stored batch.
 
     Args:
-        kept: what a checkpoint holds: views as bytes, and labels and indices where there are any.
-        output: the teacher's.
-        features: the teacher's features, each over its magnitude.
+        kept: content for a checkpoint: views as bytes, labels and indices if there are any.
+        output: the teacher's output.
+        features: the teacher's features, each divided by its magnitude.
     """
 
     kept: Mapping[str, Tensor]
@@ -122,13 +122,13 @@ class _Held:
 
     @property
     def num_bytes(self) -> int:
-        """How much memory it takes."""
+        """Its memory in bytes."""
         return sum(
             part.nbytes for part in (*self.kept.values(), self.output, *self.features.values())
         )
 
     def rows(self, rows: Tensor) -> Batch:
-        """Return some of its rows as a batch."""
+        """Return a batch of some rows."""
         features = {
             name: value[rows].float() * self.magnitudes[name]
             for name, value in self.features.items()
@@ -141,10 +141,10 @@ class _Held:
 
 
 def plan_ring(ring: Ring, example: Batch, ask: Ask, batch_size: int) -> RingPlan:
-    """Return how much of a ring fits, counted from the answer to an example.
+    """Return the size of a ring from the outputs for an example.
 
     Raises:
-        ValueError: such batches cannot be shown again row by row.
+        ValueError: such batches cannot be reused row by row.
     """
     held = _hold(_answered(example, ask))
     size = -(-held.num_bytes * batch_size // len(held))
@@ -158,10 +158,10 @@ def plan_ring(ring: Ring, example: Batch, ask: Ask, batch_size: int) -> RingPlan
 
 
 class RingStream:
-    """A stream whose batches carry an answer, new or held; a function of (seed, step, state).
+    """A stream of batches with teacher outputs, new or stored; a function of (seed, step, state).
 
     Args:
-        ask: puts images to the teacher.
+        ask: computes the teacher's outputs.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class RingStream:
         return self._draw_held(child(self._rng, step))
 
     def stated(self) -> dict[str, int]:
-        """Return what is held: batches, views, bytes."""
+        """Return the content of the ring: batches, views, bytes."""
         return {
             "batches": len(self._held),
             "views": sum(len(held) for held in self._held),
@@ -214,43 +214,43 @@ class RingStream:
         return dataclasses.replace(batch, metrics=self._metrics)
 
     def _draw_held(self, rng: torch.Generator) -> Batch:
-        """Return a batch put together from some of the held ones."""
+        """Return a combination of stored batches."""
         num_parts, size = self._plan.mixed, self._plan.batch_size
         parts = []
         for i, place in enumerate(torch.randperm(len(self._held), generator=rng)[:num_parts]):
             held = self._held[int(place)]
-            count = (size + i) // num_parts  # which add up to the size
+            count = (size + i) // num_parts  # their sum is the batch size
             rows = torch.randperm(len(held), generator=rng)[:count]
             parts.append(held.rows(rows.to(self._device, non_blocking=True)))
         return _joined(parts, self._metrics)
 
 
 def to_bytes(images: Float[Tensor, "batch ..."]) -> UInt8[Tensor, "batch ..."]:
-    """Return images in [0, 1] as bytes, where they are."""
+    """Return images in [0, 1] as bytes, on the same device."""
     return (images.clamp(0, 1) * 255).round().byte()
 
 
 def to_images(values: UInt8[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-    """Return bytes as images in [0, 1], where they are."""
+    """Return bytes as images in [0, 1], on the same device."""
     return values.float() / 255
 
 
 def _answered(batch: Batch, ask: Ask) -> Batch:
-    """Return a batch of rounded views and the teacher's answer to them."""
+    """Return a batch of rounded views and the teacher's outputs for them."""
     _check(batch)
     images = to_images(to_bytes(batch.images))
     with torch.no_grad():
         answer = ask(images)
     if not isinstance(answer.output, Tensor):
         raise ValueError(
-            "a ring holds one tensor of answers a batch, but the teacher answers with "
+            f"a ring needs one output tensor per batch, but the teacher returns "
             f"{type(answer.output).__name__}; {_WAY_OUT}"
         )
     return dataclasses.replace(batch, views={"student": images, "teacher": images}, teacher=answer)
 
 
 def _check(batch: Batch) -> None:
-    """Raise unless a batch can be shown again row by row."""
+    """Raise unless a batch can be reused row by row."""
     seen = batch.views["student"]
     if not isinstance(seen, Tensor) or not seen.is_floating_point() or seen.dim() != 4:
         raise ValueError(f"a ring holds images, but the source shows other views; {_WAY_OUT}")
@@ -269,7 +269,7 @@ def _check(batch: Batch) -> None:
 
 
 def _hold(batch: Batch) -> _Held:
-    """Return an answered batch as it is held."""
+    """Return a batch with teacher outputs in its stored form."""
     assert batch.teacher is not None
     kept = {"views": to_bytes(batch.images)}
     kept |= {name: part for name in _FIELDS if (part := getattr(batch, name)) is not None}

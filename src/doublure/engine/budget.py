@@ -1,12 +1,12 @@
-"""How many steps fit into a time: a few discarded steps are timed, once, before step 0.
+"""The number of steps in a time budget: a few discarded steps are timed once, before step 0.
 
-Sources that fill a pool say so in a fact of their batches, the share that is filled ("pool").
-Steps that fill cost more than those that do not; how many of them there will be is the inverse
-of what one of them adds. So steps = (budget - spent - filling) / (time of a plain step).
-A pool that grows too seldom to be seen growing tells its cost at the first step alone: what that
-took is filling, and what it will take to fill the rest is shared out among the steps planned.
-Sources that work in rounds say in another fact how many steps lie between two of them ("round");
-what such a step takes beyond the others is shared out among that many.
+A source with a pool reports its filled share as a metric of its batches ("pool"). Steps that fill
+cost more than others; their number is the inverse of the share that one of them adds. So steps =
+(budget - spent - filling) / (time of a plain step). If a pool grows so rarely that no growth is
+measured, the time of the first step is the cost of filling, and the cost of the rest is distributed
+over the planned steps. A source that works in rounds reports the number of steps between two of
+them as another metric ("round"); the additional time of such a step is distributed over that
+number.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from doublure.core.protocols import POOL, ROUND
 from doublure.engine.fit import FitSettings
 
-# Seconds, from wherever: of the wall, or of the processor where a machine has other work as well.
+# A clock in seconds: wall time, or processor time on a shared machine.
 Clock = Callable[[], float]
 
 WARM_UP = 20
@@ -27,10 +27,10 @@ WARM_UP = 20
 
 @dataclass(frozen=True, kw_only=True)
 class StepTiming:
-    """Seconds of a plain step, of all that fills pools, and what was spent to find out.
+    """Seconds of a plain step, of filling pools, and of the measurement itself.
 
     Args:
-        batch: seconds of one more batch in a pool beyond a plain step; 0 where none was seen.
+        batch: additional seconds of a step that adds a batch to a pool; 0 if none was measured.
         first: seconds of the first step.
     """
 
@@ -42,14 +42,14 @@ class StepTiming:
 
 
 class EnoughTimedError(Exception):
-    """The steps timed so far tell what is asked; no more time should go into it."""
+    """Stops the timing: the steps so far are enough."""
 
 
 def steps_within(budget: float, timing: StepTiming) -> int:
-    """Return how many steps fit into `budget` seconds.
+    """Return the number of steps in `budget` seconds.
 
     Raises:
-        ValueError: if not one does.
+        ValueError: if not even one step fits.
     """
     left = budget - timing.spent - timing.filling
     steps = int(left / timing.step)
@@ -68,11 +68,11 @@ def time_steps(
     clock: Clock = time.perf_counter,
     limit: float = float("inf"),
 ) -> StepTiming:
-    """Return what steps cost, from at most 20 of them.
+    """Return the timing of steps, from at most 20 of them.
 
     Args:
-        train: runs the loop on copies of all it changes, calling the lap after each step.
-        limit: seconds after which no further step is timed, once six are.
+        train: runs the loop on copies and calls the lap after each step.
+        limit: seconds after which no further step is timed, after at least six.
     """
     lap = Lap(clock, limit)
     with contextlib.suppress(EnoughTimedError):
@@ -82,13 +82,13 @@ def time_steps(
 
 class _Step(NamedTuple):
     seconds: float
-    full: float  # the pool behind it
+    full: float  # filled share after the step
     more: float  # of the pool than before it
     every: int  # steps from one round to the next, of which this begins one; 0 if it does not
 
 
 class Lap:
-    """A metrics log that remembers when each step ended and how full the pool was."""
+    """A metrics log that records the end of each step and the filled share of the pool."""
 
     def __init__(self, clock: Clock = time.perf_counter, limit: float = float("inf")) -> None:
         self._clock, self._limit = clock, limit
@@ -96,7 +96,7 @@ class Lap:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now on; what came before the first step was no step."""
+        """Start the clock: earlier work does not belong to a step."""
         self._began = self._last = self._clock()
 
     def __call__(self, line: dict[str, Any]) -> None:
@@ -110,13 +110,13 @@ class Lap:
             raise EnoughTimedError
 
     def timing(self, planned: int) -> StepTiming:
-        """Return what was seen.
+        """Return the timing.
 
         Args:
-            planned: steps for which the pool's size was chosen.
+            planned: number of steps for which the pool's size was chosen.
         """
         first, last = self._steps[0], self._steps[-1]
-        # The first steps pay for memory and for kernels chosen on first sight.
+        # The first steps include memory allocation and the selection of kernels.
         steady = self._steps[min(5, len(self._steps) - 1) :]
         calm = [one for one in steady if not one.every] or steady
         still = [one.seconds for one in calm if one.more <= 0]

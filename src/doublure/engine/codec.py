@@ -1,7 +1,7 @@
-"""Recipes as tables and TOML: for each part its kind, for each field its value.
+"""Recipes as tables and TOML: the kind of each part and the value of each field.
 
-A file holds every field of every part; the part that fills a field typed by a protocol (a source,
-an objective, a rule) says its `kind`. Unknown keys are refused with the nearest name, values are
+A file holds every field of every part; a part whose field has a protocol as type (a source, an
+objective, a rule) has a `kind`. Unknown keys are refused with the nearest name, values are
 validated by pydantic against the dataclass fields.
 """
 
@@ -28,7 +28,7 @@ from doublure.engine.schedules import Schedule
 
 KIND = "kind"
 
-# A recipe, or the settings of another verb that are written the same way.
+# A recipe, or the settings of another verb in the same format.
 Run = TypeVar("Run")
 
 _FAMILIES: dict[Any, str] = {
@@ -49,9 +49,9 @@ class Codec:
 
     Args:
         kinds: settings classes of sources, objectives, rules, transforms, initialisations,
-            schedules and optimizers by what recipes call them.
-        passed: classes of users that were handed over in this call, by their names.
-        allow_code: files and modules whose classes a recipe may load; see `foreign_parts`.
+            schedules and optimizers by kind.
+        passed: user classes passed in this call, by name.
+        allow_code: files and modules from which a recipe may load classes; see `foreign_parts`.
     """
 
     kinds: Mapping[str, Mapping[str, type]]
@@ -61,10 +61,10 @@ class Codec:
     def permitting(
         self, part: Any = None, allow_code: bool | Collection[str | Path] = ()
     ) -> "Codec":
-        """Return a codec that may read the classes of users in `part`, and those that are allowed.
+        """Return a codec that may also load the user classes in `part`, and the allowed ones.
 
         Args:
-            part: a recipe, or settings that hold parts, made in this call.
+            part: a recipe or settings from this call.
         """
         passed = {} if part is None else dict(self._foreign(part))
         allowed = allow_code if isinstance(allow_code, bool) else (*allow_code,)
@@ -74,14 +74,14 @@ class Codec:
         """Return the settings class of a kind of source, objective or rule.
 
         Raises:
-            ValueError: there is no such kind, or it would run code that may not run.
+            ValueError: the kind is unknown, or would run code without permission.
         """
         if names_class(kind):
             return self.passed.get(kind) or load_class(kind, self.allow_code)
         return self.kinds[family][one_of(f"kind of {family}", kind, self.kinds[family])]
 
     def kind_of(self, settings: type) -> str | None:
-        """Return the kind of a settings class; None for one that needs none."""
+        """Return the kind of a settings class; None if it needs none."""
         kind = kind_name(settings)
         return kind if any(known.get(kind) is settings for known in self.kinds.values()) else None
 
@@ -89,7 +89,7 @@ class Codec:
         """Return a settings object as plain tables and lists, defaults included.
 
         Raises:
-            RecipeError: it holds what no file can hold, or a class that no file can name.
+            RecipeError: it has a value or a class that a file cannot represent.
         """
         return self._table(part, of_family=is_part(part), path="")
 
@@ -131,10 +131,10 @@ class Codec:
         return part
 
     def _foreign(self, part: Any) -> Iterator[tuple[str, type]]:
-        """Yield the classes of users among the parts of a recipe, with their names."""
+        """Yield the user classes among the parts of a recipe, with their names."""
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             if is_part(part) and self.kind_of(type(part)) is None:
-                with contextlib.suppress(ValueError):  # said when it is written
+                with contextlib.suppress(ValueError):  # reported when the recipe is written
                     yield class_name(type(part)), type(part)
             for item in dataclasses.fields(part):
                 yield from self._foreign(getattr(part, item.name))
@@ -150,12 +150,12 @@ class Codec:
         """Return the recipe of a TOML text.
 
         Raises:
-            RecipeError: names the key that is unknown, missing or ill-typed.
+            RecipeError: with the key that is unknown, missing or of the wrong type.
         """
         return self.from_toml_as(Recipe, text)
 
     def from_toml_as(self, of: type[Run], text: str) -> Run:
-        """Return the settings of class `of` that a TOML text fills."""
+        """Return the settings of class `of` from a TOML text."""
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -163,7 +163,7 @@ class Codec:
         return self._from_table(of, table)
 
     def from_table(self, table: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of nested tables, as `to_table` makes them."""
+        """Return the recipe from nested tables, as from `to_table`."""
         return self._from_table(Recipe, table)
 
     def read(self, path: Path) -> Recipe:
@@ -182,7 +182,7 @@ class Codec:
 
         A key is a full path ("stages.0.fit.steps"), a kind and a field ("balanced.pool_size",
         "fit.steps", "fit-nets.layers.find"), or a field that only one part has ("pool_size"). A
-        value is TOML, or else text.
+        value is TOML, otherwise text.
         """
         knowing = self.permitting(recipe, self.allow_code)
         return knowing._from_table(type(recipe), knowing._assigned(recipe, assignments))
@@ -256,7 +256,7 @@ class Codec:
             raise RecipeError(f"{path}: {problem['msg']}, got {problem['input']!r}") from error
 
     def _build_kind(self, family: str, value: Any, path: str) -> Any:
-        if isinstance(value, str):  # a kind alone, with its defaults
+        if isinstance(value, str):  # only the kind, with default values
             value = {KIND: value}
         if not isinstance(value, Mapping) or KIND not in value:
             raise RecipeError(f"{path}: expected a table with a '{KIND}', got {value!r}")
@@ -353,7 +353,7 @@ def _leaves(table: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parts(table: Any, part: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield every table of a recipe with its path and the settings object it came from."""
+    """Yield every table of a recipe with its path and its settings object."""
     if dataclasses.is_dataclass(part):
         yield path, table, part
         for item in dataclasses.fields(part):
@@ -366,14 +366,14 @@ def _parts(table: Any, part: Any, path: str = "") -> Iterator[tuple[str, Any, An
 
 
 def _locate(table: Any, whole: Any, key: str) -> tuple[list[Any], str]:
-    """Return the tables that a key means, several where the same part stands in several places."""
+    """Return the tables that match a key, several if the same part occurs several times."""
     place, _, name = key.rpartition(".")
     found = []
     kinds = {path: holder.get(KIND) for path, holder, _ in _parts(table, whole)}
     for path, holder, part in _parts(table, whole):
         names = {f.name for f in dataclasses.fields(part)}
         holding, _, last = path.rpartition(".")
-        own = kind_name(type(part))  # of a user's class, whose kind names its file as well
+        own = kind_name(type(part))  # the kind of a user class also has its file
         called = {path, last, own, holder.get(KIND), f"{kinds.get(holding)}.{last}"}
         if name in names and (not place or place in called):
             found.append((path, holder, part))
@@ -382,7 +382,7 @@ def _locate(table: Any, whole: Any, key: str) -> tuple[list[Any], str]:
         return exact, name
     if any(part != found[0][2] for _, _, part in found):
         paths = ", ".join(_join(path, name) for path, _, _ in found)
-        raise RecipeError(f"key '{key}' is ambiguous; say which: {paths}")
+        raise RecipeError(f"key '{key}' is ambiguous; use one of: {paths}")
     if not found:
         known = {f.name for _, _, part in _parts(table, whole) for f in dataclasses.fields(part)}
         try:

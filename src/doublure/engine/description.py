@@ -1,4 +1,4 @@
-"""What an exported file says about itself: what it takes and answers, as text values by name."""
+"""The description in an exported file: its inputs and outputs, as text values by name."""
 
 import dataclasses
 import importlib.metadata
@@ -15,7 +15,7 @@ INPUT, OUTPUT = "images", "logits"
 
 
 def named_outputs(output: Any) -> dict[str, Any]:
-    """Return the parts of an output by name: "logits" where it is one tensor."""
+    """Return the parts of an output by name: "logits" for a single tensor."""
     if isinstance(output, Mapping):
         return dict(output)
     if isinstance(output, Sequence):
@@ -25,20 +25,21 @@ def named_outputs(output: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def output_names(network: Network[Any]) -> tuple[str, ...]:
-    """Return the names of what a network answers with, as `named_outputs` gives them."""
+    """Return the names of a network's outputs, as in `named_outputs`."""
     frozen = freeze(network).to("cpu", torch.float32)
     output = frozen(network.contract.blank(1, torch.device("cpu")))
     for name, part in named_outputs(output).items():
         if not isinstance(part, Tensor):
             raise ValueError(
-                f"the network answers with '{name}', which is a {type(part).__name__}; only "
-                "tensors, alone or in one dict or list, can be exported"
+                f"the network's output '{name}' is a {type(part).__name__}; only tensors, alone or "
+                f"in one dict or list, can be exported"
             )
     return tuple(named_outputs(output))
 
 
 def describe(network: Network[Any]) -> dict[str, str]:
-    """Return the network's contract, each value as JSON; normalisation is told, not asked for."""
+    """Return the network's contract, each value as JSON; normalisation is part of the network and
+    only documented."""
     contract = network.contract
     names = {"names": "class_names"}
     values = {

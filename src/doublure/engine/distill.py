@@ -1,7 +1,7 @@
-"""The spine: teacher + transfer set + objective -> student.
+"""Distillation: teacher + transfer set + objective -> student.
 
-`TeacherStream` puts the teacher's answer into each batch of a source; `fit` does the rest. With a
-ring, answers are shown again in new combinations (see `answer_ring`).
+`TeacherStream` adds the teacher's outputs to each batch of a source; `fit` trains. With a ring,
+views and outputs are reused in new combinations (see `answer_ring`).
 """
 
 import dataclasses
@@ -32,19 +32,18 @@ from doublure.nets.network import freeze
 from doublure.nets.precision import Precision
 from doublure.objectives.weighted import AnyObjective, open_loss
 
-# Images of one batch that a transform is shown.
+# Number of images per batch for a transform.
 _SHOWN_AT_ONCE = 64
 
 
 class TeacherStream:
-    """A stream whose batches carry the teacher's answer, asked once a batch and without gradient.
+    """A stream of batches with the teacher's outputs, computed once per batch without gradients.
 
     Args:
         teacher: frozen; see `nets.network.freeze`.
-        features: layers of the teacher that the loss wants to see.
+        features: layers of the teacher whose features the loss needs.
 
-    `last` is the batch that was drawn last, to be looked at after a run; `notes` are worth saying
-    before it.
+    `last` is the last batch, for inspection after a run; `notes` are messages for its start.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class TeacherStream:
         return self.last
 
     def reuse(self, plan: RingPlan, context: StreamContext, rng: torch.Generator) -> None:
-        """Show answers again, as planned; with a plan that holds nothing, only say so."""
+        """Use a ring with this plan; if it is off, only add a note."""
         self.notes = (plan.note,)
         if plan.batches:
             self.stream = RingStream(self.stream, self.recorder.record, plan, context, rng)
 
     def stated(self) -> dict[str, int]:
-        """Return what a ring holds: batches, views, bytes; {} without one."""
+        """Return the content of the ring: batches, views, bytes; {} without one."""
         return self.stream.stated() if isinstance(self.stream, RingStream) else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +87,7 @@ class TeacherStream:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A stage that is ready to be carried out: call it with checkpointer and metrics log."""
+    """A stage that is ready to run: call it with checkpointer and metrics log."""
 
     stream: Stream
     begin: Callable[..., FitResult]
@@ -98,7 +97,8 @@ class Training:
 
     @property
     def last(self) -> Batch | None:
-        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
+        """The last batch with the teacher's outputs; None before the first one or without
+        teacher."""
         return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 
@@ -113,13 +113,13 @@ def open_distillation(
     rng: torch.Generator,
     ring: Ring | None = None,
 ) -> tuple[TeacherStream, Loss]:
-    """Return what `fit` needs beside the student: the stream, with answers, and the loss.
+    """Return the arguments of `fit` besides the student: stream with teacher outputs, and loss.
 
-    A ring for which there is no room is left out, and `TeacherStream.notes` say so.
+    A ring that does not fit is off, with a line in `TeacherStream.notes`.
 
-    The teacher stays as it is: a frozen view of it answers. Connectors take their shapes from an
-    example of two items, drawn from a stream of its own. Whatever is wrong with the source or the
-    objective shows here, before the first step.
+    The teacher does not change: a frozen view of it is used. Connectors get their shapes from an
+    example of two items, from a separate stream. Errors of the source or the objective are raised
+    here, before the first step.
     """
     frozen = freeze(teacher)
     if settings.channels_last:
@@ -152,9 +152,10 @@ def distill(
     logger: MetricsLogger | None = None,
     ring: Ring | None = None,
 ) -> FitResult:
-    """Train `student` in place to match `teacher` on what `source` shows.
+    """Train `student` in place to match `teacher` on the batches of `source`.
 
-    A source that asks the teacher itself (`Batch.teacher`) must bring the taps it is asked for.
+    A source that computes teacher outputs itself (`Batch.teacher`) must include the requested
+    features.
     """
     stream, loss = open_distillation(
         student, teacher, source, objective, settings=settings, context=context, rng=rng, ring=ring
@@ -182,10 +183,10 @@ def transform(
     num_images: int,
     rng: torch.Generator,
 ) -> nn.Module:
-    """Return what a transform makes of the student, shown images of `source` with answers.
+    """Return the transformed student; the transform gets images of `source` with teacher outputs.
 
-    It is a function of seed and weights alone: every process, and a run that goes on, makes the
-    same again.
+    The result depends on seed and weights only: it is the same in every process and in a resumed
+    run.
     """
     if source is None:
         return apply(student, None, rng)
@@ -207,7 +208,7 @@ def transform(
 def stream_context(
     contract: AnyContract, network: nn.Module, settings: FitSettings, **fields: Any
 ) -> StreamContext[AnyContract]:
-    """Return the site of a run: where `network` lives, at the batch and length of `settings`."""
+    """Return the context of a run: the device of `network`, batch size and steps of `settings`."""
     world = fields.get("world", 1)
     if settings.batch_size % world:
         raise ValueError(
@@ -218,6 +219,6 @@ def stream_context(
         contract=contract,
         device=device_of(network),
         batch_size=settings.batch_size // world,
-        steps=max(settings.steps, 1),  # a source plans for one draw at least
+        steps=max(settings.steps, 1),  # a source plans for at least one draw
         **fields,
     )

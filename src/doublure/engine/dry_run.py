@@ -1,4 +1,4 @@
-"""Before the work begins: does each network answer, and which weights are they?"""
+"""Dry run: a check of each network's output, and digests of weights."""
 
 import hashlib
 from typing import Any
@@ -11,13 +11,13 @@ from doublure.nets.network import Network
 
 
 def dry_run(role: str, network: Network[Any], task: Task) -> list[str]:
-    """Raise unless the weights are finite and a blank input is answered as the task agrees.
+    """Raise unless the weights are finite and the output for a blank input fits the task.
 
     Args:
         role: "teacher" or "student", for messages.
 
     Returns:
-        what a person should be warned of, one sentence each.
+        warnings for the user, one sentence each.
     """
     for name, value in network.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -29,7 +29,7 @@ def dry_run(role: str, network: Network[Any], task: Task) -> list[str]:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return what tells a network's weights from any others."""
+    """Return a digest of a network's weights."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode())

@@ -1,12 +1,12 @@
-"""The one training loop: draw, answer, compare, step.
+"""The training loop: draw a batch, forward pass, loss, optimizer step.
 
-It knows no teacher, no paper and no file. A stream brings batches, a loss turns the
-student's answer into named scalars, rules act between optimizer steps, a checkpointer holds what
-the next step depends on, a metrics log is told a line of figures now and then.
+It knows no teacher, no paper and no file. A stream returns batches, a loss turns the student's
+outputs into named scalars, rules act between optimizer steps, a checkpointer stores the state, and
+a metrics log receives a line of values at intervals.
 
-A run is a function of (settings, seed, student, stream, loss): stopping it at any step and
-going on from the checkpointer's state gives the same bits on the CPU. So that dropout is part of
-that function, torch's global generator is seeded afresh for each step, and put back at the end.
+A run is a function of (settings, seed, student, stream, loss): a run that is interrupted at any
+step and resumed from the checkpointer's state gives the same bits on the CPU. To make dropout part
+of that function, torch's global generator is seeded in each step, and restored at the end.
 """
 
 import math
@@ -49,7 +49,7 @@ class NonFiniteLossError(ArithmeticError):
 
 @runtime_checkable
 class Checkpointer(Protocol):
-    """Holds the state of a run outside of it."""
+    """Stores the state of a run."""
 
     def due(self, step: int) -> bool: ...
     def save(self, state: dict[str, Any]) -> None: ...
@@ -58,16 +58,16 @@ class Checkpointer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How the student is trained.
+    """Settings of the student's training.
 
     Args:
-        steps: optimizer steps, the one unit of length; 0 leaves the student as it is.
-        batch_size: images a step, over all processes.
-        schedule: of the learning rate, which is its peak.
+        steps: optimizer steps, the only unit of length; 0 does not train.
+        batch_size: images per step, over all processes.
+        schedule: schedule of the learning rate; `learning_rate` is its peak.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
-        groups: rate and decay of parameters by the kind of their layer.
-        precision: of both networks' arithmetic; losses, statistics and weights stay float32.
-        channels_last: the memory order of each network that can be called in it.
+        groups: rate and decay of parameters by kind of layer.
+        precision: precision of both networks' passes; losses, statistics and weights are float32.
+        channels_last: whether networks use the channels-last format, if they can.
         gradient_clip: largest norm of the gradient, or None.
         ema_decay: decay of an exponential moving average that becomes the student, or None.
         log_every: steps between two lines of the metrics log.
@@ -102,11 +102,11 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a run made, and what it took.
+    """Result of a training.
 
     Args:
-        terms: the last line of metrics: loss, its terms and the facts, as means over its steps.
-        seconds: wall time in the loop, over all parts of an interrupted run.
+        terms: the last line of metrics: loss, its terms and batch metrics, as means over its steps.
+        seconds: wall time of the loop, over all parts of an interrupted run.
     """
 
     network: nn.Module
@@ -132,13 +132,13 @@ def fit(
     logger: MetricsLogger | None = None,
     world: int = 1,
 ) -> FitResult:
-    """Train `student` in place and return it, or what the rules made of it.
+    """Train `student` in place and return it, as changed by the rules.
 
     Args:
         world: number of processes; above 1, torch.distributed must be up.
 
     Raises:
-        NonFiniteLossError: at the first line of metrics or checkpoint after a term went bad.
+        NonFiniteLossError: at the first line of metrics or checkpoint after a non-finite term.
     """
     with _seeded_apart(device_of(student)):
         loop = _Loop(student, stream, loss, settings, rng, rules, world)
@@ -147,7 +147,7 @@ def fit(
 
 
 class _Step(nn.Module):
-    """Student and loss as one module, so that several processes average both gradients."""
+    """Student and loss in one module, so that processes average the gradients of both."""
 
     def __init__(self, recorder: FeatureRecorder, loss: Loss) -> None:
         super().__init__()
@@ -161,7 +161,8 @@ class _Step(nn.Module):
 
 
 class _Meter:
-    """Sums terms on the device; one readback a line. Remembers when a term first went bad."""
+    """Sums terms on the device, with one transfer per line, and records the first non-finite
+    step."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -214,7 +215,7 @@ class _Loop:
         world: int,
     ) -> None:
         self.settings, self.stream, self.loss = settings, stream, loss
-        # Each process drops out units of its own.
+        # Each process has its own dropout.
         rank = torch.distributed.get_rank() if world > 1 else 0
         self.seed = child_seed(rng.initial_seed(), "step", rank)
         self.student, self.device = student.train(), device_of(student)
@@ -234,7 +235,7 @@ class _Loop:
         if self.average is not None:
             _check_average(self.average, student)
         if world > 1:
-            # Some objectives never reach the classifier, and then in no step.
+            # Some objectives never use the classifier, consistently in all steps.
             self.module = DistributedDataParallel(self.module, static_graph=True)
         self.meter, self.line = _Meter(), dict[str, Any]()
         self.step, self.seconds = 0, 0.0
@@ -346,7 +347,7 @@ def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimize
 def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:
     if settings.ema_decay is None:
         return None
-    # The student's own buffers (BatchNorm statistics) are averages already, and are copied.
+    # Buffers (BatchNorm statistics) are averages already, and are copied.
     average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]  # torch's
     return AveragedModel(student, multi_avg_fn=average, use_buffers=False)
 

@@ -1,7 +1,7 @@
-"""Parts that no catalogue lists: a user's own source, objective, rule or transform, by name.
+"""Parts outside of the catalogue: a user's own source, objective, rule or transform, by name.
 
-A recipe calls such a part `package.module:Class`, or `file.py:Class` where its code was loaded from
-a file. Loading one runs code, so it needs the permission that a `file:` network needs.
+Its kind in a recipe is `package.module:Class`, or `file.py:Class` if its code comes from a file.
+Loading it runs code, so it needs the same permission as a `file:` network.
 """
 
 import importlib
@@ -22,27 +22,27 @@ def names_class(text: str) -> bool:
 
 
 def class_name(settings: type) -> str:
-    """Return the name that a recipe has for a settings class of a user.
+    """Return the kind of a user's settings class in a recipe.
 
     Raises:
-        ValueError: nothing could load the class again: it stands in a function, or in a script
-            or a session that is being run.
+        ValueError: the class cannot be loaded again: it is defined in a function, or in the running
+            script or session.
     """
     name, module = settings.__qualname__, settings.__module__
     if "." in name:
         raise ValueError(
-            f"the class {name} stands inside another class or function, so that no recipe can name "
-            "it; move it to the top of a module"
+            f"the class {name} is defined inside another class or function, so that no recipe can "
+            f"name it; move it to the top level of a module"
         )
     if module == "__main__":
         raise ValueError(
-            f"the class {name} stands in the program that is being run, so that no recipe can name "
-            "it; move it into a file of its own and import it"
+            f"the class {name} is defined in the running program, so that no recipe can name it; "
+            f"move it into its own file and import it"
         )
     if getattr(sys.modules.get(module), name, None) is not settings:
         raise ValueError(
-            f"the class {name} is not what {module} holds under its name, so that no recipe can "
-            "name it; save it in a file and import it"
+            f"{module} has another object under the name of the class {name}, so that no recipe "
+            f"can name it; save it in a file and import it"
         )
     file = module_of_file(module)
     return f"{module if file is None else file}:{name}"
@@ -55,7 +55,7 @@ def load_class(text: str, allow_code: bool | Collection[str | Path]) -> type:
         allow_code: files and modules whose code may run; True for any.
 
     Raises:
-        ValueError: its code may not run, or has no such class; with the way out.
+        ValueError: its code has no permission, or no such class.
     """
     found = _NAME.fullmatch(text)
     assert found is not None, text
@@ -63,7 +63,7 @@ def load_class(text: str, allow_code: bool | Collection[str | Path]) -> type:
     is_file = place.endswith(".py")
     if not _allowed(place, is_file=is_file, allow_code=allow_code):
         raise ValueError(
-            f"{text} would run the code in {place}; if you trust it, say --allow-code {place}"
+            f"{text} would run the code in {place}; if you trust it, use --allow-code {place}"
         )
     module: Any = load_module(place) if is_file else _import(place, text)
     settings = getattr(module, name, None)

@@ -1,9 +1,9 @@
-"""Networks that take one image: architecture, weights and input contract, without surprises.
+"""Networks with one image as input: architecture, weights and input contract.
 
-Each value of the contract is taken from the first place that states it: what was said beside the
-reference, what the reference's own weights state, the network it shall be `like` (a student
-inherits from its teacher), the weights themselves. Normalisation is never guessed: where nobody
-states it, images stay in [0, 1], and a note says so.
+Each value of the contract comes from the first place that states it: the options of the reference,
+the configuration of its own weights, the network that it is `like` (a student inherits from its
+teacher), the shapes of the weights. Normalisation is never guessed: if no place states it, images
+stay in [0, 1], with a note.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ from doublure.nets.references import HUBS, NetworkRef, Reference
 from doublure.nets.state_dicts import count_from_weights, load_state_, looks_like
 from doublure.nets.zoo import architecture_of, build_from_hub, stated_by_hub
 
-# What the built-in networks were made for, where nobody says otherwise.
+# Contract of the built-in networks without other statements.
 _SIZE, _CHANNELS = (32, 32), 3
-# What export writes beside a program.
+# The description next to an exported program.
 _PROGRAM_DESCRIPTION = "description.json"
 
-# What the built-in networks were made for, where nobody says otherwise.
+# Contract of the built-in networks without other statements.
 _SIZE, _CHANNELS = (32, 32), 3
-# What export writes beside a program.
+# The description next to an exported program.
 _PROGRAM_DESCRIPTION = "description.json"
 
 Rebuild = Callable[[nn.Module, Plan], nn.Module]
@@ -49,11 +49,11 @@ Rebuild = Callable[[nn.Module, Plan], nn.Module]
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A network and what there is to say about it.
+    """A loaded network.
 
     Args:
-        notes: what a person should be warned of, one sentence each.
-        random: its weights were drawn, not read.
+        notes: warnings for the user, one sentence each.
+        random: whether its weights are random, not loaded.
     """
 
     network: Network[Any]
@@ -63,7 +63,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What a reference stands for, before its network is built.
+    """A resolved reference, before its network is built.
 
     Args:
         program: the same network as an exported program, where one lies beside it.
@@ -123,7 +123,7 @@ def assemble(
     rng: torch.Generator | None,
     rebuild: Rebuild,
 ) -> Loaded:
-    """Build the architecture, load the weights, settle the contract."""
+    """Build the architecture, load the weights, merge the contract."""
     places = [
         partial_contract(said),
         opened.own,
@@ -135,7 +135,7 @@ def assemble(
         places.append(_counted(places, opened, make))
         channels, classes = first_value(places, "channels"), first_value(places, "classes")
         body = make(classes, channels)
-    if isinstance(body, Network):  # made by a function of a file, with a contract of its own
+    if isinstance(body, Network):  # from a function of a file, with its own contract
         return _with_own_contract(body, opened)
     if opened.reference.kind == "file":
         channels = channels or user_file.first_channels(body) or _CHANNELS
@@ -161,7 +161,7 @@ def assemble(
 
 
 def _with_own_contract(made: Network[Any], opened: Opened) -> Loaded:
-    """Return a network that was made with its contract; nothing else is asked of it."""
+    """Return a network that already has a contract."""
     if opened.state is not None:
         try:
             made.body.load_state_dict(dict(opened.state))
@@ -176,7 +176,7 @@ def _with_own_contract(made: Network[Any], opened: Opened) -> Loaded:
 def _maker(
     opened: Opened, size: tuple[int, int], allow_code: bool | Collection[str | Path]
 ) -> Callable[[int | None, int | None], nn.Module]:
-    """Return what builds the architecture for numbers of classes and channels, None if unsaid."""
+    """Return a function that builds the architecture for numbers of classes and channels."""
     reference = opened.reference
     if reference.kind == "file":
         path, _, name = reference.target.rpartition(":")
@@ -202,12 +202,12 @@ def _maker(
 def _no_classes(opened: Opened, size: tuple[int, int]) -> str:
     ref = opened.reference
     if ref.kind == "builtin":
-        builtin.build(ref.target, classes=1, size=size)  # a name nobody knows is the better reason
+        builtin.build(ref.target, classes=1, size=size)  # an unknown name is the better reason
     if opened.state is not None:
         return f"{opened.weights} does not fit {ref.text}; {looks_like(opened.state, size)}"
     return (
-        f"nothing states how many classes {ref.text} has; say --classes N (or a file of their "
-        "names), or give its weights"
+        f"the number of classes of {ref.text} is unknown; use --classes N (or a file of their "
+        f"names), or give its weights"
     )
 
 
@@ -220,7 +220,7 @@ def _permit(opened: Opened, path: str, allow_code: bool | Collection[str | Path]
         instead = f", or name {opened.program}, which needs none" if opened.program else ""
         raise ValueError(
             f"{opened.reference.text} would run the code in {path}; "
-            f"if you trust it, say --allow-code {path}{instead}"
+            f"if you trust it, use --allow-code {path}{instead}"
         )
 
 
@@ -229,7 +229,8 @@ def _counted(
     opened: Opened,
     make: Callable[[int | None, int | None], nn.Module],
 ) -> PartialContract:
-    """Return the numbers that only the weights tell, for architectures that are cheap to build."""
+    """Return the numbers that only the weights determine, for architectures that are cheap to
+    build."""
     if opened.state is None or opened.reference.kind != "builtin":
         return EMPTY_CONTRACT
     classes, channels = first_value(places, "classes"), first_value(places, "channels")
@@ -241,18 +242,18 @@ def _counted(
 
 @contextlib.contextmanager
 def seeded(rng: torch.Generator | None) -> Iterator[None]:
-    """Let torch's global generator, which initialisers draw from, start from a child of `rng`."""
+    """Context manager that seeds torch's global generator, used by initialisers, from `rng`."""
     seed = child_seed(0 if rng is None else rng.initial_seed(), "weights")
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed every GPU as well.
+        # torch.manual_seed would also seed every GPU.
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def load_program(said: NetworkRef, path: Path, own: PartialContract) -> Loaded:
-    """Return an exported program as a network; its normalisation is inside."""
+    """Return an exported program, which includes normalisation, as a network."""
     if said.weights is not None:
-        raise ValueError(f"{path} holds its own weights; leave --weights out")
+        raise ValueError(f"{path} has its own weights; remove --weights")
     module = read_program(path)
     image, answer = program_shapes(module)
     _, channels, height, width = image
@@ -266,7 +267,7 @@ def load_program(said: NetworkRef, path: Path, own: PartialContract) -> Loaded:
     channels = first_value(places, "channels") or _CHANNELS
     places.append(PartialContract(mean=(0.0,) * channels, std=(1.0,) * channels))
     if first_value(places, "classes") is None:
-        raise ValueError(f"{path} does not tell how many classes it answers; say --classes")
+        raise ValueError(f"the number of classes of {path} is unknown; use --classes")
     contract, notes = merge_contracts(
         places, first_value(places, "size") or _SIZE, channels, str(path)
     )
@@ -274,7 +275,7 @@ def load_program(said: NetworkRef, path: Path, own: PartialContract) -> Loaded:
 
 
 def _said_beside(path: Path) -> PartialContract:
-    """Return what was written into the program's file when it was exported."""
+    """Return the description that the export wrote into the program's file."""
     text = read_extra(path, _PROGRAM_DESCRIPTION)
     if text is None:
         return EMPTY_CONTRACT

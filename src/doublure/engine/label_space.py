@@ -1,7 +1,7 @@
-"""A student with classes of its own, taught by the layers of a teacher that knows others.
+"""A student with its own classes, trained on the features of a teacher with other classes.
 
-Nothing may then look at the teacher's answers beside the student's: not the objective, and not a
-source that chooses or makes images by the teacher's classes.
+Then nothing may compare their outputs: neither the objective, nor a source that selects or
+generates images by the teacher's classes.
 """
 
 from doublure.core.cards import card_of
@@ -13,7 +13,7 @@ from doublure.sources.balanced import Balanced
 
 
 def compares_layers_alone(objective: object) -> bool:
-    """Whether an objective says nothing of the outputs, so that no classifier learns from it."""
+    """Return whether an objective uses no outputs, so that it does not train the classifier."""
     if isinstance(objective, Weighted):
         return all(compares_layers_alone(part) for _, part in objective.terms)
     card = card_of(objective)
@@ -21,7 +21,7 @@ def compares_layers_alone(objective: object) -> bool:
 
 
 def compares_answers(objective: object) -> bool:
-    """Whether an objective needs a teacher that knows the student's classes."""
+    """Return whether an objective needs a teacher with the student's classes."""
     if isinstance(objective, Weighted):
         return any(compares_answers(part) for _, part in objective.terms)
     if isinstance(objective, HardLabels):
@@ -31,16 +31,16 @@ def compares_answers(objective: object) -> bool:
 
 
 def check_label_space(objective: AnyObjective, source: Source) -> None:
-    """Raise unless a student whose classes are not the teacher's can learn so."""
+    """Raise unless source and objective support a student with its own classes."""
     if compares_answers(objective):
         raise ValueError(
-            "the student has classes of its own, but the objective compares its answers with the "
-            "teacher's; use one that compares layers alone, as --objective activation-boundaries, "
-            "and --labels with a labelled transfer set"
+            "the student has its own classes, but the objective compares its outputs with the "
+            "teacher's; use one that compares layers only, such as --objective "
+            "activation-boundaries, and --labels with a labelled transfer set"
         )
     for part in parts_of(source):
         if isinstance(part, Balanced | Adversarial | OptimisedSource):
             raise ValueError(
-                f"the student has classes of its own, but {type(part).__name__} goes by the "
-                "teacher's; name images with --transfer"
+                f"the student has its own classes, but {type(part).__name__} uses the teacher's; "
+                f"name images with --transfer"
             )

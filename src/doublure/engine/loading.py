@@ -1,7 +1,7 @@
-"""From a reference to a network, and from a network to files: whose task it is decides how.
+"""From a reference to a network, and from a network to files, for all tasks.
 
-Networks that take one image are opened by `image_loading`, whatever they answer; a task may build
-others of its own.
+`image_loading` loads networks with one image as input, for any kind of output; a task may build
+other networks itself.
 """
 
 from collections.abc import Collection, Mapping
@@ -50,7 +50,7 @@ def load(
     rebuild: Rebuild = rebuild_plan,
     tasks: tuple[Task, ...],
 ) -> Network[Any]:
-    """Return the network that a reference names; see `resolve`."""
+    """Return the network of a reference; see `resolve`."""
     return resolve(
         reference, like=like, allow_code=allow_code, rng=rng, rebuild=rebuild, tasks=tasks
     ).network
@@ -65,19 +65,19 @@ def resolve(
     rebuild: Rebuild = rebuild_plan,
     tasks: tuple[Task, ...],
 ) -> Loaded:
-    """Return the network that a reference names, with notes.
+    """Return the network of a reference, with notes.
 
     Args:
-        like: the network is a new one that inherits this contract; a hub's name then stands for
-            the architecture only, and nothing is downloaded.
-        allow_code: True where a person typed the reference: its own `file:` may run. Files named
-            here may run also where a student.json asks for them.
-        rng: draws the weights of a network that has none; None draws as seed 0.
-        rebuild: applies the plan of a student whose architecture was changed.
-        tasks: what networks there are beside those that take one image.
+        like: contract that a new network inherits; a hub's name then means the architecture only,
+            without download.
+        allow_code: True if the user typed the reference: its own `file:` may run. Files listed here
+            may also run if a student.json needs them.
+        rng: generator for random weights; None uses seed 0.
+        rebuild: applies the plan of a student with a changed architecture.
+        tasks: the tasks, which may have other networks than those with one image as input.
 
     Raises:
-        ValueError: with one line that says what is wrong where, and the way out.
+        ValueError: with one line of place, reason and remedy.
     """
     said = NetworkRef(ref=reference) if isinstance(reference, str) else reference
     made = _resolve(said, like, allow_code, rng, rebuild, tasks)
@@ -164,7 +164,7 @@ def _resolve_student(
 
 
 def _builder(tasks: tuple[Task, ...], reference: Reference) -> Task | None:
-    """Return the task that a builtin network belongs to, None for those that take one image."""
+    """Return the task of a builtin network, None for those with one image as input."""
     if reference.kind != "builtin":
         return None
     return next((task for task in tasks if task.builds(reference.target)), None)
@@ -191,7 +191,7 @@ def _build(
 
 
 def _of_images(said: NetworkRef, like: Contract | None, tasks: tuple[Task, ...]) -> Contract | None:
-    """Return the contract that a network of images shall be like."""
+    """Return the contract of `like`, which must be one of images."""
     if like is None or like.normalisation is not None:
         return like
     does = task_of(tasks, like).words.takes
@@ -199,7 +199,7 @@ def _of_images(said: NetworkRef, like: Contract | None, tasks: tuple[Task, ...])
 
 
 def save(network: Network[Any], folder: str | Path, *, tasks: tuple[Task, ...]) -> None:
-    """Write the network and what was done to it, as student.safetensors and student.json."""
+    """Write the network and its plan, as student.safetensors and student.json."""
     task = task_of(tasks, network.contract)
     architecture = network.reference if rebuilds(network.reference) else ""
     description = task.describe(network.contract, architecture, network.plan)
@@ -207,5 +207,5 @@ def save(network: Network[Any], folder: str | Path, *, tasks: tuple[Task, ...]) 
 
 
 def rebuilds(reference: str) -> bool:
-    """Whether a REF names an architecture that can be built again, rather than one network."""
+    """Return whether a REF names an architecture, not one particular network."""
     return reference != "" and parse(reference).kind not in ("python", "student", "program")

@@ -1,7 +1,7 @@
-"""What a run was made with: versions, threads, device kind, seeds and the hashes of its inputs.
+"""The environment of a run: versions, threads, kind of device, seeds and hashes of its inputs.
 
-Enough to tell why two runs differ, and nothing that tells whose machine it was: no host name, no
-user, no path but those the user typed.
+Enough to explain why two runs differ, without identifying the machine: no host name, no user, no
+paths except those that the user typed.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _PACKAGES = (
     *("doublure", "torch", "numpy", "pillow", "safetensors", "scikit-learn", "accelerate"),
     *("onnx", "onnxscript", "onnxruntime", "timm", "torchvision"),
 )
-# Those that change what is computed, or how fast.
+# Environment variables that affect results or speed.
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "DOUBLURE_THREADS")
 _CHUNK = 1 << 20
 
@@ -30,11 +30,11 @@ def run_manifest(
     device: torch.device,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what `manifest.json` holds.
+    """Return the content of `manifest.json`.
 
     Args:
-        inputs: files and folders as the user named them; one that is neither is left out.
-        command: what the user typed.
+        inputs: files and folders as the user named them; others are omitted.
+        command: the command line.
     """
     return {
         "command": list(command),
@@ -82,7 +82,7 @@ def _versions() -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # an extra that is not here took no part
+            continue  # a missing extra was not used
     # Which tells what torch was built for; what is installed under its name may not.
     return found | {"torch": torch.__version__}
 

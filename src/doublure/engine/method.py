@@ -1,4 +1,4 @@
-"""A method: a paper's whole recipe as stages, made for what a person has."""
+"""A method: a paper's whole recipe as stages, for the user's inputs."""
 
 import typing
 from collections.abc import Callable
@@ -23,9 +23,9 @@ _WANTED = {
     "labels": "labelled images; name them with --transfer",
     "sentences": "sentences; name parallel text with --transfer",
 }
-# For networks that normalise layers and not batches: by the rates that batch normalisation bears,
-# SGD does not train them. Touvron et al., arXiv:2012.12877, table 9: 0.0005 for each 512 images of
-# a batch, of which they take 1024. The clip is ours.
+# For networks with LayerNorm: SGD at BatchNorm learning rates does not converge for them. Touvron
+# et al., arXiv:2012.12877, table 9: 0.0005 per 512 images of a batch, of 1024 images there. The
+# gradient clip is ours.
 _OF_LAYER_NORM: dict[str, Any] = {
     "optimizer": AdamW(),
     "learning_rate": 1e-3,
@@ -36,13 +36,13 @@ _OF_LAYER_NORM: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the networks of a run are like, as far as a recipe may depend on it.
+    """Properties of a run's networks on which a recipe may depend.
 
     Args:
-        statistics: the teacher holds BatchNorm statistics of its data.
-        inherits: something of the teacher can become the student's.
-        stages: both have layers that answer with maps or tokens, to be compared.
-        layer_norm: the student normalises layers and not batches.
+        statistics: whether the teacher has BatchNorm statistics of its data.
+        inherits: whether the student can inherit weights of the teacher.
+        stages: whether both have layers with maps or tokens that can be compared.
+        layer_norm: whether the student has LayerNorm and no BatchNorm.
     """
 
     statistics: bool = True
@@ -53,16 +53,16 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInputs:
-    """What a person brings to a method.
+    """Inputs of a method.
 
     Args:
-        contract: what the teacher takes.
-        task: whose networks they are, by its name; "" where nobody asks.
-        base: what is shown in place of the method's own images.
-        without: parts of the method to leave out.
-        objective: what the last stage matches in place of the method's own.
-        facts: what the networks are like.
-        few: 10 to 500 real images beside what the method makes, where there are any.
+        contract: the teacher's contract.
+        task: name of the networks' task; "" if unknown.
+        base: source in place of the method's own images.
+        without: parts of the method to omit.
+        objective: objective of the last stage in place of the method's own.
+        facts: properties of the networks.
+        few: 10 to 500 real images in addition to the method's own, if there are any.
     """
 
     contract: Contract
@@ -76,23 +76,23 @@ class MethodInputs:
 
     @property
     def image_contract(self) -> InputContract:
-        """The contract, for methods that are for images alone."""
-        return typing.cast(InputContract, self.contract)  # another is refused by `Method.recipe`
+        """The contract, for methods for images only."""
+        return typing.cast(InputContract, self.contract)  # `Method.recipe` refuses others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A published recipe by its name.
+    """A published recipe with a name.
 
     Args:
-        stages: made of what is given; the function says what is the paper's.
-        needs: what must be given, for methods that cannot do without.
-        parts: what can be left out, to see what it is worth.
-        plan: what was chosen for these networks and why, in a few sentences, where anything was.
-        tasks: whose networks it is for, by their names.
-        open: it is meant for whatever is given: with images or an objective in place of its own it
-            is still itself.
-        uses_few: it can show a few real images beside its own.
+        stages: function from inputs to stages; its docstring names the paper's choices.
+        needs: required inputs.
+        parts: parts that can be omitted, for ablations.
+        plan: function that returns the choices for these networks and their reasons, in a few
+            sentences.
+        tasks: names of its tasks.
+        open: whether it keeps its name with other images or another objective.
+        uses_few: whether it can use a few real images in addition to its own.
     """
 
     name: str
@@ -107,16 +107,16 @@ class Method:
     def recipe(
         self, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
     ) -> Recipe:
-        """Return the recipe of a run; with a part swapped or left out its method is "custom".
+        """Return the recipe of a run; with a part replaced or omitted its method is "custom".
 
         Raises:
-            ValueError: what the method needs was not given, it is not for such a teacher, or it has
-                no such part.
+            ValueError: a required input is missing, the method is for other teachers, or has no
+                such part.
         """
         self._refuse(inputs)
         stages = self.stages(inputs)
         if inputs.objective is not None:
-            # What comes before the last stage prepares it.
+            # Earlier stages prepare the last one.
             stages = (*stages[:-1], replace(stages[-1], objective=inputs.objective))
         shown = inputs.base is not None and self.needs == "nothing" and not self.open
         swapped = shown or inputs.without or inputs.objective is not None
@@ -135,34 +135,34 @@ class Method:
         if inputs.task and inputs.task not in self.tasks:
             raise ValueError(
                 f"{self.name} is for {' and '.join(self.tasks)}, but the teacher is one of "
-                f"{inputs.task}; leave --method out"
+                f"{inputs.task}; remove --method"
             )
         if inputs.base is None and self.needs != "nothing":
             raise ValueError(f"{self.name} needs {_WANTED[self.needs]}")
         if inputs.few is not None and not self.uses_few:
             raise ValueError(
-                f"{self.name} is shown what was published, and has no use for a few real images; "
-                "leave --few out, or take --method auto"
+                f"{self.name} uses the published images only and cannot use --few; remove it, or "
+                f"use --method auto"
             )
         for part in inputs.without:
             if not self.parts:
                 raise ValueError(
-                    f"{self.name} has no part '{part}' to leave out; change its settings with --set"
+                    f"{self.name} has no part '{part}' to omit; change its settings with --set"
                 )
             one_of(f"part of {self.name}", part, self.parts)
 
 
 def normalises_layers(network: nn.Module) -> bool:
-    """Whether a network has LayerNorm and no BatchNorm layers, as transformers do."""
+    """Return whether a network has LayerNorm and no BatchNorm layers, like transformers."""
     layers = [*network.modules()]
     batches = any(isinstance(layer, _BatchNorm) for layer in layers)
     return not batches and any(isinstance(layer, nn.LayerNorm) for layer in layers)
 
 
 def choose_optimizer(recipe: Recipe, student: nn.Module) -> Recipe:
-    """Return the recipe with an optimizer by which such a student learns: AdamW for transformers.
+    """Return the recipe with an optimizer that suits the student: AdamW for transformers.
 
-    That is, where it has LayerNorm and no BatchNorm layers, and a stage would take SGD.
+    AdamW replaces SGD in a stage if the student has LayerNorm and no BatchNorm layers.
     """
     if not normalises_layers(student):
         return recipe

@@ -21,7 +21,7 @@ from doublure.nets.network import Network
 def apply_transform(
     stage: Stage, teacher: Network | None, student: Network, rng: torch.Generator
 ) -> Network:
-    """Return the student that a stage trains: what its change makes of it, or itself."""
+    """Return the student that a stage trains: transformed, or unchanged."""
     if stage.model_transform is None:
         return student
     made = transform(
@@ -62,7 +62,7 @@ def ensemble_of(members: Sequence[Network[Any]]) -> Network[Any]:
 
 
 def network_of(made: nn.Module, student: Network[Any]) -> Network[Any]:
-    """Return what a training made as a network with the contract of its student."""
+    """Return the result of a training as a network with the contract of its student."""
     if isinstance(made, Network):
         return made
     return Network(made, student.contract, student.reference, student.plan)

@@ -1,4 +1,4 @@
-"""Parameters by the kind of layer they belong to: each group with a rate and a decay of its own."""
+"""Parameter groups by kind of layer, each with its own learning rate and weight decay."""
 
 import fnmatch
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _CLASSES: dict[Layers, tuple[type[nn.Module], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """What the parameters of one kind of layer are trained with.
+    """Training settings for the parameters of one kind of layer.
 
     Args:
-        layers: the kind; "other" is whatever is none of the kinds.
-        parameters: all of such a layer, or its weight (of BatchNorm the scale) or bias alone.
+        layers: the kind; "other" is all other layers.
+        parameters: all of such a layer, or only its weight (for BatchNorm the scale) or its bias.
         rate: factor on the learning rate.
         decay: weight decay in place of the optimizer's; None for the same.
     """
@@ -51,14 +51,14 @@ def parameter_groups(
     groups: tuple[ParameterGroup, ...] = (),
     rates: tuple[tuple[str, float], ...] = (),
 ) -> list[dict[str, Any]]:
-    """Return what an optimizer takes: lists of parameters with "factor", and "weight_decay" if own.
+    """Return parameter groups for an optimizer, with "factor", and "weight_decay" if it differs.
 
     Args:
-        groups: the first that a parameter fits is its own.
-        rates: (glob, factor) pairs on names; they multiply what a group says.
+        groups: a parameter belongs to the first group that matches.
+        rates: (glob, factor) pairs on names; they multiply the factor of the group.
 
     Raises:
-        ValueError: a group or a glob fits no parameter.
+        ValueError: a group or a glob matches no parameter.
     """
     kinds = dict(_kinds(module))
     laid: dict[tuple[float, float | None], list[nn.Parameter]] = {(1.0, None): []}
@@ -80,7 +80,7 @@ def parameter_groups(
         if group not in used:
             what = "parameters" if group.parameters == "all" else group.parameters
             raise ValueError(
-                f"the student has no {what} of {group.layers} layers; leave the group out"
+                f"the student has no {what} of {group.layers} layers; remove the group"
             )
     return [
         {"params": some, "factor": factor} | ({} if decay is None else {"weight_decay": decay})
@@ -115,7 +115,7 @@ def undecayed_vectors(module: nn.Module, *, batchnorm_rate: float) -> tuple[Para
 
 
 def _kinds(module: nn.Module) -> Iterator[tuple[str, Layers]]:
-    """Yield the name of each parameter with the kind of its layer."""
+    """Yield each parameter's name with the kind of its layer."""
     for place, layer in module.named_modules():
         kind: Layers = next(
             (kind for kind, classes in _CLASSES.items() if isinstance(layer, classes)), "other"

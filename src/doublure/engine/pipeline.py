@@ -1,7 +1,7 @@
-"""Recipe in, run folder out: open the networks, train stage by stage, then write it all down.
+"""From a recipe to a run folder: load the networks, train stage by stage, write the results.
 
-The order is the promise: the recipe is on disk before step 0, the student before anything is said
-about it. Evaluation, logging and checkpoints never touch what the student's bytes depend on.
+The order is guaranteed: the recipe is on disk before step 0, the student before its evaluation.
+Evaluation, logging and checkpoints never affect the student's bytes.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 
 from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
-from doublure.core.protocols import JudgingSource, parts_of
+from doublure.core.protocols import EvaluationSource, parts_of
 from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
@@ -54,35 +54,36 @@ from doublure.engine.summary import summarize
 from doublure.engine.task import EvaluationData, FinishedRun, Task
 from doublure.nets.network import Network
 
-# What does not decide the student's bytes: two recipes that differ only here are one run.
+# Keys that do not affect the student's bytes: recipes that differ only here are one run.
 FREE = ("eval", "fit.log_every")
 LAYERS_ALONE = (
-    "the objective compares layers alone: nothing trains the student's classifier; "
+    "the objective compares layers only: nothing trains the student's classifier; "
     "add --objective soft-targets, or --labels and --objective hard-labels"
 )
-# The verbs whose student starts as its teacher.
+# Verbs whose student starts with the teacher's weights.
 CHANGING = ("prune", "quantize", "continual")
-# The recipe as it was before a budget was planned, which --resume compares.
+# The recipe before budget planning, which --resume compares.
 _ASKED_FOR = "asked.toml"
-# Of a budget, at most so much is kept for that.
+# Largest share of a budget that is kept for it.
 _JUDGING_SHARE = 0.25
-# Seconds for what a report takes beside, drawing images and writing the page among it.
+# Seconds for the rest of a report, such as drawing images and writing the page.
 _REPORTING = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out, as opposed to what it is.
+    """Options that do not define the run's result.
 
     Args:
-        budget: seconds that become steps, once; None where the recipe says the steps.
-        networks: networks made in Python, in place of the recipe's references, by role.
-        skip_bad: leave unreadable files of the data to score on out, instead of raising.
-        say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of the metrics log.
+        budget: seconds that become steps, once; None if the recipe has the steps.
+        networks: networks built in Python, in place of the recipe's references, by role.
+        skip_bad: skip unreadable files of the evaluation data instead of raising.
+        say: callback for log messages.
+        watch: callback for the number of steps and each line of the metrics log.
         checkpoint_seconds: time between two checkpoints.
         tensorboard: also write the metrics log for TensorBoard.
-        audit: whether the transfer set is scored, or its search followed, for the report.
+        audit: whether the report has the audit of the transfer set, or the path of its
+            optimisation.
     """
 
     resume: bool = False
@@ -99,17 +100,17 @@ class RunOptions:
 
 
 def run(recipe: Recipe, out: Path, options: RunOptions, plugins: Plugins) -> dict[str, Any]:
-    """Carry out `recipe` in the folder `out` and return its summary.
+    """Run `recipe` in the folder `out` and return its summary.
 
-    Of several processes the first one writes; the others return nothing.
+    With several processes, the first one writes; the others return None.
 
     Raises:
-        RunFolderError: the folder is in the way, or cannot be written.
-        RecipeError: `resume` finds another recipe there; the message names the keys.
-        ValueError: a network or the data cannot be used; an earlier run is as it was.
+        RunFolderError: the folder already exists, or cannot be written.
+        RecipeError: `resume` finds another recipe there; the message has the keys.
+        ValueError: a network or the data cannot be used; an earlier run is unchanged.
     """
     began = time.perf_counter()
-    cpu = device_named(recipe.device).type == "cpu"
+    cpu = find_device(recipe.device).type == "cpu"
     with process_group(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
         return _run(recipe, folder, options, plugins, processes, began)
 
@@ -123,10 +124,10 @@ def _run(
     began: float,
 ) -> dict[str, Any]:
     recipe, saved = processes.broadcast(
-        _looked_up(recipe, folder, options, plugins.codec, processes)
+        _find_recipe(recipe, folder, options, plugins.codec, processes)
     )
     asked = recipe
-    plugins.codec.to_toml(recipe)  # which is better refused now than after the training
+    plugins.codec.to_toml(recipe)  # which is better refused before the training
     notes: list[str] = []
     noting = dataclasses.replace(options, say=notes.append)
     teacher, student = open_networks(recipe, noting, plugins)
@@ -154,11 +155,11 @@ def _run(
     compared: list[str] = []
     train = opening(recipe.stages[0], teacher, student, stage_rng(recipe, 0), say=compared.append)
     if processes.first:
-        options = _begun(
+        options = _create_folder(
             recipe, asked, folder, options, plugins.codec, [*notes, *compared], saved=saved
         )
     train.note = functools.partial(_note_beginning, folder, options)
-    processes.broadcast(None)  # nobody goes on before the folder stands
+    processes.broadcast(None)  # wait until the folder exists
     taught_by = "" if teacher is None else weights_digest(teacher)
     results, members = [], []
     for i, stage in enumerate(recipe.stages):
@@ -194,14 +195,14 @@ def _run(
     return summarize(finished, results, task, compared=compared, paper=paper)
 
 
-def _looked_up(
+def _find_recipe(
     recipe: Recipe,
     folder: RunFolder,
     options: RunOptions,
     codec: Codec,
     processes: ProcessGroup,
 ) -> tuple[Recipe, bool]:
-    """Return the recipe to carry out, and whether it is one to go on with; nothing is written."""
+    """Return the recipe to run, and whether it is resumed; nothing is written."""
     if options.tensorboard:
         require("torch.utils.tensorboard")
     if not processes.first or not folder.check(resume=options.resume, overwrite=options.overwrite):
@@ -209,7 +210,7 @@ def _looked_up(
     return _going_on(recipe, folder, options, codec), True
 
 
-def _begun(
+def _create_folder(
     recipe: Recipe,
     asked: Recipe,
     folder: RunFolder,
@@ -219,10 +220,10 @@ def _begun(
     *,
     saved: bool,
 ) -> RunOptions:
-    """Make the folder, with the recipe, and return the conduct that also writes its log.
+    """Create the folder with the recipe, and return options that also write its log.
 
     Args:
-        asked: the recipe before a budget was planned.
+        asked: the recipe before budget planning.
     """
     folder.begin(overwrite=options.overwrite)
     if not saved and options.budget is not None:
@@ -238,12 +239,12 @@ def _begun(
 def open_networks(
     recipe: Recipe, options: RunOptions, plugins: Plugins
 ) -> tuple[Network[Any] | None, Network[Any]]:
-    """Return the teacher, where there is one, and the student before its first step.
+    """Return the teacher, if there is one, and the student before its first step.
 
     Raises:
-        ValueError: one of them cannot be loaded, answered, or kept; or they do not fit together.
+        ValueError: one of them cannot be loaded, called or saved; or they do not fit together.
     """
-    device = device_named(recipe.device)
+    device = find_device(recipe.device)
     made = dict(options.networks)
     if "teacher" not in made and recipe.teacher is not None:
         opened = resolve(recipe.teacher, allow_code=options.allow_code, tasks=plugins.tasks)
@@ -251,7 +252,7 @@ def open_networks(
             options.say(f"teacher: {note}")
         made["teacher"] = opened.network
     if recipe.verb in CHANGING:
-        # A teacher that was handed over frozen has a student that learns all the same.
+        # The student trains even if a given teacher is frozen.
         made.setdefault("student", copy.deepcopy(made["teacher"]).requires_grad_())
     if "student" not in made:
         made["student"] = resolve(
@@ -268,21 +269,21 @@ def open_networks(
     if "teacher" in made:
         _check_pair(made["teacher"].contract, made["student"].contract, recipe, plugins)
     if _travels_with_code(made["student"]):
-        trace_program(made["student"])  # which is better refused now than after the training
+        trace_program(made["student"])  # which is better refused before the training
     return made.get("teacher"), made["student"]
 
 
 def _evaluation_data(
     recipe: Recipe, contract: Any, task: Task, options: RunOptions
 ) -> tuple[EvaluationData | None, list[str]]:
-    """Return what to score on: the data asked for, or else what a source keeps apart; and notes."""
+    """Return the evaluation data (as requested, or held out by a source), and notes."""
     if recipe.eval is not None:
         data = task.open_evaluation_data(recipe.eval, contract, skip_bad=options.skip_bad)
         return data, [f"--eval: {note}" for note in data.notes]
     for part in parts_of(recipe.stages[-1].source):
-        kept = part.judging(contract) if isinstance(part, JudgingSource) else None
+        kept = part.evaluation_data(contract) if isinstance(part, EvaluationSource) else None
         if kept is not None:
-            return kept, [f"{len(kept)} {task.words.judged} are kept apart, and scored on"]
+            return kept, [f"{len(kept)} {task.words.judged} are held out for evaluation"]
     return None, []
 
 
@@ -296,8 +297,8 @@ def _check_pair(teacher: Any, student: Any, recipe: Recipe, plugins: Plugins) ->
     task.check_pair(teacher, student, own_label_space=recipe.own_label_space)
 
 
-def device_named(name: str) -> torch.device:
-    """Return the device of a name; "auto" is the GPU where there is one."""
+def find_device(name: str) -> torch.device:
+    """Return the named device; "auto" is the GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -305,12 +306,12 @@ def device_named(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device '{name}' asked for, but torch sees no CUDA device; use cpu")
+        raise ValueError(f"device '{name}' is requested, but torch finds no CUDA device; use cpu")
     return device
 
 
 def _note_beginning(folder: RunFolder, options: RunOptions, made: Initialized) -> None:
-    """Say how the student's weights began, and keep it for the summary."""
+    """Log the initialisation of the student, and store it for the summary."""
     errors = ", ".join(f"{name} {error:.3f}" for name, error in made.errors.items())
     for line in (made.how, *made.notes, f"relative errors: {errors}" if errors else ""):
         if line:
@@ -328,11 +329,11 @@ def train_in_folder(
     processes: ProcessGroup,
     taught_by: str,
 ) -> FitResult:
-    """Carry out one stage's training with checkpoints and a metrics log in the run's folder.
+    """Train one stage, with checkpoints and a metrics log in the run's folder.
 
     Args:
-        train: is called with a checkpointer and a metrics log.
-        taught_by: tells what the stage rests on; its checkpoint goes back to the same only.
+        train: called with a checkpointer and a metrics log.
+        taught_by: digest of the stage's inputs; a checkpoint is restored only if it is equal.
     """
     together = max(1, steps // 20) if processes.world > 1 else None
     checkpointer = FolderCheckpointer(
@@ -368,13 +369,13 @@ def train_in_folder(
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise RunFolderError(  # from a source that keeps its images there
+            raise RunFolderError(  # from a source that stores its images there
                 f"cannot write into {folder.scratch}: {error.strerror}; {MAKE_ROOM}"
             ) from error
 
 
 def _travels_with_code(student: Network[Any]) -> bool:
-    """Return whether no name makes the architecture again elsewhere."""
+    """Return whether the architecture has no name that rebuilds it elsewhere."""
     return not rebuilds(student.reference) or student.reference.startswith("file:")
 
 
@@ -385,7 +386,7 @@ def _going_on(asked: Recipe, folder: RunFolder, options: RunOptions, codec: Code
     stood = codec.read(before_planning) if planned else saved
     if keys := codec.differing_keys(asked, stood, but=FREE):
         raise RecipeError(
-            f"--resume, but the recipe asked for differs from the one in the folder in "
-            f"{', '.join(keys)}; leave the option away, or use another --out"
+            f"--resume, but the given recipe differs from the one in the folder in "
+            f"{', '.join(keys)}; remove the option, or use another --out"
         )
     return dataclasses.replace(saved, eval=asked.eval or saved.eval)

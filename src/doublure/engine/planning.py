@@ -1,15 +1,15 @@
 """A budget in seconds becomes steps and sizes of pools, once, before step 0.
 
-A few steps on copies are timed. Seconds T that are left for a stage are divided:
+A few steps on copies are timed. The remaining seconds T of a stage are divided:
 
-    a pool with a `share` s of its own (`Replay.share`)
+    a pool with its own `share` s (`Replay.share`)
         first = s T / 2 / c      every = until * draws / (s T / 2 / c)      steps = (1 - s) T / p
     any other pool
-        steps = (T - filling) / p, and a pool that would take more than 0.4 T is made smaller
+        steps = (T - filling) / p, and a pool that would take more than 0.4 T becomes smaller
 
-with c the seconds of a batch for the pool, p those of a plain step, and draws what the ring of the
-stage, if it has one, leaves of the steps. Where not even two batches
-can be afforded, the images that the pool's search would begin with are shown as they are.
+with c the seconds of a batch for the pool, p those of a plain step, and draws the number of new
+batches of the stage's ring (without a ring, the steps). If not even two batches fit, the starts of
+the pool's optimisation are used without optimisation.
 """
 
 import copy
@@ -36,29 +36,29 @@ from doublure.sources.balanced import Balanced
 from doublure.sources.combined import Combined
 from doublure.sources.replay import Replay
 
-# Of the time, at most so much goes into finding out what steps cost.
+# Largest share of the time for the timing itself.
 _TIMING_SHARE = 0.08
-# Of the time, at most so much goes into a pool that says no share of its own.
+# Largest share of the time for a pool without its own share.
 _FILLING_SHARE = 0.4
-# Images that a network answers at once when that is timed.
+# Batch size for the timing of a network.
 _ASKED = 32
-# While steps are timed, a pool with a share does not grow.
+# During the timing, a pool with a share does not grow.
 _NEVER = 1_000_000_000
-# Of the seconds that a beginning takes on one batch, what does not depend on how many there are.
+# Share of an initialisation's time on one batch that does not depend on the number of batches.
 _SOLVING_SHARE = 0.4
-# Of the time, at most so much goes into how the weights begin; fewer images are taken then.
+# Largest share of the time for the initialisation; it gets fewer images if necessary.
 _BEGINNING_SHARE = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds: what a stage was timed at.
+    """Measured seconds of a stage.
 
     Args:
-        begin: of how the weights begin on one batch of images.
-        batch: of a batch for the pool before the first step.
-        beside: of a batch made while the student learns, as a multiple of one before.
-        timing: of steps.
+        begin: initialisation on one batch of images.
+        batch: a batch for the pool before the first step.
+        beside: a batch during the training, as a multiple of one before it.
+        timing: timing of steps.
     """
 
     begin: float = 0.0
@@ -67,7 +67,7 @@ class Costs:
     timing: StepTiming
 
     def beginning(self, num_batches: int) -> float:
-        """Return the seconds that a beginning takes on so many batches."""
+        """Return the seconds of the initialisation on this many batches."""
         return self.begin * (_SOLVING_SHARE + (1 - _SOLVING_SHARE) * num_batches)
 
 
@@ -84,7 +84,7 @@ def within_budget(
     With several stages, the time is shared in the proportion of their steps.
 
     Raises:
-        ValueError: not one step fits; the message says what takes the time.
+        ValueError: not one step fits; the message has the times.
     """
     weights = [stage.fit.steps for stage in recipe.stages]
     stages, lines = [], list[str]()
@@ -115,11 +115,11 @@ def plan_stage(
     time_stage: Callable[[Stage], Costs],
     spent: Callable[[], float],
 ) -> tuple[Stage, list[str]]:
-    """Return the stage that fits into `seconds`, and what was planned, in words.
+    """Return the stage that fits into `seconds`, and a description of the plan.
 
     Args:
-        time_stage: tells what the stage costs.
-        spent: seconds that planning has taken so far.
+        time_stage: measures the stage.
+        spent: seconds of the planning so far.
     """
     pool = _sharing(stage.source)
     if pool is not None:
@@ -130,7 +130,7 @@ def plan_stage(
         planned = _share_out(stage, pool, costs, begin, left - begin)
         if planned is not None:
             return planned
-        # What the search would have begun with is shown as it is.
+        # The starts of the optimisation are used directly.
         assert isinstance(pool.source, WrappingSource)
         stage = _with_pool(stage, pool.source.source)
         line = f"no images are optimised: a batch of them takes {costs.batch:.0f} s here"
@@ -140,7 +140,7 @@ def plan_stage(
     stage, begin = _begun_within(stage, costs, seconds - spent())
     left = seconds - spent() - begin
     if stage.init is not None:
-        left -= costs.batch  # which its images come from
+        left -= costs.batch  # the source of its images
     timing, lines = costs.timing, []
     if timing.filling > _FILLING_SHARE * left > 0:
         factor = _FILLING_SHARE * left / timing.filling
@@ -156,9 +156,9 @@ def plan_stage(
 
 
 def _begun_within(stage: Stage, costs: Costs, seconds: float) -> tuple[Stage, float]:
-    """Return the stage with an initialisation that takes no more than its share, and what it takes.
+    """Return the stage with an initialisation within its share of the time, and its seconds.
 
-    It is shown fewer images where it would take more.
+    It gets fewer images if it would take longer.
     """
     if stage.init is None or not costs.begin:
         return stage, 0.0
@@ -176,10 +176,10 @@ def _begun_within(stage: Stage, costs: Costs, seconds: float) -> tuple[Stage, fl
 def _share_out(
     stage: Stage, pool: Replay, costs: Costs, begin: float, seconds: float
 ) -> tuple[Stage, list[str]] | None:
-    """Return the stage with its pool's share of the time; None where that affords no pool.
+    """Return the stage with its pool's share of the time; None if that is too short for a pool.
 
     Args:
-        begin: seconds that the weights' beginning takes, which are off `seconds` already.
+        begin: seconds of the initialisation, already subtracted from `seconds`.
     """
     assert pool.share is not None
     before = pool.share * seconds / 2
@@ -243,12 +243,12 @@ def _time_stage(
 
 
 def seconds_to_answer(network: Network[Any], clock: Clock = time.perf_counter) -> float:
-    """Return about how long a network takes to answer one input."""
+    """Return the approximate seconds of a network for one input."""
     device = device_of(network)
     inputs = network.contract.blank(_ASKED, device)
     asked = freeze(network)
     with torch.no_grad():
-        asked(inputs)  # the first call pays for memory
+        asked(inputs)  # the first call includes memory allocation
         start = clock()
         asked(inputs)
         if device.type == "cuda":
@@ -261,7 +261,7 @@ def _of_steps(stage: Stage, steps: int) -> Stage:
 
 
 def _sharing(source: Source) -> Replay | None:
-    """Return the pool in a source that says its share of the time, if there is one."""
+    """Return the pool with its own share of the time in a source, if there is one."""
     if isinstance(source, Replay) and source.share is not None:
         return source
     inner = source.sources if isinstance(source, Combined) else ()
@@ -271,8 +271,8 @@ def _sharing(source: Source) -> Replay | None:
 
 
 def _with_pool(stage: Stage, pool: Source) -> Stage:
-    """Return the stage with `pool` in the place of the one that says its share of the time."""
-    return dataclasses.replace(stage, source=_mapped(stage.source, _put(pool)))
+    """Return the stage with `pool` in place of the one with its own share of the time."""
+    return dataclasses.replace(stage, source=_map_parts(stage.source, _put(pool)))
 
 
 def _put(pool: Source) -> Callable[[Source], Source]:
@@ -287,20 +287,20 @@ def _smaller_pools(source: Source, factor: float) -> Source:
             return dataclasses.replace(part, first=max(1, int(factor * part.first)))
         return part
 
-    return _mapped(source, smaller)
+    return _map_parts(source, smaller)
 
 
-def _mapped(source: Source, change: Callable[[Source], Source]) -> Source:
-    """Return a source with every part of it changed, from the outside in."""
+def _map_parts(source: Source, change: Callable[[Source], Source]) -> Source:
+    """Return a source with a function applied to each part, from the outside in."""
     made = change(source)
     if made is not source:
         return made
     if isinstance(source, Combined):
         return dataclasses.replace(
-            source, sources=tuple(_mapped(part, change) for part in source.sources)
+            source, sources=tuple(_map_parts(part, change) for part in source.sources)
         )
     if isinstance(source, WrappingSource):
-        inner = _mapped(source.source, change)
+        inner = _map_parts(source.source, change)
         around: Any = source
         wrapped: Source = dataclasses.replace(around, source=inner)
         return wrapped

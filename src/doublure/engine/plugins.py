@@ -1,4 +1,4 @@
-"""What the engine is told of the packages above it, as one value that a verb hands over."""
+"""The plug-ins of the engine from packages above it, as one value that a verb passes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from doublure.engine.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Plugins:
-    """What is plugged into the engine.
+    """The plug-ins of the engine.
 
     Args:
-        tasks: every task there is; the first one is meant where nothing tells which.
-        codec: writes and reads recipes, with the kinds of parts that there are.
-        papers: what a method is cited as, by its name.
+        tasks: all tasks; the first one is the default.
+        codec: writes and reads recipes, with all kinds of parts.
+        papers: citations of methods, by name.
     """
 
     tasks: tuple[Task, ...]
@@ -27,7 +27,7 @@ class Plugins:
         return task_of(self.tasks, contract)
 
     def task_of_data(self, data: str) -> Task:
-        """Return the task whose kind of data a text names, else the first."""
+        """Return the task for the data that a text names, else the first."""
         return next((task for task in self.tasks if task.owns_data(data)), self.tasks[0])
 
 
@@ -35,7 +35,7 @@ def task_of(tasks: tuple[Task, ...], contract: Any) -> Task:
     """Return the task of networks with this contract.
 
     Raises:
-        ValueError: no task knows it.
+        ValueError: no task has such networks.
     """
     for task in tasks:
         if task.owns(contract):

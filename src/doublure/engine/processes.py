@@ -1,6 +1,6 @@
-"""Several processes that make one student: a launcher starts them, here they find each other.
+"""Several processes that train one student, started by a launcher.
 
-`torchrun` and `accelerate launch` tell each process its rank and their number. We start none.
+`torchrun` and `accelerate launch` set the rank and number of processes; none is started here.
 """
 
 import os
@@ -16,25 +16,25 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """The processes of one run, as one of them sees it; alone, where nobody launched more."""
+    """The process group of a run; without a launcher, a single process."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def broadcast(self, value: _Value) -> _Value:
-        """Return the first process's value; nobody goes on before it is there."""
+        """Return the first process's value; all processes wait for it."""
         box = [value]
         if self.world > 1:
             torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Return every process's value by rank, in the first one; None in the others."""
+        """Return the values of all processes by rank, in the first one; None in the others."""
         if self.world == 1:
             return [value]
         boxes = [None] * self.world if self.first else None
@@ -44,15 +44,15 @@ class ProcessGroup:
 
 @contextmanager
 def process_group(*, cpu: bool) -> Iterator[ProcessGroup]:
-    """Join the processes that were launched together, and part from them at the end.
+    """Context manager that joins the process group of the launcher.
 
     Args:
-        cpu: work on the CPU, even where there is a GPU.
+        cpu: use the CPU, even if there is a GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup()
         return
-    # Importing it takes a second, which a run of one process need not pay.
+    # Slow to import, and not needed by a single process.
     from accelerate.state import PartialState
 
     joined = torch.distributed.is_initialized()

@@ -1,7 +1,7 @@
-"""A network as a torch program: traced once with a free batch size, saved as .pt2.
+"""A network as a torch program: traced once with a dynamic batch size, saved as .pt2.
 
-The trace holds the normalisation, so the program takes images in [0, 1]. Its debugging notes are
-taken out: they spell out the folders of the machine that exported.
+The trace includes the normalisation, so the program takes images in [0, 1]. Its debugging notes are
+removed: they contain folder names of the exporting machine.
 """
 
 import io
@@ -22,15 +22,15 @@ from doublure.nets.memory_format import to_channels_first_
 from doublure.nets.network import Network, freeze
 
 DESCRIPTION = "description.json"
-# The tracer would take a batch of 0 or 1 for a constant.
+# The tracer would treat a batch of 0 or 1 as a constant.
 _EXAMPLES = 2
-# torch 2.6 finds fault with a batch that could be as long as an integer can count.
+# torch 2.6 needs an upper limit of the batch size.
 _LONGEST = 2**31 - 1
 _UNTRACEABLE = (TorchDynamoException, GuardOnDataDependentSymNode)
 
 
 def trace_program(network: Network[Any]) -> ExportedProgram:
-    """Return the network, in eval mode and on the CPU, as a program with a free batch size.
+    """Return the network, in eval mode and on the CPU, as a program with a dynamic batch size.
 
     Raises:
         ValueError: if torch cannot trace the network, or only for one batch size.
@@ -43,8 +43,8 @@ def trace_program(network: Network[Any]) -> ExportedProgram:
     try:
         program = torch.export.export(frozen, example, dynamic_shapes=shapes, strict=False)
     except _UNTRACEABLE:
-        # Running the network with symbols fixes the batch at len(x); reading its bytecode does
-        # not, but understands less Python, so it comes second.
+        # Non-strict tracing makes the batch size constant at len(x); strict tracing does not, but
+        # supports less Python, so it is the second choice.
         program = _read_bytecode(frozen, example, shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -52,7 +52,7 @@ def trace_program(network: Network[Any]) -> ExportedProgram:
 
 
 def write_program(program: ExportedProgram, network: Network[Any], path: Path) -> None:
-    """Write `program` as a .pt2 for `torch.export.load`; the network's contract goes with it."""
+    """Write `program` as a .pt2 for `torch.export.load`; it includes the network's contract."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={DESCRIPTION: json.dumps(describe(network))})
     write_whole(path, buffer.getvalue())
@@ -61,7 +61,7 @@ def write_program(program: ExportedProgram, network: Network[Any], path: Path) -
 def _read_bytecode(network: torch.nn.Module, example: tuple[Any], shapes: Any) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
-            # A forward that keeps books changes no answer, and the answers are compared later.
+            # Side effects of the forward pass do not change its outputs, which are compared later.
             warnings.filterwarnings("ignore", message=".*certain side effects.*")
             return torch.export.export(network, example, dynamic_shapes=shapes, strict=True)
     except _UNTRACEABLE as error:

@@ -1,4 +1,4 @@
-"""A whole run as one typed value; `codec` writes it as TOML and reads it back."""
+"""A whole run as one typed value; `codec` writes and reads it as TOML."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,16 +16,16 @@ Verb = Literal["distill", "train", "prune", "quantize", "continual"]
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be read; the message names the key."""
+    """A recipe cannot be read; the message has the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTransform:
-    """What is done to the student's architecture, and the images by which it is judged.
+    """A change of the student's architecture, and the images that it uses.
 
     Args:
-        source: None where the transform needs to see nothing.
-        num_images: of the source that the transform sees.
+        source: source of images; None if the transform needs none.
+        num_images: number of images for the transform.
     """
 
     transform: Transform
@@ -62,15 +62,17 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides a student's bytes, and where to evaluate it afterwards.
+    """All that determines a student's bytes, and its evaluation data.
 
     Args:
-        method: the published recipe it follows, or "custom" where a part was swapped.
+        method: name of the published recipe, or "custom" if a part was replaced.
         teacher: None for `train`.
-        student: for `prune`, `quantize` and `continual` the teacher's own, which they start from.
-        own_label_space: the student's classes are not its teacher's, who is asked for layers alone.
-        plan: why the recipe is as it is, in a few sentences, where it was chosen for its networks.
-        eval: labelled data to score on; never changes the student.
+        student: for `prune`, `quantize` and `continual` the teacher's reference, whose weights they
+            start from.
+        own_label_space: whether the student has other classes than its teacher, of which only
+            features are used.
+        plan: reasons for the choices made for these networks, in a few sentences.
+        eval: labelled evaluation data; never affects the student.
     """
 
     verb: Verb = "distill"

@@ -1,8 +1,8 @@
-"""The folder of a run: what is written while a student is made, and how it survives a kill.
+"""The folder of a run: its files, and how they survive an interruption.
 
-Every file is replaced as a whole, so that whatever stands there is complete. The checkpoint is
-one file a stage, whatever the number of processes; the metrics log is cut back to it when a run
-goes on.
+Every file is replaced atomically, so that it is always complete. There is one checkpoint file per
+stage, for any number of processes; when a run resumes, the metrics log is truncated to the
+checkpoint.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", "log.txt"
-# How the student's weights began.
+# The initialisation of the student.
 BEGINNING = "beginning.json"
 CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
 _PART = ".part"
-MAKE_ROOM = "make room, then go on with --resume"
-# What a run that was killed before its recipe was written leaves behind.
+MAKE_ROOM = "free disk space, then use --resume"
+# Files of a run that was interrupted before its recipe was written.
 _BEFORE_RECIPE = {CHECKPOINT, LOG}
 
 
 class RunFolderError(ValueError):
-    """A run folder cannot be used as asked; the message says what stands there and the way out."""
+    """A run folder cannot be used; the message has the reason and a remedy."""
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file so that it is either as before or complete, also after a power cut."""
+    """Write a file atomically, also in case of a power failure."""
     part = path.with_name(path.name + _PART)
     raw = data.encode() if isinstance(data, str) else data
-    with _told(path, "what was there before is intact", part):
+    with _report_disk_errors(path, "what was there before is intact", part):
         with part.open("wb") as file:
             file.write(raw)
             file.flush()
@@ -53,17 +53,17 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole."""
+    """Write a value as JSON, atomically."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, and of one process at a time, until it is closed.
+    """The folder of one run, locked by one process until it is closed.
 
     Args:
-        record: the file that is written first, and by which the folder is known.
-        held: the open folder that keeps other processes out, once there is one.
+        record: the file that is written first and identifies the folder.
+        held: the open lock, once there is one.
     """
 
     path: Path
@@ -71,15 +71,15 @@ class RunFolder:
     held: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Release the lock."""
         while self.held:
             os.close(self.held.pop())
 
     def _hold(self) -> None:
-        """Keep other processes out; a kill lets them in as well.
+        """Lock the folder; the end of the process also releases the lock.
 
         Raises:
-            RunFolderError: another process is at work here.
+            RunFolderError: another process uses the folder.
         """
         if self.held or fcntl is None:
             return
@@ -89,19 +89,18 @@ class RunFolder:
         except BlockingIOError as error:
             os.close(folder)
             raise RunFolderError(
-                f"another process is at work in {self.path}; wait for it, or choose another --out"
+                f"another process uses {self.path}; wait for it, or choose another --out"
             ) from error
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             os.close(folder)
             return
         self.held.append(folder)
 
     def check(self, *, resume: bool, overwrite: bool) -> bool:
-        """Return whether a saved recipe is to be gone on with; nothing is changed.
+        """Return whether to resume from the saved recipe; nothing is changed.
 
         Raises:
-            RunFolderError: the folder has something in it and neither way was asked for, or it
-                has something that is no run.
+            RunFolderError: the folder is not empty and neither option is set, or it is not a run.
         """
         if resume and overwrite:
             raise RunFolderError("--resume and --overwrite exclude each other; choose one")
@@ -112,8 +111,8 @@ class RunFolder:
             return False
         if not resume and not overwrite:
             raise RunFolderError(
-                f"{self.path} exists; go on with --resume, replace it with --overwrite, "
-                "or choose another --out"
+                f"{self.path} exists; resume it with --resume, replace it with --overwrite, or "
+                f"choose another --out"
             )
         if self.record not in present and not present <= _BEFORE_RECIPE | {self.record + _PART}:
             raise RunFolderError(
@@ -123,10 +122,10 @@ class RunFolder:
         return resume and self.record in present
 
     def begin(self, *, overwrite: bool) -> None:
-        """Make the folder, without what an earlier run left where that is to be overwritten."""
+        """Create the folder; with `overwrite`, remove the files of an earlier run."""
         try:
             if overwrite and self.path.exists():
-                # The record last: as long as something is left, it is known to be a run.
+                # The record is removed last: until then, the folder is known to be a run.
                 for item in sorted(self.path.iterdir(), key=lambda item: item.name == self.record):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
             (self.path / CHECKPOINT).mkdir(parents=True, exist_ok=True)
@@ -139,16 +138,16 @@ class RunFolder:
 
     @property
     def scratch(self) -> Path:
-        """Where sources keep what is too large for a checkpoint."""
+        """The folder for data of sources that are too large for a checkpoint."""
         return self.path / CHECKPOINT
 
     def logging(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """Return `say`, with each line also at the end of log.txt."""
+        """Return a `say` that also appends each line to log.txt."""
 
         def tell(text: str) -> None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             path = self.file(LOG)
-            with _told(path, MAKE_ROOM), path.open("a", encoding="utf-8") as file:
+            with _report_disk_errors(path, MAKE_ROOM), path.open("a", encoding="utf-8") as file:
                 file.write(f"{stamp} {text}\n")
             say(text)
 
@@ -163,17 +162,17 @@ class RunFolder:
 
 
 class FolderCheckpointer:
-    """Keeps the state of a loop in the run's folder, every so many seconds or steps.
+    """Saves the state of a loop in the run's folder, at intervals of seconds or steps.
 
-    Of several processes the first one writes for all: they share the weights, and each one's
-    stream is kept beside those of the others. So one file is always one moment of all of them.
+    With several processes, the first one writes for all: they share the weights, and the file has
+    the stream state of each. So one file is one consistent state of all processes.
 
     Args:
-        stage: which stage of the recipe the loop belongs to.
+        stage: number of the loop's stage in the recipe.
         seconds: time between two checkpoints of a single process.
-        steps: steps between two checkpoints where several processes must agree.
+        steps: steps between two checkpoints of several processes.
         gather: returns a value of every process, by rank, in the first; None elsewhere.
-        taught_by: tells one teacher from another; a state is given back to its own only.
+        taught_by: digest of the teacher; a state is restored only if it is equal.
     """
 
     def __init__(
@@ -209,7 +208,7 @@ class FolderCheckpointer:
         if not self.path.exists():
             return None
         try:
-            with zipfile.ZipFile(self.path) as archive:  # torch.load compares no checksums
+            with zipfile.ZipFile(self.path) as archive:  # torch.load does not check checksums
                 broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"{broken} has changed since it was written")
@@ -217,24 +216,24 @@ class FolderCheckpointer:
         except DAMAGE as error:
             raise RunFolderError(
                 f"the checkpoint {self.path} is damaged ({first_line(error)}); "
-                "start afresh with --overwrite"
+                "restart with --overwrite"
             ) from error
         if len(state["stream"]) != self._world:
             raise RunFolderError(
                 f"the checkpoint {self.path} is of {len(state['stream'])} processes, not of "
-                f"{self._world}; go on with as many"
+                f"{self._world}; resume with as many"
             )
         if state["taught_by"] != self._taught_by:
             raise RunFolderError(
-                f"the checkpoint {self.path} learned from a teacher with other weights; put those "
-                "back, or start afresh with --overwrite"
+                f"the checkpoint {self.path} learned from a teacher with other weights; restore "
+                f"those, or restart with --overwrite"
             )
         return {**state, "stream": state["stream"][self._rank]}
 
     def _write(self, state: dict[str, Any]) -> None:
         part = self.path.with_suffix(_PART)
         intact = f"the one before it is intact: {MAKE_ROOM}"
-        with _told(self.path, intact, part, what="the checkpoint "):
+        with _report_disk_errors(self.path, intact, part, what="the checkpoint "):
             with part.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
@@ -243,7 +242,7 @@ class FolderCheckpointer:
 
 
 class MetricsFile:
-    """Appends lines of figures to metrics.jsonl; cut back to the checkpoint when a run goes on."""
+    """Appends lines of metrics to metrics.jsonl; truncated to the checkpoint when a run resumes."""
 
     def __init__(self, folder: RunFolder, stage: int, *, after_step: int = 0) -> None:
         self.stage = stage
@@ -253,12 +252,12 @@ class MetricsFile:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        with _told(self._path, MAKE_ROOM):
+        with _report_disk_errors(self._path, MAKE_ROOM):
             self._file.write(json.dumps({"stage": self.stage, **line}) + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what could not be written has been told of
+        with contextlib.suppress(OSError):  # a write error has been reported already
             self._file.close()
 
     def __enter__(self) -> "MetricsFile":
@@ -269,7 +268,7 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Writes the same figures for TensorBoard; what a run that goes on says again is dropped.
+    """Writes the same metrics for TensorBoard; a resumed run replaces repeated steps.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
@@ -294,7 +293,7 @@ class TensorBoard:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a metrics log; a torn last line is left out."""
+    """Return the complete lines of a metrics log, without a truncated last line."""
     if not path.exists():
         return []
     lines = []
@@ -311,13 +310,15 @@ def _stands(line: Mapping[str, Any], stage: int, after_step: int) -> bool:
 
 
 @contextlib.contextmanager
-def _told(path: Path, then: str, part: Path | None = None, *, what: str = "") -> Iterator[None]:
-    """Turn what a disk says no with into one line; a part that was begun is removed."""
+def _report_disk_errors(
+    path: Path, then: str, part: Path | None = None, *, what: str = ""
+) -> Iterator[None]:
+    """Context manager that turns disk errors into one line and removes a partial file."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         if part is not None:
-            with contextlib.suppress(OSError):  # the disk has failed already
+            with contextlib.suppress(OSError):  # the disk has failed
                 part.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or first_line(error)
         raise RunFolderError(f"cannot write {what}{path}: {reason}; {then}") from error

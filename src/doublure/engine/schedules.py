@@ -1,6 +1,6 @@
-"""Schedules: how the learning rate of a training goes from step to step, as small values.
+"""Schedules: the learning rate as a function of the step.
 
-Cosine: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, behind a linear warm-up; with restarts, each
+Cosine: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, after a linear warm-up; with restarts, each
 period longer by a factor. One cycle: Smith and Topin, arXiv:1708.07120. Milestones: He et al.,
 arXiv:1512.03385, sec. 4.2.
 """
@@ -21,7 +21,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Schedule: up linearly over a share of the steps, then down to zero along a half cosine.
+    """Schedule: linear warm-up over a share of the steps, then a half cosine down to zero.
 
     Args:
         warmup: share of the steps in which the rate rises from zero.
@@ -46,7 +46,7 @@ class CosineRestarts:
 
     Args:
         period: steps of the first period.
-        growth: how many times longer each further one is.
+        growth: ratio of the lengths of consecutive periods.
     """
 
     period: int = 1000
@@ -66,11 +66,11 @@ class CosineRestarts:
 
 @dataclass(frozen=True, kw_only=True)
 class Milestones:
-    """Schedule: the peak, times a factor behind each milestone.
+    """Schedule: the peak, times a factor after each milestone.
 
     Args:
-        shares: of the steps, at which the rate falls.
-        factor: that it is multiplied by.
+        shares: milestones as shares of the steps.
+        factor: factor of the rate at each milestone.
     """
 
     shares: tuple[float, ...] = (0.5, 0.75)

@@ -1,4 +1,4 @@
-"""A stage of a recipe, opened: stream, loss, and how the student's weights begin."""
+"""Opening a stage of a recipe: stream, loss and initialisation of the student."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +20,22 @@ from doublure.objectives.weighted import notes_of, open_loss
 
 
 def stage_rng(recipe: Recipe, stage: int) -> torch.Generator:
-    """Return the generator that all randomness of a stage comes from."""
+    """Return the random generator of a stage."""
     return from_seed(child_seed(recipe.seed, "stage", stage))
 
 
 @dataclass(kw_only=True)
 class Training:
-    """A stage that is ready to be carried out: call it with checkpointer and metrics log.
+    """A stage that is ready to run: call it with checkpointer and metrics log.
 
     Args:
-        stream: what `fit` draws from.
-        begin: trains from what the student's weights are.
-        draw: returns the batches that the initialisation sees, about as many images as asked for.
-        initialize: lets the student's weights begin, in place, given those batches; None where
-            they stay as they are.
-        num_images: that the initialisation sees.
-        note: is told how the weights began.
+        stream: the stream for `fit`.
+        begin: trains from the current weights of the student.
+        draw: returns batches for the initialisation, of about this many images.
+        initialize: initialises the student's weights in place from those batches; None keeps the
+            weights.
+        num_images: number of images for the initialisation.
+        note: callback for the result of the initialisation.
     """
 
     stream: Stream
@@ -46,14 +46,15 @@ class Training:
     note: Callable[[Initialized], None] = lambda _: None
 
     def __call__(self, *, checkpointer: Checkpointer | None = None, **told: Any) -> FitResult:
-        """Train; where nothing is saved yet, let the weights begin first."""
+        """Train; without a checkpoint, initialise the weights first."""
         if self.initialize is not None and (checkpointer is None or checkpointer.load() is None):
             self.note(self.initialize(self.draw(self.num_images)))
         return self.begin(checkpointer=checkpointer, **told)
 
     @property
     def last(self) -> Batch | None:
-        """What was drawn last, with the teacher's answer; None where nothing was, or no teacher."""
+        """The last batch with the teacher's outputs; None before the first one or without
+        teacher."""
         return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 
@@ -71,9 +72,9 @@ def open_stage(
     checkpointer and logger.
 
     Args:
-        settings: in place of the stage's own, for a part of a run.
-        say: is told what the objective has to say: which layers it compares.
-        where: fields of the `StreamContext` that a caller knows: rank, world, scratch.
+        settings: settings in place of the stage's own, for a part of a run.
+        say: callback for the notes of the objective, such as the layers it compares.
+        where: fields of the `StreamContext` from the caller: rank, world, scratch.
     """
     context = stream_context(student.contract, student, stage.fit, **where)
     settings = settings or stage.fit

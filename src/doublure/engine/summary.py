@@ -1,7 +1,6 @@
-"""What can be said of a finished run, and how each number is known.
+"""The summary of a finished run, and the basis of each number.
 
-What depends on the task (scores, agreement) the task says. The files written here are what a report
-is made of.
+The task computes its own part (scores, agreement). A report is made from the files written here.
 """
 
 import sys
@@ -27,12 +26,12 @@ def summarize(
     compared: Sequence[str] = (),
     paper: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the student, write what was found into the run's folder, and return the summary.
+    """Evaluate the student, write the results into the run's folder, and return the summary.
 
     Args:
-        results: of its stages.
-        compared: what the objectives said before the first step.
-        paper: what its method is cited as.
+        results: results of its stages.
+        compared: notes of the objectives before the first step.
+        paper: citation of its method.
     """
     recipe, final = run.recipe, run.recipe.stages[-1]
     seconds = sum(part.seconds for part in results)
@@ -64,7 +63,7 @@ def summarize(
 
 
 def _beginning(folder: RunFolder) -> Any:
-    """Return how the student's weights began, where they were not left as they were."""
+    """Return the initialisation of the student, if there was one."""
     return folder.read_json(BEGINNING) if folder.file(BEGINNING).exists() else None
 
 
@@ -84,5 +83,5 @@ def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
 def _warnings(results: Sequence[FitResult]) -> list[str]:
     restarts = [part.terms.get("metrics", {}).get("generator_restarts", 0) for part in results]
     if any(restarts):
-        return ["The generator collapsed while the student learnt, and was started afresh."]
+        return ["The generator collapsed during training and was re-initialised."]
     return []

@@ -1,7 +1,7 @@
-"""What the engine knows of a task: its networks, its data and its scores, as one value.
+"""The protocol of a task for the engine: its networks, data and scores.
 
-A task is a folder under `tasks/` and a line in their tuple. The engine never names one: it is
-handed `Plugins`, and asks the task of a contract, of a builtin network or of data.
+A task is a folder under `tasks/` and a line in their tuple. The engine never names one: it gets
+`Plugins`, and finds the task of a contract, of a builtin network or of data.
 """
 
 import math
@@ -25,55 +25,55 @@ from doublure.nets.references import NetworkRef
 
 @runtime_checkable
 class EvaluationData(Protocol):
-    """Data to score on, opened: images with labels, sentences with references."""
+    """Open evaluation data: images with labels, sentences with references."""
 
     def __len__(self) -> int: ...
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should be warned of, one sentence each."""
+        """Warnings for the user, one sentence each."""
 
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """What a network scored."""
+    """The scores of a network."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evaluate --json` prints."""
+        """Return the output of `evaluate --json`."""
 
     def lines(self) -> list[str]:
-        """Return what `evaluate` prints, a line a score."""
+        """Return the output of `evaluate`, one line per score."""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-        """Return head and rows of what is printed below, None where there is nothing more."""
+        """Return head and rows of a table below the scores, or None."""
 
 
 @runtime_checkable
 class Description(Protocol):
-    """What student.json says of a network, a dataclass that pydantic can read."""
+    """The description of a network in student.json, a dataclass for pydantic."""
 
     @property
     def architecture(self) -> str:
-        """The REF that builds it, "" where it was made in Python."""
+        """The REF that builds it, "" if it was built in Python."""
 
     @property
     def plan(self) -> tuple[dict[str, Any], ...]:
-        """What was done to the architecture, as records."""
+        """Records of changes to the architecture."""
 
     @property
     def contract(self) -> Contract:
-        """What the network takes."""
+        """The network's contract."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInputs:
-    """What a person brings to `train`.
+    """Inputs of `train`.
 
     Args:
-        reference: the network to train, with what was said about it.
-        network: the same, where it was handed over in Python.
+        reference: reference of the network to train.
+        network: the network itself, if it was passed in Python.
         data: DATA, as typed.
-        load: opens a network by reference, as `networks.load`.
-        augment: what is done to the inputs, None for what the task does by default.
+        load: loads a network by reference, like `networks.load`.
+        augment: augmentation of the inputs, None for the task's default.
         allow_code: files whose code may run.
     """
 
@@ -88,13 +88,13 @@ class TrainInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run whose student is on disk, to be summarized.
+    """A finished run, for its summary.
 
     Args:
-        terms: of the loss, at the end of the last stage.
-        last: what the student was shown last; None where this call only found it trained.
-        audit: whether the transfer set is scored, too, a search for images followed, and a network
-            that was made smaller timed.
+        terms: loss terms at the end of the last stage.
+        last: the last batch; None if the student was already trained before this call.
+        audit: whether to audit the transfer set, record the path of an image optimisation, and time
+            a smaller network.
     """
 
     recipe: Recipe
@@ -109,11 +109,11 @@ class FinishedRun:
 
 @runtime_checkable
 class Task(Protocol):
-    """One kind of question that networks answer, and all that depends on it."""
+    """A task: its networks, data, scores and recipes."""
 
     @property
     def name(self) -> str:
-        """Its folder's, which student.json and summary.json say."""
+        """Name of its folder, also in student.json and summary.json."""
 
     @property
     def words(self) -> Words:
@@ -121,82 +121,82 @@ class Task(Protocol):
 
     @property
     def description(self) -> type:
-        """What student.json says of its networks: a dataclass, see `Description`."""
+        """The dataclass of its networks' description in student.json, see `Description`."""
 
     @property
     def verbs(self) -> frozenset[str]:
-        """The verbs that work with its networks."""
+        """The verbs that support its networks."""
 
     @property
     def options(self) -> frozenset[str]:
-        """Options of `distill` and `train` that mean something here, of those that not all do."""
+        """Optional options of `distill` and `train` that this task supports."""
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The recipes of `distill` that are its own, beside those of `doublure.recipes`."""
+        """Its own recipes for `distill`, in addition to those of `doublure.recipes`."""
 
     # Its networks.
     def owns(self, contract: Contract) -> bool:
-        """Whether networks with this contract are its own."""
+        """Return whether networks with this contract belong to the task."""
 
     def describe(
         self, contract: Any, architecture: str, plan: tuple[dict[str, Any], ...]
     ) -> Description:
-        """Return what student.json says of a network."""
+        """Return the description of a network for student.json."""
 
     def builds(self, name: str) -> bool:
-        """Whether builtin/`name` is a network of its own, beside the ones that take one image."""
+        """Return whether builtin/`name` is one of its own networks."""
 
     def contract_for(self, said: NetworkRef, like: Contract | None) -> Contract:
         """Return the contract of a new builtin network.
 
         Args:
-            like: that of the network it shall be like, where there is one.
+            like: contract to inherit from, if there is one.
 
         Raises:
-            ValueError: what was said does not make one.
+            ValueError: the statements are incomplete or contradictory.
         """
 
     def build(self, name: str, contract: Any) -> nn.Module:
         """Return builtin/`name`, initialised from torch's global generator."""
 
     def check(self, role: str, network: Network[Any]) -> list[str]:
-        """Raise unless a blank input is answered as agreed; return what is doubtful.
+        """Raise unless the output for a blank input has the right form; return doubts.
 
         Args:
             role: "teacher" or "student", for messages.
         """
 
     def check_pair(self, teacher: Any, student: Any, *, own_label_space: bool) -> None:
-        """Raise unless a student of this contract can learn from a teacher of that.
+        """Raise unless a student with this contract can learn from such a teacher.
 
         Args:
-            own_label_space: the student has classes of its own.
+            own_label_space: whether the student has its own classes.
         """
 
     # Its data.
     def owns_data(self, data: str) -> bool:
-        """Whether DATA is of its own kind, by the text alone: nothing is read."""
+        """Return whether DATA is of the task's kind, from the text only: nothing is read."""
 
     def open_evaluation_data(self, data: str, contract: Any, *, skip_bad: bool) -> EvaluationData:
-        """Return the data to score on: of what is divided, the test part."""
+        """Return the evaluation data: the test part, if the data have parts."""
 
     def transfer(self, named: str, contract: Any, *, labels: bool) -> Source:
-        """Return what `--transfer` names."""
+        """Return the source for `--transfer`."""
 
     # Its recipes.
     def default_method(self, *, own_label_space: bool) -> str:
-        """Return the method of `distill` where none is named."""
+        """Return the default method of `distill`."""
 
     def facts(self, teacher: Network[Any], student: Network[Any], *, given_weights: bool) -> Facts:
-        """Return what a recipe may depend on.
+        """Return the facts on which a recipe may depend.
 
         Args:
-            given_weights: the student's weights are to stay as they are.
+            given_weights: whether the student keeps its weights.
         """
 
     def train_recipe(self, inputs: TrainInputs) -> tuple[Recipe, Network[Any] | None]:
-        """Return the recipe of `train`, and the network where it has been built for it."""
+        """Return the recipe of `train`, and the network if it has been built."""
 
     # Its scores.
     def evaluate(
@@ -207,27 +207,27 @@ class Task(Protocol):
         batch_size: int = 256,
         device: torch.device | str | None = None,
     ) -> Evaluation:
-        """Return how a network does on opened data, in float32; it is left as it was."""
+        """Return the evaluation of a network on open data, in float32; its state is unchanged."""
 
     def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]:
-        """Return the scores of (output, batch with labels) pairs."""
+        """Return the scores of pairs (output, batch with labels)."""
 
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
-        """Return the share on which two networks' outputs are the same."""
+        """Return the share of equal outputs of two networks."""
 
     def seconds_to_judge(
         self, networks: Sequence[Network[Any]], data: EvaluationData | None
     ) -> float:
-        """Return about how long networks take to be compared and scored after a run."""
+        """Return the approximate seconds of comparison and evaluation after a run."""
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
-        """Return its part of summary.json; write what else a report needs into the run's folder.
+        """Return its part of summary.json; write other data for the report into the run's folder.
 
         It holds at least agreement, agreement_count, agreement_on and warnings.
         """
 
     def lines(self, summary: Mapping[str, Any], role: str) -> str:
-        """Return how a network of a summary scored, in a few words for the terminal."""
+        """Return the scores of a network of a summary, in a few words for the terminal."""
 
 
 @runtime_checkable
@@ -259,8 +259,8 @@ class OwnVerbs(Protocol):
         """
 
 
-def labels_not_learned(terms: Mapping[str, Any], classes: int) -> list[str]:
-    """Return a warning where labels are predicted worse than by guessing."""
+def unlearned_labels_warning(terms: Mapping[str, Any], classes: int) -> list[str]:
+    """Return a warning if labels are predicted worse than by guessing."""
     if terms.get("hard_labels", 0.0) <= math.log(classes):
         return []
     return [

@@ -1,10 +1,11 @@
-"""Activations of a network: which one a value has left or enters, found by watching its functions.
+"""Activations of a network: which one produced or consumes a value, found by recording function
+calls.
 
-A network may apply its activation as a layer, as a function, or in place, so that no name and no
-module tells where it is. The functions that it calls do: each is recorded with the values that it
-was given and that it returned. A value has left the activation that returned it; it enters the
-first activation that is given it, as it is or after steps that treat every channel by itself
-(BatchNorm, a scale, a shift). Convolutions, sums of two maps and changes of shape end the search.
+A network may apply its activation as a layer, as a function, or in place, so that module names do
+not locate it. Therefore its function calls are recorded, with their input and output values. A
+value leaves the activation that returns it; it enters the first activation that receives it,
+directly or after channel-wise steps (BatchNorm, a scale, a shift). Convolutions, sums of two maps
+and changes of shape end the search.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# By the name that torch, torch.nn.functional and the tensor's method share. Sigmoids are left out:
-# they are gates.
+# Names shared by torch, torch.nn.functional and tensor methods. Sigmoids are excluded: they are
+# gates.
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "celu": F.celu,
     "elu": F.elu,
@@ -36,13 +37,13 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": torch.tanh,
 }
 
-# A tensor, and how often it was written to: done in place, a function returns the tensor it was
-# given with other values.
+# A tensor's identity and its version: an in-place function returns its input tensor with new
+# values.
 Values = tuple[int, int]
 
 
 def values_of(tensor: Any) -> Values | None:
-    """Return what identifies the values of a tensor while it lives; None for anything else."""
+    """Return a key for the current values of a tensor; None for anything else."""
     if not isinstance(tensor, Tensor):
         return None
     return id(tensor), 0 if tensor.is_inference() else tensor._version
@@ -50,13 +51,13 @@ def values_of(tensor: Any) -> Values | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One call of an activation, or of a function that treats every channel by itself.
+    """One call of an activation or of a channel-wise function.
 
     Args:
-        entering: the values that it was given.
-        leaving: the values that it returned.
+        entering: keys of the input values.
+        leaving: keys of the output values.
         activates: whether it is an activation.
-        function: the activation, with its settings; None where it has weights of its own.
+        function: the activation, with its settings; None if it has weights.
     """
 
     entering: Values
@@ -66,12 +67,12 @@ class Step:
 
 
 class ActivationRecorder(TorchFunctionMode):
-    """Records the steps of a network that is called inside of it."""
+    """Context manager that records the steps of the networks called inside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        # What is freed would hand on its identity.
+        # Keep the tensors alive: a freed one would pass its identity to another.
         self._alive: list[Tensor] = []
 
     def __torch_function__(
@@ -113,7 +114,8 @@ class ActivationRecorder(TorchFunctionMode):
 
 
 def find_activation(steps: Iterable[Step], values: Values) -> Step | None:
-    """Return the activation that values have left, else the first that they enter, else None."""
+    """Return the activation that produced the values, else the first that consumes them, else
+    None."""
     steps = tuple(steps)
     for step in steps:
         if step.activates and step.leaving == values:
@@ -130,8 +132,8 @@ def find_activation(steps: Iterable[Step], values: Values) -> Step | None:
 def _with_settings(
     known: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """Return an activation with the settings of a call, but never in place."""
-    # Among what follows the input, only `inplace` is true or false.
+    """Return an activation module with the settings of a call, but not in place."""
+    # Of the arguments after the input, only `inplace` is a bool.
     numbers = tuple(one for one in args if not isinstance(one, bool))
     named = {name: value for name, value in kwargs.items() if name != "inplace"}
     return partial(_activate, known, numbers, named) if numbers or named else known
@@ -144,5 +146,6 @@ def _activate(
 
 
 def _channels(given: Tensor) -> int:
-    """Return how many channels a map, tokens (batch, tokens, channels) or a vector has."""
+    """Return the number of channels of a map, of tokens (batch, tokens, channels) or of a
+    vector."""
     return given.shape[1] if given.dim() == 4 else given.shape[-1] if given.dim() > 1 else 0

@@ -1,7 +1,7 @@
-"""Adapters: what brings a student's features to the width and size of a teacher's.
+"""Adapters from a student's features to the width and size of a teacher's.
 
-A 1 x 1 convolution (with BatchNorm, where asked) for maps, a linear layer for vectors, both drawn
-from a generator that is handed in; the larger of two maps is averaged down to the smaller. They
+A 1 x 1 convolution (optionally with BatchNorm) for maps, a linear layer for vectors, both with
+weights from a given random generator; the larger of two maps is averaged down to the smaller. They
 belong to the loss: trained and checkpointed with the student, never exported with it.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 def conv_adapter(
     inputs: int, outputs: int, rng: torch.Generator, *, kernel: int = 1, norm: bool = True
 ) -> nn.Sequential:
-    """Return a convolution that keeps the size, then BatchNorm where asked."""
-    # Made without weights: torch would draw them from its global generator.
+    """Return a convolution that keeps the size, optionally followed by BatchNorm."""
+    # Built on "meta" first: torch would draw the weights from its global generator.
     conv = nn.Conv2d(
         inputs, outputs, kernel, padding=kernel // 2, bias=not norm, device="meta"
     ).to_empty(device="cpu")
@@ -27,7 +27,7 @@ def conv_adapter(
 
 
 def linear_adapter(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
-    """Return a linear layer that starts with weights of variance 1 / inputs and no bias."""
+    """Return a linear layer with initial weights of variance 1 / inputs and zero bias."""
     linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.normal_(linear.weight, std=inputs**-0.5, generator=rng)
     nn.init.zeros_(linear.bias)

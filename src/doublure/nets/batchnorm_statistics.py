@@ -1,17 +1,18 @@
-"""BatchNorm statistics: what a network remembers of its data, and how far a batch is from it.
+"""BatchNorm statistics: moments of the training data in a network, and distances of a batch to
+them.
 
-A BatchNorm layer l stores mean m_l and variance v_l of what entered it during training. Images can
-be asked for the same: mu_l and s_l, mean and biased variance of a batch over all but the channels.
+A BatchNorm layer l stores mean m_l and variance v_l of its inputs during training. For a batch of
+images, mu_l and s_l are mean and biased variance over all but the channels.
     R_feat = sum_l |mu_l - m_l|_2 + |s_l - v_l|_2        DeepInversion; norms unsquared
     KL     = mean_l mean_c KL( N(m, v) || N(mu, s) )     The Knowledge Within; stored || batch
-Both are 0 only if the moments agree, which they cannot quite: stored variances are of the unbiased
-kind, larger by n / (n - 1). Of a layer called several times in one pass the moments are averaged
-over the calls, because that is what the layer stored.
+Both are 0 only if the moments agree; a small difference remains, since stored variances are
+unbiased, larger by n / (n - 1). If a layer is called several times in one pass, the moments are
+averaged over the calls, as the layer's running statistics are.
 
-The norms' gradients keep their size as they shrink, and are 0 at 0. The KL punishes a variance
-that is too small without bound (the batch has collapsed) and one too large by its logarithm only.
+The gradients of the norms have a constant size, and are 0 at 0. The KL is unbounded for a variance
+that is too small (a collapsed batch), and logarithmic for one that is too large.
 
-Networks without stored statistics are refused; `measured_statistics` takes the like from images.
+Networks without stored statistics are refused; `measured_statistics` measures them on images.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,9 +27,9 @@ from torch.utils.hooks import RemovableHandle
 
 from doublure.core.checks import one_of
 
-# Layers behind which other architectures normalise, for `measured_statistics`.
+# Normalising layers of other architectures, for `measured_statistics`.
 _NORMALISING = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
-# What is added to variances that were measured: BatchNorm's default.
+# Added to measured variances: BatchNorm's default.
 _EPS = 1e-5
 
 
@@ -40,7 +41,7 @@ class Moments(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Mean and variance of each channel over the data, and what is added to variances."""
+    """Mean and variance of each channel over the data, and the eps added to variances."""
 
     mean: Float[Tensor, " channels"]
     variance: Float[Tensor, " channels"]
@@ -56,14 +57,14 @@ class _Moments(torch.autograd.Function):
     """Mean and biased variance with their gradient, each in one pass over the values.
 
         d mean / d x = 1 / n        d variance / d x = 2 (x - mean) / n
-    Both passes are BatchNorm's own kernels: its statistics forth, and an affine map of each channel
-    back. Derived from `mean` and `square` it takes four passes, and in channels-last memory order
-    comes back in the other one, in which the convolutions below go on.
+    Both passes use BatchNorm's kernels: its statistics forward, and a channel-wise affine map
+    backward. From `mean` and `square` it would take four passes, and would turn channels-last
+    gradients into the default format, also for the convolutions below.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        # Running statistics that nobody reads say in which precision to answer.
+        # Unused running statistics set the precision of the result.
         mean, variance = torch.batch_norm_update_stats(values, *_standard(values), 1.0)
         ctx.save_for_backward(values, mean)
         return mean, variance
@@ -97,7 +98,8 @@ def feature_statistics_loss(
     """Return the sum of the unsquared L2 distances of means and variances over layers.
 
     Args:
-        first_layer_multiplier: of the layer called first, which sees colours.
+        first_layer_multiplier: weight of the layer called first, which has the statistics of
+            colours.
     """
     terms = [
         torch.linalg.vector_norm(seen.mean - stored[name].mean)
@@ -116,7 +118,7 @@ def gaussian_kl(batch: Moments, stored: Stored) -> Float[Tensor, "*sets channels
 
 def batchnorm_kl(batch: Mapping[str, Moments], stored: Mapping[str, Stored]) -> Float[Tensor, ""]:
     """Return the KL divergence, mean over the channels of a layer, then over layers."""
-    # All layers at once: one by one, such short rows cost six times as much.
+    # All layers at once: for such short rows, a loop over layers costs six times as much.
     known = [stored[name] for name in batch]
     seen = Moments(*(torch.cat(part, dim=-1) for part in zip(*batch.values(), strict=True)))
     eps = [torch.zeros_like(layer.mean) + layer.eps for layer in known]
@@ -139,9 +141,10 @@ def batchnorm_layers(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def by_batch(network: nn.Module) -> str | None:
-    """Return the first BatchNorm layer that takes each batch's own statistics, by dotted path.
+    """Return the dotted path of the first BatchNorm layer that uses batch statistics.
 
-    Such a layer keeps none: in eval mode too, an image's answer depends on the others beside it.
+    Such a layer has no running statistics: in eval mode too, an image's output depends on the rest
+    of its batch.
     """
     layers = [name for name, layer in network.named_modules() if isinstance(layer, _BatchNorm)]
     kept = batchnorm_layers(network)
@@ -149,7 +152,7 @@ def by_batch(network: nn.Module) -> str | None:
 
 
 def stored_statistics(network: nn.Module) -> dict[str, Stored]:
-    """Return what each BatchNorm layer remembers of the data, by dotted path.
+    """Return the stored statistics of each BatchNorm layer, by dotted path.
 
     Raises:
         ValueError: if there is no such layer.
@@ -165,14 +168,14 @@ def stored_statistics(network: nn.Module) -> dict[str, Stored]:
     if not found:
         raise ValueError(
             "inversion needs BatchNorm statistics, but the teacher has no BatchNorm layer that "
-            "holds any (frozen or folded into convolutions they cannot be told apart from other "
-            "weights); use the checkpoint from before folding, or shaders or surrogate images"
+            "holds any (frozen or folded BatchNorm looks like other weights); use the checkpoint "
+            "from before folding, or shaders or surrogate images"
         )
     return found
 
 
 def normalising_layers(network: nn.Module) -> tuple[str, ...]:
-    """Return the dotted paths of the layers that normalise, of whatever kind; shared ones once."""
+    """Return the dotted paths of the normalising layers of any kind; shared ones once."""
     return tuple(n for n, layer in network.named_modules() if isinstance(layer, _NORMALISING))
 
 
@@ -180,9 +183,9 @@ def normalising_layers(network: nn.Module) -> tuple[str, ...]:
 def measured_statistics(
     network: nn.Module, names: Iterable[str], batches: Iterable[Any]
 ) -> dict[str, Stored]:
-    """Return mean and variance of what enters the layers named, over all batches together.
+    """Return mean and variance of the inputs of the named layers, over all batches together.
 
-    For networks that store none. Raises ValueError if there is no layer or no batch.
+    For networks without stored statistics. Raises ValueError if there is no layer or no batch.
     """
     sums: dict[str, Tensor] = {}
     total = 0
@@ -196,8 +199,8 @@ def measured_statistics(
                 sums[name] = sums[name] + part if name in sums else part
     if not sums:
         raise ValueError(
-            "there is no layer to take statistics of, or no image to take them from; "
-            "name layers of the network and give images"
+            "statistics need at least one layer and one batch of images; name layers of the "
+            "network and give images"
         )
     measured = {}
     for name, value in sums.items():
@@ -208,9 +211,9 @@ def measured_statistics(
 
 
 class MomentsRecorder:
-    """Takes the moments of what enters some layers, differentiably, as the network is called.
+    """Records the moments of the inputs of some layers, differentiably, in calls of the network.
 
-    Use as a context manager or call `close`; no hook stays behind.
+    Use as a context manager or call `close`, which removes all hooks.
 
     Args:
         names: dotted paths of layers, as in `stored_statistics`.
@@ -235,13 +238,13 @@ class MomentsRecorder:
         return take
 
     def read(self) -> dict[str, Moments]:
-        """Return the moments of the layers called since the last reading, in order of calls.
+        """Return the moments of the layers called since the last `read`, in order of calls.
 
         Raises:
             ValueError: if none of them was called.
         """
         if not self._seen:
-            raise ValueError("none of the layers whose statistics are asked for was called")
+            raise ValueError("none of the recorded layers was called")
         read = {}
         for name, seen in self._seen.items():
             mean, variance = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
@@ -262,29 +265,31 @@ class MomentsRecorder:
 
 
 class MomentsAverage:
-    """Moments of a batch joined with those of the batches before: the history has to match.
+    """Moments of a batch, averaged with those of earlier batches.
 
-    With momentum m and average a, `joined` gives (1 - m) batch + m a, differentiable in the batch;
-    `update` makes that the average, once a batch is finished. Before the first one, and with m = 0,
-    the batch stands alone. Fang et al., arXiv:2112.06253: m = 0.9; a batch then pulls with a tenth
-    of its gradient.
+    With momentum m and average a, `join` returns (1 - m) batch + m a, differentiable in the batch;
+    `update` makes that the average, once a batch is finished. For the first batch, or with m = 0,
+    it returns the batch's moments. Fang et al., arXiv:2112.06253: m = 0.9, so that the batch has
+    1/10 of its gradient.
     """
 
     def __init__(self, momentum: float) -> None:
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self._momentum = momentum
         self._average: dict[str, Moments] = {}
 
-    def joined(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
-        """Return the moments of the batch and of its history together."""
+    def join(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
+        """Return the average of the moments of the batch and of earlier ones."""
         if not self._momentum:
             return dict(batch)
-        return {name: self._joined(seen, self._average.get(name)) for name, seen in batch.items()}
+        return {
+            name: self._average_with(seen, self._average.get(name)) for name, seen in batch.items()
+        }
 
     def update(self, batch: Mapping[str, Moments]) -> None:
-        """Take a finished batch into the history."""
-        joined = self.joined(batch)
+        """Add a finished batch to the average."""
+        joined = self.join(batch)
         self._average = {n: Moments(*(value.detach() for value in m)) for n, m in joined.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -293,7 +298,7 @@ class MomentsAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._average = {n: Moments(*(value.clone() for value in m)) for n, m in state.items()}
 
-    def _joined(self, seen: Moments, average: Moments | None) -> Moments:
+    def _average_with(self, seen: Moments, average: Moments | None) -> Moments:
         if average is None:
             return seen
         mean, variance = (
@@ -304,17 +309,17 @@ class MomentsAverage:
 
 
 class MomentsPool:
-    """Moments of a batch pooled with those of all batches before, as if they were one.
+    """Moments of the union of a batch and all earlier ones.
 
-    `joined` gives mean and variance over the whole set, differentiable in the last batch; `update`
-    takes a finished batch into the set. All batches are of one size.
+    `join` returns mean and variance over the whole set, differentiable in the last batch; `update`
+    adds a finished batch to the set. All batches have one size.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
-    def joined(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
+    def join(self, batch: Mapping[str, Moments]) -> dict[str, Moments]:
         """Return the moments of the set, the batch included."""
         if not self._count:
             return dict(batch)
@@ -322,14 +327,14 @@ class MomentsPool:
         for name, seen in batch.items():
             sums = self._sums[name].to(seen.mean.device)
             mean = (sums[0] + seen.mean) / (self._count + 1)
-            # Differences from the set's mean, rather than of squares, which would cancel.
+            # Deviations from the set's mean: a difference of squares would cancel.
             between = sums[1] - 2 * mean * sums[0] + self._count * mean.square()
             within = sums[2] + seen.variance + (seen.mean - mean).square()
             pooled[name] = Moments(mean, (between + within) / (self._count + 1))
         return pooled
 
     def update(self, batch: Mapping[str, Moments]) -> None:
-        """Take a finished batch into the set."""
+        """Add a finished batch to the set."""
         for name, seen in batch.items():
             part = torch.stack([seen.mean, seen.mean.square(), seen.variance]).detach()
             self._sums[name] = self._sums[name] + part if self._count else part

@@ -1,11 +1,11 @@
-"""Blocks: the runs of alike siblings in a network, and which ones of two networks are counterparts.
+"""Blocks: runs of similar siblings in a network, and counterparts between two networks.
 
-A block is a module with layers with weights inside, or, in a plain sequence of layers, one layer
-with weights and what follows it up to the next. A run is the longest sequence of neighbours in one
-container that are of one kind; a pooling ends it. Of a run of m blocks and one of n <= m, the n
-blocks stand for n segments of the m, as even as whole blocks allow: block i is the counterpart of
-the first of its segment, and its answer stands for the answer of the last. All other modules are
-counterparts by name.
+A block is a module that contains layers with weights, or, in a plain sequence of layers, one layer
+with weights and all that follow before the next one. A run is a maximal sequence of neighbours of
+one kind in one container; a pooling ends it. For runs of m and n <= m blocks, the m blocks are
+divided into n segments as evenly as possible: block i is the counterpart of the first block of
+segment i, and its output that of the last block's output. All other modules are counterparts by
+name.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _LAYERS = (nn.Conv2d, nn.Linear)
 _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
-# A block by the names of its modules in their container, the one it is called by first.
+# Names of a block's modules in their container; the first one names the block.
 Block = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counterparts:
-    """Which module of the teacher stands where one of the student does, by dotted path.
+    """Corresponding modules of teacher and student, by dotted path.
 
     Args:
-        modules: the teacher's module by the student's.
-        ends: the last block of its segment by block of the student.
-        runs: how many blocks of how many, by container of the student.
+        modules: the teacher's module for each module of the student.
+        ends: the last block of the teacher's segment for each block of the student.
+        runs: numbers of blocks of student and teacher, by container of the student.
     """
 
     modules: dict[str, str] = field(default_factory=dict)
@@ -37,22 +37,24 @@ class Counterparts:
     runs: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def ended_by(self, block: str) -> str:
-        """Return the container whose last block this is; empty for none."""
+        """Return the container with this last block; "" if there is none."""
         container = block.rpartition(".")[0]
         siblings = [other for other in self.ends if other.rpartition(".")[0] == container]
         return container if siblings and block == siblings[-1] else ""
 
 
 def segments(many: int, few: int) -> tuple[tuple[int, int], ...]:
-    """Return first and last member of each of `few` segments of `many`, as even as they can be."""
+    """Return first and last member of each of `few` segments of `many`, as even as possible."""
     if not 1 <= few <= many:
-        raise ValueError(f"{many} blocks cannot be divided into {few} segments of one or more")
+        raise ValueError(
+            f"{many} blocks cannot be divided into {few} segments of at least one block"
+        )
     bounds = [round(part * many / few) for part in range(few + 1)]
     return tuple((start, end - 1) for start, end in pairwise(bounds))
 
 
 def find_counterparts(student: nn.Module, teacher: nn.Module) -> Counterparts:
-    """Return which modules of two architectures stand for each other."""
+    """Return the corresponding modules of two architectures."""
     found = Counterparts()
     _compare(student, teacher, "", "", found)
     return found
@@ -67,7 +69,7 @@ def find_runs(container: nn.Module) -> tuple[tuple[Block, ...], ...]:
 
 
 def enclosing_block(network: nn.Module, path: str) -> str:
-    """Return the outermost module that is a block and that a module is or lies in; or nothing."""
+    """Return the outermost block that is or contains a module, or None."""
     parts = path.split(".")
     for end in range(2, len(parts) + 1):
         parent, name = ".".join(parts[: end - 1]), ".".join(parts[:end])
@@ -78,7 +80,7 @@ def enclosing_block(network: nn.Module, path: str) -> str:
 
 
 def _blocks(container: nn.Module) -> Iterator[tuple[object, Block]]:
-    """Yield the blocks of a container with their kinds; what ends a run is of the kind None."""
+    """Yield the blocks of a container with their kinds; None is the kind that ends a run."""
     plain: list[str] = []
     for name, module in container.named_children():
         begins = isinstance(module, _LAYERS)
@@ -122,7 +124,7 @@ def _divide(
     partners: dict[str, str],
     found: Counterparts,
 ) -> None:
-    """Note the counterparts of the blocks of a run."""
+    """Add the counterparts of the blocks of a run."""
     for block in few:
         for name in block:
             partners.pop(name, None)

@@ -1,15 +1,15 @@
 """Boundary images: pairs on either side of a teacher's decision boundary, by a targeted attack.
 
-From an image x that the teacher F does not call t, in steps of L2 length a,
+From an image x that the teacher F does not assign to class t, in steps of L2 length a,
     y = clip(x - a g / ||g||_2, 0, 1)    with g the gradient of L(x) = cross-entropy(F(x), t),
-until F calls y t: `pre` = x, the last iterate before, and `post` = y, the first after. The step
-is a bold driver's: a move that lowers L is taken and a grows; any other is undone and a shrinks.
-One more step of the first length, each deeper into the class it is in, gives `deep_pre` and
-`deep_post`. Bisection of the segment, where asked for, halves the gap between pre and post first.
-Paths cross third classes, so pre is "not t" and need not be the class that x began in.
+until F assigns y to t: `pre` = x, the last iterate before, and `post` = y, the first after.
+The step size is that of the bold driver: a step that lowers L is kept and a grows; any other is
+undone and a shrinks. One more step of the first length from each, deeper into its own class, gives
+`deep_pre` and `deep_post`. An optional bisection first halves the gap between pre and post. Paths
+may cross third classes, so pre is "not t" and need not have the class of the start.
 
 Frank, Davis: arXiv:2310.13782 and arXiv:2411.12817. Differs from the papers: step lengths, the
-number of steps, the bold driver's factors and the bisection are ours; theirs could not be had.
+number of steps, the bold driver's factors and the bisection are ours; theirs were not available.
 """
 
 import math
@@ -28,7 +28,7 @@ _VALUES_OF_REFERENCE = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryImages:
-    """What an attack found; where it failed, all four images are the one it began with.
+    """Result of an attack; where it failed, all four images are the start.
 
     Args:
         pre: the last iterate before the target class.
@@ -37,7 +37,8 @@ class BoundaryImages:
         deep_post: one step from `post`, deeper into the target class.
         success: whether the target class was reached.
         last_step: L2 length of the last step tried; `post` is at most this far from `pre`.
-        num_passes: images shown to the teacher, forward and backward counted apart.
+        num_passes: number of images through the teacher; forward and backward passes count
+            separately.
     """
 
     pre: Float[Tensor, "batch channels height width"]
@@ -56,7 +57,7 @@ def bold_driver(
     grow: float,
     shrink: float,
 ) -> tuple[Bool[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Return which moves to take, and the next step of each sample."""
+    """Return whether to keep each sample's step, and its next step length."""
     accepted = trial_loss < loss
     return accepted, torch.where(accepted, grow * step, shrink * step)
 
@@ -64,7 +65,7 @@ def bold_driver(
 def predicted_classes(
     teacher: nn.Module, images: Float[Tensor, "batch channels height width"]
 ) -> Int[Tensor, " batch"]:
-    """Return the teacher's classes as an attack sees them: in float32, whatever the autocast."""
+    """Return the teacher's classes in float32, independent of autocast, as the attack does."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         return _logits(teacher, images).argmax(-1)
 
@@ -82,10 +83,11 @@ def boundary_attack(
 ) -> BoundaryImages:
     """Return images on both sides of the boundary to each target class.
 
-    Images already in their target class have no boundary to cross and count as failures.
+    Images already in their target class count as failures.
 
     Args:
-        teacher: a frozen classifier; answers each image on its own (evaluation mode).
+        teacher: a frozen classifier in eval mode, whose output for an image does not depend on the
+            batch.
         step_size: L2 length of the first step and of the deep ones.
         bisections: halvings of the segment between pre and post.
     """
@@ -119,14 +121,14 @@ def boundary_attack(
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryAttack:
-    """The settings of `boundary_attack`; calling it attacks.
+    """The settings of `boundary_attack`; a call runs the attack.
 
     Args:
         step_size: L2 length of the first step for a 3 x 32 x 32 image; for others it is scaled by
             the square root of the number of values, so that the change per value is the same.
-        num_steps: steps at most; an image that has not arrived then failed.
-        grow: factor of the step after a move that was taken.
-        shrink: factor of the step after a move that was undone.
+        num_steps: maximum number of steps; an image that has not arrived by then has failed.
+        grow: factor of the step length after a step that was kept.
+        shrink: factor of the step length after a step that was undone.
         bisections: halvings of the gap between pre and post.
     """
 
@@ -142,7 +144,7 @@ class BoundaryAttack:
         if not self.grow >= 1:
             raise ValueError(f"grow must be at least 1, got {self.grow}")
         if not 0 < self.shrink < 1:
-            raise ValueError(f"shrink must lie between 0 and 1, got {self.shrink}")
+            raise ValueError(f"shrink must be between 0 and 1, got {self.shrink}")
         if self.bisections < 0:
             raise ValueError(f"bisections must not be negative, got {self.bisections}")
 
@@ -170,12 +172,13 @@ class BoundaryAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryDistance:
-    """How far images are from the class the teacher deems second best, by attack.
+    """Distances of images to the boundary with the teacher's runner-up class, by attack.
 
     Args:
         distances: L2 in the space of images in [0, 1]; infinite where the attack failed. An upper
             bound, to within the last step halved as often as the attack bisects.
-        num_passes: images shown to the teacher, forward and backward counted apart.
+        num_passes: number of images through the teacher; forward and backward passes count
+            separately.
     """
 
     distances: Float[Tensor, " batch"]
@@ -188,7 +191,7 @@ class BoundaryDistance:
 
     @property
     def median(self) -> float:
-        """The median distance of those that were reached; not a number where none was."""
+        """The median distance over the reached boundaries; NaN if there is none."""
         return self.distances[self.distances.isfinite()].median().item()
 
 
@@ -215,14 +218,14 @@ def _logits(teacher: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"a boundary needs a teacher that answers with logits [batch, classes], got {shape}; "
-            "use a source that does not attack"
+            f"a boundary needs a teacher with logits [batch, classes], got {shape}; use a source "
+            f"that does not attack"
         )
     return logits
 
 
 class _Oracle:
-    """The teacher as an attack asks it; counts the images it is shown."""
+    """The teacher's classes and gradients; counts the images."""
 
     def __init__(self, teacher: nn.Module) -> None:
         self.teacher = teacher
@@ -233,7 +236,7 @@ class _Oracle:
         return predicted_classes(self.teacher, images)
 
     def slope(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return classes, losses and unit gradients; no target means the class it is in."""
+        """Return classes, losses and unit gradients; without targets, of the predicted class."""
         self.num_passes += 2 * len(images)
         images = images.detach().requires_grad_()
         logits = _logits(self.teacher, images)
@@ -260,7 +263,7 @@ def _cross(
     success = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     last_step = images.new_full((len(images),), step_size)
     classes, loss, direction = oracle.slope(images, targets)
-    # Only the unfinished stay in the batch; `active` says which rows they are.
+    # Only unfinished images stay in the batch; `active` holds their rows.
     active = (classes != targets).nonzero().squeeze(1)
     x, loss, direction, step = images[active], loss[active], direction[active], last_step[active]
     for _ in range(num_steps):

@@ -1,8 +1,7 @@
-"""The built-in architectures by name: the networks the distillation literature compares on.
+"""The built-in architectures by name: the networks of the distillation literature.
 
-A name is a family and its numbers, as in the papers: resnet20, wrn40-2, vgg8. All of them are made
-for small images and take any number of channels. They are initialised from torch's global
-generator.
+A name is a family and its numbers, as in the papers: resnet20, wrn40-2, vgg8. All are for small
+images and take any number of channels. They are initialised from torch's global generator.
 """
 
 import re
@@ -19,7 +18,7 @@ from doublure.nets.vgg import VGG
 from doublure.nets.vit import VisionTransformer
 from doublure.nets.wide_resnet import WideResNet
 
-# Depths of 6n+2 that were published; 50 is also one, but resnet50 names another network.
+# Published depths 6n+2; 50 is also one, but resnet50 names another network.
 _CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _STAGED = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -54,7 +53,7 @@ def build(
             return make(*numbers.groups(default="1"), classes=classes, channels=channels, size=size)
     way_out = "; families: wrn{d}-{k}, convnet-{width}, resnet{d}-{factor}, mobilenetv2-{factor}"
     one_of("built-in network", name, _NAMES, way_out=way_out)
-    raise AssertionError(f"'{name}' is documented, but no family makes it")
+    raise AssertionError(f"'{name}' is documented, but no family builds it")
 
 
 def _cifar_resnet(

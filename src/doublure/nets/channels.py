@@ -1,10 +1,10 @@
-"""Which channels of a network stand or fall together, found by tracing it once.
+"""Groups of channels that can only be removed together, from one trace of the network.
 
-Every channel of every tensor gets a label; what adds two tensors makes their labels one. So the
-writers along a residual stream are one group per channel, also through a shortcut that pads with
-zeros, and a depthwise convolution belongs to the group of what it reads. Labels that reach the
-image, the logits or a grouped convolution are fixed, and so are those that are not followed any
-further: what splits, shuffles or lays out channels anew finds all of them where they were.
+Every channel of every tensor gets a label; an addition of two tensors merges their labels. So all
+layers that write to a residual stream form one group per channel, also through a zero-padding
+shortcut, and a depthwise convolution belongs to the group of its input. Labels that reach the
+image, the logits or a grouped convolution are fixed. So are those at operations that are not
+followed, which split, shuffle or reshape channels: these must keep all of them.
 """
 
 import warnings
@@ -30,12 +30,12 @@ _SAME = {
     *("adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
 }
 _TOGETHER = {"add", "add_", "sub", "sub_", "mul", "mul_"}
-# Each channel's answer depends on how many there are.
+# Operations whose output at a channel depends on the number of channels.
 _AMONG_ALL = {"softmax", "log_softmax"}
 _TO_ROWS = {"flatten", "view", "reshape", "_unsafe_view", "squeeze"}
 
 
-# What a forward runs into when its values decide what is computed, or its shapes do not hold.
+# Errors of a trace whose values control the computation, or whose shapes do not fit.
 _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
 
@@ -45,10 +45,10 @@ class UntraceableError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Where a channel can be shut: one channel of a layer's output.
+    """A place to switch off a channel: one channel of a layer's output.
 
     Args:
-        behind_batchnorm: the layer is a BatchNorm.
+        behind_batchnorm: whether the layer is a BatchNorm.
     """
 
     layer: str
@@ -58,14 +58,14 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Channels:
-    """The groups of a network.
+    """The channel groups of a network.
 
     Args:
-        layers: labels of inputs and outputs by layer, those of before and after for a padding.
-        gates: by label, all places that must be shut for the channel to be gone.
-        filters: by label, how many filters write it.
-        fixed: labels that cannot go.
-        held: by what they meet and are not followed through, how many filters that fixes.
+        layers: labels of inputs and outputs by layer; for a padding, labels before and after.
+        gates: by label, all places to switch off so that the channel has no effect.
+        filters: by label, the number of filters that write it.
+        fixed: labels that cannot be removed.
+        held: by operation that is not followed, the number of filters that it fixes.
     """
 
     layers: dict[str, tuple[Labels, Labels]]
@@ -76,12 +76,13 @@ class Channels:
 
     @property
     def prunable(self) -> tuple[int, ...]:
-        """The labels that can go, in order."""
+        """The removable labels, in order."""
         return tuple(sorted(set(self.filters) & set(self.gates) - self.fixed))
 
     @property
     def holds(self) -> str:
-        """How many filters are fixed by what is not followed, and where; empty for none."""
+        """The number of filters fixed by operations that are not followed, and where; "" for
+        none."""
         if not self.held:
             return ""
         *others, first = sorted(self.held, key=lambda place: self.held[place])
@@ -91,7 +92,8 @@ class Channels:
         return f"{count:,} of {whole:,} filters stay: they meet {first}{more}"
 
     def without(self, removed: Sequence[int]) -> dict[str, Kept]:
-        """Return what each layer keeps when these labels go; layers that keep all are left out."""
+        """Return the channels that each layer keeps without these labels; only layers that
+        change."""
         gone = torch.tensor(sorted(removed), dtype=torch.int64)
         kept = {
             name: tuple((~torch.isin(labels, gone)).nonzero()[:, 0] for labels in pair)
@@ -115,7 +117,7 @@ def trace_channels(network: Network) -> Channels:
     images = torch.zeros(2, contract.channels, *contract.size)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it remarks on is for those who deploy the trace
+            warnings.simplefilter("ignore")  # its warnings concern deployment of the trace
             program = torch.export.export(body, (images,), strict=False)
     except _UNTRACEABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -143,7 +145,7 @@ class _Walk:
     unfollowed: dict[str, list[int]] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
-        """Label what a node answers with."""
+        """Label the output of a node."""
         if node.op == "placeholder":
             if node.name in self.program.graph_signature.user_inputs:
                 self.labels[node] = self.fresh(_shape(node)[1], fixed=True)
@@ -160,7 +162,7 @@ class _Walk:
         if not read:
             return
         x = self.labels[read[0]]
-        if not isinstance(read[0].meta["val"], Tensor):  # one of several answers
+        if not isinstance(read[0].meta["val"], Tensor):  # one of several outputs
             self.hold(node, f"'{name}'")
         elif name == "conv2d":
             self.convolve(node, x)
@@ -187,7 +189,7 @@ class _Walk:
     def convolve(self, node: fx.Node, x: Tensor) -> None:
         layer, name = self.owner(node, 1)
         if not isinstance(layer, nn.Conv2d):
-            self.hold(node, "weights that are no layer's")
+            self.hold(node, "weights outside of a layer")
             return
         depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
         if depthwise:
@@ -225,7 +227,7 @@ class _Walk:
         others = [part for part in node.args if part not in read]
         shift = getattr(node.target, "_opname", "")[:3] in ("add", "sub")
         if any(isinstance(part, fx.Node) for part in others):
-            self.hold(node, "weights that are no layer's")
+            self.hold(node, "weights outside of a layer")
         elif shift and others:
             self.hold(node, "a number added to every channel")
         elif len({len(self.labels[part]) for part in read}) > 1:
@@ -261,18 +263,18 @@ class _Walk:
             self.hold(node, "channels that are laid out anew")
 
     def hold(self, node: fx.Node, what: str) -> None:
-        """Fix all that a node reads, and let its answer begin anew, fixed as well."""
+        """Fix the labels of a node's inputs, and give its output new, fixed labels."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         where = f" in '{stack[-1][0]}'" if stack and stack[-1][0] else ""
         read = [self.labels[part] for part in node.all_input_nodes if part in self.labels]
         self.stay(f"{what}{where}", *read)
-        # Of several answers each is told apart where it is taken out.
+        # Several outputs are distinguished where each is unpacked.
         value = node.meta["val"]
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         self.labels[node] = self.fresh(shape[1] if len(shape) > 1 else 0, fixed=True)
 
     def owner(self, node: fx.Node, place: int) -> tuple[nn.Module | None, str]:
-        """Return the layer that a parameter or buffer at `place` of a call belongs to, if any."""
+        """Return the layer of the parameter or buffer at `place` of a call, if any."""
         held = node.args[place] if len(node.args) > place else None
         signature = self.program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -280,14 +282,15 @@ class _Walk:
         return (self.body.get_submodule(name) if name else None), name
 
     def record(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
-        """Note what a layer reads and writes; one that is called again keeps all it has."""
+        """Record the labels that a layer reads and writes; a layer called twice keeps all
+        channels."""
         if name in self.layers:
             place = f"'{name}', which is called more than once"
             self.stay(place, *self.layers[name], inputs, outputs)
         self.layers[name] = inputs, outputs
 
     def stay(self, place: str, *some: Tensor) -> None:
-        """Fix labels for what they meet."""
+        """Fix labels, with the operation as the reason."""
         for labels in some:
             self.fix(labels)
             self.unfollowed.setdefault(place, []).extend(labels.tolist())
@@ -327,7 +330,7 @@ class _Walk:
         told: set[int] = set()
         for place, labels in self.unfollowed.items():
             stays = {int(roots[label]) for label in labels} & filters.keys()
-            # A group that meets several such places is told of the first.
+            # A group that meets several such operations names the first.
             if count := sum(filters[label] for label in stays - told):
                 held[place] = count
             told |= stays
@@ -345,10 +348,11 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _within_channels(name: str, arguments: tuple[Any, ...], node: fx.Node, read: fx.Node) -> bool:
-    """Return whether a slice, reduction or division by a number leaves image and channel alone."""
+    """Return whether a slice, reduction or division by a number keeps the dimensions of batch and
+    channel."""
     dimensions = len(_shape(read))
     if name in ("div", "div_"):
         return node.all_input_nodes == [arguments[0]]
-    if name == "slice":  # some versions of torch note those as well that take everything
+    if name == "slice":  # some versions of torch also record slices of the whole dimension
         return arguments[1] % dimensions > 1 or _shape(node) == _shape(read)
     return name in ("mean", "sum", "amax") and all(d % dimensions > 1 for d in arguments[1])

@@ -2,11 +2,11 @@
 
     x = Dec(M(noise)),   noise ~ N(0, I_n),   M: R^n -> R^d,   Dec: R^d -> images in [0, 1]
 
-"dense" for small grey images, "convolutional" for those of 32 pixels and more. What is saved also
-holds codes of training images, so that the simpler ways to draw codes can be had of the same file.
+"dense" for small grey images, "convolutional" for those of 32 pixels and more. The file also holds
+codes of training images, for the simpler ways to draw codes.
 
-Differs from the paper: one output function, the sigmoid, for all decoders (the coloured ones had a
-tanh moved to [0, 1], which is the same but for the scale of the layer before it).
+Differs from the paper: one output function, the sigmoid, for all decoders (those for colour had a
+tanh mapped to [0, 1], which is equal up to the scale of the layer before it).
 """
 
 import itertools
@@ -21,21 +21,22 @@ from doublure.core.checks import one_of, positive
 
 Architecture = Literal["dense", "convolutional"]
 
-# Of the two strided convolutions that the decoder undoes, and of all three of the encoder.
+# Total stride of the decoder's two upsampling layers, and of the encoder's three convolutions.
 _DECODED, _ENCODED = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class CramerWoldPlan:
-    """What a generator is made of. Default: what the paper uses for MNIST, on 8 x 8 digits.
+    """Architecture of a generator. Default: the paper's for MNIST, on 8 x 8 digits.
 
     Args:
-        architecture: "dense" or "convolutional"; for images below 16 pixels, or grey ones, dense.
+        architecture: "dense" or "convolutional"; "dense" is for images below 16 pixels or grey
+            ones.
         size: height and width of the images in pixels.
-        channels: of the images, 1 or 3.
-        latent: numbers in a code.
-        noise: numbers that a code is made from.
-        width: of each dense layer, or of the first convolution.
+        channels: number of image channels, 1 or 3.
+        latent: dimension of a code.
+        noise: dimension of the noise.
+        width: width of each dense layer, or of the first convolution.
         hidden: width of the five layers of the latent generator.
     """
 
@@ -55,12 +56,13 @@ class CramerWoldPlan:
             raise ValueError(f"size must be positive, got {self.size}")
         if self.architecture == "convolutional" and any(side % _ENCODED for side in self.size):
             raise ValueError(
-                f"a convolutional generator makes images whose sides divide by {_ENCODED}, got "
-                f"{self.size}; give another size, or choose architecture dense"
+                f"a convolutional generator needs image sides that are multiples of {_ENCODED}, "
+                f"got "
+                f"{self.size}; use another size, or architecture dense"
             )
 
 
-# By the data that the paper uses them for.
+# By the paper's data sets.
 PUBLISHED = {
     "mnist": CramerWoldPlan(),
     "svhn": CramerWoldPlan(
@@ -70,7 +72,7 @@ PUBLISHED = {
 
 
 class AutoEncoder(nn.Module):
-    """Images to codes and back; answers with both."""
+    """Encoder and decoder; returns codes and reconstructions."""
 
     def __init__(self, plan: CramerWoldPlan) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class CramerWoldGenerator(nn.Module):
     """A trained generator: noise to images.
 
     Args:
-        num_codes: of training images that are kept in `codes`.
+        num_codes: number of training images whose codes are in `codes`.
     """
 
     codes: Tensor
@@ -107,13 +109,13 @@ class CramerWoldGenerator(nn.Module):
     def decode(
         self, codes: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the images of codes, in [0, 1]."""
+        """Return the decoded images in [0, 1]."""
         images: Tensor = self.autoencoder.decoder(codes)
         return images
 
 
 def latent_generator(plan: CramerWoldPlan) -> nn.Sequential:
-    """Return M: five dense layers, then one down to a code."""
+    """Return M: five dense layers, then a projection to a code."""
     return nn.Sequential(
         *_dense_layers([plan.noise, *[plan.hidden] * 5], bias=True),
         nn.Linear(plan.hidden, plan.latent),

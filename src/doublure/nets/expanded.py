@@ -1,4 +1,4 @@
-"""More classes: the last linear layer with rows for those that are new.
+"""More classes: the last linear layer with additional rows.
 
 The record {"kind": "widened", "layer": name, "classes": n} names the layer.
 """
@@ -13,7 +13,7 @@ KIND = "expanded"
 
 
 def last_linear(body: nn.Module, classes: int) -> str:
-    """Return the name of the linear layer that answers with one number a class.
+    """Return the name of the linear layer with one output per class.
 
     Raises:
         ValueError: if no linear layer has as many outputs as there are classes.
@@ -34,8 +34,8 @@ def last_linear(body: nn.Module, classes: int) -> str:
 def expand_classifier_(body: nn.Module, name: str, classes: int, rng: torch.Generator) -> None:
     """Give a linear layer outputs for `classes` classes; the old rows stay as they are.
 
-    New rows are drawn from a normal distribution of the standard deviation of the old ones, and
-    start with the mean of the old biases, so that no class begins with a head start.
+    New rows are normal with the standard deviation of the old ones, and their biases start at the
+    mean of the old ones, so that no class has an advantage.
     """
     layer = body.get_submodule(name)
     assert isinstance(layer, nn.Linear)
@@ -56,10 +56,10 @@ def expand_classifier_(body: nn.Module, name: str, classes: int, rng: torch.Gene
 
 
 def record_of(name: str, classes: int) -> dict[str, Any]:
-    """Return the record of a network whose layer `name` was widened."""
+    """Return the record of a network with an expanded layer `name`."""
     return {"kind": KIND, "layer": name, "classes": classes}
 
 
 def rebuild_(body: nn.Module, record: Mapping[str, Any]) -> None:
-    """Give a fresh architecture the classes of a record; the weights come later."""
+    """Give a new architecture the classes of a record; its weights are loaded later."""
     expand_classifier_(body, record["layer"], record["classes"], torch.Generator().manual_seed(0))

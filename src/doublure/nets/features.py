@@ -1,8 +1,8 @@
-"""Taps: see named layers of any network without editing it, at a chosen precision.
+"""Taps: record the outputs of named layers of any network, at a chosen precision.
 
-What a tap captures is cloned (differentiably): an in-place activation behind the tapped layer
-would otherwise overwrite it, a ReLU after a tapped BatchNorm being the usual case. Whatever the
-precision inside, a trace is float32, so that objectives need not care.
+Recorded values are (differentiable) clones: an in-place activation after the layer would otherwise
+overwrite them, for example a ReLU after BatchNorm. All values are float32, independent of the
+network's precision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +17,19 @@ from doublure.core.protocols import Outputs
 from doublure.nets.network import Network
 from doublure.nets.precision import Precision
 
-# Behind a layer's name: what goes into it, in place of what comes out.
+# Suffix of a layer's name: its input instead of its output.
 INPUT = ":input"
 _HALVES = (torch.bfloat16, torch.float16)
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return where the network's parameters live; the CPU for one that has none."""
+    """Return the device of the network's parameters; the CPU if there are none."""
     parameter = next(network.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def architecture(network: nn.Module) -> nn.Module:
-    """Return the module whose paths name the layers: the body of a `Network`, or itself."""
+    """Return the module to which layer paths are relative: the body of a `Network`, or itself."""
     return network.body if isinstance(network, Network) else network
 
 
@@ -42,11 +42,11 @@ def layers_where(
 
 
 class FeatureRecorder:
-    """Traces a network's calls: its output and the outputs of the layers named.
+    """Records the output of a network and of named layers.
 
-    Names are dotted module paths of the architecture (of `Network.body`, where it is one);
-    "NAME:input" is what goes into a layer, its first argument. Of a layer that is called several
-    times the last call counts. Use as a context manager or call `close`; no hook stays behind.
+    Names are dotted module paths of the architecture (of `Network.body` for a `Network`);
+    "NAME:input" is the first argument of a layer. If a layer is called several times, the last call
+    counts. Use as a context manager or call `close`, which removes all hooks.
 
     Raises:
         ValueError: if a name is not a layer of the network.
@@ -71,7 +71,7 @@ class FeatureRecorder:
         def keep(value: Any) -> None:
             if not isinstance(value, Tensor):
                 kind = type(value).__name__
-                raise TypeError(f"the tapped layer '{name}' answers with {kind}, not a tensor")
+                raise TypeError(f"the output of the layer '{name}' is {kind}, not a tensor")
             self._seen[name] = value.clone()
 
         def before(module: nn.Module, inputs: Any) -> None:
@@ -85,7 +85,7 @@ class FeatureRecorder:
         return layer.register_forward_hook(after)
 
     def record(self, inputs: Any) -> Outputs:
-        """Call the network once and return what it answered."""
+        """Call the network once and return its output and features."""
         self._seen.clear()
         with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._autocast):
             output = self.network(inputs)

@@ -1,9 +1,8 @@
-"""Finding readouts: where in a network the answer of a linear map can be read.
+"""Search for readouts: places in a network from which the output of a linear map can be computed.
 
-What is added to an answer z shows it: with v_j added to channel j, some channel i of the answer of
-a block around it grows by s_j v_j, at every place of every image alike. Where that does not hold,
-z cannot be read there. Whether a ReLU follows is seen by what is subtracted: far below zero nothing
-changes any more.
+A shift of an output z locates it: if v_j is added to channel j, some channel i of an enclosing
+block's output must grow by s_j v_j at every position of every image; otherwise z cannot be read
+there. A large negative shift detects a ReLU: far below zero the output is constant.
 """
 
 import math
@@ -15,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from doublure.nets.linear_maps import LinearMap, width_of
-from doublure.nets.readouts import Readout, answer_of, runner, shifted
+from doublure.nets.readouts import Readout, answer_of, runner, shift_outputs
 
-# How far apart responses that are equal in exact arithmetic may lie.
+# Tolerance between responses that are equal in exact arithmetic.
 _TOLERANCE = 1e-3
-# How many times the largest value of the example a shift is, so that other images fit as well.
+# A shift in units of the example's largest value, so that it suffices for other images.
 _ROOM = 16.0
-# Below zero, beyond what any network answers.
+# Far below the outputs of any network.
 _FAR = 1e6
 
 
 def own_readout(
     network: nn.Module, linear: LinearMap, run: Callable[[], Tensor] | None = None
 ) -> Readout:
-    """Return the readout of a map right behind itself.
+    """Return the readout of a map at its own output.
 
     Args:
-        run: calls a part of the network that a ReLU behind the map would be in; without, none is
-            looked for.
+        run: runs a part of the network that would contain a ReLU after the map; None skips that
+            search.
     """
     width = width_of(network.get_submodule(linear.layer))
     return Readout(
@@ -47,9 +46,9 @@ def own_readout(
 def end_readout(
     network: nn.Module, inputs: Any, module: str, maps: Sequence[LinearMap]
 ) -> Readout | None:
-    """Return the readout of the last linear map before a module's end, there; None without one.
+    """Return the readout at a module's end of its last linear map; None if there is none.
 
-    Maps on a shortcut, which see nothing of what the others made, are no block's last.
+    Maps on a shortcut, whose input does not depend on the other maps, do not count as last.
     """
     inner = [linear for linear in maps if linear.layer.startswith(f"{module}.")]
     if inner:
@@ -71,14 +70,14 @@ def end_readout(
 def _sees_others(
     network: nn.Module, run: Callable[[], Any], linear: LinearMap, inner: Sequence[LinearMap]
 ) -> bool:
-    """Whether what enters a map changes with the answers of the block's other maps."""
+    """Return whether the input of a map depends on the outputs of the block's other maps."""
     seen: list[Tensor] = []
     layer = network.get_submodule(linear.layer)
     handle = layer.register_forward_pre_hook(lambda _m, given: seen.append(given[0].clone()))
     try:
         run()
         others = [x.last for x in inner if x.last != linear.last]
-        with shifted(network, {name: torch.tensor(1.0) for name in others}):
+        with shift_outputs(network, {name: torch.tensor(1.0) for name in others}):
             run()
     finally:
         handle.remove()
@@ -91,7 +90,7 @@ def _read_at_end(
     width = width_of(network.get_submodule(linear.layer))
 
     def answer(shift: Tensor) -> Tensor:
-        with shifted(network, {linear.last: shift}):
+        with shift_outputs(network, {linear.last: shift}):
             answered: Tensor = run().double()
         return answered.movedim(1, -1) if answered.dim() == 4 else answered
 
@@ -123,19 +122,19 @@ def _read_at_end(
 
 
 def _response(grown: Tensor, size: float) -> Tensor | None:
-    """Return by how much each channel grew for each unit added; None if not everywhere alike."""
+    """Return the growth of each channel per added unit; None if it is not uniform."""
     rows = grown.reshape(-1, grown.shape[-1]) / size
     middle = rows.mean(0)
-    # In proportion, or a gate that is nearly saturated would pass for a small, constant factor.
+    # Relative: a nearly saturated gate would otherwise look like a small, constant factor.
     if float((rows - middle).abs().max()) > _TOLERANCE * min(1.0, float(middle.abs().max())):
         return None
     return torch.where(middle.abs() > _TOLERANCE, middle, 0.0)
 
 
 def _is_rectified(network: nn.Module, linear: LinearMap, run: Callable[[], Tensor]) -> bool:
-    """Whether a map's answers far below zero are all one."""
+    """Return whether a map's outputs far below zero are constant."""
     answers = []
     for depth in (1.0, 2.0):
-        with shifted(network, {linear.last: torch.tensor(-depth * _FAR)}):
+        with shift_outputs(network, {linear.last: torch.tensor(-depth * _FAR)}):
             answers.append(run())
     return torch.equal(*answers)

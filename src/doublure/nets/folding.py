@@ -1,19 +1,20 @@
-"""Folding: BatchNorm in eval mode made part of the convolution or linear layer before it.
+"""Folding: BatchNorm in eval mode, merged into the convolution or linear layer before it.
 
 In eval mode BatchNorm is an affine map of each channel, y = s (x - m) + b, s = w / sqrt(v + eps),
-of its weight w, bias b and stored statistics m and v. Behind a layer x = W u + c it is that layer
+with weight w, bias b and stored statistics m and v. After a layer x = W u + c it equals that layer
 with other weights,
     W' = s W,    c' = s (c - m) + b,
-so that a pass over all values is saved, forth and back. The layer's output is then what BatchNorm's
-was, and an identity stands in BatchNorm's place: its path in the network still names that output.
+which saves a forward and a backward pass over all values. The layer's output is then that of
+BatchNorm, and an identity replaces BatchNorm, so that its path in the network still names that
+output.
 
-Which BatchNorm follows a layer, and nothing else does, is read off the graph that autograd records
-of one call. A BatchNorm stays where its output is overwritten in place, or where what enters it is
-looked at. Activations in place act out of place in the folded network, so that what a layer
-answered is still there when gradients come back.
+The autograd graph of one call shows which layers are followed by BatchNorm only. A BatchNorm is not
+folded if its output is overwritten in place, or if its input is a requested feature. In-place
+activations become out-of-place ones in the folded network, so that layer outputs are still
+available in the backward pass.
 
-Divergences of Gaussians do not change under an affine map, so statistics of what enters a BatchNorm
-can be compared behind it as well (`behind`).
+Divergences of Gaussians are invariant under an affine map, so statistics of a BatchNorm's input can
+also be compared at its output (`behind`).
 """
 
 from collections import Counter
@@ -32,13 +33,13 @@ from doublure.nets.batchnorm_statistics import Stored, batchnorm_layers, stored_
 from doublure.nets.features import INPUT, architecture, device_of
 from doublure.nets.network import freeze
 
-# Their output is linear in weight and bias, in both of which channels lie along dimension 0.
+# Layers that are linear in weight and bias, with output channels in dimension 0.
 _LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-# Of the largest answer: how far the folded network's may be from it, in float32.
+# Tolerance of the folded network's output in float32, as a share of the largest value.
 _TOLERANCE = 1e-4
-# Of a mean: a bfloat16 of that size is rounded by as much, or half of it.
+# Relative rounding error of a mean in bfloat16.
 _FLATTEST = 2.0**-8
-# What a forward runs into that asks a BatchNorm for more than its output.
+# Errors of a forward pass that uses more of a BatchNorm than its output.
 _REFUSALS = (AttributeError, RuntimeError, TypeError)
 
 
@@ -54,9 +55,9 @@ class Folded(NamedTuple):
     """A network with BatchNorm folded.
 
     Args:
-        network: a copy in eval mode; the one given where nothing was folded.
-        layers: what each BatchNorm folded was, by dotted path of the architecture.
-        reason: why nothing was folded; "" where something was.
+        network: a copy in eval mode; the given network if nothing was folded.
+        layers: each folded BatchNorm as an affine map, by dotted path of the architecture.
+        reason: why nothing was folded; "" otherwise.
     """
 
     network: nn.Module
@@ -65,7 +66,7 @@ class Folded(NamedTuple):
 
 
 def affine_of(layer: _BatchNorm) -> Affine:
-    """Return the map that a BatchNorm with stored statistics is in eval mode."""
+    """Return the affine map of a BatchNorm with stored statistics in eval mode."""
     mean, variance = layer.running_mean, layer.running_var
     assert mean is not None
     assert variance is not None
@@ -78,10 +79,10 @@ def affine_of(layer: _BatchNorm) -> Affine:
 def fold_with_statistics(
     network: nn.Module, contract: InputContract
 ) -> tuple[nn.Module, dict[str, Stored]]:
-    """Return the network folded, and the statistics that are to enter BatchNorm's places in it.
+    """Return the folded network, and the target statistics at the folded BatchNorm layers.
 
-    By dotted path of the architecture. A BatchNorm stays where one of its channels varies so little
-    around its bias that, rounded to eight bits, nothing of it would be left behind.
+    By dotted path of the architecture. A BatchNorm is not folded if one of its channels varies so
+    little around its bias that bfloat16 would round the variation away.
     """
     body = architecture(network)
     stored, norms = stored_statistics(body), batchnorm_layers(body)
@@ -97,9 +98,9 @@ def fold_with_statistics(
 
 
 def behind(stored: Stored, norm: Affine) -> Stored:
-    """Return the statistics of what leaves a BatchNorm, of those of what enters it.
+    """Return the statistics of a BatchNorm's output from those of its input.
 
-    What was added to variances is mapped with them, so that divergences stay the same.
+    The eps added to variances is mapped with them, so that divergences are unchanged.
     """
     squared = norm.scale.square()
     mean = norm.scale * (stored.mean - norm.mean) + norm.bias
@@ -109,13 +110,12 @@ def behind(stored: Stored, norm: Affine) -> Stored:
 def fold_batchnorm(
     network: nn.Module, contract: InputContract, features: Collection[str] = ()
 ) -> Folded:
-    """Return the network in eval mode with each BatchNorm folded that can be.
+    """Return the network in eval mode with as many BatchNorm layers folded as possible.
 
     Args:
-        contract: of the images it is called with, to see what follows what.
-        features: layers whose output, or behind ":input" whose input, must stay what it is, by
-            dotted path of the architecture as in `FeatureRecorder`. A BatchNorm's output stays in
-            any case.
+        contract: input contract for the example call that finds the order of layers.
+        features: layers whose output (or input, with ":input") must not change, by dotted path of
+            the architecture as in `FeatureRecorder`. The output of a BatchNorm never changes.
     """
     given, folded = (freeze(network).to("cpu") for _ in range(2))
     images = torch.rand(2, contract.channels, *contract.size, generator=from_seed(0))
@@ -132,14 +132,16 @@ def fold_batchnorm(
         parent, _, leaf = name.rpartition(".")
         setattr(body.get_submodule(parent), leaf, nn.Identity())
     if not layers:
-        return Folded(network, {}, "no BatchNorm alone follows a convolution or a linear layer")
+        return Folded(network, {}, "no convolution or linear layer is followed by BatchNorm only")
     try:
         apart = _distance(folded, given, images)
     except _REFUSALS as error:
-        return Folded(network, {}, f"its forward asks more of BatchNorm than its output ({error})")
+        return Folded(
+            network, {}, f"its forward pass uses more of BatchNorm than its output ({error})"
+        )
     if not apart <= _TOLERANCE:
         return Folded(
-            network, {}, f"folded, its answers would differ by {apart:.1g} of the largest"
+            network, {}, f"folded, its outputs would differ by {apart:.1g} of the largest"
         )
     device = device_of(network)
     at_device = {n: Affine(*(part.to(device) for part in layer)) for n, layer in layers.items()}
@@ -147,7 +149,7 @@ def fold_batchnorm(
 
 
 def _pairs(network: nn.Module, images: Tensor, features: Collection[str]) -> dict[str, str]:
-    """Return for each BatchNorm that alone follows a layer the path of that layer."""
+    """Return, for each BatchNorm that alone follows a layer, the path of that layer."""
     layers = dict(architecture(network).named_modules())
     norms = [name for name, layer in layers.items() if _is_affine(layer)]
     linear = [name for name, layer in layers.items() if _is_linear(layer)]
@@ -168,27 +170,27 @@ def _pairs(network: nn.Module, images: Tensor, features: Collection[str]) -> dic
         before = writers.get(operation)
         if before is None or operation in kept or uses[operation] > 1 or call.overwritten:
             continue
-        # Of tokens, a linear layer's channels are not those of the BatchNorm behind it.
+        # For tokens, the channel dimensions of a linear layer and of BatchNorm differ.
         if not isinstance(layers[before], nn.Linear) or call.entered.dim() == 2:
             pairs[name] = before
     return pairs
 
 
 def _is_affine(layer: nn.Module) -> bool:
-    """Return whether a layer is BatchNorm with statistics, and nothing besides."""
+    """Return whether a layer is a plain BatchNorm with statistics."""
     if not isinstance(layer, _BatchNorm) or layer.running_mean is None:
         return False
     return type(layer).forward is _BatchNorm.forward
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    """Return whether a layer is plainly linear in a weight of its own, which nothing computes."""
+    """Return whether a layer is linear in its own weight, without parametrisation."""
     plain = isinstance(layer, _LINEAR) and any(type(layer).forward is k.forward for k in _LINEAR)
     return plain and "weight" in dict(layer.named_parameters(recurse=False))
 
 
 def _take_in(layer: nn.Module, norm: Affine) -> None:
-    """Make a linear layer answer what the BatchNorm behind it does."""
+    """Merge the BatchNorm after a linear layer into it."""
     assert isinstance(layer, _LINEAR)
     weight = layer.weight.detach()
     bias = torch.zeros_like(norm.bias) if layer.bias is None else layer.bias.detach()
@@ -200,14 +202,14 @@ def _take_in(layer: nn.Module, norm: Affine) -> None:
 
 @torch.no_grad()
 def _distance(one: nn.Module, other: nn.Module, images: Tensor) -> float:
-    """Return how far two networks' answers are apart, as a share of the largest."""
+    """Return the largest difference of two networks' outputs, as a share of the largest output."""
     pairs = [*zip(_tensors(one(images)), _tensors(other(images)), strict=True)]
     apart = max((ours - theirs).abs().max().item() for ours, theirs in pairs)
     return apart / max(theirs.abs().max().item() for _, theirs in pairs)
 
 
 class _Call:
-    """What entered and what left a module in one call."""
+    """Input and output of a module in one call."""
 
     def __init__(self, entered: Any, left: Any) -> None:
         self.entered, self.left = entered, left
@@ -215,12 +217,12 @@ class _Call:
 
     @property
     def overwritten(self) -> bool:
-        """Whether anything has written into what left it."""
+        """Whether the output was overwritten."""
         return bool(self.left._version != self._version)
 
 
 class _Calls:
-    """Remembers the calls of some modules; use as a context manager, and no hook stays behind."""
+    """Records the calls of some modules; a context manager that removes its hooks."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.made: dict[str, list[_Call]] = {name: [] for name in layers}
@@ -237,7 +239,7 @@ class _Calls:
             self._handles.pop().remove()
 
     def single(self, names: Iterable[str]) -> Iterator[tuple[str, _Call]]:
-        """Yield those of the modules that were called once, each with its call."""
+        """Yield the modules that were called once, with their calls."""
         for name in names:
             if len(self.made[name]) == 1:
                 yield name, self.made[name][0]
@@ -250,12 +252,12 @@ class _Calls:
 
 
 def _operation(value: Any) -> Any:
-    """Return the operation in autograd's graph that made a value; None of what is no tensor."""
+    """Return the autograd operation that produced a value; None if it is not a tensor."""
     return value.grad_fn if isinstance(value, Tensor) else None
 
 
 def _uses(output: Any) -> Counter[Any]:
-    """Return how often the result of each operation in autograd's graph is used."""
+    """Return the number of uses of each operation's result in the autograd graph."""
     waiting = [tensor.grad_fn for tensor in _tensors(output) if tensor.grad_fn is not None]
     uses = Counter(waiting)
     seen = set(waiting)
@@ -271,7 +273,7 @@ def _uses(output: Any) -> Counter[Any]:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of an answer: one, or those of tables and rows."""
+    """Yield the tensors of an output: one, or those in dicts and sequences."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):

@@ -1,23 +1,22 @@
-"""Generators: networks that make images in [0, 1] from random codes z ~ N(0, 1).
+"""Generators: networks from random codes z ~ N(0, 1) to images in [0, 1].
 
-Two published shapes, at any size h x w (the grid begins at ceil(h / 2^n) x ceil(w / 2^n), is
-doubled n times and cropped to the middle):
+Two published shapes, at any size h x w (the grid starts with ceil(h / 2^n) x ceil(w / 2^n), is
+doubled n times and cropped to its centre):
 
     upsampling      linear -> 2W x h/4 x w/4, BN; x2, conv 2W, BN, LReLU; x2, conv W, BN, LReLU;
                     conv C                                       (Fang et al. 2019, W = 64)
     deconvolution   linear -> 8W x h/16 x w/16, BN, LReLU; four transposed convolutions 4 x 4, s 2,
                     to 4W, 2W, W, W, BN, LReLU each; conv C      (DCGAN-like, W = 64)
 
-What the last convolution gives, y, becomes an image x in [0, 1] by one of three heads:
+The output y of the last convolution becomes an image x in [0, 1] by one of three heads:
 
     standard   x = clip(m + s BN(tanh y), 0, 1), BN without weights, m and s the contract's
     sigmoid    x = 1 / (1 + exp(-y))
     tanh       x = (1 + tanh y) / 2
 
-Papers hand the teacher normalised values: BN(tanh y) itself, unit variance per channel over the
-batch, or tanh y where mean and std are 0.5. Here images are images, and the teacher normalises them
-itself; "tanh" is that same map, "standard" differs in the clip: what would be darker than black
-or brighter than white is not, and gets no gradient.
+In papers the teacher gets normalised values: BN(tanh y) with unit variance per channel over the
+batch, or tanh y if mean and std are 0.5. Here the teacher normalises images itself; "tanh" is the
+same map, "standard" differs by the clip: values outside of [0, 1] are clipped and have no gradient.
 """
 
 import itertools
@@ -42,14 +41,14 @@ _DCGAN_STD = 0.02
 
 
 class Generator(nn.Module):
-    """Images in [0, 1] from codes; see the module for the shapes and heads.
+    """Images in [0, 1] from codes; the module's docstring has the shapes and heads.
 
-    In training mode its BatchNorm layers, the head's too, go by the batch: make enough at once.
+    In training mode its BatchNorm layers use batch statistics, also in the head: use large batches.
 
     Args:
         latent: length of a code.
         width: W of the shape.
-        bn_eps: of the BatchNorm layers behind convolutions.
+        bn_eps: eps of the BatchNorm layers after convolutions.
     """
 
     mean: Tensor
@@ -92,7 +91,7 @@ class Generator(nn.Module):
     def values(
         self, codes: Float[Tensor, "batch latent"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return what the last convolution gives, at the size of the images."""
+        """Return the output of the last convolution, at the size of the images."""
         start = self.first(codes).unflatten(1, (-1, *self.grid))
         x: Tensor = self.last(self.blocks(self.first_bn(start)))
         height, width = self.size
@@ -119,15 +118,15 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorPlan:
-    """What generator a source trains. Default: Fang et al.'s for images of 32 pixels.
+    """Architecture of a source's generator. Default: Fang et al.'s for images of 32 pixels.
 
     Args:
         shape: "upsampling" or "deconvolution".
-        head: how its values become images: "standard", "sigmoid" or "tanh".
+        head: map from outputs to images: "standard", "sigmoid" or "tanh".
         latent: length of a code.
         width: channels of the last block.
-        bn_eps: of the BatchNorm layers behind convolutions.
-        start: how weights are drawn, "he" or "dcgan".
+        bn_eps: eps of the BatchNorm layers after convolutions.
+        start: initialisation of the weights, "he" or "dcgan".
     """
 
     shape: Shape = "upsampling"
@@ -144,7 +143,7 @@ class GeneratorPlan:
             positive(name, getattr(self, name))
 
     def make(self, contract: InputContract, rng: torch.Generator) -> Generator:
-        """Return a generator with fresh weights."""
+        """Return a generator with new random weights."""
         with torch.random.fork_rng(devices=[]):
             generator = Generator(
                 contract,
@@ -180,7 +179,7 @@ def initialise_(network: nn.Module, rng: torch.Generator, start: Start = "he") -
 
 
 def normal_(weight: Tensor, std: float, rng: torch.Generator, mean: float = 0.0) -> None:
-    """Fill a weight from N(mean, std^2); `rng` may live on another device than it."""
+    """Fill a weight from N(mean, std^2); `rng` may be on another device."""
     with torch.no_grad():
         weight.copy_(mean + std * torch.randn(weight.shape, generator=rng))
 

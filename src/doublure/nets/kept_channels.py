@@ -1,10 +1,10 @@
-"""Which of the teacher's channels each channel of a narrower student stands for.
+"""Assignment of the teacher's channels to the channels of a narrower student.
 
-Both networks are traced (`nets.channels`), so that channels which stand or fall together have one
-label. Layer by layer, each label of the student that has none yet gets one of the teacher's that
-no other has: the one in its place where both layers are equally wide, or else the most important
-ones of the layer, in their order. So a residual stream keeps the same channels in all its layers.
-Labels that are left over, of a student wider than its teacher, stand for nothing.
+Both networks are traced (`nets.channels`), so that channels of one group have one label. Layer by
+layer, each unassigned label of the student gets an unused label of the teacher: the one at the same
+index if both layers are equally wide, else the most important ones of the layer, in their order. So
+a residual stream keeps the same channels in all its layers. Remaining labels, of a student wider
+than its teacher, have no counterpart.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ Places = Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class KeptChannels:
-    """What a student's layers keep of the teacher's, by layer of the student.
+    """Channels of the teacher in each layer of the student.
 
     Args:
-        layers: places of inputs and outputs.
-        labels: the teacher's label by the student's.
+        layers: indices of inputs and outputs.
+        labels: the teacher's label for each label of the student.
         outputs: the student's labels of its layers' outputs.
         teacher: the teacher's labels.
     """
@@ -37,7 +37,7 @@ class KeptChannels:
     teacher: dict[str, tuple[Tensor, Tensor]]
 
     def places_in(self, layer: str, teachers: str) -> Places | None:
-        """Return which output of any layer of the teacher each of the student's stands for."""
+        """Return the output of the teacher's layer for each output of a layer of the student."""
         if layer not in self.outputs or teachers not in self.teacher:
             return None
         return _places(self.outputs[layer], self.teacher[teachers][1], self.labels)
@@ -46,10 +46,10 @@ class KeptChannels:
 def keep_channels(
     student: Channels, teacher: Channels, found: Counterparts, importance: Mapping[int, float]
 ) -> KeptChannels:
-    """Return what each layer of the student keeps.
+    """Return the channels that each layer of the student keeps.
 
     Args:
-        importance: of the teacher's labels; 0 for those that are not there.
+        importance: importance of the teacher's labels; 0 for missing ones.
     """
     labels: dict[int, int] = {}
     taken: set[int] = set()
@@ -71,7 +71,7 @@ def keep_channels(
 
 @torch.no_grad()
 def squared_weights(network: nn.Module, channels: Channels) -> dict[int, float]:
-    """Return the sum of the squared weights that read each label."""
+    """Return, for each label, the sum of the squared weights that read it."""
     found: dict[int, float] = {}
     for name, (inputs, _) in channels.layers.items():
         weight = getattr(network.get_submodule(name), "weight", None)
@@ -89,7 +89,7 @@ def _assign(
     taken: set[int],
     importance: Mapping[int, float],
 ) -> None:
-    """Give the student's labels of one layer partners among the teacher's, in place."""
+    """Assign labels of the teacher to the student's labels of one layer, in place."""
     if len(ours) == len(theirs):
         for one, other in zip(ours, theirs, strict=True):
             if one not in labels and other not in taken:
@@ -105,7 +105,7 @@ def _assign(
 
 
 def _places(ours: Tensor, theirs: Tensor, labels: Mapping[int, int]) -> Places:
-    """Return where the partners of labels stand; one that stands several times, each in turn."""
+    """Return the indices of the assigned labels; repeated labels use their occurrences in order."""
     where: dict[int, list[int]] = {}
     for place, label in enumerate(theirs.tolist()):
         where.setdefault(label, []).append(place)
@@ -120,7 +120,7 @@ def _places(ours: Tensor, theirs: Tensor, labels: Mapping[int, int]) -> Places:
 
 
 def all_places(width: int) -> Places:
-    """Return the places of a layer that keeps all its channels."""
+    """Return the indices for a layer that keeps all its channels."""
     return torch.arange(width)
 
 
@@ -128,9 +128,10 @@ def all_places(width: int) -> Places:
 def copy_kept_(
     layer: nn.Module, teachers: nn.Module, inputs: Places, outputs: Places
 ) -> tuple[str, ...]:
-    """Give a layer what it keeps of the teacher's; return the names of the tensors written.
+    """Copy the kept weights of the teacher into a layer; return the names of the written tensors.
 
-    What has no place at the teacher's is not touched, but for its effect on what has: that is 0.
+    Channels without a counterpart are not changed, except that their effect on the others becomes
+    0.
     """
     written = []
     held = dict(teachers.named_parameters(recurse=False)) | dict(
@@ -159,7 +160,7 @@ def copy_kept_(
 
 def _columns(kept: Tensor, fresh: Tensor, inputs: Places) -> Tensor:
     if kept.shape[1] == fresh.shape[1] and kept.shape[1] != len(inputs):
-        return kept.to(fresh)  # of a depthwise layer, whose rows see nothing but themselves
+        return kept.to(fresh)  # a depthwise layer, where each output reads one input
     chosen = torch.zeros_like(fresh)
     columns = (inputs >= 0).nonzero()[:, 0]
     chosen[:, columns] = kept[:, inputs[columns]].to(fresh)

@@ -1,4 +1,4 @@
-"""The linear maps of a network: convolutions and linear layers, with the BatchNorm behind them."""
+"""The linear maps of a network: convolutions and linear layers, with the BatchNorm after them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap:
-    """A layer, and the BatchNorm that its answer goes into; None for none.
+    """A layer, and the BatchNorm that receives its output, or None.
 
     Args:
-        places: sides of the answer's map, or number of its tokens; () for a vector.
+        places: height and width of the output map, or number of tokens; () for a vector.
     """
 
     layer: str
@@ -23,7 +23,7 @@ class LinearMap:
 
     @property
     def last(self) -> str:
-        """The module whose answer is the map's."""
+        """The module whose output is the map's."""
         return self.norm or self.layer
 
 
@@ -38,7 +38,7 @@ def linear_maps(network: nn.Module, inputs: Any) -> tuple[LinearMap, ...]:
             again.update({name} & found.keys())
             places = answer.shape[2:] if answer.dim() == 4 else answer.shape[1:-1]
             found[name] = LinearMap(layer=name, places=tuple(places))
-            answers[id(answer)] = (name, answer)  # kept, so that no other gets its id
+            answers[id(answer)] = (name, answer)  # kept alive, so that no other object gets its id
         elif _is_adjustable(module) and id(given[0]) in answers:
             before = answers[id(given[0])][0]
             found[before] = replace(found[before], norm=name)
@@ -49,7 +49,7 @@ def linear_maps(network: nn.Module, inputs: Any) -> tuple[LinearMap, ...]:
 
 
 def _is_linear(module: nn.Module, answer: Any) -> bool:
-    # A linear layer on a map has its channels last, where nothing else on maps has them.
+    # A linear layer on a map has its channels last, unlike all other layers.
     if isinstance(module, nn.Linear):
         return isinstance(answer, Tensor) and answer.dim() in (2, 3)
     return isinstance(module, nn.Conv2d)
@@ -61,13 +61,13 @@ def _is_adjustable(module: nn.Module) -> bool:
 
 
 def width_of(layer: nn.Module) -> int:
-    """Return how many channels a linear map answers with."""
+    """Return the number of output channels of a linear map."""
     width: Any = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
     return int(width)
 
 
 def has_constant(network: nn.Module, linear: LinearMap) -> bool:
-    """Whether a linear map has a constant: a bias, or that of its BatchNorm."""
+    """Return whether a linear map has a bias, or its BatchNorm has one."""
     return linear.norm is not None or network.get_submodule(linear.layer).bias is not None
 
 

@@ -1,4 +1,4 @@
-"""Channels-last memory order: convolutions on a CPU and on tensor cores are faster in it."""
+"""Channels-last memory format, in which convolutions are faster on CPUs and tensor cores."""
 
 import torch
 from torch import nn
@@ -8,10 +8,10 @@ from doublure.nets.network import Network, freeze
 
 
 def to_channels_last_(network: nn.Module) -> bool:
-    """Lay out a network channels last where it can be called so, and return whether it can.
+    """Convert a network to channels last if it can be called in that format; return whether it can.
 
-    `x.view(len(x), -1)` of a map of features, as in many a LeNet, asks for the usual order. Which
-    one it is changes no value beyond its last bits.
+    `x.view(len(x), -1)` of a feature map, as in LeNet, needs the default format. The format changes
+    values by rounding only.
     """
     able = _answers_channels_last(network)
     if able:
@@ -22,7 +22,7 @@ def to_channels_last_(network: nn.Module) -> bool:
 
 
 def to_channels_first_(network: nn.Module) -> None:
-    """Lay out a network in the usual order, the one that files and other networks have."""
+    """Convert a network to the default format, that of files and other networks."""
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     if isinstance(network, Network):
         network.channels_last = False
@@ -31,7 +31,8 @@ def to_channels_first_(network: nn.Module) -> None:
 def _answers_channels_last(network: nn.Module) -> bool:
     if not isinstance(network, Network):
         return True
-    # A copy: weights of one channel would not come back from an order that they have both of.
+    # A copy: for weights of one channel both formats are contiguous, so torch would not convert
+    # them.
     trial = freeze(network)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     assert isinstance(trial, Network)

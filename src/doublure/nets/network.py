@@ -1,8 +1,7 @@
 """A network together with the input contract it was trained for.
 
-`Network` takes images in [0, 1] and normalises them itself, so nothing else here ever
-does; tokens it hands on as they are. Its `body` is the plain architecture: `body.state_dict()` is
-what a checkpoint holds.
+`Network` takes images in [0, 1] and normalises them itself, so no other code does; tokens pass
+unchanged. Its `body` is the plain architecture, and checkpoints hold `body.state_dict()`.
 """
 
 import copy
@@ -21,14 +20,14 @@ class Network(nn.Module, Generic[AnyContract]):
 
     Args:
         body: the architecture; its state_dict keys are the checkpoint's.
-        contract: what it takes and what its outputs stand for; each task has its own.
-        reference: the REF it was made from, "" where it was made in Python.
-        plan: what was done to that architecture since (pruned, quantized), as records.
+        contract: meaning of its inputs and outputs; each task has its own class.
+        reference: the REF that names it, "" if it was built in Python.
+        plan: records of later changes to that architecture (pruned, quantized).
     """
 
     mean: Tensor
     std: Tensor
-    # In which memory order the architecture is shown its images; see `memory_order`.
+    # Memory format of the architecture's input images; see `nets.memory_format`.
     channels_last = False
 
     def __init__(
@@ -53,26 +52,26 @@ class Network(nn.Module, Generic[AnyContract]):
 
     def forward(self, inputs: Input) -> Any:
         if isinstance(inputs, Tensor) and self._of_images:
-            inputs = self.shown(inputs)
+            inputs = self.to_input(inputs)
         return self.body(inputs)
 
-    def shown(self, images: Tensor) -> Tensor:
-        """Return what the architecture is shown of images in [0, 1]."""
+    def to_input(self, images: Tensor) -> Tensor:
+        """Return the normalised input of the architecture for images in [0, 1]."""
         return self._in_order((images - self.mean) / self.std)
 
     def _in_order(self, images: Tensor) -> Tensor:
-        """Return the images in the order in memory that the architecture takes."""
+        """Return the images in the architecture's memory format."""
         if self.channels_last:
             return images.contiguous(memory_format=torch.channels_last)
         height, width = images.shape[2:]
-        # By the strides: of one channel, both orders count as contiguous.
+        # By strides: with one channel, both formats count as contiguous.
         if images.stride()[1:] == (height * width, width, 1):
             return images
         return images.clone(memory_format=torch.contiguous_format)
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Return `network` in eval mode without parameter gradients; the original keeps its own.
+    """Return `network` in eval mode without parameter gradients; the original is unchanged.
 
     Weights and buffers are shared, not copied; gradients still reach the inputs.
     """
@@ -83,11 +82,11 @@ def freeze(network: nn.Module) -> nn.Module:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return how many numbers the network's parameters hold."""
+    """Return the number of parameters of the network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def other_precisions(network: nn.Module) -> str:
-    """Return in what precisions but float32 a network holds numbers, or nothing."""
+    """Return the precisions other than float32 among a network's tensors, or ""."""
     held = {part.dtype for part in network.state_dict().values() if part.is_floating_point()}
     return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in held - {torch.float32}))

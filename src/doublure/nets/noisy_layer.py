@@ -1,12 +1,12 @@
-"""The noisy layer: codes for a generator from what the classes are called, not from noise alone.
+"""The noisy layer: codes for a generator from class embeddings, not from noise alone.
 
 Class y has an embedding e_y; a block of codes, one for each class, is
 
-    z_y = W BN(e_y) + b        W ~ N(0, 1), drawn afresh for every batch and trained with the images
+    z_y = W BN(e_y) + b        W ~ N(0, 1), new for every batch, trained with the images
 
-so that the noise lies in the layer: several blocks with weights of their own make unlike images of
-each class. As embeddings serve the normalised rows of the teacher's last linear layer, which lie
-near each other where classes are alike; where there is none, random orthogonal ones.
+so that the noise is in the layer: several blocks with separate weights give diverse images of each
+class. The embeddings are the normalised rows of the teacher's last linear layer, which are close
+for similar classes; without such a layer, they are random orthogonal vectors.
 
 Tran et al., arXiv:2310.00258. Differs from the paper: its embeddings are of the classes' names, by
 a language model that has seen images (CLIP).
@@ -36,7 +36,7 @@ def label_embeddings(
 
 
 class FreeCodes(nn.Module):
-    """Codes that are themselves what is trained, and the class that each stands for."""
+    """Codes as trainable parameters, and their classes."""
 
     labels: Tensor
 
@@ -71,7 +71,7 @@ class NoisyLayers(nn.Module):
         self.norm = nn.BatchNorm1d(width).to(embeddings.device)
         self.weight = nn.Parameter(torch.empty(blocks, latent, width, device=embeddings.device))
         self.bias = nn.Parameter(torch.zeros(blocks, 1, latent, device=embeddings.device))
-        # All classes in turn.
+        # Labels 0, 1, ..., repeated for each layer.
         turns = torch.arange(num_images, device=embeddings.device) % classes
         self.register_buffer("labels", turns, persistent=False)
         normal_(self.weight, 1.0, rng)

@@ -1,4 +1,4 @@
-"""What several places say of an input contract, and the one contract that comes of it."""
+"""Partial input contracts from several places, and their merge into one contract."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from doublure.nets.references import NetworkRef
 
 @dataclass(frozen=True, kw_only=True)
 class PartialContract:
-    """What one place says of an input contract; None where it is silent."""
+    """The part of an input contract that one place states; None for unknown fields."""
 
     size: tuple[int, int] | None = None
     channels: int | None = None
@@ -27,7 +27,7 @@ EMPTY_CONTRACT = PartialContract()
 
 
 def partial_contract(place: NetworkRef | Contract) -> PartialContract:
-    """Return what a reference or another network's contract says."""
+    """Return the partial contract of a reference or of another network's contract."""
     said: dict[str, Any] = {
         item.name: getattr(place, item.name, None) for item in fields(PartialContract)
     }
@@ -37,11 +37,11 @@ def partial_contract(place: NetworkRef | Contract) -> PartialContract:
 
 
 def first_value(places: Sequence[PartialContract], name: str, length: int | None = None) -> Any:
-    """Return what the first place states that is not silent about it.
+    """Return the value of the first place that states it.
 
     Args:
-        length: passes over what belongs to another number of channels or classes, except in the
-            first place: there a person said it, and a contradiction must be heard.
+        length: skips values for another number of channels or classes, except in the first place:
+            that one is explicit, and a contradiction must be reported.
     """
     for i, place in enumerate(places):
         value = getattr(place, name)
@@ -53,10 +53,10 @@ def first_value(places: Sequence[PartialContract], name: str, length: int | None
 def merge_contracts(
     places: Sequence[PartialContract], size: tuple[int, int], channels: int, ref: str
 ) -> tuple[InputContract, list[str]]:
-    """Return the contract, and notes on what nobody stated.
+    """Return the contract, and notes on fields that no place states.
 
     Args:
-        size: taken where no place states one.
+        size: used if no place states one.
         ref: the network's REF, for the notes.
     """
     notes = []
@@ -67,8 +67,8 @@ def merge_contracts(
     mean, std = (first_value(places, name, length=channels) for name in ("mean", "std"))
     if mean is None or std is None:
         notes.append(
-            f"nothing states the normalisation of {ref}: images are fed in [0, 1] (mean 0, std 1); "
-            "if it was trained on normalised ones, say --mean and --std"
+            f"nothing states the normalisation of {ref}: inputs are in [0, 1] (mean 0, std 1); if "
+            f"it was trained on normalised images, use --mean and --std"
         )
     rest = {name: first_value(places, name) for name in ("interpolation", "crop_pct", "output")}
     contract = InputContract(

@@ -1,18 +1,18 @@
-"""Patch similarity: what a vision transformer makes of images, where it has no BatchNorm to ask.
+"""Patch similarity: an image prior from vision transformers, which have no BatchNorm statistics.
 
-In each attention layer the patches of an image have mixed values o_i; s_ij = cos(o_i, o_j), i < j.
-Of natural images some patches are alike and others are not, so that the s_ij spread; of noise all
-are alike. How they spread is the differential entropy of their density f,
+In each attention layer the patches of an image have outputs o_i; s_ij = cos(o_i, o_j), i < j. In
+natural images some patches are similar and others are not, so that the s_ij vary; in noise all are
+similar. Their diversity is the differential entropy of their density f,
     f(s) = mean_ij N(s; s_ij, h^2),      H = -integral f log f,
-and images are asked for a large sum of H over the layers. Nothing has to be stored for it.
+and images are optimised for a large sum of H over the layers. No stored statistics are needed.
 
-The density is taken on a grid: each s_ij is shared by its two neighbours, then blurred by the
-kernel, so that memory grows with the pairs and not with pairs times grid.
+The density is computed on a grid: each s_ij is divided between its two neighbours, then blurred by
+the kernel, so that memory grows with the number of pairs, not with pairs times grid.
 
 Li, Ma, Chen, Xiao, Gu: Patch Similarity Aware Data-Free Quantization for Vision Transformers,
-arXiv:2203.02250. Differs from the paper: the heads' values stand side by side where its code takes
-their mean; h = 0.05 on a grid as fine as h / 4, where its code has h = 0.01 at ten points; a patch
-is not compared with itself. Layers that attend within windows are not known here.
+arXiv:2203.02250. Differs from the paper: the heads' outputs are concatenated where its code
+averages them; h = 0.05 on a grid as fine as h / 4, where its code has h = 0.01 at ten points; a
+patch is not compared with itself. Window attention is not supported.
 """
 
 import math
@@ -26,16 +26,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 BANDWIDTH = 0.05
-# Nodes of the grid a bandwidth, and bandwidths that a kernel reaches.
+# Grid nodes per bandwidth, and kernel radius in bandwidths.
 _NODES, _REACH = 4, 4
-# Below what a kernel leaves at its end: the slope of f log f is infinite where f is 0.
+# Below the kernel's tail: the slope of f log f is infinite at f = 0.
 _LEAST = 1e-6
 
 
 def patch_similarities(
     tokens: Float[Tensor, "batch patches dim"],
 ) -> Float[Tensor, "batch pairs"]:
-    """Return the cosine of each pair of patches of an image, every pair once."""
+    """Return the cosine similarity of each pair of patches of an image, once per pair."""
     unit = F.normalize(tokens, dim=-1)
     rows, columns = torch.triu_indices(tokens.shape[1], tokens.shape[1], offset=1)
     return (unit @ unit.transpose(1, 2))[:, rows, columns]
@@ -44,7 +44,7 @@ def patch_similarities(
 def spread(similarities: Float[Tensor, "batch pairs"], bandwidth: float) -> Float[Tensor, " batch"]:
     """Return the differential entropy of values in [-1, 1] under their kernel density, in nats."""
     step = bandwidth / _NODES
-    beyond = _NODES * _REACH  # nodes outside of [-1, 1] on either side
+    beyond = _NODES * _REACH  # nodes on each side outside of [-1, 1]
     nodes = math.ceil(2 / step) + 2 * beyond + 2
     place = (similarities + 1) / step + beyond
     low = place.detach().floor().clamp(0, nodes - 2).long()
@@ -60,33 +60,33 @@ def spread(similarities: Float[Tensor, "batch pairs"], bandwidth: float) -> Floa
 
 
 def patch_entropy(tokens: Iterable[Float[Tensor, "batch patches dim"]]) -> Float[Tensor, ""]:
-    """Return the sum over layers of the mean spread of an image's similarities."""
+    """Return the sum over layers of the mean entropy of the similarities."""
     spreads = [spread(patch_similarities(of_layer), BANDWIDTH).mean() for of_layer in tokens]
     return torch.stack(spreads).sum()
 
 
 def attention_layers(network: nn.Module) -> tuple[str, ...]:
-    """Return the dotted paths of the layers in which tokens attend to each other."""
+    """Return the dotted paths of the attention layers."""
     return tuple(name for name, layer in network.named_modules() if _attends(layer))
 
 
-def required_attention(network: nn.Module) -> tuple[str, ...]:
-    """Return the attention layers; raises ValueError where there is none."""
+def require_attention(network: nn.Module) -> tuple[str, ...]:
+    """Return the attention layers; raises ValueError if there is none."""
     names = attention_layers(network)
     if not names:
         raise ValueError(
-            "patch similarity needs layers in which patches attend to each other (an "
-            "nn.MultiheadAttention, or one with qkv and proj), but the teacher has none; set "
+            "patch similarity needs attention layers (nn.MultiheadAttention, or modules with qkv "
+            "and proj), but the teacher has none; set "
             "patches to 0"
         )
     return names
 
 
 class PatchRecorder:
-    """Takes the values that patches have in attention layers, as the network is called.
+    """Records the outputs of patches in attention layers, in calls of the network.
 
-    Use as a context manager or call `close`; no hook stays behind. Tokens that stand before the
-    patches, such as a class token, are left out: those past the places of the last convolution.
+    Use as a context manager or call `close`, which removes all hooks. Tokens before the patches,
+    such as a class token, are omitted: those beyond the positions of the patch embedding.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str]) -> None:
@@ -107,7 +107,7 @@ class PatchRecorder:
                 self._handles.append(layer.register_forward_hook(self._see_places))
 
     def read(self) -> tuple[Float[Tensor, "batch patches dim"], ...]:
-        """Return the values of each layer called since the last reading, in order of calls."""
+        """Return the outputs of each layer called since the last `read`, in order of calls."""
         read, self._tokens = tuple(self._tokens), []
         return read
 
@@ -136,7 +136,7 @@ class PatchRecorder:
         if before < 0 or self._places < 2:
             raise ValueError(
                 f"patch similarity needs layers that attend to all {self._places} patches of an "
-                f"image, but one sees values of shape {tuple(tokens.shape)}; set patches to 0"
+                f"image, but one has outputs of shape {tuple(tokens.shape)}; set patches to 0"
             )
         self._tokens.append(tokens[:, before:].float())
 

@@ -1,7 +1,7 @@
-"""What was done to an architecture, as records that do it again without a pickle.
+"""Changes to an architecture, as records that can be repeated without a pickle.
 
-student.json holds the records in order. `rebuild` puts an architecture fresh from its name into
-the shape that its weights were saved in.
+student.json holds the records in order. `rebuild` applies them to a new architecture, so that the
+saved weights fit.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ _REBUILD: dict[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module | None]] 
 
 
 def rebuild(body: nn.Module, plan: Plan) -> nn.Module:
-    """Return `body` after all that a plan records was done to it.
+    """Return `body` after all changes in a plan.
 
     Raises:
-        ValueError: a record is of no known kind, or does not fit the architecture.
+        ValueError: a record has an unknown kind or does not fit the architecture.
     """
     for record in plan:
         kind = one_of("kind of change", str(record.get("kind")), _REBUILD)

@@ -1,8 +1,7 @@
-"""Asking a network with gradients to its inputs, and giving it back as it was.
+"""Calls of a network with gradients to its inputs, without a change of its state.
 
 A network in training mode changes its BatchNorm statistics and draws dropout from torch's global
-generator whenever it is asked. Whoever only borrows it, as a generator does that plays against the
-student, must leave no trace.
+generator in every call. A generator that trains against the student must not change it.
 """
 
 from collections.abc import Iterator
@@ -16,13 +15,13 @@ from doublure.nets.features import device_of
 
 @contextmanager
 def preserve_state(network: nn.Module, seed: int, *, evaluate: bool = False) -> Iterator[nn.Module]:
-    """Yield `network` to be asked; modes, buffers and global random state come back unchanged.
+    """Yield `network` for calls; modes, buffers and the global random state are restored.
 
-    Ask it for gradients of its inputs by `torch.autograd.grad` and `.grad` stays unchanged, too.
+    With `torch.autograd.grad` on the inputs, `.grad` is unchanged, too.
 
     Args:
-        seed: what its random layers draw from.
-        evaluate: put it in eval mode meanwhile; otherwise it stays in the mode it is in.
+        seed: seed of its random layers.
+        evaluate: whether to use eval mode inside; otherwise the mode is unchanged.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
@@ -36,6 +35,6 @@ def preserve_state(network: nn.Module, seed: int, *, evaluate: bool = False) -> 
                 module.training = training
             with torch.no_grad():
                 for buffer, before in buffers:
-                    # Writing into one that did not change would spoil the graph for nothing.
+                    # A write into an unchanged buffer would invalidate the graph needlessly.
                     if not torch.equal(buffer, before):
                         buffer.copy_(before)

@@ -1,7 +1,7 @@
-"""Fewer channels: a layer narrowed to those that are kept, and a whole network by its record.
+"""Fewer channels: narrow a layer to its kept channels, and a network by its record.
 
-The record {"kind": "pruned", "layers": {name: [inputs, outputs]}} tells sizes only: which channels
-were kept is a matter of the weights, and those are in their own file.
+The record {"kind": "pruned", "layers": {name: [inputs, outputs]}} holds sizes only: the weights of
+the kept channels are in their own file.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from doublure.nets.resnet import ZeroPadShortcut
 
 KIND = "pruned"
-# Indices of the inputs and of the outputs that a layer keeps.
+# Indices of a layer's kept inputs and outputs.
 Kept = tuple[Tensor, Tensor]
 
 
 def narrow_(body: nn.Module, kept: Mapping[str, Kept]) -> None:
-    """Keep these inputs and outputs of the layers named, and nothing else of them."""
+    """Keep only these inputs and outputs of the named layers."""
     for name, (inputs, outputs) in kept.items():
         layer = body.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
@@ -30,14 +30,14 @@ def narrow_(body: nn.Module, kept: Mapping[str, Kept]) -> None:
             if layer.bias is not None:
                 layer.bias = _parameter(layer.bias, layer.bias[outputs])
             layer.in_features, layer.out_features = len(inputs), len(outputs)
-        elif isinstance(layer, ZeroPadShortcut):  # its zeros before and after
+        elif isinstance(layer, ZeroPadShortcut):  # numbers of zero channels before and after
             layer.before, layer.after = len(inputs), len(outputs)
         else:
             raise ValueError(f"cannot narrow '{name}', a {type(layer).__name__}")
 
 
 def sizes(body: nn.Module, name: str) -> list[int]:
-    """Return inputs and outputs of a layer, as a record holds them."""
+    """Return the numbers of inputs and outputs of a layer, as in a record."""
     layer = body.get_submodule(name)
     if isinstance(layer, nn.Conv2d):
         return [layer.in_channels, layer.out_channels]
@@ -51,12 +51,12 @@ def sizes(body: nn.Module, name: str) -> list[int]:
 
 
 def record_of(body: nn.Module, layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a network whose layers named were narrowed."""
+    """Return the record of a network with these narrowed layers."""
     return {"kind": KIND, "layers": {name: sizes(body, name) for name in sorted(layers)}}
 
 
 def rebuild_(body: nn.Module, record: Mapping[str, Any]) -> None:
-    """Give the layers of a fresh architecture the sizes of a record; the weights come later."""
+    """Give the layers of a new architecture the sizes of a record; its weights are loaded later."""
     kept = {}
     for name, (inputs, outputs) in record["layers"].items():
         for size, largest in zip((inputs, outputs), sizes(body, name), strict=True):

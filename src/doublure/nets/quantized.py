@@ -1,12 +1,12 @@
 """Fake quantization: layers that round their weights and inputs to a grid, in float arithmetic.
 
 fq(x) = (clip(round(x / s) + z, low, high) - z) s. Weights: symmetric, z = 0, one scale for each
-output channel, s = max |w| / (2^(bits - 1) - 1), read off the weights each time. Inputs: one scale
-and zero_point for the tensor, integers 0 to 2^bits - 1, fixed by calibration. The gradient passes
-straight through the rounding inside of the clip, and is 0 outside (Bengio et al., arXiv:1308.3432).
+output channel, s = max |w| / (2^(bits - 1) - 1), computed from the weights in each call. Inputs:
+one scale and zero_point for the tensor, integers 0 to 2^bits - 1, fixed by calibration. The
+gradient is that of the identity inside of the clip, and 0 outside (Bengio et al., arXiv:1308.3432).
 
 The record {"kind": "quantized", "layers": {name: {"weight_bits", "activation_bits", "scale",
-"zero_point"}}} holds all that the weights do not. 32 bits: not rounded, bit for bit.
+"zero_point"}}} holds what the weights do not. With 32 bits, values are unchanged.
 """
 
 import copy
@@ -25,11 +25,11 @@ FLOAT = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """How one layer rounds.
+    """Quantization of one layer.
 
     Args:
-        scale: of its inputs.
-        zero_point: the integer that stands for an input of 0.
+        scale: scale of its inputs.
+        zero_point: the integer of an input of 0.
     """
 
     weight_bits: int
@@ -49,7 +49,7 @@ def weight_scales(
 def fake_quantize_weight(
     weight: Float[Tensor, "outputs inputs *kernel"], bits: int
 ) -> Float[Tensor, "outputs inputs *kernel"]:
-    """Return the weights on their grid; with 32 bits, the weights themselves."""
+    """Return the quantized weights; with 32 bits, the weights themselves."""
     if bits == FLOAT:
         return weight
     highest = 2 ** (bits - 1) - 1
@@ -67,7 +67,7 @@ def fake_quantize_weight(
 def fake_quantize(
     x: Float[Tensor, "*shape"], scale: float, zero_point: int, bits: int
 ) -> Float[Tensor, "*shape"]:
-    """Return values on the grid of an activation; with 32 bits, the values themselves."""
+    """Return quantized activations; with 32 bits, the values themselves."""
     if bits == FLOAT:
         return x
     if _is_exported(x):
@@ -78,12 +78,12 @@ def fake_quantize(
 
 
 def _is_exported(x: Tensor) -> bool:
-    """Return whether a tracer that knows no fake quantization is writing down what happens."""
+    """Return whether a tracer without support for fake quantization is recording."""
     return torch.compiler.is_compiling() and not x.requires_grad
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution on a grid; made of a plain one by `quantize_`, with the same keys."""
+    """A quantized convolution, from a plain one by `quantize_`, with the same keys."""
 
     grid: Grid
 
@@ -96,7 +96,7 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer on a grid; made of a plain one by `quantize_`, with the same keys."""
+    """A quantized linear layer, from a plain one by `quantize_`, with the same keys."""
 
     grid: Grid
 
@@ -114,17 +114,17 @@ _TWINS: dict[type[nn.Module], type[Quantized]] = {
 
 
 def can_be_quantized(layer: nn.Module) -> bool:
-    """Return whether a layer has a twin on a grid."""
+    """Return whether a layer has a quantized version."""
     return type(layer) in _TWINS
 
 
 def is_quantized(network: nn.Module) -> bool:
-    """Return whether any layer of a network rounds."""
+    """Return whether any layer of a network is quantized."""
     return any(isinstance(layer, Quantized) for layer in network.modules())
 
 
 def quantize_(body: nn.Module, grids: Mapping[str, Grid]) -> None:
-    """Let the layers named round, in place; their weights and keys stay as they are.
+    """Quantize the named layers in place; their weights and keys are unchanged.
 
     Raises:
         ValueError: if one of them is neither a plain Conv2d nor a plain Linear.
@@ -133,14 +133,14 @@ def quantize_(body: nn.Module, grids: Mapping[str, Grid]) -> None:
         layer = body.get_submodule(name)
         if not can_be_quantized(layer) and not isinstance(layer, Quantized):
             raise ValueError(f"cannot quantize '{name}', a {type(layer).__name__}")
-        # The twin has the same attributes and only another forward: weights, keys and the places
-        # that refer to the layer stay.
+        # The quantized class has the same attributes and another `forward`: weights, keys and
+        # references to the layer are unchanged.
         layer.__class__ = _TWINS.get(type(layer), type(layer))
         layer.grid = grid  # type: ignore[assignment]  # nn.Module types its attributes as tensors
 
 
 def float_twin(body: nn.Module) -> nn.Module:
-    """Return the network with its weights on their grids, in plain layers that round nothing."""
+    """Return the network with quantized weights in plain layers."""
     twin = copy.deepcopy(body)
     plain = {rounding: layer for layer, rounding in _TWINS.items()}
     for layer in twin.modules():
@@ -152,7 +152,7 @@ def float_twin(body: nn.Module) -> nn.Module:
 
 
 def grids_of(body: nn.Module) -> dict[str, Grid]:
-    """Return how each layer that rounds does so."""
+    """Return the grid of each quantized layer."""
     return {
         name: layer.grid for name, layer in body.named_modules() if isinstance(layer, Quantized)
     }
@@ -160,9 +160,9 @@ def grids_of(body: nn.Module) -> dict[str, Grid]:
 
 @torch.no_grad()
 def grids_as_called(network: nn.Module, inputs: Tensor) -> list[Grid]:
-    """Return how each layer that rounds does so, in the order in which `inputs` reach them.
+    """Return the grid of each quantized layer, in the order of their calls.
 
-    That is the order of a traced graph; the one of `grids_of` is that of their definition.
+    That is the order of a traced graph; `grids_of` has the order of definition.
     """
     called: list[Grid] = []
 
@@ -188,5 +188,5 @@ def record_of(body: nn.Module) -> dict[str, Any]:
 
 
 def rebuild_(body: nn.Module, record: Mapping[str, Any]) -> None:
-    """Let the layers of a record round."""
+    """Quantize the layers of a record."""
     quantize_(body, {name: Grid(**grid) for name, grid in record["layers"].items()})

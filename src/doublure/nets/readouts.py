@@ -1,7 +1,7 @@
-"""Readouts: the answer of a linear map, read in a network behind what follows it.
+"""Readouts: the output of a linear map, computed from a later output of the network.
 
-Behind a sum and an activation an answer z is seen as s z + shortcut, and of a ReLU only what is
-positive. A shift that is added to z meanwhile makes all of it positive, and is taken off again.
+After a sum and an activation, an output z becomes s z + shortcut, and a ReLU keeps only positive
+values. A temporary shift of z makes all of it positive, and is subtracted again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from doublure.nets.linear_maps import LinearMap
 
-# Indices along all dimensions of an answer but that of its channels.
+# Indices in all dimensions of an output except the channels.
 Places = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Readout:
-    """Where the answer of a linear map is read.
+    """The place from which the output of a linear map is computed.
 
     Args:
-        module: whose answer is read.
-        channels: of that answer, one for each channel of the map.
-        scale: by which each is multiplied on the way.
-        shift: what is added to the map's answer while it is read.
-        rectified: whether nothing below zero has an effect, as before a ReLU.
+        module: the module whose output is read.
+        channels: its output channels, one for each channel of the map.
+        scale: factor of each channel between map and readout.
+        shift: temporary shift of the map's output.
+        rectified: whether values below zero have no effect, as before a ReLU.
     """
 
     map: LinearMap
@@ -40,18 +40,18 @@ class Readout:
 
     @property
     def shifts(self) -> dict[str, Tensor]:
-        """What to add to which module's answer while it is read."""
+        """The temporary shifts, by module."""
         return {self.map.last: torch.tensor(self.shift)} if self.shift else {}
 
     def rows(self, answer: Tensor, places: Places) -> Tensor:
-        """Return rows x channels of the map's answer, of that of `module` under the shift."""
+        """Return the map's output (rows x channels) from the shifted output of `module`."""
         scale = self.scale.to(answer.device)
         read = rows_at(answer, places)[:, self.channels.to(answer.device)]
         return read / scale - self.shift
 
 
 def rows_at(answer: Tensor, places: Places) -> Tensor:
-    """Return rows x channels of a map, of tokens or of a vector at these places."""
+    """Return a map, tokens or a vector at these positions as rows x channels."""
     if answer.dim() == 4:
         batch, y, x = places
         return answer[batch, :, y, x]
@@ -64,18 +64,18 @@ def read_rows(
     readouts: Sequence[Readout],
     choose: Callable[[int, tuple[int, ...]], Places],
 ) -> list[tuple[Tensor, Places]]:
-    """Return, by readout, rows of its map's answer and the places they are from.
+    """Return, for each readout, rows of its map's output and their positions.
 
     Args:
-        choose: places of an answer, from the number of the readout and the answer's shape.
+        choose: returns positions for the index of a readout and the shape of the output.
     """
     found: dict[int, tuple[Tensor, Places]] = {}
 
     def reading(i: int, readout: Readout) -> Callable[..., None]:
         def read(module: nn.Module, args: Any, kwargs: Any, answer: Tensor) -> None:
             if readout.shift:
-                # Beside the call that goes on, which must not see the shift.
-                with shifted(network, readout.shifts):
+                # In a separate call: the main one must not use the shift.
+                with shift_outputs(network, readout.shifts):
                     answer = module.forward(*args, **kwargs)
             places = choose(i, tuple(answer.shape))
             found[i] = readout.rows(answer, places), places
@@ -99,20 +99,20 @@ def read_rows(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Call:
-    """What a module was called with."""
+    """Arguments of one call of a module."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @property
     def bytes(self) -> int:
-        """How much memory its tensors take."""
+        """The memory of its tensors, in bytes."""
         held = (*self.args, *self.kwargs.values())
         return sum(x.numel() * x.element_size() for x in held if isinstance(x, Tensor))
 
 
 def calls_of(network: nn.Module, inputs: Any, name: str) -> list[Call]:
-    """Return what a module is called with, each time."""
+    """Return the arguments of each call of a module."""
     calls: list[Call] = []
     handle = network.get_submodule(name).register_forward_pre_hook(
         lambda _module, args, kwargs: calls.append(Call(args=args, kwargs=kwargs)),
@@ -127,7 +127,7 @@ def calls_of(network: nn.Module, inputs: Any, name: str) -> list[Call]:
 
 
 def runner(network: nn.Module, inputs: Any, name: str) -> Callable[[], Any]:
-    """Return a call of a module, or of the whole for an empty name, on what it is shown."""
+    """Return a function that calls a module (the network for "") with recorded arguments."""
     if not name:
         return torch.no_grad()(lambda: network(inputs))
     module, call = network.get_submodule(name), calls_of(network, inputs, name)[-1]
@@ -141,16 +141,16 @@ class _Reached(Exception):  # noqa: N818  # no error: the rest of a network need
 
 
 def read_map(network: nn.Module, run: Callable[[], Any], readout: Readout) -> tuple[Tensor, Tensor]:
-    """Return what the layer of a readout is given, and the answer that its rows are read from.
+    """Return the input of a readout's layer, and the output from which its rows are read.
 
     Args:
-        run: calls the network, or a part of it that the readout is in.
+        run: calls the network, or a part that contains the readout.
     """
     given: list[Tensor] = []
     layer = network.get_submodule(readout.map.layer)
     handle = layer.register_forward_pre_hook(lambda _m, seen: given.append(seen[0]))
     try:
-        with shifted(network, readout.shifts):
+        with shift_outputs(network, readout.shifts):
             answer = _reach(network, run, readout.module)
     finally:
         handle.remove()
@@ -158,12 +158,12 @@ def read_map(network: nn.Module, run: Callable[[], Any], readout: Readout) -> tu
 
 
 def answer_of(network: nn.Module, inputs: Any, module: str) -> Tensor:
-    """Return what a module of the network answers."""
+    """Return the output of a module of the network."""
     return _reach(network, partial(network, inputs), module)
 
 
 def _reach(network: nn.Module, run: Callable[[], Any], module: str) -> Tensor:
-    """Return what a module answers in a call that goes no further."""
+    """Return the output of a module in a call that stops after it."""
 
     def stop(_module: nn.Module, _given: Any, answer: Tensor) -> None:
         raise _Reached(answer)
@@ -180,8 +180,8 @@ def _reach(network: nn.Module, run: Callable[[], Any], module: str) -> Tensor:
 
 
 @contextmanager
-def shifted(network: nn.Module, shifts: dict[str, Tensor]) -> Iterator[None]:
-    """Add to the answers of modules, channel by channel, while the context lasts."""
+def shift_outputs(network: nn.Module, shifts: dict[str, Tensor]) -> Iterator[None]:
+    """Context manager that adds a shift per channel to the outputs of modules."""
 
     def adding(shift: Tensor) -> Callable[..., Tensor]:
         def add(_module: nn.Module, _given: Any, answer: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a network is named: the REF, and what is said about it beside the name.
+"""References to networks: the REF, and further statements about the network.
 
 `builtin/NAME`, `timm/NAME`, `torchvision/NAME`, `hf:ORG/NAME`, `file:NET.py:FUNCTION`, a run
 folder or its student.json, an exported program .pt2.
@@ -18,7 +18,7 @@ _PREFIXES: dict[str, Kind] = {
     "file:": "file",
     "python:": "python",
 }
-# What is fetched from elsewhere, because the name says so.
+# References whose weights are downloaded.
 HUBS: tuple[Kind, ...] = ("timm", "torchvision", "hf")
 _WEIGHTS_ONLY = frozenset({".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"})
 _FORMS = (
@@ -29,17 +29,17 @@ _FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRef:
-    """A network by name; what is said here overrides what the name itself stands for.
+    """A network by name; the fields override the defaults of that name.
 
     Args:
         ref: the REF.
-        weights: a file of weights, or None for those that the REF itself stands for.
-        ema: take the moving average where the file of weights holds both.
-        mean: per channel, of images in [0, 1].
+        weights: a file of weights, or None for those of the REF itself.
+        ema: whether to use the moving average if the file holds both.
+        mean: mean of each channel, for images in [0, 1].
         size: height and width in pixels.
         names: one name per class.
         vocabulary: parallel text from which a new translator's vocabularies are learned.
-        pieces: how many there are in each of the two.
+        pieces: number of pieces in each of the two.
     """
 
     ref: str
@@ -65,7 +65,7 @@ class NetworkRef:
 
 @dataclass(frozen=True)
 class Reference:
-    """A REF taken apart: its kind, and what follows the prefix."""
+    """A parsed REF: its kind, and the text after the prefix."""
 
     kind: Kind
     target: str
@@ -73,10 +73,10 @@ class Reference:
 
 
 def parse(ref: str) -> Reference:
-    """Return what a REF names; nothing is opened.
+    """Return the parsed REF; no file is opened.
 
     Raises:
-        ValueError: it is empty, incomplete, or a file of weights, which is no architecture.
+        ValueError: it is empty, incomplete, or a file of weights, which has no architecture.
     """
     for prefix, kind in _PREFIXES.items():
         if ref.startswith(prefix):
@@ -86,14 +86,14 @@ def parse(ref: str) -> Reference:
         raise ValueError(f"an empty reference names no network; known forms: {_FORMS}")
     if suffix in _WEIGHTS_ONLY:
         raise ValueError(
-            f"{ref} is a file of weights, which does not say what network it belongs to; "
-            f"name that too: builtin/resnet20 (or any other REF) with --weights {ref}"
+            f"{ref} is a file of weights without an architecture; name the network too: "
+            f"builtin/resnet20 (or any other REF) with --weights {ref}"
         )
     return Reference("program" if suffix == ".pt2" else "student", ref, ref)
 
 
 def no_network(ref: str) -> str:
-    """Return the message for a REF of no known form that is no path either."""
+    """Return the message for a REF that is neither of a known form nor a path."""
     return f"'{ref}' is neither a network nor a path; known forms: {_FORMS}"
 
 

@@ -3,9 +3,9 @@
 `CifarResNet` is the 6n+2-layer network of the paper's CIFAR section: three stages of n blocks with
 16, 32, 64 channels and parameter-free shortcuts (option A: every second pixel, new channels zero).
 `ResNet` is the network of its ImageNet section with projection shortcuts (option B) and a 3 x 3
-stem without pooling, as everyone uses it on small images; with narrower stages it is also the
-"8x4" family of the distillation literature.
-Paper: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, arXiv:1512.03385.
+stem without pooling, as usual for small images; with narrower stages it is also the "8x4" family of
+the distillation literature. Paper: He, Zhang, Ren, Sun: Deep Residual Learning for Image
+Recognition, arXiv:1512.03385.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from doublure.nets.he_normal import he_normal_
 class ZeroPadShortcut(nn.Module):
     """Option A: every `stride`-th pixel, with zero channels added evenly before and after.
 
-    Which side the zeros go to is a convention of the public checkpoints; the paper leaves it open.
+    The sides of the zeros follow the public checkpoints; the paper does not specify them.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -38,7 +38,7 @@ class ZeroPadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions around a shortcut; `downsample` is None for the identity.
 
-    What goes into `relu` the last time is the block's answer before its activation.
+    The input of the last call of `relu` is the block's output before its activation.
     """
 
     def __init__(

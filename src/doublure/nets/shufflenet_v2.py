@@ -25,7 +25,7 @@ def shuffle_channels(x: Tensor) -> Tensor:
 
 
 class BasicUnit(nn.Module):
-    """Passes one half of the channels by and works on the other (figure 3c)."""
+    """Keeps one half of the channels and transforms the other (figure 3c)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BasicUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Halves the image on two branches that both see every channel (figure 3d)."""
+    """Halves the image in two branches over all channels (figure 3d)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
 """Stages: where a network's image shrinks, its last feature vector, and its classifier.
 
-An example runs through a frozen copy; nothing of the network moves. Calls are nested, so the
-copy's calls form a tree. It is opened from the root down as long as a call holds maps of more than
-two sizes (or hides maps behind an answer that is none); the calls that remain, in their order, are
-the trunk: stems, blocks and stages, never the inside of a block. A stage ends at the last call of
-the trunk before the maps shrink. Pooling (no parameters, a smaller map) ends no stage.
+An example runs through a frozen copy; the network does not change. Calls are nested, so the copy's
+calls form a tree. From the root down, a call is expanded if it contains maps of more than two sizes
+(or contains maps but returns none); the remaining calls, in their order, are the trunk: stems,
+blocks and stages, never the inside of a block. A stage ends at the last call of the trunk before
+the maps shrink. Pooling (no parameters, a smaller map) does not end a stage.
 
-The activation of a stage is the one that its answer has left, or else the first that it enters: of
-a pre-activation network, x + conv(relu(bn(x))), the relu(bn) of the next block. Linear bottlenecks
-and tokens have none; before it and after it are then the answer itself.
+The activation of a stage is the one that produced its output, or else the first that consumes it:
+in a pre-activation network, x + conv(relu(bn(x))), the relu(bn) of the next block. Linear
+bottlenecks and tokens have none; the values before and after it are then the output itself.
 
-Where maps never shrink twice (vision transformers, ConvMixers) stages are the thirds of the longest
-run of blocks. Tokens (batch, tokens, width) are read as maps: those beyond the grid of patches,
-class tokens, come first and are left out. Maps must be channels first.
+If maps shrink less than twice (vision transformers, ConvMixers), stages are the thirds of the
+longest run of blocks. Tokens (batch, tokens, width) are read as maps, without the class tokens
+before the grid of patches. Maps must be channels first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +32,9 @@ from doublure.nets.activations import (
 from doublure.nets.features import INPUT, FeatureRecorder, architecture
 from doublure.nets.network import freeze
 
-# Into how many stages a network without any is divided: those of most small residual networks.
+# Number of stages for a network without any: that of most small residual networks.
 _PARTS = 3
-# So many images are enough to watch a frozen network, which answers each by itself.
+# This many images are enough: a frozen network processes each independently.
 _WATCHED = 4
 
 
@@ -43,9 +43,9 @@ class Activation:
     """The activation of a stage, and the taps on its two sides.
 
     Args:
-        entering: what goes into it; None where no tap sees that.
-        leaving: what comes out of it; None where no tap sees that.
-        function: what it does; None where it has weights of its own.
+        entering: tap of its input; None if there is none.
+        leaving: tap of its output; None if there is none.
+        function: the function; None if it has weights.
     """
 
     entering: str | None
@@ -55,15 +55,15 @@ class Activation:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer to tap, and how what is tapped is read as a map.
+    """A layer to tap, and how its output is read as a map.
 
     Args:
-        name: as `FeatureRecorder` takes it.
+        name: name for `FeatureRecorder`.
         shape: channels, height, width of one image's map; height and width 1 for a vector.
-        depth: which share of the layers with weights was passed, in (0, 1].
-        tokens: whether it answers with tokens.
-        activation: of the stage that it ends; None where there is none.
-        applied: what is still done to what is tapped, to have it after the activation.
+        depth: share of the layers with weights up to here, in (0, 1].
+        tokens: whether its output is tokens.
+        activation: activation of the stage that it ends, or None.
+        applied: function from the tapped value to the value after the activation.
     """
 
     name: str
@@ -74,13 +74,14 @@ class Layer:
     applied: Callable[[Tensor], Tensor] | None = None
 
     def before_activation(self) -> "Layer":
-        """Return what enters the stage's activation; itself where no tap sees that."""
+        """Return the layer at the input of the stage's activation; itself without such a tap."""
         if self.activation is None or self.activation.entering is None:
             return self
         return replace(self, name=self.activation.entering, applied=None)
 
     def after_activation(self) -> "Layer":
-        """Return what leaves the stage's activation; itself where there is none."""
+        """Return the layer at the output of the stage's activation; itself without an
+        activation."""
         if self.activation is None:
             return self
         if self.activation.leaving is not None:
@@ -89,7 +90,7 @@ class Layer:
         return replace(self, name=self.activation.entering, applied=self.activation.function)
 
     def as_map(self, tapped: Tensor) -> Tensor:
-        """Return what was tapped as batch x channels x height x width."""
+        """Return the tapped value as batch x channels x height x width."""
         if self.applied is not None:
             tapped = self.applied(tapped)
         channels, height, width = self.shape
@@ -99,18 +100,18 @@ class Layer:
         return patches.transpose(1, 2).reshape(len(tapped), channels, height, width)
 
     def as_vector(self, tapped: Tensor) -> Tensor:
-        """Return what was tapped as batch x channels: the mean over a map."""
+        """Return the tapped value as batch x channels: the mean over a map."""
         return self.as_map(tapped).mean((2, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """What there is to look at in a network.
+    """The layers of a network that objectives can compare.
 
     Args:
-        ends: of the stages, from the input on, as they answer: before or after their activation.
+        ends: last layers of the stages, in order; their outputs are before or after the activation.
         features: the vector that enters the classifier.
-        classifier: name of the last linear layer; None where the answer comes from none.
+        classifier: name of the last linear layer; None if there is none.
     """
 
     ends: tuple[Layer, ...]
@@ -119,17 +120,17 @@ class Stages:
 
 
 def find_stages(network: nn.Module, images: Any) -> Stages:
-    """Return the stages of a network; `images` is an example, as the network takes it.
+    """Return the stages of a network; `images` is an example input.
 
     Raises:
-        ValueError: none of its layers answers with a map or with tokens.
+        ValueError: none of its layers returns a map or tokens.
     """
     recorded = _record(network, images)
     ends = _ends(recorded)
     if not ends:
         raise ValueError(
-            f"{type(architecture(network)).__name__} has no layer that answers with a map or with "
-            "tokens; name the layers to compare, or use an objective on the logits"
+            f"{type(architecture(network)).__name__} has no layer that returns a map or tokens; "
+            f"name the layers to compare, or use an objective on the logits"
         )
     classifier = recorded.classifier()
     if classifier is None:
@@ -143,7 +144,7 @@ def find_layers(network: nn.Module, images: Any, names: Sequence[str]) -> tuple[
     """Return the layers of these names.
 
     Raises:
-        ValueError: a name is no layer, or its answer is neither vector, tokens nor map.
+        ValueError: a name is not a layer, or its output is neither vector, tokens nor map.
     """
     recorded = _record(network, images)
     with FeatureRecorder(freeze(network), names) as recorder, torch.no_grad():
@@ -153,7 +154,8 @@ def find_layers(network: nn.Module, images: Any, names: Sequence[str]) -> tuple[
         layer = recorded.layer(name, tapped[name])
         if layer is None:
             raise ValueError(
-                f"the layer '{name}' answers with {tuple(tapped[name].shape)}; features are "
+                f"the output of the layer '{name}' has shape {tuple(tapped[name].shape)}; features "
+                f"are "
                 "batch x channels, batch x tokens x channels or batch x channels x height x width"
             )
         found.append(layer)
@@ -165,8 +167,8 @@ class _Call:
     """One call of a layer.
 
     Args:
-        entering, leaving: the values that it was given, and that it answered with.
-        weights: how many layers with weights were called until its end.
+        entering, leaving: its input and output values.
+        weights: number of layers with weights called up to its end.
     """
 
     name: str
@@ -210,11 +212,11 @@ class _Recorded:
         return linear[-1] if linear else None
 
     def activation(self, call: _Call) -> Activation | None:
-        """Return the activation of the stage that a call ends, where a tap sees what leaves it."""
+        """Return the activation of the stage that a call ends, if a tap can record its output."""
         step = None if call.leaving is None else find_activation(self.steps, call.leaving)
         if step is None:
             return None
-        # Of a layer that is called several times, a tap keeps the last call.
+        # For a layer called several times, a tap records the last call.
         calls = (call, *{each.name: each for each in self.calls()}.values())
         answers = {each.leaving: each.name for each in reversed(calls)}
         inputs = {each.entering: each.name + INPUT for each in reversed(calls)}
@@ -239,7 +241,7 @@ class _Recorded:
         return Layer(shape=(shape[0], shape[1], shape[2]), **told) if len(shape) == 3 else None
 
     def _grid(self, tokens: int) -> tuple[int, int]:
-        """Return the grid that tokens came from: the last map with no more places than tokens."""
+        """Return the grid of tokens: the last map with at most as many positions as tokens."""
         maps = [c.answer.shape[2:] for c in self.calls() if c.answer is not None and c.area > 1]
         fitting = [shape for shape in maps if shape[0] * shape[1] <= tokens]
         return (fitting[-1][0], fitting[-1][1]) if fitting else (tokens, 1)
@@ -279,7 +281,7 @@ def _record(network: nn.Module, images: Any) -> _Recorded:
 def _ends(recorded: _Recorded) -> tuple[Layer, ...]:
     last: dict[int, _Call] = {}
     for call in _trunk(recorded.root):
-        # A map that has grown again is a decoder's, which has no place in the order of stages.
+        # A map that grows again belongs to a decoder, which has no stages.
         if call.area and not _pools(call) and call.area <= min(last, default=call.area):
             last[call.area] = call
     ends = list(last.values())
@@ -303,7 +305,7 @@ def _trunk(call: _Call) -> Iterator[_Call]:
 
 
 def _areas(call: _Call) -> set[int]:
-    """Return the sizes of maps that a call leads through; smaller ones on the way are gates."""
+    """Return the sizes of the maps in a call; smaller ones in between are gates."""
     inside = {part.area for part in call.below()} | {_area(call.given), call.area}
     return {area for area in inside if area >= max(1, call.area)}
 
@@ -327,5 +329,5 @@ def _thirds(recorded: _Recorded) -> list[_Call]:
 
 
 def _area(value: Tensor | None) -> int:
-    """Return how many places a map has; 0 for what is none."""
+    """Return the number of positions of a map; 0 for other values."""
     return value.shape[2] * value.shape[3] if value is not None and value.dim() == 4 else 0

@@ -1,7 +1,7 @@
-"""Weights meet an architecture: they fit, or one line says why not and what they look like.
+"""Loading weights into an architecture, or one line with the reason why they do not fit.
 
-How many classes and channels weights were made for is read off by building the architecture twice
-without memory (torch's "meta" device): the tensors whose shape follows the number hold the answer.
+The numbers of classes and channels of weights are found by building the architecture twice without
+memory (torch's "meta" device): some tensors have a shape that depends on the number.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from doublure.nets import builtin
 
 Shapes = dict[str, tuple[int, ...]]
 _SHOWN = 4
-# Counts batches for a BatchNorm without momentum; checkpoints older than it do without.
+# A batch counter for BatchNorm without momentum, missing in old checkpoints.
 _OPTIONAL = "num_batches_tracked"
 
 
@@ -33,7 +33,7 @@ def load_state_(
 
     Args:
         reference: the network's REF, for messages.
-        weights: where the weights are from, for messages.
+        weights: origin of the weights, for messages.
 
     Raises:
         ValueError: names or shapes differ.
@@ -75,10 +75,10 @@ def count_from_weights(
     what: Literal["classes", "channels"],
     make: Callable[[int, int], nn.Module],
 ) -> int | None:
-    """Return how many classes or channels the weights were made for, None if they don't tell.
+    """Return the number of classes or channels of the weights, None if it is not determined.
 
     Args:
-        make: the architecture for a number of classes and of channels.
+        make: builds the architecture for numbers of classes and channels.
     """
     low, high = 2, 3
     smaller = _shapes(make, low, low)
@@ -89,7 +89,7 @@ def count_from_weights(
         for axis, (first, second) in enumerate(zip(shape, larger[name], strict=True)):
             if first == second or name not in given or given[name].ndim != len(shape):
                 continue
-            # A size grows evenly with the number it follows: first + slope * (number - low).
+            # A size is linear in the number: first + slope * (number - low).
             steps, rest = divmod(given[name].shape[axis] - first, second - first)
             answers.add(low + steps if rest == 0 else 0)
     answer = answers.pop() if len(answers) == 1 else 0
@@ -119,7 +119,7 @@ def builtin_of(state: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[str,
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves weights as they are; on the "meta" device, drawing them imports torch's compiler."""
+    """Skips initialisation: on the "meta" device, it would import torch's compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -136,7 +136,7 @@ def _shapes(make: Callable[[int, int], nn.Module], classes: int, channels: int) 
 
 
 def _under_prefix(state: Mapping[str, Tensor], expected: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return `state` with the one prefix that the architecture puts before everything."""
+    """Return `state` with the architecture's common prefix, if it has one."""
     prefix = next(iter(expected), "").partition(".")[0] + "."
     if not all(name.startswith(prefix) for name in expected):
         return dict(state)
@@ -153,10 +153,10 @@ def _listed(word: str, names: list[str]) -> str:
 
 
 def looks_like(state: Mapping[str, Tensor], size: tuple[int, int]) -> str:
-    """Return in words which built-in network the weights fit."""
+    """Return a text that names the built-in network for the weights."""
     fitting = builtin_of(state, size)
     if fitting is None:
-        return "no built-in network fits either; name the architecture these weights were made for"
+        return "no built-in network fits either; name the architecture of these weights"
     return f"they fit {fitting[0]} with {fitting[1]} classes"
 
 
@@ -165,7 +165,7 @@ def _reason(
     classes: int,
     channels: int,
 ) -> str | None:
-    """Return the way out where only the number of classes or of channels differs."""
+    """Return the remedy if only the number of classes or of channels differs."""
     pairs = list(differing.values())
     for word, count, axis in (("classes", classes, 0), ("channels", channels, 1)):
         there = {shape[axis] for shape, _ in pairs if len(shape) > axis}
@@ -177,8 +177,6 @@ def _reason(
         )
         if alike and len(there) == 1:
             number = there.pop()
-            out = (
-                f"say --classes {number}" if word == "classes" else "take images that have as many"
-            )
-            return f"it has {number} {word}, {count} are asked for: {out}"
+            out = f"use --classes {number}" if word == "classes" else "use images with as many"
+            return f"it has {number} {word}, not {count}: {out}"
     return None

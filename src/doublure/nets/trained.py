@@ -1,14 +1,14 @@
-"""Whether a network has learned anything: its BatchNorm statistics and its answers."""
+"""Check that a network is trained: its BatchNorm statistics and its outputs."""
 
 import torch
 from torch import Tensor, nn
 
-# Answers that vary by no more than this share of their size are float32's rounding.
+# Outputs that vary by less than this share of their size differ by float32 rounding only.
 _CONSTANT = 1e-6
 
 
 def check_trained(teacher: nn.Module, images: Tensor) -> None:
-    """Raise unless a network looks as if it had learned something."""
+    """Raise unless a network looks trained."""
     norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if norms and all(map(_is_initial, norms)):
         raise ValueError(
@@ -20,7 +20,8 @@ def check_trained(teacher: nn.Module, images: Tensor) -> None:
     varies, size = float(answers.std(0).max()), float(answers.abs().max())
     if len(images) > 1 and not varies > _CONSTANT * size:
         raise ValueError(
-            "the teacher answers every image alike, so that there is nothing to inherit; give its "
+            "the teacher's output is the same for all images, so there is nothing to inherit; give "
+            "its "
             "weights, or use --from-scratch"
         )
 

@@ -1,6 +1,6 @@
-"""A network made by a function in the user's own Python file.
+"""A network from a function in the user's own Python file.
 
-This runs the file. Whether it may is decided by whoever calls: only for a file that a person named.
+This runs the file; the caller must have permission, that is, a person named the file.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from doublure.core.checks import one_of
 from doublure.nets.network import other_precisions
 
-# What modules are called that were loaded from a file.
+# Name prefix of modules loaded from a file.
 _OF_FILE = "doublure_file_"
 
 
 def load_module(path: str | Path) -> ModuleType:
-    """Run the file and return it as a module; its code runs once a process and content.
+    """Run the file and return it as a module; its code runs once per process and content.
 
     Raises:
         ValueError: no such file, or its code raises.
@@ -45,7 +45,7 @@ def load_module(path: str | Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        with _beside(path), _blamed(path):
+        with _beside(path), _name_user_code(path):
             spec.loader.exec_module(module)
     except ValueError:
         del sys.modules[spec.name]
@@ -54,15 +54,15 @@ def load_module(path: str | Path) -> ModuleType:
 
 
 def module_of_file(module: str) -> str | None:
-    """Return the file that a module was loaded from by `load_module`, None for any other."""
+    """Return the file of a module from `load_module`, None for any other module."""
     return str(sys.modules[module].__file__) if module.startswith(_OF_FILE) else None
 
 
 def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
-    """Run the file and return what it calls `name`.
+    """Run the file and return its function `name`.
 
     Raises:
-        ValueError: no such file, or nothing callable of that name in it.
+        ValueError: no such file, or no callable of that name in it.
     """
     path = Path(path).resolve()
     module = load_module(path)
@@ -72,52 +72,53 @@ def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
 
 
 def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
-    """Return the network a factory makes, told those of `wanted` that it has arguments for.
+    """Return the factory's network; it is called with the values of `wanted` that it has arguments
+    for.
 
-    Weights in half or double precision are brought to float32, with a warning.
+    Weights in half or double precision are converted to float32, with a warning.
 
     Args:
         source: the REF, for messages.
-        wanted: classes, channels, size; None where nobody said.
+        wanted: classes, channels, size; None if unknown.
     """
     arguments = inspect.signature(factory).parameters
     given = {key: wanted[key] for key in arguments if wanted.get(key) is not None}
     for key, argument in arguments.items():
         variable = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
         if argument.default is argument.empty and not variable and key not in given:
-            reason = f"nothing states it: say --{key}" if key in wanted else "nobody can know it"
+            reason = f"nothing states it: use --{key}" if key in wanted else "it is unknown"
             raise ValueError(f"{source} needs the argument '{key}', and {reason}")
     network = factory(**given)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source} returned a {type(network).__name__}, not a torch nn.Module")
     if others := other_precisions(network):
-        warnings.warn(f"{source} holds {others}: taken as float32", stacklevel=2)
+        warnings.warn(f"{source} has {others} weights: converted to float32", stacklevel=2)
         network.float()
     return network
 
 
 def first_channels(network: nn.Module) -> int | None:
-    """Return how many channels the first convolution takes, None if there is no convolution."""
+    """Return the number of input channels of the first convolution, None without convolutions."""
     return next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), None)
 
 
 def count_classes(
     network: nn.Module, source: str, classes: int | None, channels: int, size: tuple[int, int]
 ) -> int:
-    """Return how many classes the network answers to one black image; it is left as it was.
+    """Return the number of the network's outputs for one black image; its state is unchanged.
 
     Args:
         source: the REF, for messages.
-        classes: how many are asked for, None where nobody said.
+        classes: expected number, None if unknown.
     """
     answer = _answer(network, source, channels, size)
     if not isinstance(answer, Tensor) or answer.ndim < 2:
         kind = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"{source} answers {kind}, not logits of shape (batch, classes)")
+        raise ValueError(f"{source} returns {kind}, not logits of shape (batch, classes)")
     if classes not in (None, answer.shape[1]):
         raise ValueError(
-            f"{source} answers {answer.shape[1]} classes, but {classes} are asked for; "
-            "let its function take the argument 'classes'"
+            f"{source} returns {answer.shape[1]} classes, not {classes}; give its function an "
+            f"argument 'classes'"
         )
     return answer.shape[1]
 
@@ -131,7 +132,7 @@ def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{source} does not take one float32 image of {channels} x {size[0]} x {size[1]} "
-            f"({reason}); say --size"
+            f"({reason}); use --size"
         ) from error
     finally:
         for layer, mode in training.items():
@@ -139,10 +140,10 @@ def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int
 
 
 def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    """Let the factory import files beside its own, as it could when run as a script."""
+    """Let the factory import files of its own folder, as in a script."""
 
     def call(**arguments: Any) -> Any:
-        with _beside(path), _blamed(path):
+        with _beside(path), _name_user_code(path):
             return factory(**arguments)
 
     call.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]  # as wraps() does
@@ -150,11 +151,11 @@ def _with_neighbours(factory: Callable[..., Any], path: Path) -> Callable[..., A
 
 
 @contextlib.contextmanager
-def _blamed(path: Path) -> Iterator[None]:
-    """Say of what the user's own code raises that it was that code, and which line of it."""
+def _name_user_code(path: Path) -> Iterator[None]:
+    """Turn an exception of the user's code into a message with its line."""
     try:
         yield
-    except Exception as error:  # it may raise anything
+    except Exception as error:  # the user's code may raise any exception
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         if isinstance(error, SyntaxError):

@@ -3,8 +3,8 @@
 Paper: Simonyan, Zisserman: Very Deep Convolutional Networks, arXiv:1409.1556 (VGG-11 and -13 are
 its configurations A and B; VGG-8, one convolution a stage, comes from the distillation literature).
 Differs from the paper: BatchNorm, a single linear layer after global average pooling, and only
-three poolings below 64 pixels, so that the last stage still sees 4 x 4 positions of a 32 x 32
-image. The convolutions keep their (redundant) biases, as the published parameter counts do.
+three poolings below 64 pixels, so that the last stage has 4 x 4 positions for a 32 x 32 image. The
+convolutions keep their (redundant) biases, as the published parameter counts do.
 """
 
 import torch.nn.functional as F

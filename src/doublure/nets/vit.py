@@ -1,4 +1,4 @@
-"""A small vision transformer: patches become tokens, a class token gathers the answer.
+"""A small vision transformer: patches become tokens, a class token collects the output.
 
 x_0 = [class; E patch_1; ...; E patch_n] + position, then in each layer (pre-norm)
 x' = x + attention(norm(x)), x'' = x' + mlp(norm(x')); the logits are a linear map of the class
@@ -7,8 +7,8 @@ Papers: Dosovitskiy et al.: An Image is Worth 16x16 Words, arXiv:2010.11929; the
 3 heads is DeiT-Ti's (Touvron et al., arXiv:2012.12877).
 Differs from the papers: 6 layers; patches so small that the grid has about 8 x 8 of them; and
 positions that start as large as the patches' tokens, with Xavier's linear layers, where the papers
-draw everything at 0.02. At 0.02 a network barely sees where a patch lies until thousands of steps
-have passed: 200 steps on 8 x 8 digits gave 0.80 accuracy, this start 0.97.
+draw everything at 0.02. At 0.02 a network barely uses positions for thousands of steps: 200 steps
+on 8 x 8 digits gave 0.80 accuracy, this start 0.97.
 """
 
 import math
@@ -28,8 +28,8 @@ _POSITION_STD = 0.5
 def patch_size(size: tuple[int, int]) -> int:
     """Return the side of the patches, in pixels: 4 for 32 x 32, 2 for 8 x 8, 16 for 224 x 224.
 
-    The largest common divisor of height and width that leaves a grid of 8 patches or more on the
-    shorter side, or 2 where the image is smaller than that; at most 16.
+    The largest common divisor of height and width that gives at least 8 patches on the shorter
+    side, or 2 for smaller images; at most 16.
     """
     limit = max(_SMALLEST_PATCH, min(_LARGEST_PATCH, min(size) // _GRID))
     common = math.gcd(*size)
@@ -81,7 +81,7 @@ class Mlp(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and MLP, each behind its norm and beside its shortcut."""
+    """Attention and MLP, each with a norm before it and a shortcut."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class VisionTransformer(nn.Module):
     """Keys as in timm: patch_embed.proj, cls_token, pos_embed, blocks.{i}.*, norm, head.
 
     Args:
-        size: height and width of the images, which the position embedding fixes.
+        size: height and width of the images, fixed by the position embedding.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Networks of timm, torchvision and the Hugging Face hub: what their weights expect, and they.
+"""Networks of timm, torchvision and the Hugging Face hub, with the input contracts of their
+weights.
 
-Weights are fetched only where the reference names a hub; only tensors are read from what comes,
-and a repository that would bring its own code is refused.
+Weights are downloaded only if the reference names a hub; only tensors are read, and a repository
+that needs its own code is refused.
 """
 
 import contextlib
@@ -18,15 +19,15 @@ from doublure.core.optional import require
 from doublure.nets.partial_contract import PartialContract
 from doublure.nets.references import Reference
 
-# Their weights expect another normalisation, which the network then does inside; the auxiliary
-# heads serve only their own training.
+# Their weights expect another normalisation, which the network then does itself; the auxiliary
+# heads are for their own training only.
 _INCEPTION = {"transform_input": True, "aux_logits": False, "init_weights": False}
 _TORCHVISION_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def stated_by_hub(reference: Reference) -> PartialContract:
-    """Return what the hub says its weights expect."""
+    """Return the input contract that the hub states for its weights."""
     if reference.kind == "torchvision":
         return _torchvision_statement(reference)
     config = _timm_config(reference)
@@ -37,7 +38,7 @@ def stated_by_hub(reference: Reference) -> PartialContract:
         channels=channels,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        # 0 stands for a network without a classifier.
+        # 0: a network without a classifier.
         classes=classes or None,
         names=_label_names(config.get("label_names"), classes),
         interpolation=config["interpolation"],
@@ -48,8 +49,8 @@ def stated_by_hub(reference: Reference) -> PartialContract:
 def build_from_hub(
     reference: Reference, *, classes: int, channels: int, size: tuple[int, int], pretrained: bool
 ) -> nn.Module:
-    """Return the network, with the hub's weights where `pretrained`."""
-    # Both write what they download to standard output, which belongs to the caller.
+    """Return the network, with the hub's weights if `pretrained`."""
+    # Both print their downloads to standard output, which belongs to the caller.
     with contextlib.redirect_stdout(sys.stderr):
         if reference.kind == "torchvision":
             return _build_torchvision(reference, classes, channels, size, pretrained)
@@ -71,7 +72,7 @@ def architecture_of(reference: Reference) -> str:
     if reference.kind != "hf":
         return reference.text
     _, name, arguments = require("timm").models.load_model_config_from_hf(reference.target)
-    # Arguments of its own are known to the repository alone.
+    # Only the repository knows its own arguments.
     return reference.text if arguments else f"timm/{name}"
 
 
@@ -91,14 +92,14 @@ def _timm_config(reference: Reference) -> Mapping[str, Any]:
         raise ValueError(f"{reference.text}: {error} Known: {', '.join(tags)}") from error
     if config is None:
         raise ValueError(
-            f"{reference.text}: timm states nothing about it; use file:net.py:make_net"
+            f"{reference.text}: timm has no configuration for it; use file:net.py:make_net"
         )
     return dict(config.to_dict())
 
 
 def _refuse_foreign_code(reference: Reference) -> None:
     """Raise unless the repository holds a timm model, which needs no code of its own."""
-    require("timm")  # which will build it: nothing is fetched in vain
+    require("timm")  # checked first, so that nothing is downloaded in vain
     hub = require("huggingface_hub")
     repository, _, revision = reference.target.partition("@")
     try:
@@ -107,11 +108,11 @@ def _refuse_foreign_code(reference: Reference) -> None:
     except (OSError, ValueError, hub.errors.EntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{reference.text}: its config.json cannot be had ({reason}); "
+            f"{reference.text}: its config.json cannot be downloaded ({reason}); "
             "check name and connection, or download the weights and use --weights"
         ) from error
     if not isinstance(config, dict) or "architecture" not in config:
-        what = "brings its own code" if "auto_map" in config else "holds no timm model"
+        what = "has its own code" if "auto_map" in config else "has no timm model"
         raise ValueError(
             f"{reference.text} {what}, and code of a repository is never run; download its weights "
             "and use file:net.py:make_net --weights FILE"
@@ -119,7 +120,7 @@ def _refuse_foreign_code(reference: Reference) -> None:
 
 
 def _label_names(names: Any, classes: int) -> tuple[str, ...] | None:
-    """Return the names in the order of the outputs, or None where some are missing."""
+    """Return the names in the order of the outputs, or None if some are missing."""
     if isinstance(names, Mapping):
         by_index = {int(index): str(name) for index, name in names.items()}
         names = [by_index[i] for i in range(classes) if i in by_index]
@@ -129,7 +130,7 @@ def _label_names(names: Any, classes: int) -> tuple[str, ...] | None:
 
 
 def _torchvision_weights(reference: Reference) -> Any:
-    """Return the weights a name stands for: NAME for the default, NAME.TAG for others."""
+    """Return the weights of a name: NAME for the default, NAME.TAG for others."""
     models = require("torchvision").models
     name, _, tag = reference.target.partition(".")
     known = models.list_models(module=models)
@@ -176,7 +177,7 @@ def _build_torchvision(
     network = require("torchvision").models.get_model(name, num_classes=classes, **options)
     assert isinstance(network, nn.Module)
     if pretrained:
-        # Left to itself, the builder would unpickle whatever comes.
+        # The builder itself would unpickle any file.
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         wanted = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
         network.load_state_dict(wanted)

@@ -1,1 +1,1 @@
-"""What is it shown?"""
+"""Which inputs is the student trained on?"""

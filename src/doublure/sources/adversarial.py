@@ -1,22 +1,22 @@
 """Adversarial boundary images: a share of each batch lies on the teacher's decision boundaries.
 
-Every so many steps, images x that the teacher calls c are attacked towards t, uniform over the
-other classes. The four images that an attack finds (`nets.boundary`: pre, post, deep_pre,
-deep_post) join a ring, rounded to bytes; the ring's oldest leave it. In each batch a share of the
-inner source's images gives way to images of the ring, drawn without replacement. An attack that
-fails adds nothing; while the ring is short, more of the inner images stay. The student is not
-asked.
+Every `every` steps, images x with teacher class c are attacked towards a class t, uniform over the
+other classes. The four images of a successful attack (`nets.boundary`: pre, post, deep_pre,
+deep_post) are rounded to bytes and added to a ring buffer, which drops its oldest images. In each
+batch a share of the inner source's images is replaced by images of the ring, drawn without
+replacement. A failed attack adds nothing; while the ring has few images, fewer are replaced. The
+attack does not use the student.
 
 With share s and k teacher passes per attack, a run costs s k / (4 reuse) passes per image of a
-batch: on a CIFAR ResNet-20, with k = 12 (forward and backward counted apart), 0.4 by default and
-1.5 where each image is shown once. On digits, students of the two cannot be told apart.
+batch: on a CIFAR ResNet-20, with k = 12 (forward and backward pass counted separately), 0.4 by
+default and 1.5 if each image is used once. On digits, the students of the two do not differ.
 
-Put this source around augmentation and mixup: an image mixed after the attack is not adversarial
-any more. It also evens out what augmentation has made uneven (see `sources.balanced`). Labels,
-index and mask of the inner batch are dropped: attacked images could not keep them.
+Wrap augmentation and mixup in this source: an image mixed after the attack is no longer
+adversarial. It also compensates for class imbalance from augmentation (see `sources.balanced`).
+Labels, index and mask of the inner batch are dropped: they are not valid for attacked images.
 
 Frank, Davis: Data-Free Knowledge Distillation Using Adversarially Perturbed OpenGL Shader Images.
-Differs from the paper: share, reuse and ring are ours; the paper's could not be had.
+Differs from the paper: share, reuse and ring are ours; the paper's values were not available.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,8 @@ _COUNTERS = ("images", "attacked", "found", "passes")
 def other_classes(
     classes: Int[Tensor, " batch"], num_classes: int, rng: torch.Generator
 ) -> Int[Tensor, " batch"]:
-    """Return for each a class uniform over the other ones."""
+    """Return for each element a class that is uniform over the other classes."""
+    # Draw from C - 1 values, then skip the element's own class.
     drawn = torch.randint(num_classes - 1, classes.shape, generator=rng)
     drawn = drawn.to(classes.device, non_blocking=True)
     return drawn + (drawn >= classes)
@@ -56,16 +57,16 @@ def other_classes(
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
-    """Source: another source with a share of each batch attacked.
+    """Source: another source, with a share of each batch replaced by attacked images.
 
     Args:
-        source: whose images are attacked.
-        share: of a batch that is attacked images.
-        reuse: how often an attacked image is shown on average.
+        source: source of the images to attack.
+        share: share of attacked images in a batch.
+        reuse: mean number of times that an attacked image is used.
         every: steps between two rounds of attacks; fewer, larger rounds are faster.
-        rounds: how many rounds the ring, and so each checkpoint, holds. With `reuse`, `every` and
-            `rounds` all 1, each attacked image is shown once, in the step that made it.
-        attack: how they are attacked.
+        rounds: number of rounds that the ring, and each checkpoint, holds. If `reuse`, `every` and
+            `rounds` are all 1, each attacked image is used once, in the step of its attack.
+        attack: settings of the attack.
     """
 
     source: Source
@@ -93,12 +94,13 @@ class Adversarial:
     ) -> "AdversarialStream":
         if teacher is None:
             raise ValueError(
-                "an attack needs a teacher, but there is none; "
+                "Adversarial needs a teacher to attack, but there is none; "
                 "use the inner source without Adversarial"
             )
         if context.contract.classes < 2:
             raise ValueError(
-                f"a boundary needs two classes, but the teacher has {context.contract.classes}; "
+                f"Adversarial needs at least two classes, but the teacher has "
+                f"{context.contract.classes}; "
                 "use the inner source without Adversarial"
             )
         inner = self.source.open(context, teacher, child(rng, "source"))
@@ -106,7 +108,7 @@ class Adversarial:
 
 
 class AdversarialStream:
-    """Attacks at work, and the ring of what they found."""
+    """The stream of `Adversarial`: runs the attacks and holds the ring of attacked images."""
 
     def __init__(
         self,
@@ -132,9 +134,11 @@ class AdversarialStream:
             self._attack(images, num_rows, rng)
         rows = torch.randperm(len(images), generator=rng)[: min(num_rows, len(self._ring))]
         picks = torch.randperm(len(self._ring), generator=rng)[: len(rows)]
-        # Nothing but a round of attacks waits for the device.
-        here, there = (part.to(images.device, non_blocking=True) for part in (picks, rows))
-        images[there] = self._ring[here].to(images.dtype) / 255
+        # Non-blocking copies: only a round of attacks waits for the device.
+        ring_index, batch_index = (
+            part.to(images.device, non_blocking=True) for part in (picks, rows)
+        )
+        images[batch_index] = self._ring[ring_index].to(images.dtype) / 255
         self._cost["images"] += len(images)
         metrics = self._metrics() | {"attacked_share": torch.tensor(len(rows) / len(images))}
         return image_batch(
@@ -156,17 +160,17 @@ class AdversarialStream:
     def _check(self, batch: Batch) -> None:
         if batch.views["teacher"] is not batch.images:
             raise ValueError(
-                "an attack needs student and teacher to see the same images; "
-                "put the source that shows two views around Adversarial"
+                "Adversarial needs the same images for student and teacher; "
+                "wrap Adversarial in the source that makes two views"
             )
         if tuple(batch.images.shape[1:]) != self._shape:
             raise ValueError(
                 f"the ring holds images of shape {self._shape}, but the inner source drew "
-                f"{tuple(batch.images.shape[1:])}; put what changes the size around Adversarial"
+                f"{tuple(batch.images.shape[1:])}; change the size outside of Adversarial"
             )
 
     def _attack(self, images: Tensor, num_rows: int, rng: torch.Generator) -> None:
-        """Attack some of a batch, and put what was found into the ring."""
+        """Attack some images of a batch, and add the successful ones to the ring."""
         settings = self._settings
         count = round(settings.every * num_rows / (_IMAGES_PER_ATTACK * settings.reuse))
         count = min(max(1, count), len(images))
@@ -174,18 +178,22 @@ class AdversarialStream:
         start = images[chosen.to(images.device, non_blocking=True)]
         classes = predicted_classes(self._teacher, start)
         targets = other_classes(classes, self._context.contract.classes, rng)
-        found = settings.attack(self._teacher, start, targets)
-        kinds = (found.pre, found.post, found.deep_pre, found.deep_post)
-        fresh = torch.cat([kind[found.success] for kind in kinds])
+        attacked = settings.attack(self._teacher, start, targets)
+        kinds = (attacked.pre, attacked.post, attacked.deep_pre, attacked.deep_post)
+        fresh = torch.cat([kind[attacked.success] for kind in kinds])
         ring = torch.cat([self._ring, (fresh * 255).round().byte()])
         self._ring = ring[-settings.rounds * _IMAGES_PER_ATTACK * count :]
         self._cost["attacked"] += count
-        self._cost["found"] += int(found.success.sum())
-        self._cost["passes"] += found.num_passes + count
+        self._cost["found"] += int(attacked.success.sum())
+        self._cost["passes"] += attacked.num_passes + count
 
     def _metrics(self) -> dict[str, Tensor]:
-        """Return the share of attacks that succeed, teacher passes per image, steps of a round."""
+        """Return the success rate of attacks, teacher passes per image, and steps per round."""
         success = self._cost["found"] / max(1, self._cost["attacked"])
         passes = self._cost["passes"] / self._cost["images"]
-        told = {"attack_success": success, "attack_passes": passes, "round": self._settings.every}
-        return {name: torch.tensor(float(value)) for name, value in told.items()}
+        metrics = {
+            "attack_success": success,
+            "attack_passes": passes,
+            "round": self._settings.every,
+        }
+        return {name: torch.tensor(float(value)) for name, value in metrics.items()}

@@ -1,16 +1,16 @@
-"""Augmentation: another source's images, each changed at random, in one batch on the device.
+"""Augmentation: random changes of another source's images, for a whole batch on the device.
 
-Order for each image: crop, shift, flip, turn, then `num_operations` operations drawn with
-replacement at one magnitude out of 10 (RandAugment). All changes of place become one resampling,
-all linear changes of colour one matrix; the other operations follow in the order of `Operation`,
-once each, however often they were drawn.
+Order for each image: crop, shift, flip, rotation, then `num_operations` operations drawn with
+replacement, all with one magnitude out of 10 (RandAugment). All geometric operations are combined
+into one resampling, all linear colour operations into one matrix; the other operations follow in
+the order of `Operation`, each at most once, even if it was drawn several times.
 
 Published for distillation: RandAugment with n = 2 for real and n = 4 for synthetic images, with
-flips and crops (Frank, Davis: arXiv:2411.12817, at second hand). Its magnitude, the crop's area and
-the turn are unknown; ours are 9 of 10, [0.25, 1] and 30 degrees.
-Differs from the paper of RandAugment (CARD): the order above; magnitude 0 changes nothing, where
-its posterize and solarize are strongest at 0; brightness, contrast, saturation and sharpness go
-either way, by up to 0.9; bare corners are filled by reflection.
+flips and crops (Frank, Davis: arXiv:2411.12817, from a secondary source). Its magnitude, the crop's
+area and the rotation are unknown; ours are 9 of 10, [0.25, 1] and 30 degrees.
+Differs from the RandAugment paper (CARD): the order above; magnitude 0 changes nothing, where the
+paper's posterize and solarize are strongest at 0; brightness, contrast, saturation and sharpness
+change in both directions, by up to 0.9; empty corners are filled by reflection.
 """
 
 import math
@@ -56,19 +56,21 @@ CARD = Card(
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to an image. Default: the strongest published setting, for synthetic images.
+    """Settings of augmentation. Default: the strongest published one, for synthetic images.
 
     Args:
-        crop_area: smallest and largest share of the area that a random crop keeps; (1, 1): no crop.
-        crop_ratio: smallest and largest width over height of the crop, drawn evenly in its log.
-        shift: largest move in whole pixels, either way, right and down: pad-and-crop.
-        flip: share of the images that are mirrored left to right.
-        turn: largest rotation in degrees, either way, of every image.
-        num_operations: drawn for each image, with replacement.
-        magnitude: of the operations, from 0 (nothing) to 10.
-        spread: 0 takes the magnitude as it is, 1 draws it for each operation from 0 up to there.
-        operations: that may be drawn, of all those known.
-        padding: what lies outside of an image.
+        crop_area: smallest and largest area of a random crop, as a share of the image; (1, 1): no
+            crop.
+        crop_ratio: smallest and largest aspect ratio (width over height) of the crop; its logarithm
+            is uniform.
+        shift: largest translation in whole pixels, in both directions of both axes (pad and crop).
+        flip: probability of a horizontal flip.
+        turn: largest rotation in degrees, in both directions, of every image.
+        num_operations: number of operations per image, drawn with replacement.
+        magnitude: strength of the operations, from 0 (no change) to 10.
+        spread: 0 uses the magnitude itself; 1 draws it for each operation, uniform from 0 up to it.
+        operations: operations to draw from.
+        padding: fill outside of an image.
     """
 
     crop_area: tuple[float, float] = (0.25, 1.0)
@@ -86,21 +88,23 @@ class Augmentation:
         for name in ("crop_area", "crop_ratio"):
             bounds = getattr(self, name)
             if not 0 < bounds[0] <= bounds[1]:
-                raise ValueError(f"{name} must be two positive numbers in order, got {bounds}")
+                raise ValueError(f"{name} must be two increasing positive numbers, got {bounds}")
         if self.crop_area[1] > 1:
-            raise ValueError(f"crop_area must not pass 1, got {self.crop_area}; use shift to move")
+            raise ValueError(
+                f"crop_area must not exceed 1, got {self.crop_area}; use shift to translate"
+            )
         for name in ("shift", "turn", "num_operations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.magnitude <= 10:
-            raise ValueError(f"magnitude must lie in [0, 10], got {self.magnitude}")
+            raise ValueError(f"magnitude must be in [0, 10], got {self.magnitude}")
         share("flip", self.flip)
         share("spread", self.spread)
         one_of("padding", self.padding, get_args(Padding))
         for name in self.operations:
             one_of("operation", name, EVERY_OPERATION)
         if self.num_operations and not self.operations:
-            raise ValueError("operations is empty; name some, or set num_operations to 0")
+            raise ValueError("operations is empty; name at least one, or set num_operations to 0")
 
 
 PUBLISHED = {
@@ -118,10 +122,10 @@ def augment(
     augmentation: Augmentation,
     rng: torch.Generator,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return changed images; what happens to an image depends on its place in the batch alone.
+    """Return augmented images; the changes depend on the index in the batch, not on the image.
 
     Args:
-        rng: on the CPU, so that nothing here waits for the device.
+        rng: a generator on the CPU, so that no draw waits for the device.
     """
     return run_operations(images, _draw_plan(augmentation, images.shape, rng), augmentation, rng)
 
@@ -132,10 +136,10 @@ def run_operations(
     augmentation: Augmentation,
     rng: torch.Generator,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images after a plan; `augmentation` tells the padding and the reach of blur."""
+    """Return the images after a plan; `augmentation` has the padding and the maximum blur."""
     moved = (plan.warps != torch.eye(3)).flatten(1).any(1)
     if not moved.all():
-        images = images.clone()  # what follows works in place
+        images = images.clone()  # the next operations are in place
     images = _change_(
         images, moved, lambda x, rows: warping.warp(x, plan.warps[rows], augmentation.padding)
     )
@@ -171,7 +175,7 @@ class Augmented:
 
 
 class AugmentedStream:
-    """A stream whose images are changed afresh at each step; the state is the inner one's."""
+    """A stream with new random changes at each step; its state is the inner stream's."""
 
     def __init__(
         self,
@@ -185,15 +189,14 @@ class AugmentedStream:
         batch = self._inner.draw(step, student)
         if batch.mask is not None or (batch.labels is not None and batch.labels.dim() > 2):
             raise ValueError(
-                "augmentation moves images but not masks or label maps; "
-                "augment a source without them"
+                "augmentation cannot transform masks or label maps; augment a source without them"
             )
 
         def change(view: Any) -> Tensor:
-            # Each distinct view meets the same changes: the child starts anew for each.
+            # All views get the same changes, because each starts with the same child generator.
             return self._augment(_image(view), child(self._rng, step))
 
-        # An answer that the source had asked for was about the images before.
+        # Teacher outputs from the source are dropped: they belong to the unchanged images.
         return batch.map_views(change, teacher=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,14 +207,14 @@ class AugmentedStream:
 
 
 class Plan(NamedTuple):
-    """What is to happen to each image of a batch; all on the CPU.
+    """The random draws for each image of a batch; all on the CPU.
 
     Args:
-        warps: all changes of place in one.
-        recoloured: which images have any of `recolourings`, which come in order of drawing.
-        level: share of the largest strength for each operation, 0 where it was not drawn.
-        sign: a coin for each image, for sharpness.
-        place: of a hole, from 0 to 1 across and down.
+        warps: the combined geometric operations.
+        recoloured: which images have any of `recolourings`, which are in the order of the draws.
+        level: strength of each operation, as a share of its maximum; 0 if it was not drawn.
+        sign: a random sign for each image, for sharpness.
+        place: centre of a cutout hole, from 0 to 1 across and down.
     """
 
     warps: Float[Tensor, "batch 3 3"]
@@ -280,24 +283,20 @@ def _change_(
     chosen: Bool[Tensor, " batch"],
     change: Callable[[Tensor, Int[Tensor, " rows"]], Tensor],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images with those that are chosen changed, all of them anew or some in place.
-
-    Args:
-        change: also gets the places in the batch.
-    """
+    """Return the images with the chosen ones changed, in place unless all are chosen."""
     rows = chosen.nonzero()[:, 0]
     if len(rows) == len(images):
         return change(images, rows)
     if len(rows) == 0:
         return images
-    there = rows.to(images.device, non_blocking=True)
-    return images.index_copy_(0, there, change(images[there], rows))
+    device_rows = rows.to(images.device, non_blocking=True)
+    return images.index_copy_(0, device_rows, change(images[device_rows], rows))
 
 
 def _pixel_operation(
     name: Operation, plan: Plan, augmentation: Augmentation, rng: torch.Generator
 ) -> Callable[[Tensor, Int[Tensor, " rows"]], Tensor] | None:
-    """Return what the operation does to some rows of the batch; None if it was never drawn."""
+    """Return the function of an operation on some rows of the batch; None if it was not drawn."""
     level = plan.level.get(name)
     if level is None:
         return None
@@ -317,7 +316,7 @@ def _pixel_operation(
         "posterize": lambda x, rows: recolouring.posterize(
             x, 8 - (BITS_LOST * level[rows]).round().long()
         ),
-        # Pillow counts thresholds from 0 to 256, so that 256 inverts nothing.
+        # Thresholds in Pillow go from 0 to 256, where 256 inverts nothing.
         "solarize": lambda x, rows: recolouring.solarize(x, (1 - level[rows]) * 256 / 255),
         "sharpness": lambda x, rows: recolouring.sharpen(
             x, ENHANCEMENT * plan.sign[rows] * level[rows]
@@ -334,6 +333,6 @@ def _pixel_operation(
 def _image(view: Any) -> Tensor:
     if not isinstance(view, Tensor) or view.dim() != 4:
         raise TypeError(
-            f"augmentation takes image tensors of 4 dimensions, got {type(view).__name__}"
+            f"augmentation needs image tensors with 4 dimensions, got {type(view).__name__}"
         )
     return view

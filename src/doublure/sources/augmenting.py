@@ -1,7 +1,7 @@
-"""Augmentations by name, in the place of the one that a recipe has.
+"""Augmentations by name, which replace the augmentation of a recipe.
 
-"mild" shifts and mirrors; "randaugment" is that and two operations drawn at random; "autoaugment"
-that and the pairs a search has found, with a hole.
+"mild" is random shifts and flips; "randaugment" adds two random operations; "autoaugment" adds
+a random pair from the published search result, and a cutout hole.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from doublure.sources.autoaugment import AutoAugmented
 from doublure.sources.mixing import Mixed
 
 
-def shifted_and_mirrored(contract: InputContract) -> Augmentation:
-    """Return shifts by an eighth of the side, and mirrors of coloured images.
+def shifts_and_flips(contract: InputContract) -> Augmentation:
+    """Return shifts by up to 1/8 of the side, and flips for colour images only.
 
-    Grey images are more often characters or scans, which a mirror makes into something else.
+    Grey images are often characters or scans, whose meaning a flip can change.
     """
     flip = 0.5 if contract.channels == 3 else 0.0
     return replace(PUBLISHED["mild"], shift=min(contract.size) // 8, flip=flip)
 
 
 def augmented(source: Source, name: str, contract: InputContract) -> Source:
-    """Return a source under an augmentation of `AUGMENTERS`, in the place of the one it has.
+    """Return a source with an augmentation of `AUGMENTERS` instead of its own.
 
-    What mixes or attacks images stays around it, what balances or matches them inside.
+    Wrappers that mix or attack images stay outside of it, those that balance or match them inside.
     """
     augment = AUGMENTERS[one_of("augmentation", name, AUGMENTERS)]
     if isinstance(source, Mixed | Adversarial):
@@ -38,20 +38,18 @@ def augmented(source: Source, name: str, contract: InputContract) -> Source:
 
 
 def _randaugment(source: Source, contract: InputContract) -> Source:
-    operations = replace(shifted_and_mirrored(contract), num_operations=2, padding="reflection")
+    operations = replace(shifts_and_flips(contract), num_operations=2, padding="reflection")
     return Augmented(source=source, augmentation=operations)
 
 
 def _autoaugment(source: Source, contract: InputContract) -> Source:
-    return AutoAugmented(
-        source=Augmented(source=source, augmentation=shifted_and_mirrored(contract))
-    )
+    return AutoAugmented(source=Augmented(source=source, augmentation=shifts_and_flips(contract)))
 
 
-# What --augment can name.
+# The values of --augment.
 AUGMENTERS: dict[str, Callable[[Source, InputContract], Source]] = {
     "mild": lambda source, contract: Augmented(
-        source=source, augmentation=shifted_and_mirrored(contract)
+        source=source, augmentation=shifts_and_flips(contract)
     ),
     "randaugment": _randaugment,
     "autoaugment": _autoaugment,

@@ -1,18 +1,19 @@
-"""AutoAugment: another source's images, each changed by a pair of operations a search has found.
+"""AutoAugment: another source's images, each changed by a pair of operations from a policy.
 
-For each image one of the policy's pairs is drawn, all alike. Its two operations follow each other;
-each is carried out with its own probability, at its own level out of 10:
-    rotate, shear_x, shear_y, translate_x, translate_y    level / 10 of the largest, either way
+The policy is the result of a published search. For each image one of its pairs is drawn, with equal
+probabilities. Its two operations are applied in order, each with its own probability and its own
+level out of 10:
+    rotate, shear_x, shear_y, translate_x, translate_y    level / 10 of the maximum, random sign
     contrast, brightness, saturation, sharpness           factor 0.1 + 0.18 level; 5 changes nothing
-    posterize                                             8 - 0.4 level bits are left
-    solarize                                              from 1 - level / 10 up values are inverted
+    posterize                                             8 - 0.4 level bits remain
+    solarize                                              invert values above 1 - level / 10
     invert, autocontrast, equalize                        no level
-Largest are 30 degrees, a slope of 0.3 and 10 of 32 pixels. A square hole of `hole` of the side
-follows. Shifts and flips, which the paper has in front, are those of `sources.augmentation`.
+The maxima are 30 degrees, a slope of 0.3 and 10 of 32 pixels. At the end a square hole with side
+`hole` is cut out. Shifts and flips, which come first in the paper, are in `sources.augmentation`.
 
 Cubuk, Zoph, Mane, Vasudevan, Le: arXiv:1805.09501; the policy is the paper's table for CIFAR-10.
-Differs from the paper: resampled bilinearly; bare corners are filled by reflection; the hole is
-grey and of a size in proportion to the image.
+Differs from the paper: bilinear resampling; empty corners are filled by reflection; the hole is
+grey and its size is relative to the image.
 """
 
 from dataclasses import dataclass
@@ -86,14 +87,15 @@ POLICIES: dict[PolicyName, tuple[tuple[Part, Part], ...]] = {"cifar10": CIFAR10}
 _LEVELS = 10
 _ENHANCING = ("contrast", "brightness", "saturation", "sharpness")
 _LEVELLESS = ("invert", "autocontrast", "equalize")
-# Only its padding is asked for, and whether an operation's strength has a bound, which blur's has.
+# `run_operations` uses only its padding, and its magnitude for blur, which no policy contains.
 _CARRIED = Augmentation(magnitude=0.0)
 
 
 def strength(operation: Operation, level: Float[Tensor, "*n"], sign: Float[Tensor, "*n"]) -> Tensor:
-    """Return an operation's strength in [-1, 1] at a level out of 10; `sign` is a coin of 1 or -1.
+    """Return the strength in [-1, 1] of an operation at a level out of 10; 0 changes nothing.
 
-    Zero changes nothing.
+    Args:
+        sign: a random sign, 1 or -1.
     """
     if operation in _ENHANCING:
         return 2 * level / _LEVELS - 1
@@ -108,11 +110,11 @@ def apply_policy(
     hole: float,
     rng: torch.Generator,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return changed images; what happens to one depends on its place in the batch alone.
+    """Return augmented images; the changes depend on the index in the batch, not on the image.
 
     Args:
-        hole: side of a square hole as a share of the image's; 0 for none.
-        rng: on the CPU, so that nothing here waits for the device.
+        hole: side of the square hole, as a share of the image's side; 0 for none.
+        rng: a generator on the CPU, so that no draw waits for the device.
     """
     count = len(images)
     chosen = torch.randint(len(policy), (count,), generator=rng)
@@ -120,11 +122,11 @@ def apply_policy(
     for part in range(2):
         names = [EVERY_OPERATION.index(pair[part][0]) for pair in policy]
         levels = torch.tensor([float(pair[part][2]) for pair in policy])[chosen]
-        likely = torch.tensor([pair[part][1] for pair in policy])[chosen]
-        done = coins[part] < likely
+        probability = torch.tensor([pair[part][1] for pair in policy])[chosen]
+        applied = coins[part] < probability
         drawn = torch.tensor(names)[chosen]
         sign = torch.where(signs[part] < 0.5, -1.0, 1.0)
-        plan = _plan(images.shape, drawn, levels, done, sign)
+        plan = _plan(images.shape, drawn, levels, applied, sign)
         images = run_operations(images, plan, _CARRIED, child(rng, "part", part))
     if hole > 0:
         side = torch.full((count,), hole)
@@ -134,12 +136,12 @@ def apply_policy(
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAugmented:
-    """Source: another source's images, changed by a published policy.
+    """Source: another source's images, augmented by a published policy.
 
     Args:
-        source: whose images are changed.
-        policy: "cifar10", the 25 pairs found on it.
-        hole: side of the hole cut into every image, as a share of its own.
+        source: source of the images.
+        policy: "cifar10", the 25 pairs of operations found on CIFAR-10.
+        hole: side of the hole in every image, as a share of the image's side.
     """
 
     source: Source
@@ -159,13 +161,13 @@ class AutoAugmented:
         return AugmentedStream(inner, lambda x, rng: apply_policy(x, policy, hole, rng), numbers)
 
 
-def _plan(shape: torch.Size, drawn: Tensor, levels: Tensor, done: Tensor, sign: Tensor) -> Plan:
-    """Return what one operation an image comes to, as `sources.augmentation` carries it out."""
+def _plan(shape: torch.Size, drawn: Tensor, levels: Tensor, applied: Tensor, sign: Tensor) -> Plan:
+    """Return the plan of `sources.augmentation` for one operation per image."""
     count, channels, height, width = shape
     strengths: dict[Operation, Tensor] = {}
     for number in sorted(set(drawn.tolist())):
         name = EVERY_OPERATION[number]
-        strengths[name] = strength(name, levels, sign) * (done & (drawn == number))
+        strengths[name] = strength(name, levels, sign) * (applied & (drawn == number))
     signed = {name: value[:, None] for name, value in strengths.items()}
     none = torch.zeros(count, dtype=torch.bool)
     coloured = [value != 0 for name, value in strengths.items() if name in RECOLOURINGS]

@@ -1,18 +1,18 @@
-"""Collapse: does a generator still make images that can teach?
+"""Collapse: detect a generator whose images no longer train the student.
 
-Every so many draws some fresh images are looked at. A generator has collapsed if, in several looks
-in a row, one of these holds:
+Every so many draws some new images are checked. A generator has collapsed if, in several
+consecutive checks, one of these holds:
 
-    duplicates      most images have a twin no farther than one step of eight bits (root mean
-                    square over pixels)
-    one class       the entropy of the classes that the teacher gives them, over its largest value,
-                    is near zero
-    empty victory   student and teacher agree on them (the mean absolute difference of their logits
-                    is a trifle of the teacher's spread), but elsewhere the student is at chance:
-                    on noise the two agree no more than two strangers with their class frequencies
-                    would (Cohen's kappa)
+    duplicates        most images have a near copy in the batch, within one step of 8 bits (root
+                      mean square over pixels)
+    one class         the entropy of the teacher's classes on the images, over its maximum, is near
+                      zero
+    empty agreement   student and teacher agree on the images (the mean absolute difference of their
+                      logits is very small compared with the teacher's standard deviation), but on
+                      noise the student is at chance: the two agree no more than independent
+                      networks with the same class frequencies (Cohen's kappa)
 
-The first time there is a warning, and the generator is started afresh; the next time the run stops.
+The first time there is a warning, and the generator is re-initialised; the next time the run stops.
 """
 
 import math
@@ -33,31 +33,32 @@ from doublure.objectives.logit_l1 import logit_l1_loss
 from doublure.sources.balanced import relative_entropy
 from doublure.sources.noise import gaussian_noise
 
+# One step of 8 bits; the gap of logits and the kappa below which agreement is empty.
 _STEP = 1 / 255
-_TRIFLE = 0.01
+_SMALL_GAP = 0.01
 _CHANCE = 0.05
 
 
 class CollapseError(RuntimeError):
-    """A generator makes nothing that could teach, even after a fresh start."""
+    """The generator has collapsed, and re-initialising it did not help."""
 
 
 def duplicate_share(images: Float[Tensor, "batch channels height width"]) -> float:
-    """Return the share of images that have a twin among the others."""
+    """Return the share of images that have a near copy among the others."""
     values = images.flatten(1)
-    # The faster way by matrix products loses the small distances that count here.
-    apart = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = apart / values.shape[1] ** 0.5
-    apart.fill_diagonal_(torch.inf)
-    return float((apart.amin(1) <= _STEP).float().mean())
+    # Without matrix products, which are faster but inexact for the small distances needed here.
+    distances = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = distances / values.shape[1] ** 0.5
+    distances.fill_diagonal_(torch.inf)
+    return float((distances.amin(1) <= _STEP).float().mean())
 
 
 def cohens_kappa(
     one: Int[Tensor, " batch"], other: Int[Tensor, " batch"], num_classes: int
 ) -> float:
-    """Return agreement beyond chance: 1 is full, 0 that of strangers with these frequencies.
+    """Return agreement beyond chance: 1 is full agreement, 0 that of independent predictions.
 
-    Where both only ever name one class nothing can be told, and it is NaN.
+    NaN if both predict a single, identical class, for which chance agreement is 1 too.
     """
     shares = [x.bincount(minlength=num_classes).double() / len(x) for x in (one, other)]
     expected = float((shares[0] * shares[1]).sum())
@@ -67,15 +68,16 @@ def cohens_kappa(
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one look found; `gap` and `kappa` are None where no student was there.
+    """The measurements of one check; `gap` and `kappa` are None without a student.
 
     Args:
-        entropy: of the classes the teacher names, over its largest value.
-        doubt: mean entropy of the teacher's answers, over its largest value.
-        duplicates: share of images with a twin.
-        commonest: share of the images in the class named most.
-        gap: mean absolute logit difference of student and teacher, over the teacher's spread.
-        kappa: of their classes on noise.
+        entropy: entropy of the teacher's classes, over its maximum.
+        doubt: mean entropy of the teacher's probabilities, over its maximum.
+        duplicates: share of images with a near copy.
+        commonest: share of the images in the most frequent class.
+        gap: mean absolute logit difference of student and teacher, over the teacher's standard
+            deviation.
+        kappa: Cohen's kappa of their classes on noise.
     """
 
     entropy: float
@@ -88,15 +90,15 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseCheck:
-    """When a generator counts as collapsed, and what then.
+    """When a generator counts as collapsed, and how often it is restarted.
 
     Args:
-        every: draws between two looks; 0 never looks.
-        count: fresh images a look.
-        patience: looks in a row that must find it.
-        most_duplicates: a larger share of twins is collapse.
-        least_entropy: less relative entropy of classes is collapse.
-        restarts: fresh starts before the run stops.
+        every: draws between two checks; 0 turns the check off.
+        count: number of new images per check.
+        patience: number of consecutive checks that must detect it.
+        most_duplicates: largest accepted share of near copies.
+        least_entropy: smallest accepted relative entropy of classes.
+        restarts: number of re-initialisations before the run stops.
     """
 
     every: int = 250
@@ -116,63 +118,61 @@ class CollapseCheck:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def reason(self, look: Look) -> str | None:
-        """Return what is wrong, in words, or None."""
+        """Return the reason for a collapse, or None."""
         if look.duplicates > self.most_duplicates:
-            return f"{look.duplicates:.0%} of its fresh images are duplicates"
+            return f"{look.duplicates:.0%} of its new images are duplicates"
         if look.entropy < self.least_entropy:
-            return f"the teacher calls {look.commonest:.0%} of its fresh images one class"
+            return f"the teacher assigns {look.commonest:.0%} of its new images to one class"
         if look.gap is None or look.kappa is None:
             return None
-        if look.gap < _TRIFLE and look.kappa < _CHANCE:  # never true of NaN
-            return "the loss is zero on its images while the student is at chance elsewhere"
+        if look.gap < _SMALL_GAP and look.kappa < _CHANCE:  # False for NaN
+            return "the loss is near zero on its images, but the student is at chance on noise"
         return None
 
 
-def look_at(
+def measure(
     images: Float[Tensor, "batch channels height width"],
     teacher: nn.Module,
     student: nn.Module | None,
     context: StreamContext,
     rng: torch.Generator,
 ) -> Look:
-    """Return what a generator's images are like, in the teacher's and the student's eyes."""
+    """Return the measurements of a generator's images."""
     classes = context.contract.classes
     with torch.no_grad():
-        answer = teacher(images).float()
+        logits = teacher(images).float()
         largest = max(torch.tensor(float(classes)).log().item(), 1e-12)
-        doubt = torch.special.entr(answer.softmax(1)).flatten(1).sum(1).mean() / largest
-        doubt = doubt / max(1, answer[0, 0].numel())
-        named = answer.argmax(1).flatten()
-        counts = named.bincount(minlength=classes).cpu()
-        found = Look(
+        doubt = torch.special.entr(logits.softmax(1)).flatten(1).sum(1).mean() / largest
+        doubt = doubt / max(1, logits[0, 0].numel())
+        predicted = logits.argmax(1).flatten()
+        counts = predicted.bincount(minlength=classes).cpu()
+        look = Look(
             entropy=relative_entropy(counts),
             doubt=float(doubt),
             duplicates=duplicate_share(images),
             commonest=float(counts.max() / counts.sum()),
         )
         if student is None:
-            return found
+            return look
         contract = context.contract
         noise = gaussian_noise(len(images), contract.size, contract.mean, contract.std, rng)
         noise = noise.to(images.device)
-        with preserve_state(
-            student, child_seed(rng.initial_seed(), "look"), evaluate=True
-        ) as asked:
-            guess = asked(images).float()
-            elsewhere = asked(noise).argmax(1).flatten()
-        spread = float(answer.std().clamp(min=1e-12))
-        gap = float(logit_l1_loss(guess, answer).mean()) / spread
-        kappa = cohens_kappa(elsewhere, teacher(noise).argmax(1).flatten(), classes)
-    return Look(**{**asdict(found), "gap": gap, "kappa": kappa})
+        with preserve_state(student, child_seed(rng.initial_seed(), "look"), evaluate=True) as view:
+            student_logits = view(images).float()
+            on_noise = view(noise).argmax(1).flatten()
+        spread = float(logits.std().clamp(min=1e-12))
+        gap = float(logit_l1_loss(student_logits, logits).mean()) / spread
+        kappa = cohens_kappa(on_noise, teacher(noise).argmax(1).flatten(), classes)
+    return Look(**{**asdict(look), "gap": gap, "kappa": kappa})
 
 
 @dataclass
 class CollapseWatch:
-    """A check at work: what it has seen, and how often the generator was started afresh.
+    """The state of a check, and how often the generator was re-initialised.
 
     Args:
-        bad: looks in a row that found it collapsed.
-        last: the figures of the last look.
+        bad: number of consecutive checks that detected a collapse.
+        last: the measurements of the last check.
     """
 
     check: CollapseCheck
@@ -185,7 +185,7 @@ class CollapseWatch:
     def due(self, step: int) -> bool:
         return self.check.every > 0 and step > 0 and step % self.check.every == 0
 
-    def tell(
+    def must_restart(
         self,
         step: int,
         make: Callable[[int, torch.Generator], Tensor],
@@ -194,18 +194,18 @@ class CollapseWatch:
         *,
         patience: int | None = None,
     ) -> bool:
-        """Look, and return whether the generator must be started afresh; that is warned of.
+        """Check, and return whether the generator must be re-initialised, with a warning.
 
         Args:
-            make: returns that many fresh images.
-            patience: in place of the check's own, for a generator that is done learning.
+            make: returns the given number of new images.
+            patience: replaces the check's own, for a generator that is already trained.
 
         Raises:
-            CollapseError: it had its fresh starts.
+            CollapseError: no re-initialisation is left.
         """
         with torch.no_grad():
             images = make(self.check.count, child(rng, "images"))
-        look = look_at(images, self.teacher, student, self.context, child(rng, "noise"))
+        look = measure(images, self.teacher, student, self.context, child(rng, "noise"))
         names = ("entropy", "doubt", "duplicates")
         self.last = {name: getattr(look, name) for name in names}
         reason = self.check.reason(look)
@@ -213,24 +213,24 @@ class CollapseWatch:
         if self.bad < (self.check.patience if patience is None else patience):
             return False
         if self.restarts == self.check.restarts:
-            again = ", again after a fresh start" if self.restarts else ""
+            again = ", also after it was re-initialised" if self.restarts else ""
             raise CollapseError(
                 f"the generator collapsed by draw {step}{again}: {reason}. Lower its learning "
-                "rate, raise the batch size, or use a source that learns nothing, such as shaders"
+                "rate, raise the batch size, or use a source without a generator, such as shaders"
             )
         self.bad, self.restarts = 0, self.restarts + 1
         warnings.warn(
-            f"the generator collapsed by draw {step}: {reason}; it is started afresh",
+            f"the generator collapsed by draw {step}: {reason}; it is re-initialised",
             RuntimeWarning,
             stacklevel=2,
         )
         return True
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return the last look's figures and the number of fresh starts."""
-        told = {f"generator_{name}": value for name, value in self.last.items()}
-        told["generator_restarts"] = float(self.restarts)
-        return {name: torch.tensor(value) for name, value in told.items()}
+        """Return the last measurements and the number of re-initialisations."""
+        values = {f"generator_{name}": value for name, value in self.last.items()}
+        values["generator_restarts"] = float(self.restarts)
+        return {name: torch.tensor(value) for name, value in values.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"restarts": self.restarts, "bad": self.bad, "last": dict(self.last)}

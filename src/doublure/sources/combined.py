@@ -1,13 +1,13 @@
-"""Several sources side by side: each batch holds a share of images from each of them.
+"""Several sources combined: each batch has a share of images from each of them.
 
-Of a batch of B images, source i brings n_i; the n_i add up to B and are B w_i, w_i its share,
-rounded by largest remainders, at least one each where B allows it. They are the same at every step
-and for every seed. Images stand in the order of the sources. Labels are kept where all sources have
-them, as probabilities where one has those. What changes single images may stand inside; what mixes
-images of a batch belongs around, where it sees them all.
+In a batch of B images, n_i come from source i. The n_i add up to B and are B w_i, with w_i the
+share of the source, rounded by largest remainders, and at least 1 if B allows it. They are the same
+at every step and for every seed. Images are in the order of the sources. Labels are kept if all
+sources have them, as probabilities if one source has those. Wrappers that change single images can
+be inside; a wrapper that mixes the images of a batch should be outside, so that it mixes all.
 
-A source's facts are handed on. Of a fact that several have, the first one's counts; but a pool is
-as full as the emptiest, and a round begins as often as the most frequent.
+The metrics of all sources are kept. If several have the same metric, the first value is used; for
+`pool` (how full) and `round` (steps of a round) it is the smallest.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from doublure.core.seeding import child
 
 
 def divide(count: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Return whole numbers that add up to `count`, in proportion to the shares.
+    """Return integers that add up to `count`, in proportion to the shares.
 
-    Largest remainders, ties to the earlier one; nobody goes without where `count` allows it.
+    Rounded by largest remainders, ties to the earlier one; at least 1 each if `count` allows it.
     """
     total = sum(shares)
     exact = [count * share / total for share in shares]
@@ -43,11 +43,11 @@ def divide(count: int, shares: Sequence[float]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Combined:
-    """Source: others side by side in each batch.
+    """Source: several sources combined in each batch.
 
     Args:
-        sources: two or more, each opened with its own part of the batch.
-        shares: of the batch, one for each source; only their proportion counts.
+        sources: at least two sources; each draws its own part of the batch.
+        shares: share of the batch for each source; only their proportions matter.
     """
 
     sources: tuple[Source, ...]
@@ -56,7 +56,7 @@ class Combined:
     def __post_init__(self) -> None:
         if len(self.sources) < 2:
             raise ValueError(
-                f"combining takes two sources or more, got {len(self.sources)}; use it alone"
+                f"combining needs at least two sources, got {len(self.sources)}; use it directly"
             )
         if len(self.shares) != len(self.sources):
             raise ValueError(
@@ -81,14 +81,14 @@ class Combined:
 
 
 class CombinedStream:
-    """Streams whose batches are put together; the state is that of each."""
+    """Concatenates the batches of several streams; its state is the states of all of them."""
 
     def __init__(self, streams: Mapping[str, Stream], classes: int) -> None:
         self.streams = streams
         self._classes = classes
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        return _joined(
+        return _concatenate(
             [stream.draw(step, student) for stream in self.streams.values()], self._classes
         )
 
@@ -100,23 +100,25 @@ class CombinedStream:
             stream.load_state_dict(state[name])
 
 
-def _joined(batches: Sequence[Batch], classes: int) -> Batch:
+def _concatenate(batches: Sequence[Batch], classes: int) -> Batch:
     """Return one batch of all images, in their order."""
     first = batches[0]
     if any(batch.mask is not None for batch in batches):
-        raise ValueError("combining has no rule for masks; combine sources without")
+        raise ValueError("masks cannot be combined; combine sources without masks")
     shapes = {tuple(batch.images.shape[1:]) for batch in batches}
     if len(shapes) > 1 or len({batch.size_factor for batch in batches}) > 1:
         raise ValueError(
-            f"combined sources draw images of different sizes, {sorted(shapes)}; put what changes "
-            "the size around Combined"
+            f"combined sources draw images of different sizes, {sorted(shapes)}; change the size "
+            "outside of Combined"
         )
-    # Where both networks see one tensor, they go on to.
+    # If both networks share one tensor in all batches, they also share the result.
     shared = all(batch.views["student"] is batch.views["teacher"] for batch in batches)
-    seen = torch.cat([batch.images for batch in batches])
-    asked = seen if shared else torch.cat([batch.views["teacher"] for batch in batches])
+    student_view = torch.cat([batch.images for batch in batches])
+    teacher_view = (
+        student_view if shared else torch.cat([batch.views["teacher"] for batch in batches])
+    )
     return Batch(
-        views={"student": seen, "teacher": asked},
+        views={"student": student_view, "teacher": teacher_view},
         labels=_labels([batch.labels for batch in batches], classes),
         size_factor=first.size_factor,
         metrics=_metrics([batch.metrics for batch in batches]),
@@ -124,7 +126,7 @@ def _joined(batches: Sequence[Batch], classes: int) -> Batch:
 
 
 def _labels(labels: Sequence[Tensor | None], classes: int) -> Tensor | None:
-    """Return all labels, of one kind; None where a source has none."""
+    """Return all labels, in the same format; None if a source has no labels."""
     known = [part for part in labels if part is not None]
     if len(known) < len(labels):
         return None
@@ -136,7 +138,7 @@ def _labels(labels: Sequence[Tensor | None], classes: int) -> Tensor | None:
 
 
 def _metrics(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return all facts; of one that several have the first, of pools and rounds the least."""
+    """Return all metrics: the first value of each name, for pools and rounds the smallest."""
     merged: dict[str, Tensor] = {}
     for part in metrics:
         for name, value in part.items():

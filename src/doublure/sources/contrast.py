@@ -1,13 +1,14 @@
-"""Contrast: what one image's views have in common shall tell it from all other images.
+"""Contrast: views of the same image must be similar, views of different images must not.
 
-An image's features are the spatial means of what enters each BatchNorm layer of the teacher, all in
-one row, put through a small head h and brought to length 1. For the local view l_i (a part of image
-i, enlarged and mirrored at random) and the global views g_j (shifted and mirrored) of a batch, and
-features b_j of images made before:
+An image's features are the spatial means of the inputs of all BatchNorm layers of the teacher,
+concatenated, mapped by a small head h and normalised to length 1. With the local view l_i (a random
+crop of image i, enlarged and flipped at random), the global views g_j (shifted and flipped) of a
+batch, and features b_j of earlier images:
 
     L = mean_i [ -log softmax_j( l_i . g_j / T )_i - log softmax( l_i . (g_i, b_1 .. b_n) / T )_1 ]
 
-Gradients reach images through l alone. The head learns along; g joins the bank, a ring.
+Gradients reach the images only through l. The head is trained too; g is added to the memory bank,
+a ring buffer.
 
 Fang et al. (CMI), arXiv:2105.08584: T = 0.2, a bank of 40 960 of which 4 096 are compared, a head
 of width 256, local views of 25 to 100 % of the area.
@@ -27,6 +28,7 @@ from doublure.core.seeding import child
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.generators import initialise_
 
+# The published settings.
 _WIDTH = 256
 _BANK, _COMPARED = 40_960, 4_096
 _LEAST_AREA = 0.25
@@ -39,7 +41,7 @@ def contrastive_loss(
     bank: Float[Tensor, "bank width"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the loss of local views against global ones, of the batch and of the bank."""
+    """Return the contrastive loss of local views against the global views and the bank."""
     own = torch.arange(len(local), device=local.device)
     loss = F.cross_entropy(local @ whole.T / temperature, own)
     if not len(bank):
@@ -55,12 +57,12 @@ def local_views(
     places: Float[Tensor, "2 batch"],
     flips: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return parts of images, enlarged to the whole size.
+    """Return square crops of images, enlarged to the full size.
 
     Args:
-        areas: shares of the image that are seen.
-        places: of the part among those that fit, in [0, 1], down and right.
-        flips: 1 for those that are mirrored, 0 for others.
+        areas: area of each crop as a share of the image.
+        places: position of the crop among those possible, in [0, 1], down and right.
+        flips: 1 for images that are flipped horizontally, 0 for others.
     """
     side = areas.sqrt()
     centre = (2 * places - 1) * (1 - side)
@@ -74,25 +76,25 @@ def local_views(
 
 @contextmanager
 def spatial_means(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Yield a list that fills with each image's means of what enters each BatchNorm layer."""
-    seen: list[Tensor] = []
+    """Yield a list that collects the spatial means of each BatchNorm layer's input."""
+    means: list[Tensor] = []
 
     def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0]
-        seen.append(values.flatten(2).mean(2) if values.dim() > 2 else values)
+        means.append(values.flatten(2).mean(2) if values.dim() > 2 else values)
 
     handles = [
         layer.register_forward_pre_hook(take) for layer in batchnorm_layers(network).values()
     ]
     try:
-        yield seen
+        yield means
     finally:
         for handle in handles:
             handle.remove()
 
 
 class Contrast:
-    """The head, its optimizer and the bank, over all batches."""
+    """The contrastive loss with its state: the head, its optimizer and the bank."""
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Contrast:
         self._newest = torch.empty(0, _WIDTH)
 
     def loss(self, images: Tensor, whole: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the loss of a batch; the head takes a step on it.
+        """Return the loss of a batch; the head gets its gradient, for `step`.
 
         Args:
             whole: the global views of the images.
@@ -123,9 +125,9 @@ class Contrast:
         places = torch.rand(2, count, generator=rng)
         flips = (torch.rand(count, generator=rng) < 0.5).float()
         part = local_views(images, areas.to(device), places.to(device), flips.to(device))
-        local = self._embedded(part)
+        local = self._embed(part)
         with torch.no_grad():
-            self._newest = self._embedded(whole)
+            self._newest = self._embed(whole)
         picks = torch.randperm(len(self._bank), generator=child(rng, "bank"))[:_COMPARED]
         bank = self._bank[picks].to(device)
         loss = contrastive_loss(local, self._newest, bank, self._temperature)
@@ -137,12 +139,12 @@ class Contrast:
         return loss
 
     def step(self) -> None:
-        """Let the head take a step; call it behind the gradient of the images."""
+        """Update the head; call it after the gradient of the images is computed."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def remember(self) -> None:
-        """Take the batch that was seen last into the bank."""
+        """Add the global views of the last batch to the bank."""
         self._bank = torch.cat([self._bank, self._newest.cpu()])[-_BANK:]
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,9 +158,9 @@ class Contrast:
         self._bank = state["bank"]
 
     def _features(self, images: Tensor) -> Tensor:
-        with spatial_means(self._teacher) as seen:
+        with spatial_means(self._teacher) as means:
             self._teacher(images)
-        return torch.cat(seen, dim=1)
+        return torch.cat(means, dim=1)
 
-    def _embedded(self, images: Tensor) -> Tensor:
+    def _embed(self, images: Tensor) -> Tensor:
         return F.normalize(self._head(self._features(images)), dim=1)

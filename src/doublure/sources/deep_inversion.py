@@ -1,28 +1,28 @@
-"""DeepInversion: images optimised until a teacher's BatchNorm layers see what they saw in training.
+"""DeepInversion: optimise images until their feature statistics match the teacher's BatchNorms.
 
-A batch x with labels y is optimised from noise to a small
+A batch x with labels y starts as noise and is optimised to minimise
     L = a_ce CE(T(x'), y) + a_f R_feat(x') + a_tv TV(x) + a_l2 |x|_2 + a_c (1 - JS(T(x'), S(x')))
         - a_p H(x')
-x' being x rolled and mirrored at random, R_feat the distance of the batch's feature statistics
-from those stored (`nets.batchnorm_statistics`), TV the norm of the differences of neighbouring
-pixels, all in normalised space, and JS the Jensen-Shannon divergence, base 2, at a temperature
-(3 in the paper). With a_c the images are those at which teacher and student disagree: Adaptive
-DeepInversion; S is the student in training, in eval mode, asked at each draw. Put `Replay` around.
-Where there is no student (in `synthesize`, for the first batches of Replay) the term is left out.
-H is how patch similarities spread (`nets.patch_similarity`), which is there to be asked of a
-transformer without BatchNorm.
+x' is x rolled and flipped at random. R_feat is the distance of the batch's feature statistics from
+the stored ones (`nets.batchnorm_statistics`). TV is the norm of the differences of neighbouring
+pixels. Both are in normalised space. JS is the Jensen-Shannon divergence, base 2, at a temperature
+(3 in the paper). With a_c > 0 teacher and student disagree on the images: Adaptive DeepInversion. S
+is the current student, in eval mode, at each draw; wrap this source in `Replay`. If there is no
+student (in `synthesize`, for the first batches of Replay) the term is omitted. H is the entropy of
+patch similarities (`nets.patch_similarity`), for transformers without BatchNorm.
 
-A batch matches the statistics as a whole, so its images depend on each other, and its labels
-should cover the classes: by default they come up in turn.
+The statistics are those of the whole batch: its images depend on each other, and its labels should
+cover the classes. By default labels are balanced.
 
-The norms of TV and of |x| are over the whole batch, as in the public code: they grow with the root
-of the batch size, and so should their weights' inverse.
+The norms of TV and of |x| are over the whole batch, as in the public code: they grow with the
+square root of the batch size, and their weights should be divided by that factor.
 
 Yin et al.: Dreaming to Distill, arXiv:1912.08795. Differs from the paper: the iterate with the
-smallest loss is kept; images are clipped to [0, 1] at the end; TV is taken of the image before it
-is rolled, so that the seam is not smoothed; coarse images are optimised as such. JS is one: the
-public code computes 0.5 KL(M || P) + 0.5 KL(M || Q) on probabilities clamped to [0.01, 0.99] and
-clips it to [0, 1], where confident disagreement has no gradient; `official` asks for that.
+smallest loss is kept; images are clipped to [0, 1] at the end; TV is computed before the image is
+rolled, so that the seam is not smoothed; coarse images are optimised at their small size. JS is the
+exact divergence: the public code computes 0.5 KL(M || P) + 0.5 KL(M || Q) on probabilities clamped
+to [0.01, 0.99] and clips it to [0, 1], where confident disagreement has no gradient; `official`
+selects that.
 """
 
 import math
@@ -43,16 +43,16 @@ from doublure.nets.batchnorm_statistics import (
     feature_statistics_loss,
 )
 from doublure.nets.network import freeze
-from doublure.nets.patch_similarity import patch_entropy, required_attention
+from doublure.nets.patch_similarity import patch_entropy, require_attention
 from doublure.objectives.divergence import divergence_loss
 from doublure.sources.image_optimisation import ImageOptimisation, Images
 from doublure.sources.inversion import (
     InvertedStream,
     Labels,
-    Seen,
+    LossInputs,
     check_labels,
     known_statistics,
-    required,
+    require_teacher,
 )
 
 CARD = Card(
@@ -70,7 +70,7 @@ CARD = Card(
 )
 
 
-# Smaller images than any published, and the least side at which ImageNet's settings are taken.
+# Image sides: below the first no setting is published; from the second on use those for ImageNet.
 _TINY, _LARGE = 16, 96
 
 
@@ -84,22 +84,22 @@ def _differences(images: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def total_variation(images: Images, *, per_image: bool) -> Float[Tensor, ""]:
-    """Return the L2 norms of the differences along rows, columns and diagonals, summed.
+    """Return the sum of the L2 norms of differences along rows, columns and both diagonals.
 
     Args:
-        per_image: the norm of each image, averaged, in place of that of the whole batch.
+        per_image: the mean of the norms of single images, instead of the norm of the whole batch.
     """
     norms = [image_norm(difference, per_image=per_image) for difference in _differences(images)]
     return torch.stack(norms).sum()
 
 
 def total_variation_l1(images: Images) -> Float[Tensor, ""]:
-    """Return the mean absolute differences along rows, columns and diagonals, summed."""
+    """Return the sum of the mean absolute differences along rows, columns and both diagonals."""
     return torch.stack([d.abs().mean() for d in _differences(images)]).sum()
 
 
 def image_norm(images: Images, *, per_image: bool) -> Float[Tensor, ""]:
-    """Return the L2 norm of the whole batch, or the mean of each image's."""
+    """Return the L2 norm of the whole batch, or the mean of the norms of single images."""
     rows = images.flatten(1) if per_image else images.flatten()[None]
     norm: Tensor = torch.linalg.vector_norm(rows, dim=1).mean()
     return norm
@@ -108,7 +108,7 @@ def image_norm(images: Images, *, per_image: bool) -> Float[Tensor, ""]:
 def jensen_shannon(
     one: Float[Tensor, "batch classes"], other: Float[Tensor, "batch classes"], temperature: float
 ) -> Float[Tensor, " batch"]:
-    """Return the divergence of the softmax of two logits in bits: 0 if equal, 1 if disjoint."""
+    """Return the divergence of the two softmax outputs in bits: 0 if equal, 1 if disjoint."""
     nats = divergence_loss(other, one, "jensen-shannon", 0.5, temperature) / temperature**2
     return nats / math.log(2)
 
@@ -116,9 +116,9 @@ def jensen_shannon(
 def official_divergence(
     one: Float[Tensor, "batch classes"], other: Float[Tensor, "batch classes"], temperature: float
 ) -> Float[Tensor, " batch"]:
-    """Return what the public code has in place of the Jensen-Shannon divergence, before clipping.
+    """Return the public code's substitute for the Jensen-Shannon divergence, before clipping.
 
-    0.5 KL(M || P) + 0.5 KL(M || Q) in nats, each probability clamped to [0.01, 0.99].
+    0.5 KL(M || P) + 0.5 KL(M || Q) in nats, with each probability clamped to [0.01, 0.99].
     """
     p, q = (F.softmax(logits / temperature, dim=-1) for logits in (one, other))
     m = ((p + q) / 2).clamp(0.01, 0.99)
@@ -128,26 +128,28 @@ def official_divergence(
 
 @dataclass(frozen=True, kw_only=True)
 class DeepInversion:
-    """Source: images made from the teacher's weights. Default: CIFAR-10's.
+    """Source: images optimised from the teacher's weights. Default: the setting for CIFAR-10.
 
     Args:
-        cross_entropy: weight of calling the images by their labels.
+        cross_entropy: weight of the cross-entropy with the labels.
         features: weight of the feature statistics.
-        first_layer_multiplier: of the first BatchNorm layer's distance.
-        total_variation: weight of the L2 form.
-        total_variation_l1: weight of the L1 form.
+        first_layer_multiplier: extra factor for the first BatchNorm layer.
+        total_variation: weight of the L2 total variation.
+        total_variation_l1: weight of the L1 total variation.
         l2: weight of the images' norm.
-        total_variation_per_image: mean over images of the L2 form, not that of the whole batch.
-        l2_per_image: the same of the norm.
-        competition: weight of teacher and student disagreeing.
-        patches: weight of the spread of patch similarities, for a transformer without BatchNorm;
-            its publication has 1, in place of the feature statistics.
-        temperature: of the two when they are compared.
-        official: compare them as the public code does.
-        labels: "balanced", in turn; or "random", each on its own.
-        statistics: images (a folder, SET or .npz) to take the feature statistics from, before each
-            normalising layer, for a teacher without BatchNorm; None takes those it has stored.
-        optimisation: how a batch is optimised.
+        total_variation_per_image: whether the L2 total variation is a mean over images, not of the
+            whole batch.
+        l2_per_image: the same for the norm.
+        competition: weight of the disagreement of teacher and student.
+        patches: weight of the entropy of patch similarities, for a transformer without BatchNorm;
+            its paper uses 1, instead of the feature statistics.
+        temperature: temperature of teacher and student in the disagreement.
+        official: compute the disagreement as the public code does.
+        labels: "balanced" uses all classes equally often; "random" draws each label independently.
+        statistics: images (a folder, SET or .npz) on which the feature statistics are measured,
+            before each normalisation layer, for a teacher without BatchNorm; None uses the stored
+            statistics.
+        optimisation: settings of the optimisation.
     """
 
     cross_entropy: float = 1.0
@@ -181,13 +183,13 @@ class DeepInversion:
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "InvertedStream":
-        teacher = required(teacher)
+        teacher = require_teacher(teacher)
         known = known_statistics(teacher, context, self.statistics, needed=self.features > 0)
 
         def losses(labels: Tensor, student: nn.Module | None) -> "InversionLoss":
             return InversionLoss(self, student, labels, known)
 
-        attention = required_attention(teacher) if self.patches else ()
+        attention = require_attention(teacher) if self.patches else ()
         return InvertedStream(
             losses,
             self.optimisation,
@@ -201,7 +203,7 @@ class DeepInversion:
 
 
 class InversionLoss:
-    """The terms of one batch, from the images as the networks see them and as they are."""
+    """The loss of one batch of images."""
 
     def __init__(
         self,
@@ -213,12 +215,12 @@ class InversionLoss:
         self._settings, self._labels, self._known = settings, labels, known
         self._student = freeze(student) if student is not None and settings.competition else None
 
-    def __call__(self, seen: Seen) -> Tensor:
-        settings, x = self._settings, seen.normalised
-        terms = [settings.cross_entropy * F.cross_entropy(seen.logits, self._labels)]
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        settings, x = self._settings, inputs.normalised
+        terms = [settings.cross_entropy * F.cross_entropy(inputs.logits, self._labels)]
         if settings.features:
             multiplier = settings.first_layer_multiplier
-            distance = feature_statistics_loss(seen.moments, self._known, multiplier)
+            distance = feature_statistics_loss(inputs.moments, self._known, multiplier)
             terms.append(settings.features * distance)
         if settings.total_variation:
             variation = total_variation(x, per_image=settings.total_variation_per_image)
@@ -228,16 +230,16 @@ class InversionLoss:
         if settings.l2:
             terms.append(settings.l2 * image_norm(x, per_image=settings.l2_per_image))
         if settings.patches:
-            terms.append(-settings.patches * patch_entropy(seen.patches))
+            terms.append(-settings.patches * patch_entropy(inputs.patches))
         if self._student is not None:
-            answers = self._student(seen.images).float()
-            terms.append(settings.competition * self._agreement(seen.logits, answers))
+            student_logits = self._student(inputs.images).float()
+            terms.append(settings.competition * self._agreement(inputs.logits, student_logits))
         return torch.stack(terms).sum()
 
     def _agreement(self, teacher: Tensor, student: Tensor) -> Tensor:
         if self._settings.official:
-            apart = official_divergence(teacher, student, self._settings.temperature)
-            return 1 - apart.mean().clamp(0, 1)
+            divergence = official_divergence(teacher, student, self._settings.temperature)
+            return 1 - divergence.mean().clamp(0, 1)
         return 1 - jensen_shannon(teacher, student, self._settings.temperature).mean()
 
 
@@ -278,7 +280,7 @@ PUBLISHED = {
 
 
 def settings_for(contract: InputContract, *, adaptive: bool = False) -> DeepInversion:
-    """Return the settings for images of this size: published ones, or ours below 16 pixels."""
+    """Return the settings for images of this size: the published ones, ours below 16 pixels."""
     side = min(contract.size)
     if side < _TINY:
         optimisation = ImageOptimisation(iterations=250, learning_rate=0.1, jitter=1, clamp=True)

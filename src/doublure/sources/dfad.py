@@ -1,4 +1,4 @@
-"""DFAD: a generator looks for images on which student and teacher differ, the student follows.
+"""DFAD: a generator maximises the discrepancy of student and teacher, the student minimises it.
 
 Teacher T, student S, generator G, codes z ~ N(0, 1); the min-max game (sec. 3)
 
@@ -6,17 +6,17 @@ Teacher T, student S, generator G, codes z ~ N(0, 1); the min-max game (sec. 3)
 
 Every `imitation_steps` draws G takes a step on
 
-    L_G = -D                    outputs that are one vector an image
-    L_G = -log(D + 1)           dense outputs: the gradient of -D over D + 1, which damps G while
-                                the two are far apart
+    L_G = -D                    for outputs that are one vector per image
+    L_G = -log(D + 1)           for dense outputs: the gradient of -D divided by D + 1, which slows
+                                G while the discrepancy is large
 
-against the student as it stands; the objective `LogitL1` is the student's side. Samples are used
-once. T is in eval mode, S and G in training mode in both steps.
+against the current student; the objective `LogitL1` trains the student. Samples are used once. T is
+in eval mode, S and G are in training mode in both steps.
 
 Fang, Song, Shen, Wang, Chen, Song: arXiv:1912.11006; similar and earlier, Micaelli, Storkey:
 arXiv:1905.09768.
-Differs from the paper: the student's BatchNorm statistics do not see G's batch, its buffers come
-back as they were; images are clipped to [0, 1] (`nets.generators`); a collapse is noticed.
+Differs from the paper: G's batch does not update the student's BatchNorm statistics, its buffers
+are restored; images are clipped to [0, 1] (`nets.generators`); a collapse is detected.
 """
 
 import copy
@@ -69,17 +69,17 @@ def generator_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class DFAD:
-    """Source: a generator that plays against the student. Default: the paper's CIFAR setting.
+    """Source: an adversarial generator. Default: the paper's setting for CIFAR.
 
     Args:
-        generator: which one.
-        imitation_steps: draws for each turn of the generator.
-        generator_steps: steps of the generator a turn.
-        learning_rate: of the generator's Adam.
-        milestones: shares of the run at which that rate falls.
-        decay: factor by which it falls.
+        generator: architecture of the generator.
+        imitation_steps: student steps between two updates of the generator.
+        generator_steps: generator steps per update.
+        learning_rate: learning rate of the generator's Adam.
+        milestones: shares of the run at which this rate is reduced.
+        decay: factor of each reduction.
         loss: "linear", "log", or "auto": log for dense outputs.
-        student_evaluates: the student is asked in eval mode in the generator's turn.
+        student_evaluates: whether the student is in eval mode during generator steps.
         collapse: when the generator counts as collapsed.
     """
 
@@ -107,19 +107,19 @@ class DFAD:
     ) -> "DFADStream":
         if teacher is None:
             raise ValueError(
-                "the game is about a teacher's answers, but there is no teacher; "
-                "use a source that needs none, such as shaders"
+                "dfad needs a teacher to train its generator, but there is none; "
+                "use a source without a teacher, such as shaders"
             )
         return DFADStream(self, context, teacher, rng)
 
     def learning_rate_at(self, progress: float) -> float:
-        """Return the generator's learning rate at a share of the run."""
-        falls = sum(progress >= milestone for milestone in self.milestones)
-        return self.learning_rate * self.decay**falls
+        """Return the generator's learning rate after a share `progress` of the run."""
+        reductions = sum(progress >= milestone for milestone in self.milestones)
+        return self.learning_rate * self.decay**reductions
 
 
 class DFADStream:
-    """The game at work: the generator, its optimizer, and whoever watches for collapse."""
+    """The stream of `DFAD`: the generator, its optimizer and the check for collapse."""
 
     def __init__(
         self, settings: DFAD, context: StreamContext, teacher: nn.Module, rng: torch.Generator
@@ -134,8 +134,8 @@ class DFADStream:
         rng = child(self._rng, self._context.split, self._context.rank, step)
         turns = settings.generator_steps if step and step % settings.imitation_steps == 0 else 0
         for turn in range(turns):
-            self._play(step, student, child(rng, "play", turn))
-        if self._watch.due(step) and self._watch.tell(
+            self._generator_step(step, student, child(rng, "play", turn))
+        if self._watch.due(step) and self._watch.must_restart(
             step, self._make, student, child(rng, "look")
         ):
             self._begin()
@@ -161,29 +161,33 @@ class DFADStream:
         self._discrepancy = state["discrepancy"]
 
     def _begin(self) -> None:
-        """Start a generator afresh; each one has weights of its own."""
-        numbers = child(self._rng, "generator", self._context.rank, self._watch.restarts)
-        made = self._settings.generator.make(self._context.contract, numbers)
-        self._generator = made.to(self._context.device).train()
-        self._optimizer = torch.optim.Adam(made.parameters(), self._settings.learning_rate)
+        """Create a new generator; after each restart it has other initial weights."""
+        rng = child(self._rng, "generator", self._context.rank, self._watch.restarts)
+        generator = self._settings.generator.make(self._context.contract, rng)
+        self._generator = generator.to(self._context.device).train()
+        self._optimizer = torch.optim.Adam(generator.parameters(), self._settings.learning_rate)
 
     def _make(self, num_images: int, rng: torch.Generator) -> Tensor:
         images: Tensor = self._generator(self._generator.draw_codes(num_images, rng))
         return images
 
-    def _play(self, step: int, student: nn.Module | None, rng: torch.Generator) -> None:
-        """Let the generator take a step against teacher and student."""
+    def _generator_step(self, step: int, student: nn.Module | None, rng: torch.Generator) -> None:
+        """Take one step of the generator, against teacher and student."""
         if student is None:
             raise ValueError(
-                "this generator plays against a student, but none is there; "
+                "dfad trains its generator against a student, but there is none; "
                 "use distill --method dfad, or a source that needs no student"
             )
         images = self._make(self._context.batch_size, rng)
-        taught = _outputs(self._teacher(images))
+        teacher_outputs = _outputs(self._teacher(images))
         seed = child_seed(rng.initial_seed(), "student")
-        with preserve_state(student, seed, evaluate=self._settings.student_evaluates) as asked:
+        with preserve_state(
+            student, seed, evaluate=self._settings.student_evaluates
+        ) as frozen_student:
             loss = generator_loss(
-                _outputs(asked(images)), taught, logarithm=self._takes_logarithm(taught)
+                _outputs(frozen_student(images)),
+                teacher_outputs,
+                logarithm=self._takes_logarithm(teacher_outputs),
             )
             parameters = list(self._generator.parameters())
             gradients = torch.autograd.grad(loss, parameters)
@@ -194,19 +198,19 @@ class DFADStream:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         loss = loss.detach()
-        self._discrepancy = torch.expm1(-loss) if self._takes_logarithm(taught) else -loss
+        self._discrepancy = torch.expm1(-loss) if self._takes_logarithm(teacher_outputs) else -loss
 
     def _takes_logarithm(self, outputs: Tensor) -> bool:
         return self._settings.loss == "log" or (self._settings.loss == "auto" and outputs.dim() > 2)
 
 
-def _outputs(answer: Any) -> Tensor:
-    if not isinstance(answer, Tensor):
+def _outputs(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
         raise TypeError(
-            f"the game needs one tensor of logits, but a network answers with "
-            f"{type(answer).__name__}; use a source that asks nobody, such as shaders"
+            f"dfad needs one tensor of logits, but the output of a network is a "
+            f"{type(output).__name__}; use a source that calls no network, such as shaders"
         )
-    return answer.float()
+    return output.float()
 
 
 _CALTECH = DFAD(

@@ -1,4 +1,4 @@
-"""Fast data-free distillation: a generator that learns to make a batch in a few steps.
+"""Fast data-free distillation: a meta-learned generator that synthesises a batch in a few steps.
 
 Teacher T, student S, labels y, codes z, generator G with weights theta. Each draw is one call:
 
@@ -8,18 +8,16 @@ Teacher T, student S, labels y, codes z, generator G with weights theta. Each dr
     L_adv = - mean_b KL(p_T || p_S) [argmax S = argmax T]
     theta <- Adam(theta, sum over the k steps of grad_theta' L)
 
-x~ is x shifted and flipped at random. L_bn holds the *history* of batches, with the moving average
-mu^ over calls, to the statistics m_l that the teacher's BatchNorm layers keep, so that one batch
-may differ. L_adv looks for images on which the student differs while it still gives the same class,
-and begins once the student has learnt something. Features common to images stay in theta (meta
-learning, first order), so that k = 2 to 10 steps do what takes 2000 from noise.
+x~ is x shifted and flipped at random. L_bn compares the statistics m_l of the teacher's BatchNorm
+layers with the moving average mu^ of all batches, so that a single batch can differ. L_adv favours
+images on which the student differs but predicts the same class. Theta learns common features (by
+first-order meta-learning), so that k = 2 to 10 steps reach what takes 2000 steps from noise.
 
-Of the k images of each code those of the least loss are kept. The source is meant to stand inside
-`Replay`, which keeps what was made and hands on the student as it is.
+The images with the smallest loss of the k steps are kept; `Replay` stores them for later steps.
 
 Fang, Mo, Wang, Song, Bei, Zhang, Song: arXiv:2112.06253. `mode` and `contrast` also give CMI
 (arXiv:2105.08584), `mode`, `noisy_layer` and `renew` NAYER (arXiv:2310.00258).
-Differs from the paper: calls are counted, not epochs; a collapse is noticed.
+Differs from the paper: calls are counted, not epochs; a collapse is detected.
 """
 
 import contextlib
@@ -76,7 +74,7 @@ Mode = Literal["maml", "reptile", "continue", "fresh"]
 Renewal = Literal["first", "whole"]
 
 _BETAS = (0.5, 0.999)
-# Radford et al.'s initialisation, of the layer that is drawn anew (Fang et al., released code).
+# Initialisation (Radford et al.) of the layer that is re-initialised (Fang et al., public code).
 _RENEWED_STD = 0.02
 _REPTILE_FACTOR = 67.0
 _CONTRAST_TEMPERATURE = 0.2
@@ -85,34 +83,34 @@ _CONTRAST_TEMPERATURE = 0.2
 def masked_adversarial_loss(
     student_logits: Float[Tensor, "batch classes"], teacher_logits: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
-    """Return minus KL(p_T || p_S) in nats where both name the same class, 0 elsewhere."""
+    """Return -KL(p_T || p_S) in nats where both predict the same class, 0 elsewhere."""
     divergence = soft_target_loss(student_logits, teacher_logits, 1.0)
     return -divergence * (student_logits.argmax(1) == teacher_logits.argmax(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastMeta:
-    """Source: few steps of a generator for each batch. Default: five, on ResNets for CIFAR.
+    """Source: a few generator steps per batch. Default: five steps, for ResNets on CIFAR.
 
     Args:
-        generator: which one.
-        inner_steps: k, steps for each batch.
-        learning_rate: of the generator in those steps.
-        code_learning_rate: of the codes, or of the noisy layer.
-        mode: what stays for the next batch: "maml" sums the gradients of the steps, "reptile" takes
-            67 times the way gone, "continue" keeps the weights arrived at, "fresh" nothing.
-        batchnorm: weight of the distance to the teacher's statistics; 0 for teachers without.
+        generator: architecture of the generator.
+        inner_steps: k, the number of steps per batch.
+        learning_rate: learning rate of the generator in these steps.
+        code_learning_rate: learning rate of the codes, or of the noisy layer.
+        mode: update of theta after the k steps: "maml" uses the sum of their gradients, "reptile"
+            67 (theta - theta') as the gradient, "continue" theta <- theta', "fresh" no update.
+        batchnorm: weight of the distance to the teacher's statistics; 0 without BatchNorm.
         one_hot: weight of the cross-entropy with the labels.
         adversarial: weight of the disagreement with the student.
-        momentum: share of the earlier batches in the statistics that are held to the teacher's.
-        warm_up: calls before the adversarial term.
-        renew_every: calls after which the generator is partly drawn anew; 0 never.
-        renew: what of it, the "first" layer or the "whole".
-        contrast: weight of telling images apart by their views; see `sources.contrast`.
-        noisy_layer: codes come from class embeddings through random layers, all classes in turn.
-        shift: pixels by which images are moved at most before the teacher sees them.
-        flip: share of them that is mirrored.
-        collapse: when the generator counts as collapsed; its draws are calls here.
+        momentum: weight of earlier batches in the statistics that are compared.
+        warm_up: calls before the adversarial term is used.
+        renew_every: calls between two partial re-initialisations of the generator; 0 never.
+        renew: part to re-initialise, the "first" layer or the "whole" generator.
+        contrast: weight of the contrastive term; see `sources.contrast`.
+        noisy_layer: generate codes from class embeddings by random layers, with balanced classes.
+        shift: maximum random shift in pixels before the teacher.
+        flip: probability of a horizontal flip before the teacher.
+        collapse: when the generator counts as collapsed; a draw is a call.
     """
 
     generator: GeneratorPlan = field(default_factory=lambda: GeneratorPlan(head="sigmoid"))
@@ -141,7 +139,7 @@ class FastMeta:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.batchnorm + self.one_hot > 0:
-            raise ValueError("batchnorm or one_hot must be positive, or nothing shapes the images")
+            raise ValueError("batchnorm or one_hot must be positive: the images need a target")
         share("flip", self.flip)
         for name, kinds in (("mode", Mode), ("renew", Renewal)):
             one_of(name, getattr(self, name), get_args(kinds))
@@ -155,24 +153,23 @@ class FastMeta:
     ) -> "FastMetaStream":
         if teacher is None:
             raise ValueError(
-                "images are made to please a teacher, but there is none; "
-                "use a source that needs none, such as shaders"
+                "fast-meta needs a teacher to synthesise images, but there is none; "
+                "use a source without a teacher, such as shaders"
             )
         if self.batchnorm and not batchnorm_layers(teacher):
             raise ValueError(
-                "images are held to the teacher's BatchNorm statistics, but it has no BatchNorm "
-                "layer that holds any; use --method dfad or rdskd, or set batchnorm to 0 and "
-                "expect a poor set"
+                "fast-meta matches the teacher's BatchNorm statistics, but the teacher has none; "
+                "use --method dfad or rdskd, or set batchnorm to 0 and expect poor images"
             )
         if not batchnorm_layers(teacher):
             if self.contrast:
                 raise ValueError(
-                    "images are told apart by what enters the teacher's BatchNorm layers, but it "
+                    "the contrastive term uses inputs of the teacher's BatchNorm layers, but it "
                     "has none; set contrast to 0"
                 )
             warnings.warn(
-                "the teacher has no BatchNorm statistics: labels alone shape the images, and the "
-                "generator is likely to collapse; --method dfad or rdskd need none",
+                "the teacher has no BatchNorm statistics: the labels are the only target, and the "
+                "generator is likely to collapse; --method dfad and rdskd need no BatchNorm",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -180,7 +177,7 @@ class FastMeta:
 
 
 class FastMetaStream:
-    """The generator between two calls, and the history of the batches it made."""
+    """The stream of `FastMeta`: the generator, and the history of its batches."""
 
     def __init__(
         self, settings: FastMeta, context: StreamContext, teacher: nn.Module, rng: torch.Generator
@@ -198,17 +195,19 @@ class FastMetaStream:
             self._renew(child(rng, "renewal"))
         opponent = student if settings.adversarial and step >= settings.warm_up else None
         codes = self._codes(child(rng, "codes"))
-        made = self._synthesise(codes, opponent, rng)
+        batch_images = self._synthesise(codes, opponent, rng)
 
         def fresh(num_images: int, rng: torch.Generator) -> Tensor:
-            return made[:num_images]
+            return batch_images[:num_images]
 
-        if self._watch.due(step) and self._watch.tell(step, fresh, student, child(rng, "look")):
+        if self._watch.due(step) and self._watch.must_restart(
+            step, fresh, student, child(rng, "look")
+        ):
             self._begin()
-        # For contrast, a local view forth and back, and the global one again forth.
+        # Contrast adds three: forward and backward of the local view, forward of the global one.
         passes = torch.tensor((5.0 if settings.contrast else 2.0) * settings.inner_steps)
         metrics = {"synthesis_loss": self._loss, "teacher_passes": passes} | self._watch.metrics()
-        return image_batch(made, labels=codes.labels, metrics=metrics)
+        return image_batch(batch_images, labels=codes.labels, metrics=metrics)
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -232,10 +231,10 @@ class FastMetaStream:
     def _begin(self) -> None:
         settings = self._settings
         numbers = child(self._rng, "generator", self._context.rank, self._watch.restarts)
-        made: Generator = settings.generator.make(self._context.contract, numbers)
-        self._generator = made.to(self._context.device).train()
+        generator: Generator = settings.generator.make(self._context.contract, numbers)
+        self._generator = generator.to(self._context.device).train()
         rate = settings.learning_rate * settings.inner_steps
-        self._optimizer = torch.optim.Adam(made.parameters(), rate, betas=_BETAS)
+        self._optimizer = torch.optim.Adam(generator.parameters(), rate, betas=_BETAS)
         self._average = MomentsAverage(settings.momentum)
         self._contrast: Contrast | None = None
         if settings.contrast:
@@ -246,7 +245,7 @@ class FastMetaStream:
             )
 
     def _renew(self, rng: torch.Generator) -> None:
-        """Draw the generator's first layer, or all of it, anew; batches become unlike again."""
+        """Re-initialise the generator's first layer, or all of it, for more diverse batches."""
         if self._settings.renew == "whole":
             initialise_(self._generator, rng, self._settings.generator.start)
         else:
@@ -256,10 +255,10 @@ class FastMetaStream:
     def _codes(self, rng: torch.Generator) -> FreeCodes | NoisyLayers:
         count, device = self._context.batch_size, self._context.device
         if self._settings.noisy_layer:
-            told = label_embeddings(
+            embeddings = label_embeddings(
                 self._teacher, self._context.contract.classes, child(self._rng, "embeddings")
             )
-            return NoisyLayers(told.to(device), self._generator.latent, count, rng)
+            return NoisyLayers(embeddings.to(device), self._generator.latent, count, rng)
         labels = torch.randint(self._context.contract.classes, (count,), generator=rng)
         return FreeCodes(
             self._generator.draw_codes(count, rng), labels.to(device, non_blocking=True)
@@ -271,81 +270,82 @@ class FastMetaStream:
         opponent: nn.Module | None,
         rng: torch.Generator,
     ) -> Tensor:
-        """Take the inner steps and let the generator learn from them; return the best images."""
+        """Take the inner steps, update the generator, and return the images of smallest loss."""
         settings = self._settings
         inner = copy.deepcopy(self._generator)
         if settings.mode == "fresh":
             initialise_(inner, child(rng, "fresh"), settings.generator.start)
-        weights, sought = list(inner.parameters()), list(codes.parameters())
+        weights, code_parameters = list(inner.parameters()), list(codes.parameters())
         optimizer = torch.optim.Adam(
             [
                 {"params": weights, "lr": settings.learning_rate},
-                {"params": sought, "lr": settings.code_learning_rate},
+                {"params": code_parameters, "lr": settings.code_learning_rate},
             ],
             betas=_BETAS,
         )
         summed = [torch.zeros_like(weight) for weight in weights]
-        best, least = torch.empty(0), torch.tensor(torch.inf, device=self._context.device)
+        best, smallest = torch.empty(0), torch.tensor(torch.inf, device=self._context.device)
         for step in range(1 if self._context.draft else settings.inner_steps):
             images = inner(codes())
-            loss = self._loss_of(images, codes.labels, opponent, child(rng, "inner", step))
-            gradients = torch.autograd.grad(loss, [*weights, *sought])
-            for parameter, gradient in zip([*weights, *sought], gradients, strict=True):
+            loss = self._batch_loss(images, codes.labels, opponent, child(rng, "inner", step))
+            gradients = torch.autograd.grad(loss, [*weights, *code_parameters])
+            for parameter, gradient in zip([*weights, *code_parameters], gradients, strict=True):
                 parameter.grad = gradient
+            # The meta-gradient, first order: the sum over the inner steps (weights only).
             for total, gradient in zip(summed, gradients, strict=False):
                 total += gradient
             optimizer.step()
             if self._contrast is not None:
                 self._contrast.step()
-            kept = images.detach()
-            best = torch.where(loss.detach() < least, kept, best) if step else kept
-            least = torch.minimum(loss.detach(), least)
+            current = images.detach()
+            best = torch.where(loss.detach() < smallest, current, best) if step else current
+            smallest = torch.minimum(loss.detach(), smallest)
         self._average.update(self._seen)
         if self._contrast is not None:
             self._contrast.remember()
-        self._loss = least
+        self._loss = smallest
         self._learn(inner, summed)
         return best
 
     def _learn(self, inner: Generator, summed: list[Tensor]) -> None:
-        """Take what the inner steps found into the generator."""
+        """Update the generator from the inner steps."""
         mode, weights = self._settings.mode, list(self._generator.parameters())
         if mode == "continue":
             self._generator.load_state_dict(inner.state_dict())
         if mode in ("continue", "fresh"):
             return
         if mode == "reptile":
-            arrived = [weight.detach() for weight in inner.parameters()]
+            final = [weight.detach() for weight in inner.parameters()]
             summed = [
                 _REPTILE_FACTOR * (weight.detach() - end)
-                for weight, end in zip(weights, arrived, strict=True)
+                for weight, end in zip(weights, final, strict=True)
             ]
         for weight, gradient in zip(weights, summed, strict=True):
             weight.grad = gradient
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _loss_of(
+    def _batch_loss(
         self, images: Tensor, labels: Tensor, opponent: nn.Module | None, rng: torch.Generator
     ) -> Tensor:
-        """Return the loss of a batch; the moments that the teacher saw are kept beside it."""
+        """Return the loss of a batch; store the moments of the teacher's layers for `_average`."""
         settings = self._settings
-        seen = self._augmented(images, rng)
+        view = self._augment(images, rng)
         with self._recording() as recorder:
-            logits = self._teacher(seen)
+            logits = self._teacher(view)
             self._seen = {} if recorder is None else recorder.read()
         loss = settings.one_hot * F.cross_entropy(logits, labels)
         if self._seen:
-            joined = self._average.joined(self._seen)
-            loss = loss + settings.batchnorm * feature_statistics_loss(joined, self._stored, 1.0)
+            moments = self._average.join(self._seen)
+            loss = loss + settings.batchnorm * feature_statistics_loss(moments, self._stored, 1.0)
         if opponent is not None:
             seed = child_seed(rng.initial_seed(), "student")
-            with preserve_state(opponent, seed, evaluate=True) as s:
-                differing = masked_adversarial_loss(s(seen), logits).mean()
-            loss = loss + settings.adversarial * differing
+            with preserve_state(opponent, seed, evaluate=True) as frozen_student:
+                adversarial = masked_adversarial_loss(frozen_student(view), logits).mean()
+            loss = loss + settings.adversarial * adversarial
         if self._contrast is not None:
-            apart = self._contrast.loss(images, seen, child(rng, "contrast"))
-            loss = loss + settings.contrast * apart
+            contrast = self._contrast.loss(images, view, child(rng, "contrast"))
+            loss = loss + settings.contrast * contrast
         return loss
 
     @contextlib.contextmanager
@@ -356,9 +356,9 @@ class FastMetaStream:
         with MomentsRecorder(self._teacher, self._stored) as recorder:
             yield recorder
 
-    def _augmented(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        most, count = self._settings.shift, len(images)
-        offsets = torch.randint(-most, most + 1, (2, count), generator=rng)
+    def _augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        limit, count = self._settings.shift, len(images)
+        offsets = torch.randint(-limit, limit + 1, (2, count), generator=rng)
         flips = (torch.rand(count, generator=rng) < self._settings.flip).float()
         moves = (part.to(images.device, non_blocking=True) for part in (offsets, flips))
         return shift_and_flip(images, *moves)

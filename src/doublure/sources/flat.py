@@ -1,8 +1,8 @@
-"""Flat images: one random colour each, or a straight gradient between two.
+"""Flat images: one random colour per image, or a linear gradient between two colours.
 
-The control that shows how little a transfer set can hold: no edge, no texture, colour alone.
-x(p) = (1 - t) a + t b with a, b ~ U(0, 1) per channel; t runs from 0 to 1 across the image along
-a direction drawn at random. One colour is the case a = b.
+A control experiment: a transfer set with only colour, without edges and texture.
+x(p) = (1 - t) a + t b with a, b ~ U(0, 1) per channel; t goes from 0 to 1 across the image along
+a random direction. One colour is the case a = b.
 """
 
 import math
@@ -25,7 +25,7 @@ def linear_gradient(
     angle: Float[Tensor, " batch"],
     size: tuple[int, int],
 ) -> Float[Tensor, "batch channels {size[0]} {size[1]}"]:
-    """Return images that pass from one colour to the other along `angle` (radians from the x axis).
+    """Return images with a gradient between two colours along `angle`, in radians from the x axis.
 
     The first and the last pixel along the direction have exactly the two colours.
     """
@@ -35,17 +35,17 @@ def linear_gradient(
         + angle.sin()[:, None, None] * (height - height.mean())[:, None]
     )
     reach = along.amax((1, 2), keepdim=True)
-    # An image of one pixel has no direction; it shows the middle of the two colours.
+    # An image of one pixel has no direction: its colour is the mean of the two.
     t = 0.5 + 0.5 * along / torch.where(reach > 0, reach, 1.0)
     return torch.lerp(start[:, :, None, None], end[:, :, None, None], t[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flat:
-    """Source: one random colour an image.
+    """Source: one random colour per image.
 
     Args:
-        gradient: draw two colours and pass from one to the other instead.
+        gradient: a linear gradient between two random colours instead.
     """
 
     gradient: bool = False

@@ -1,12 +1,12 @@
-"""Images found by gradient: a batch is optimised from noise under any loss.
+"""Image optimisation: optimise a batch of images from noise under any loss.
 
-x ~ N(0, 1) in the network's normalised space; Adam steps on x, on the loss of x rolled by a random
-shift and mirrored now and then; the iterate with the smallest loss is kept. A coarse stage first
-optimises a smaller image, which is then enlarged to its nearest pixels and refined.
+x ~ N(0, 1) in the network's normalised space. Adam updates x, on the loss of x rolled by a random
+shift and sometimes flipped; the iterate with the smallest loss is kept. An optional coarse stage
+first optimises a smaller image, which is then enlarged (nearest neighbour) and refined.
 
 The public implementation of DeepInversion returns the last iterate (or pairs an image with the
-loss before it), and pools a full-size image where this optimises a small one: pooled, the four
-pixels of a block get equal gradients, and the noise between them stays.
+loss before it). Its coarse stage pools a full-size image, where ours optimises a small one: with
+pooling, the four pixels of a block get equal gradients, and the noise between them remains.
 """
 
 import dataclasses
@@ -25,22 +25,22 @@ from doublure.core.protocols import InputContract
 from doublure.core.seeding import child
 
 Images = Float[Tensor, "batch channels height width"]
-# Is given the images moved, in the units of [0, 1], and the images themselves, normalised.
+# Arguments: the rolled images, in [0, 1], and the images before the roll, normalised.
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 Schedule = Literal["constant", "cosine"]
 
 
-class Found(NamedTuple):
-    """What a search found.
+class Optimised(NamedTuple):
+    """The result of an optimisation.
 
     Args:
-        images: in [0, 1].
-        loss: the smallest seen, of `images` before they were clipped.
-        iterations: how many it took, over all stages.
-        image_passes: images through the loss, forward and backward as one; coarse ones count by
-            their pixels.
-        path: what the first images were after so many iterations, where that was asked for; in
-            [0, 1], and as large as those found.
+        images: the best iterate, clipped to [0, 1].
+        loss: its loss before clipping, the smallest of all iterates.
+        iterations: number of iterations, over all stages.
+        image_passes: number of images through the loss; forward and backward count as one, coarse
+            images by their number of pixels.
+        path: the first images after some numbers of iterations, if requested; in [0, 1], at full
+            size.
     """
 
     images: Images
@@ -51,21 +51,21 @@ class Found(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """What is kept of the way to a batch.
+    """Which intermediate images of an optimisation are kept.
 
     Args:
-        at: numbers of iterations after which it is looked at.
-        images: how many of the batch, the first ones.
+        at: numbers of iterations after which they are kept.
+        images: number of images, from the start of the batch.
     """
 
     at: Collection[int] = ()
     images: int = 0
 
 
-def moved(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
-    """Return the images rolled by rows and columns, what leaves at one side entering at the other.
+def roll(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
+    """Return the images rolled cyclically by rows and columns, and flipped if `mirrored`.
 
-    The seam is for a network to see only: smoothness is asked of the image as it was.
+    Only networks get the rolled image; image priors are computed without the seam.
     """
     rolled = torch.roll(images, shift, dims=(2, 3))
     return rolled.flip(3) if mirrored else rolled
@@ -73,22 +73,22 @@ def moved(images: Images, shift: tuple[int, int], *, mirrored: bool) -> Images:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptimisation:
-    """How a batch is optimised. Default: DeepInversion's on CIFAR-10.
+    """Settings of the optimisation of a batch. Default: DeepInversion's for CIFAR-10.
 
     Args:
-        iterations: steps on the image, at its full size.
-        learning_rate: of Adam.
-        betas: of Adam.
-        schedule: of the rate, "constant" or "cosine".
-        warmup: iterations in which the rate of "cosine" rises linearly; then it falls to zero.
-        jitter: pixels by which images are rolled at most, either way.
-        flip: how likely a batch is mirrored.
-        clamp: keep each iterate in the range of an image; otherwise only the result is clipped.
-        coarse_iterations: before the others, on images smaller by `coarse_factor`.
-        coarse_factor: by how much height and width are smaller then.
-        patience: stop once so many iterations lowered the smallest loss by less than `tolerance`
-            of it; None goes on to the end.
-        tolerance: the share of the smallest loss that counts as lower.
+        iterations: number of steps at full size.
+        learning_rate: learning rate of Adam.
+        betas: betas of Adam.
+        schedule: learning rate schedule, "constant" or "cosine".
+        warmup: iterations of linear warm-up for "cosine", which then falls to zero.
+        jitter: maximum roll in pixels, in both directions.
+        flip: probability that a batch is flipped horizontally.
+        clamp: clamp each iterate to [0, 1]; otherwise only the result is clipped.
+        coarse_iterations: number of steps at the coarse size, before the others.
+        coarse_factor: divisor of height and width in the coarse stage.
+        patience: stop if this many iterations reduced the smallest loss by less than the share
+            `tolerance`; None runs all iterations.
+        tolerance: relative reduction of the loss that `patience` needs.
     """
 
     iterations: int = 2000
@@ -120,15 +120,15 @@ class ImageOptimisation:
 
     @property
     def passes_per_image(self) -> float:
-        """How often each image goes through the loss at most, at its full size."""
+        """Maximum number of passes of each image through the loss, in full-size passes."""
         return self.iterations + self.coarse_iterations / self.coarse_factor**2
 
     def draft(self) -> "ImageOptimisation":
-        """Return a search of one step, for images that only their shape is asked of."""
+        """Return settings with a single step, for images of which only the shape is used."""
         return dataclasses.replace(self, iterations=1, coarse_iterations=0)
 
     def rate_at(self, iteration: int, iterations: int) -> float:
-        """Return the learning rate of one iteration of a stage, counted from 0."""
+        """Return the learning rate of an iteration of a stage, counted from 0."""
         if self.schedule == "constant":
             return self.learning_rate
         warmup = min(self.warmup, iterations // 2)
@@ -144,14 +144,14 @@ class ImageOptimisation:
         contract: InputContract,
         rng: torch.Generator,
         keep: Keep | None = None,
-    ) -> Found:
-        """Return a batch with a small loss.
+    ) -> Optimised:
+        """Return an optimised batch.
 
         Args:
-            rng: on the device where the images shall be.
+            rng: a generator on the device of the images.
 
         Raises:
-            ValueError: if the loss is not finite.
+            ValueError: the loss is not finite.
         """
         height, width = contract.size
         stages = [(contract.size, self.iterations, self.jitter)]
@@ -164,21 +164,21 @@ class ImageOptimisation:
         x = torch.randn(shape, generator=rng, device=rng.device)
         iterations, passes = 0, 0.0
         path: dict[int, Images] = {}
-        for stage, (size, at_most, jitter) in enumerate(stages):
+        for stage, (size, limit, jitter) in enumerate(stages):
             if tuple(x.shape[2:]) != size:
                 x = F.interpolate(x, size=size, mode="nearest")
-            descent = _Descent(self, contract, x, at_most, jitter, child(rng, "moves", stage))
-            here = {at - iterations for at in keep.at}
-            x, smallest, taken = descent.run(loss, Keep(here, keep.images))
+            descent = _Descent(self, contract, x, limit, jitter, child(rng, "moves", stage))
+            stage_iterations = {at - iterations for at in keep.at}
+            x, smallest, num_iterations = descent.run(loss, Keep(stage_iterations, keep.images))
             for at, iterate in descent.path.items():
-                path[iterations + at] = descent.shown(iterate, contract)
-            iterations += taken
-            passes += num_images * taken * (size[0] * size[1]) / (height * width)
-        return Found(descent.shown(x, contract), smallest, iterations, passes, path)
+                path[iterations + at] = descent.to_images(iterate, contract)
+            iterations += num_iterations
+            passes += num_images * num_iterations * (size[0] * size[1]) / (height * width)
+        return Optimised(descent.to_images(x, contract), smallest, iterations, passes, path)
 
 
 class _Descent:
-    """One stage of a search."""
+    """One stage of an optimisation."""
 
     def __init__(
         self,
@@ -199,8 +199,8 @@ class _Descent:
         self._mirrored = (torch.rand(iterations, generator=rng) < settings.flip).tolist()
         self.path: dict[int, Tensor] = {}
 
-    def shown(self, x: Tensor, contract: InputContract) -> Images:
-        """Return an iterate as images of the full size."""
+    def to_images(self, x: Tensor, contract: InputContract) -> Images:
+        """Return an iterate as images in [0, 1] at full size."""
         images = (x * self.std + self.mean).clamp(0, 1)
         if tuple(images.shape[2:]) == contract.size:
             return images
@@ -213,30 +213,30 @@ class _Descent:
         low, high = -self.mean / self.std, (1 - self.mean) / self.std
         adam = torch.optim.Adam([x], lr=settings.learning_rate, betas=settings.betas)
         best, smallest = self._start, torch.full((), torch.inf, device=x.device)
-        looked_at, taken = math.inf, 0
+        last_smallest, num_iterations = math.inf, 0
         for i, shift in enumerate(self._shifts):
             if i in keep.at:
                 self.path[i] = x.detach()[: keep.images].clone()
             adam.param_groups[0]["lr"] = settings.rate_at(i, self._iterations)
             with torch.enable_grad():
                 images = x * self.std + self.mean
-                value = loss(moved(images, shift, mirrored=self._mirrored[i]), x)
+                value = loss(roll(images, shift, mirrored=self._mirrored[i]), x)
                 (x.grad,) = torch.autograd.grad(value, x)
-            with torch.no_grad():  # without a readback, which would stall a GPU
+            with torch.no_grad():  # tensor operations only: reading a value would stall a GPU
                 best = torch.where(value < smallest, x, best)
                 smallest = torch.minimum(value, smallest)
             adam.step()
             if settings.clamp:
                 with torch.no_grad():
                     x.copy_(torch.minimum(torch.maximum(x, low), high))
-            taken = i + 1
-            if settings.patience is not None and taken % settings.patience == 0:
-                if smallest.item() > (1 - settings.tolerance) * looked_at:
+            num_iterations = i + 1
+            if settings.patience is not None and num_iterations % settings.patience == 0:
+                if smallest.item() > (1 - settings.tolerance) * last_smallest:
                     break
-                looked_at = smallest.item()
+                last_smallest = smallest.item()
         if not value.isfinite():
             raise ValueError(
-                "the loss of the images became non-finite; lower the search's learning_rate or "
-                "the weights of its terms"
+                "the loss of the image optimisation is not finite; lower its learning_rate or the "
+                "weights of its terms"
             )
-        return best.detach(), smallest.detach(), taken
+        return best.detach(), smallest.detach(), num_iterations

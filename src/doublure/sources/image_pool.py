@@ -1,8 +1,8 @@
-"""A pool of images as bytes, in memory or in a file: what costs much to make is shown again.
+"""A pool of images as bytes, in memory or in a file, so that expensive images are used repeatedly.
 
-A pool is only ever appended to, so a checkpoint need not hold it: a file's state is how much of it
-counts, and a checksum of that. What was appended after the checkpoint is cut off when a run goes
-on, and drawn again to the same bytes. In memory, the state is the images themselves.
+Images are only appended. A checkpoint therefore does not contain a file pool: its state is the
+number of valid images, and their checksum. On resume the images appended after the checkpoint are
+cut off; the run draws them again, with the same bytes. The state of a memory pool is its images.
 """
 
 import math
@@ -22,14 +22,14 @@ Bytes = UInt8[Tensor, "batch channels height width"]
 
 
 class MemoryPool:
-    """Images as bytes in memory, only ever appended to; a checkpoint holds them all."""
+    """Images as bytes in memory, append-only; a checkpoint contains all of them."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._images = torch.empty(shape, dtype=torch.uint8)
         self._filled = 0
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         return self._filled
 
     def append(self, images: Bytes) -> None:
@@ -37,7 +37,7 @@ class MemoryPool:
         self._filled += len(images)
 
     def read(self, picks: Int[Tensor, " picks"]) -> Bytes:
-        """Return copies of the images at these places."""
+        """Return copies of the images at these indices."""
         return self._images[picks]
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,9 +49,10 @@ class MemoryPool:
 
 
 class FilePool:
-    """Images as bytes in a file, only ever appended to; a checkpoint says how much of it counts.
+    """Images as bytes in a file, append-only; a checkpoint has the number of valid images.
 
-    Written as a file and read as a map: a full disk is an error, where a map would be a crash.
+    Images are written with file operations and read through a memory map: on a full disk a write
+    raises an error, where a write through a map would crash the process.
     """
 
     def __init__(self, shape: tuple[int, ...], path: Path) -> None:
@@ -59,7 +60,7 @@ class FilePool:
         self._filled = self._checksum = 0
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         return self._filled
 
     def append(self, images: Bytes) -> None:
@@ -74,7 +75,7 @@ class FilePool:
         self._map = self._open()
 
     def read(self, picks: Int[Tensor, " picks"]) -> Bytes:
-        """Return copies of the images at these places."""
+        """Return copies of the images at these indices."""
         return torch.from_numpy(self._map[picks.numpy()])
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,12 +90,12 @@ class FilePool:
             return
         size = self._filled * math.prod(self._shape)
         if not self._path.is_file() or self._path.stat().st_size < size:
-            raise ValueError(f"{self._path} lacks images of this run's pool; start the run afresh")
-        # What came after the checkpoint will be drawn again, to the same bytes.
+            raise ValueError(f"{self._path} lacks images of this run's pool; restart the run")
+        # Images appended after the checkpoint will be drawn again, with the same bytes.
         os.truncate(self._path, size)
         self._map = self._open()
         if zlib.crc32(self._map.data) != self._checksum:
-            raise ValueError(f"{self._path} is not this run's pool; start the run afresh")
+            raise ValueError(f"{self._path} is not this run's pool; restart the run")
 
     def _open(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         shape = (self._filled, *self._shape)
@@ -105,26 +106,26 @@ ImagePool = MemoryPool | FilePool
 
 
 def open_pool(context: StreamContext, rng: torch.Generator, capacity: int) -> ImagePool:
-    """Return an empty pool where the site wants it; held-out ones are small and stay in memory."""
+    """Return an empty pool, in the scratch folder if there is one; held-out pools in memory."""
     shape = (capacity, context.contract.channels, *context.contract.size)
     if context.scratch is None or context.split == "held_out":
         return MemoryPool(shape)
-    # The seed tells the pools of two sources of one run apart.
+    # The seed distinguishes the pools of several sources of a run.
     name = f"pool-{rng.initial_seed():016x}-rank{context.rank}.u8"
     return FilePool(shape, context.scratch / name)
 
 
 def check_shape(images: Tensor, context: StreamContext, around: str) -> None:
-    """Raise unless images are of the contract's shape.
+    """Raise unless images have the contract's shape.
 
     Args:
-        around: the wrapper that keeps the pool, for the message.
+        around: name of the wrapper with the pool, for the message.
     """
     expected = (context.contract.channels, *context.contract.size)
     if tuple(images.shape[1:]) != expected:
         raise ValueError(
             f"the pool holds images of shape {expected}, but the inner source drew "
-            f"{tuple(images.shape[1:])}; put what changes the size around {around}"
+            f"{tuple(images.shape[1:])}; change the size outside of {around}"
         )
 
 

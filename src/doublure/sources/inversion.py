@@ -1,9 +1,8 @@
-"""A stream whose every batch is optimised from noise, against what a teacher says of it.
+"""A stream that optimises every batch from noise, for a loss on the teacher's outputs.
 
-What the losses of a search are made from is gathered here: the images as the networks see them,
-the teacher's logits, and the moments of what enters its layers. So is what every such batch is
-judged by once it is finished, clipped to [0, 1]: whether the teacher calls the images by their
-labels, and how far their statistics are from those known.
+This file computes the inputs of such a loss: the images, the teacher's logits, and the moments of
+the inputs of its layers. It also measures each finished batch, clipped to [0, 1]: whether the
+teacher predicts the labels, and the distance of the feature statistics.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,24 +31,24 @@ from doublure.nets.batchnorm_statistics import (
     stored_statistics,
 )
 from doublure.nets.patch_similarity import PatchRecorder, attention_layers, patch_entropy
-from doublure.sources.image_optimisation import Found, ImageOptimisation, Images, Keep
+from doublure.sources.image_optimisation import ImageOptimisation, Images, Keep, Optimised
 
 Labels = Literal["balanced", "random"]
 _Recorders = tuple[MomentsRecorder, PatchRecorder]
-# Images at once when statistics are measured.
+# Batch size for measuring statistics.
 _MEASURED_AT_ONCE = 64
 
 
-class Seen(NamedTuple):
-    """What a loss is a function of.
+class LossInputs(NamedTuple):
+    """The arguments of a loss.
 
     Args:
         normalised: the optimised images, in the network's normalised space.
-        images: the same in the units of [0, 1], moved, as teacher and student see them.
-        logits: the teacher's.
-        moments: of what enters the layers whose statistics are known, joined with those of the
-            batches before where the stream has a history.
-        patches: what patches are worth in each attention layer, where that is asked for.
+        images: the same in [0, 1], rolled, as the input of teacher and student.
+        logits: the teacher's logits.
+        moments: moments of the inputs of the layers with known statistics; combined with those of
+            earlier batches if the stream has a history.
+        patches: patch features of each attention layer, if requested.
     """
 
     normalised: Images
@@ -59,67 +58,67 @@ class Seen(NamedTuple):
     patches: tuple[Float[Tensor, "batch patches dim"], ...] = ()
 
 
-# A loss for these labels, and against this student where there is one.
-LossMaker = Callable[[Tensor, nn.Module | None], Callable[[Seen], Tensor]]
+# Returns the loss for these labels, and for this student if there is one.
+LossMaker = Callable[[Tensor, nn.Module | None], Callable[[LossInputs], Tensor]]
 
 
 def check_labels(labels: str) -> None:
-    """Raise unless there is such a way to choose labels."""
+    """Raise unless `labels` is a known way to choose labels."""
     one_of("labels", labels, get_args(Labels))
 
 
 def labels_in_turn(
     start: int, count: int, classes: int, rng: torch.Generator
 ) -> Int64[Tensor, " batch"]:
-    """Return the labels at these places of an endless row of permutations of the classes."""
-    places = torch.arange(start, start + count)
+    """Return labels `start` to `start + count` of an endless sequence of class permutations."""
+    positions = torch.arange(start, start + count)
     rounds = range(start // classes, (start + count - 1) // classes + 1)
-    orders = {n: torch.randperm(classes, generator=child(rng, "round", n)) for n in rounds}
-    return torch.stack([orders[int(p) // classes][p % classes] for p in places])
+    permutations = {n: torch.randperm(classes, generator=child(rng, "round", n)) for n in rounds}
+    return torch.stack([permutations[int(p) // classes][p % classes] for p in positions])
 
 
-def required(teacher: nn.Module | None) -> nn.Module:
-    """Return the teacher, or raise where there is none."""
+def require_teacher(teacher: nn.Module | None) -> nn.Module:
+    """Return the teacher, or raise if there is none."""
     if teacher is None:
-        raise ValueError("inversion needs a teacher to invert; give --teacher")
+        raise ValueError("inversion needs a teacher, but there is none; set --teacher")
     return teacher
 
 
 def known_statistics(
     teacher: nn.Module, context: StreamContext, images: str | None, *, needed: bool
 ) -> dict[str, Stored]:
-    """Return the statistics that images shall have before layers of the teacher.
+    """Return the target statistics of the inputs of the teacher's layers.
 
     Args:
-        images: a set to measure them on, before each normalising layer; None takes those that
-            BatchNorm layers have stored.
-        needed: raise where there are none.
+        images: a set on which to measure them, before each normalisation layer; None uses the
+            statistics stored in BatchNorm layers.
+        needed: whether to raise if there are none.
     """
     if images is not None:
         data = open_data(images, context.contract, split="train")
-        fed = (
+        parts = (
             part.to(context.device).float() / 255 for part, _ in batches(data, _MEASURED_AT_ONCE)
         )
-        return measured_statistics(teacher, normalising_layers(teacher), fed)
+        return measured_statistics(teacher, normalising_layers(teacher), parts)
     if batchnorm_layers(teacher):
         return stored_statistics(teacher)
     if needed and attention_layers(teacher):
         raise ValueError(
             "inversion needs BatchNorm statistics, but the teacher has no BatchNorm layer; it is a "
-            "transformer: have the similarity of its patches in their place (deep-inversion with "
-            "features=0 and patches=1, or inceptionism with patches=1), or name images to take "
-            "statistics from (statistics=DATA)"
+            "transformer: use its patch similarities instead (deep-inversion with features=0 and "
+            "patches=1, or inceptionism with patches=1), or measure statistics on images "
+            "(statistics=DATA)"
         )
     return stored_statistics(teacher) if needed else {}
 
 
 class InvertedStream:
-    """A stream whose every batch is optimised; a function of (seed, step, history, student).
+    """A stream that optimises every batch; a function of (seed, step, history, student).
 
     Args:
-        labels: how they are chosen; None for images without.
-        history: what the moments of a batch are joined with; None where it stands alone.
-        attention: layers of the teacher in which patches are looked at.
+        labels: how labels are chosen; None for images without labels.
+        history: moments of earlier batches, combined with those of a batch; None for none.
+        attention: attention layers of the teacher whose patch features are recorded.
     """
 
     def __init__(
@@ -145,30 +144,33 @@ class InvertedStream:
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
     ) -> tuple[Batch, OptimisationPath]:
-        """Return the batch of this step, and its first images after these shares of the search.
+        """Return the batch of this step, and its first images after shares of the iterations.
 
-        A search that stopped before a share of it was done has nothing to show there.
+        If the optimisation stopped early, later shares have no images.
         """
         labels = self._choose(step).to(self._context.device)
         planned = self._optimisation.iterations + self._optimisation.coarse_iterations
         keep = Keep(at={round(share * planned) for share in shares}, images=num_images)
         with self._recorders() as recorders:
-            found = self._find(step, student, labels, recorders, keep)
+            optimised = self._optimise(step, student, labels, recorders, keep)
             with torch.no_grad():
-                logits, moments, patches = self._ask(found.images, recorders)
-        metrics = {"image_passes": torch.tensor(found.image_passes), "inversion_loss": found.loss}
+                logits, moments, patches = self._evaluate(optimised.images, recorders)
+        metrics = {
+            "image_passes": torch.tensor(optimised.image_passes),
+            "inversion_loss": optimised.loss,
+        }
         if self._known:
             metrics["feature_distance"] = feature_statistics_loss(moments, self._known, 1.0)
         if patches:
             metrics["patch_entropy"] = patch_entropy(patches)
         if self._history is not None:
             self._history.update(moments)
-        known = None
+        batch_labels = None
         if self._labels is not None:
-            known = labels
+            batch_labels = labels
             metrics["recognised"] = (logits.argmax(-1) == labels).float().mean()
-        batch = image_batch(found.images, labels=known, metrics=metrics)
-        path = {**found.path, found.iterations: found.images[:num_images]}
+        batch = image_batch(optimised.images, labels=batch_labels, metrics=metrics)
+        path = {**optimised.path, optimised.iterations: optimised.images[:num_images]}
         return batch, OptimisationPath(images=tuple(path.values()), iterations=tuple(path))
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,30 +190,30 @@ class InvertedStream:
         ):
             yield moments, patches
 
-    def _find(
+    def _optimise(
         self,
         step: int,
         student: nn.Module | None,
         labels: Tensor,
         recorders: _Recorders,
         keep: Keep,
-    ) -> Found:
+    ) -> Optimised:
         context = self._context
         rng = child(self._rng, "noise", context.split, context.rank, step, device=context.device)
-        measure = self._losses(labels, student)
+        loss_function = self._losses(labels, student)
 
         def loss(images: Tensor, normalised: Tensor) -> Tensor:
-            logits, moments, patches = self._ask(images, recorders)
+            logits, moments, patches = self._evaluate(images, recorders)
             if self._history is not None:
-                moments = self._history.joined(moments)
-            return measure(Seen(normalised, images, logits, moments, patches))
+                moments = self._history.join(moments)
+            return loss_function(LossInputs(normalised, images, logits, moments, patches))
 
         return self._optimisation(loss, context.batch_size, context.contract, rng, keep)
 
-    def _ask(
+    def _evaluate(
         self, images: Tensor, recorders: _Recorders
     ) -> tuple[Tensor, Mapping[str, Moments], tuple[Tensor, ...]]:
-        """Return the teacher's logits, the moments of what entered its layers, and its patches."""
+        """Return the teacher's logits, the moments of its layers' inputs, and its patches."""
         contract = self._context.contract
         try:
             logits = self._teacher(images)
@@ -219,15 +221,15 @@ class InvertedStream:
             if tuple(images.shape[2:]) == contract.size:
                 raise
             raise ValueError(
-                f"the teacher does not take images of {tuple(images.shape[2:])} in place of "
+                f"the teacher accepts no images of size {tuple(images.shape[2:])} instead of "
                 f"{contract.size} ({first_line(error)}); set coarse_iterations to 0"
             ) from error
         classes = contract.classes
         if not isinstance(logits, Tensor) or logits.shape != (len(images), classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"inversion needs {classes} logits per image, but the teacher answers "
-                f"{len(images)} images with {shape}; only classifiers can be inverted"
+                f"inversion needs {classes} logits per image, but the teacher's output for "
+                f"{len(images)} images is {shape}; only classifiers can be inverted"
             )
         moments, patches = recorders
         return logits.float(), moments.read() if self._known else {}, patches.read()

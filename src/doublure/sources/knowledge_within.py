@@ -1,20 +1,21 @@
 """The Knowledge Within: images for calibration and fine-tuning, made from a network's weights.
 
-Three ways to make them, of which the first is `Noise`: N(0, 1) in the network's normalised space,
-clipped to [0, 1]. `Inceptionism` optimises images to be called by their labels and to be smooth,
+Three methods, of which the first is `Noise`: N(0, 1) in the network's normalised space, clipped to
+[0, 1]. `Inceptionism` optimises images that the teacher assigns to their labels and that are
+smooth,
     L = a_ce CE(T(x), y) + a_s mean (x - blur(x))^2,
-for a transformer also to have patches that differ (`nets.patch_similarity`); and
-`BatchNormStatistics` (BNS) to have the stored statistics, by the divergence of Gaussians with the
-stored one first,
+for a transformer also with diverse patches (`nets.patch_similarity`). `BatchNormStatistics` (BNS)
+matches the stored statistics, by the KL divergence of Gaussians with the stored one first,
     L = a_b mean_l mean_c KL( N(stored) || N(batch) ),
-without labels, or with the terms above (BNS+I). That direction punishes a batch whose variance is
-too small without bound, so channels do not collapse.
+without labels, or with the terms above (BNS+I). In this direction the penalty of a variance that is
+too small is unbounded, so that channels do not collapse.
 
-Without labels the images are called with little confidence and unevenly: good for ranges of
-activations, poor for distillation. What is matched is each batch, or the whole set drawn so far.
+Without labels the teacher predicts the images with low confidence and unbalanced classes: they are
+good for ranges of activations, and poor for distillation. The statistics are those of each batch,
+or of all images drawn so far.
 
 Haroush, Hubara, Hoffer, Soudry: arXiv:1912.01274. Differs from the paper: weights, jitter and
-iterations are ours; no code was published, and its tables could not be had.
+iterations are ours; no code was published, and its tables were not available.
 """
 
 from collections.abc import Mapping
@@ -31,15 +32,15 @@ from doublure.core.cards import Card
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract, StreamContext
 from doublure.nets.batchnorm_statistics import MomentsPool, Stored, batchnorm_kl
-from doublure.nets.patch_similarity import patch_entropy, required_attention
+from doublure.nets.patch_similarity import patch_entropy, require_attention
 from doublure.sources.image_optimisation import ImageOptimisation, Images
 from doublure.sources.inversion import (
     InvertedStream,
     Labels,
-    Seen,
+    LossInputs,
     check_labels,
     known_statistics,
-    required,
+    require_teacher,
 )
 
 CARD = Card(
@@ -53,16 +54,16 @@ CARD = Card(
 Granularity = Literal["batch", "set"]
 _BLUR_STD = 1.0
 _BLUR_REACH = 2
-# What a blur takes from a smooth picture is its curvature, which for the same picture at half the
-# side is four times as large, and squared sixteen times. So below this side the weight falls with
-# the fourth power: ours. At full weight, strokes of digits of 8 pixels are wiped out.
+# The roughness of a smooth image is its squared curvature: at half the side the curvature is 4
+# times larger, its square 16 times. So below this side the weight falls with the fourth power (our
+# choice). At full weight, the strokes of 8-pixel digits disappear.
 _BLURRED_SIDE = 32
-# A quarter of what DeepInversion takes on CIFAR-10, and a jitter of an eighth of the side.
+# A quarter of DeepInversion's iterations on CIFAR-10, and a jitter of 1/8 of the side.
 _OPTIMISATION = ImageOptimisation(iterations=500, learning_rate=0.1, jitter=4, clamp=True)
 
 
 def blur(images: Images) -> Images:
-    """Return the images under a 5 x 5 Gaussian of deviation 1, mirrored at their edges."""
+    """Return the images after a 5 x 5 Gaussian blur of standard deviation 1, mirrored at edges."""
     places = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, device=images.device, dtype=images.dtype)
     weights = torch.exp(-places.square() / (2 * _BLUR_STD**2))
     weights = weights / weights.sum()
@@ -74,12 +75,12 @@ def blur(images: Images) -> Images:
 
 
 def roughness(images: Images) -> Float[Tensor, ""]:
-    """Return the mean squared difference between images and what is left of them when blurred."""
+    """Return the mean squared difference between images and their blurred copies."""
     return (images - blur(images)).square().mean()
 
 
 def within_loss(
-    seen: Seen,
+    inputs: LossInputs,
     labels: Tensor,
     known: Mapping[str, Stored],
     statistics: float,
@@ -87,30 +88,30 @@ def within_loss(
     smoothness: float,
     patches: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Return the sum of the terms with these weights; one of weight 0 is not computed."""
-    terms = [torch.zeros((), device=seen.images.device)]
+    """Return the weighted sum of the terms; a term with weight 0 is not computed."""
+    terms = [torch.zeros((), device=inputs.images.device)]
     if statistics:
-        terms.append(statistics * batchnorm_kl(seen.moments, known))
+        terms.append(statistics * batchnorm_kl(inputs.moments, known))
     if cross_entropy:
-        terms.append(cross_entropy * F.cross_entropy(seen.logits, labels))
+        terms.append(cross_entropy * F.cross_entropy(inputs.logits, labels))
     if smoothness:
-        terms.append(smoothness * roughness(seen.normalised))
+        terms.append(smoothness * roughness(inputs.normalised))
     if patches:
-        terms.append(-patches * patch_entropy(seen.patches))
+        terms.append(-patches * patch_entropy(inputs.patches))
     return torch.stack(terms).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inceptionism:
-    """Source: smooth images that the teacher calls by their labels.
+    """Source: smooth images that the teacher assigns to given labels.
 
     Args:
-        cross_entropy: weight of calling the images by their labels.
+        cross_entropy: weight of the cross-entropy with the labels.
         smoothness: weight of the difference from the blurred image.
-        patches: weight of the spread of patch similarities, for a transformer; its publication,
-            for ranges of activations, has 1.
-        labels: "balanced", in turn; or "random", each on its own.
-        optimisation: how a batch is optimised.
+        patches: weight of the entropy of patch similarities, for a transformer; its paper, on
+            ranges of activations, uses 1.
+        labels: "balanced" uses all classes equally often; "random" draws each label independently.
+        optimisation: settings of the optimisation.
     """
 
     cross_entropy: float = 1.0
@@ -132,7 +133,7 @@ class Inceptionism:
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> InvertedStream:
-        teacher = required(teacher)
+        teacher = require_teacher(teacher)
         known = known_statistics(teacher, context, None, needed=False)
 
         def losses(labels: Tensor, student: nn.Module | None) -> partial[Tensor]:
@@ -146,7 +147,7 @@ class Inceptionism:
                 patches=self.patches,
             )
 
-        attention = required_attention(teacher) if self.patches else ()
+        attention = require_attention(teacher) if self.patches else ()
         return InvertedStream(
             losses,
             self.optimisation,
@@ -161,17 +162,18 @@ class Inceptionism:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormStatistics:
-    """Source: images with the stored statistics; without labels, unless they are asked for.
+    """Source: images that match the stored statistics, by default without labels.
 
     Args:
         divergence: weight of the divergence from the stored statistics.
-        cross_entropy: weight of calling the images by their labels; 0 for images without.
+        cross_entropy: weight of the cross-entropy with the labels; 0 for images without labels.
         smoothness: weight of the difference from the blurred image.
-        granularity: what has the statistics: each "batch", or the "set" of all drawn so far.
-        labels: "balanced", in turn; or "random", each on its own.
-        statistics: images (a folder, SET or .npz) to take the statistics from, before each
-            normalising layer, for a teacher without BatchNorm; None takes those it has stored.
-        optimisation: how a batch is optimised.
+        granularity: images whose statistics are matched: each "batch", or the "set" of all images
+            drawn so far.
+        labels: "balanced" uses all classes equally often; "random" draws each label independently.
+        statistics: images (a folder, SET or .npz) on which the statistics are measured, before each
+            normalisation layer, for a teacher without BatchNorm; None uses the stored statistics.
+        optimisation: settings of the optimisation.
     """
 
     divergence: float = 1.0
@@ -198,7 +200,7 @@ class BatchNormStatistics:
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> InvertedStream:
-        teacher = required(teacher)
+        teacher = require_teacher(teacher)
         known = known_statistics(teacher, context, self.statistics, needed=True)
 
         def losses(labels: Tensor, student: nn.Module | None) -> partial[Tensor]:
@@ -238,7 +240,7 @@ def _check_weights(**weights: float) -> None:
         if value < 0:
             raise ValueError(f"{name} must not be negative, got {value}")
     if not any(weights.values()):
-        raise ValueError(f"one of {', '.join(weights)} must be above 0: nothing is asked for")
+        raise ValueError(f"one of {', '.join(weights)} must be positive: the loss has no term")
 
 
 COMBINED = BatchNormStatistics(divergence=10.0, cross_entropy=1.0, smoothness=1.0)

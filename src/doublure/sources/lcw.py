@@ -2,15 +2,14 @@
 
     x = Dec(M(e)),   e ~ N(0, I)
 
-`train-generator lcw` makes the generator from images that may be used once: the data's own where
-that is allowed, or any that stand in for them. See `tasks.generation.cramer_wold` for how. Images
-come in the generator's size and colours, and are scaled and turned grey or coloured where the
-network wants others.
+`train-generator lcw` trains the generator on images that are available once: the original data if
+allowed, or substitutes. See `tasks.generation.cramer_wold`. Images have the generator's size and
+channels; they are resized and converted to grey or colour if the network needs it.
 
-The other ways to draw a code are the baselines that M has to beat, from the same file:
-    normal         Dec(e), e ~ N(0, I): the Cramer-Wold auto-encoder alone, where the codes were
-                   asked to be normal (auto_encoder.normality=1); of others no fair rival
-    gaussian       Dec(z), z ~ N(m, C), mean and covariance of codes of training images
+The other ways to draw a code are baselines for M, from the same file:
+    normal         Dec(e), e ~ N(0, I): the Cramer-Wold auto-encoder alone; a fair baseline only if
+                   its codes were trained to be normal (auto_encoder.normality=1)
+    gaussian       Dec(z), z ~ N(m, C), mean and covariance of the codes of training images
     interpolated   Dec(u z + (1 - u) z'), codes z, z' of two training images, u ~ U(0, 1)
 
 Knop, Mazur, Spurek, Tabor, Podolak: Generative models with kernel distance in data space.
@@ -37,18 +36,18 @@ from doublure.sources.procedural import ProceduralStream
 METHOD: Literal["lcw"] = "lcw"
 Codes = Literal["generated", "normal", "gaussian", "interpolated"]
 
-# Rec. 601 luma, as Pillow turns colours into grey.
+# Rec. 601 luma, Pillow's conversion of colour to grey.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LCW:
-    """Source: what a trained generator makes of noise.
+    """Source: images of a trained generator.
 
     Args:
         generator: the folder of a `train-generator` run, or its generator.json.
-        codes: where the codes come from that are decoded: "generated" by the latent generator;
-            "normal", "gaussian" and "interpolated" are its baselines.
+        codes: source of the codes to decode: "generated" by the latent generator; "normal",
+            "gaussian" and "interpolated" are baselines.
     """
 
     generator: str = ""
@@ -66,8 +65,8 @@ class LCW:
     ) -> ProceduralStream:
         if not self.generator:
             raise ValueError(
-                "lcw draws from a trained generator; name its run with --set generator=RUN, made "
-                "by `doublure train-generator lcw`"
+                "lcw needs a trained generator; set its run with --set generator=RUN, the output "
+                "of `doublure train-generator lcw`"
             )
         generator = load_generator(self.generator).to(context.device)
         colour_change(generator.plan.channels, context.contract.channels)
@@ -81,7 +80,7 @@ class LCW:
 
 
 def load_generator(path: str) -> CramerWoldGenerator:
-    """Return the generator that `train-generator lcw` wrote, frozen.
+    """Return the generator that `train-generator lcw` wrote, frozen, from its run.
 
     Raises:
         CheckpointError: a file is missing, damaged, or not such a generator.
@@ -89,11 +88,11 @@ def load_generator(path: str) -> CramerWoldGenerator:
     plan, state = read_generator(path, METHOD, CramerWoldPlan)
     codes = state.get("codes")
     try:
-        with torch.device("meta"):  # no first weights, which nobody would see, are drawn
+        with torch.device("meta"):  # initial weights would be overwritten: do not draw them
             generator = CramerWoldGenerator(plan, 0 if codes is None else len(codes))
         generator.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the plan beside them") from error
+        raise CheckpointError(f"{path}: the weights do not match the plan in the file") from error
     frozen = freeze(generator)
     assert isinstance(frozen, CramerWoldGenerator)
     return frozen
@@ -102,8 +101,8 @@ def load_generator(path: str) -> CramerWoldGenerator:
 def draw_codes(
     kind: Codes, generator: CramerWoldGenerator, count: int, rng: torch.Generator
 ) -> Float[Tensor, "count latent"]:
-    """Return codes of one kind, from a generator of numbers on the generator's device."""
-    return _DRAWN[kind](generator, count, rng)
+    """Return codes of one kind; `rng` must be on the generator's device."""
+    return _DRAW_CODES[kind](generator, count, rng)
 
 
 def fit_images(
@@ -111,7 +110,7 @@ def fit_images(
     size: tuple[int, int],
     channels: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return images in another size and number of channels, of which one or three are known."""
+    """Return images in another size and number of channels, both either 1 or 3."""
     if images.shape[1] != channels:
         grey = images if channels == 3 else _grey(images)
         images = grey.expand(-1, channels, -1, -1)
@@ -129,34 +128,34 @@ def _noise(count: int, width: int, rng: torch.Generator) -> Tensor:
     return torch.randn((count, width), generator=rng, device=rng.device)
 
 
-def _generated(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
+def _draw_generated(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
     codes: Tensor = generator.latent(_noise(count, generator.plan.noise, rng))
     return codes
 
 
-def _normal(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
+def _draw_normal(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
     return _noise(count, generator.plan.latent, rng)
 
 
-def _gaussian(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
+def _draw_gaussian(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
     codes = generator.codes
-    # A root of the covariance that also stands for codes that fill fewer dimensions than they have.
+    # A root of the covariance by eigenvalues, which also works if the covariance is singular.
     values, vectors = torch.linalg.eigh(torch.cov(codes.T).reshape(codes.shape[1], -1))
     root = vectors * values.clamp(min=0).sqrt()
-    made: Tensor = codes.mean(0) + _noise(count, generator.plan.latent, rng) @ root.T
-    return made
+    drawn: Tensor = codes.mean(0) + _noise(count, generator.plan.latent, rng) @ root.T
+    return drawn
 
 
-def _interpolated(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
+def _draw_interpolated(generator: CramerWoldGenerator, count: int, rng: torch.Generator) -> Tensor:
     codes = generator.codes
     picks = torch.randint(len(codes), (2, count), generator=rng, device=rng.device)
-    kept = torch.rand((count, 1), generator=rng, device=rng.device)
-    return kept * codes[picks[0]] + (1 - kept) * codes[picks[1]]
+    weight = torch.rand((count, 1), generator=rng, device=rng.device)
+    return weight * codes[picks[0]] + (1 - weight) * codes[picks[1]]
 
 
-_DRAWN: dict[str, Callable[[CramerWoldGenerator, int, torch.Generator], Tensor]] = {
-    "generated": _generated,
-    "normal": _normal,
-    "gaussian": _gaussian,
-    "interpolated": _interpolated,
+_DRAW_CODES: dict[str, Callable[[CramerWoldGenerator, int, torch.Generator], Tensor]] = {
+    "generated": _draw_generated,
+    "normal": _draw_normal,
+    "gaussian": _draw_gaussian,
+    "interpolated": _draw_interpolated,
 }

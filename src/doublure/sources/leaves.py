@@ -1,18 +1,19 @@
-"""Dead leaves: opaque shapes of random colour fall until they cover the image.
+"""Dead leaves: opaque random shapes are added until they cover the image.
 
-Each shape is a circle, square, turned square, rectangle, triangle or quadrilateral, all equally
-likely; its centre and colour are uniform and its corners lie on a circle whose radius, as a share r
-of the image's shorter side, has density proportional to r^-3 - 1 on [0.03, 1]. At most 5000 shapes
-fall; what they leave bare is black, as in the paper.
+Each shape is a circle, square, rotated square, rectangle, triangle or quadrilateral, all equally
+likely; its centre and colour are uniform and its corners are on a circle whose radius, relative to
+the image's shorter side, has density proportional to r^-3 - 1 on [0.03, 1]. There are at most 5000
+shapes; uncovered pixels are black, as in the paper.
 
-Half-planes: a polygon with centre c and radius R whose neighbouring corners stand at the angles a
-and b holds the points p with (p - c) . (cos m, sin m) <= R cos h, m = (a + b) / 2, h = (b - a) / 2.
+Half-planes: a polygon with centre c and radius R whose neighbouring corners are at the angles a and
+b contains the points p with (p - c) . (cos m, sin m) <= R cos h for each side, with
+m = (a + b) / 2, h = (b - a) / 2.
 
-Differs from the paper: painted from the front to the back, so that painting ends when nothing is
-bare; that is an exact sample of the law which the paper's order only approaches (Kendall and
-Thonnes, Perfect simulation in stochastic geometry, 1999). Centre, radius and corners are not
-rounded to pixels, and the 200-point table of radii is interpolated: its steps alone would give
-every fifth shape one and the same radius.
+Differs from the paper: painted from front to back, so that painting ends when all pixels are
+covered; that is an exact sample of the distribution which the paper's order only approaches
+(Kendall and Thonnes, Perfect simulation in stochastic geometry, 1999). Centre, radius and corners
+are not rounded to pixels, and the 200-point table of radii is interpolated: without interpolation
+one shape in five would have the same radius.
 """
 
 import math
@@ -40,14 +41,14 @@ SHAPES = ("circle", "square", "turned square", "rectangle", "triangle", "quadril
 SMALLEST_RADIUS = 0.03
 _TABLE_POINTS = 200
 
-# One round paints this many (pixel, shape) pairs an image, and holds so many pairs at most.
+# Number of (pixel, shape) pairs per image in one round, and the maximum number in memory.
 _PAIRS_PER_ROUND = 8192
 _FEWEST_SHAPES, _MOST_SHAPES = 16, 256
 _PAIRS_IN_MEMORY = 2**22
 
 
 def radius_cdf(radius: Float[Tensor, "*shapes"]) -> Float[Tensor, "*shapes"]:
-    """Return the share of shapes up to this radius (a share of the image's side)."""
+    """Return the share of shapes up to this radius (relative to the image's side)."""
 
     def mass(r: Tensor) -> Tensor:
         return (SMALLEST_RADIUS**-2 - r**-2) / 2 - (r - SMALLEST_RADIUS)
@@ -56,8 +57,8 @@ def radius_cdf(radius: Float[Tensor, "*shapes"]) -> Float[Tensor, "*shapes"]:
 
 
 def radius_at(share: Float[Tensor, "*shapes"]) -> Float[Tensor, "*shapes"]:
-    """Return the radius below which this share of the shapes lies."""
-    # Even steps of log r: the density falls by 10^4, and its steep end needs the fine steps.
+    """Return the quantile of the radius: this share of the shapes has a smaller radius."""
+    # Uniform steps of log r: the density falls by 10^4, and its steep end needs fine steps.
     low = math.log(SMALLEST_RADIUS)
     radii = torch.linspace(low, 0.0, _TABLE_POINTS, dtype=torch.float64).exp()
     cdf, radii = (table.to(share) for table in (radius_cdf(radii), radii))
@@ -70,12 +71,12 @@ def radius_at(share: Float[Tensor, "*shapes"]) -> Float[Tensor, "*shapes"]:
 def corner_gaps(
     kind: Int[Tensor, " shapes"], uniforms: Float[Tensor, "6 shapes"]
 ) -> tuple[Float[Tensor, " shapes"], Float[Tensor, "4 shapes"]]:
-    """Return each shape's first corner and the gaps to the following ones, as angles.
+    """Return the angle of each shape's first corner, and the gaps to the following corners.
 
-    Four gaps sum to a full turn; a triangle's last gap is zero. A circle has zero gaps only.
+    The four gaps sum to 2 pi; the last gap of a triangle is 0. All gaps of a circle are 0.
     """
     turn = 2 * math.pi
-    # The gaps between n uniform points on a circle are n exponentials, scaled to a full turn.
+    # The gaps between n uniform points on a circle are n exponential variables, scaled to 2 pi.
     gaps = -torch.log1p(-uniforms[1:5])
     gaps[3].mul_(kind != SHAPES.index("triangle"))
     gaps = gaps * (turn / gaps.sum(0))
@@ -115,10 +116,10 @@ def dead_leaves(
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves:
-    """Source: dead leaves. Default: the paper's cap on the number of shapes.
+    """Source: dead leaves. Default: the paper's limit of the number of shapes.
 
     Args:
-        most_shapes: shapes that fall at most; what they leave bare is black.
+        most_shapes: maximum number of shapes; pixels that no shape covers are black.
     """
 
     most_shapes: int = 5000
@@ -138,7 +139,7 @@ class Leaves:
 
 
 class _Shapes(NamedTuple):
-    """Shapes of each image in the order in which they lie, the topmost first."""
+    """Shapes of each image, from the topmost down."""
 
     x: Float[Tensor, "images shapes"]
     y: Float[Tensor, "images shapes"]
@@ -148,11 +149,11 @@ class _Shapes(NamedTuple):
 
 
 class _Canvas:
-    """A group of images on the way to being covered.
+    """A group of images during painting.
 
-    `bare` lists each image's unpainted pixels in ascending order, then the number of pixels, which
-    stands for none. Images are worked on while their list is longer than half of the widest one,
-    so that all lists of a round are about equally long.
+    `bare` lists each image's unpainted pixels in ascending order, padded with the number of pixels,
+    which means no pixel. A round works on the images whose list is longer than half of the current
+    width, so that all lists of a round have about the same length.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class _Canvas:
         ys, xs = ((torch.arange(n, device=self.device) + 0.5) / min(size) for n in size)
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         features = torch.stack([torch.ones_like(x), x, y, x * x + y * y], -1).view(-1, 4)
-        # No disc holds the pixel that stands for none: its distance to any centre is vast.
+        # The padding pixel is in no disc: its distance to any centre is very large.
         nowhere = torch.tensor([[0.0, 0.0, 0.0, 1e9]], device=self.device)
         self.features = torch.cat([features, nowhere])
         self.pixels = torch.zeros(num_images, self.num_pixels, channels, device=self.device)
@@ -173,23 +174,23 @@ class _Canvas:
         self.num_bare = torch.full((num_images,), self.num_pixels, device=self.device)
 
     def paint(self, most_shapes: int) -> Float[Tensor, "images pixels channels"]:
-        """Return the images once they are covered, or the shapes are used up."""
-        left = torch.full_like(self.num_bare, most_shapes)
+        """Return the images when they are covered, or the maximum number of shapes is reached."""
+        remaining = torch.full_like(self.num_bare, most_shapes)
         width = self.num_pixels
         while width:
             num_shapes = max(_FEWEST_SHAPES, min(_PAIRS_PER_ROUND // width, _MOST_SHAPES))
             while True:
-                images = ((self.num_bare > width // 2) & (left > 0)).nonzero()[:, 0]
+                images = ((self.num_bare > width // 2) & (remaining > 0)).nonzero()[:, 0]
                 if len(images) == 0:
                     break
-                dropped = min(num_shapes, int(left[images].min()))
-                self._drop(images, width, dropped)
-                left[images] -= dropped
+                num_new = min(num_shapes, int(remaining[images].min()))
+                self._drop(images, width, num_new)
+                remaining[images] -= num_new
             width //= 2
         return self.pixels
 
     def _drop(self, images: Int[Tensor, " images"], width: int, num_shapes: int) -> None:
-        """Lay `num_shapes` more shapes under what is painted."""
+        """Paint `num_shapes` more shapes below the painted ones."""
         shapes = self._draw(len(images), num_shapes)
         bare = self.bare[images, :width]
         pixel, shape = self._topmost(bare, shapes, num_shapes)
@@ -202,7 +203,7 @@ class _Canvas:
     def _topmost(
         self, bare: Int[Tensor, "images width"], shapes: _Shapes, num_shapes: int
     ) -> tuple[Int[Tensor, " painted"], Int[Tensor, " painted"]]:
-        """Return which of the listed pixels are painted, and by which shape, as flat indices."""
+        """Return the flat indices of listed pixels that get painted, and of their shapes."""
         x, y, radius = shapes.x, shapes.y, shapes.radius
         features = self.features[bare]
         # R^2 - |p - c|^2 is linear in (1, x, y, x^2 + y^2): one product for all pairs.
@@ -210,29 +211,29 @@ class _Canvas:
         pair = (features @ disc >= 0).view(-1).nonzero()[:, 0]
         pixel = pair // num_shapes
         shape = pixel // bare.shape[1] * num_shapes + pair % num_shapes
-        at = features.view(-1, 4)[pixel]
-        across = (at[:, 1] - x.view(-1)[shape]) / radius.view(-1)[shape]
-        down = (at[:, 2] - y.view(-1)[shape]) / radius.view(-1)[shape]
+        positions = features.view(-1, 4)[pixel]
+        across = (positions[:, 1] - x.view(-1)[shape]) / radius.view(-1)[shape]
+        down = (positions[:, 2] - y.view(-1)[shape]) / radius.view(-1)[shape]
         cos, sin, reach = shapes.sides.view(12, -1)[:, shape].view(3, 4, -1)
         inside = (cos * across + sin * down <= reach).all(0)
         pixel, shape = pixel[inside], shape[inside]
-        # Pairs are in order of pixel, then of shape: the first of a pixel is the topmost.
+        # Pairs are sorted by pixel, then by shape: the first pair of a pixel is the topmost shape.
         first: Bool[Tensor, " pairs"] = torch.ones_like(pixel, dtype=torch.bool)
         first[1:] = pixel[1:] != pixel[:-1]
         return pixel[first], shape[first]
 
     def _draw(self, num_images: int, num_shapes: int) -> _Shapes:
-        places, colours = 3 + 7, self.pixels.shape[2]
+        num_values, colours = 3 + 7, self.pixels.shape[2]
         drawn = torch.rand(
-            (places + colours, num_images * num_shapes), generator=self.rng, device=self.device
+            (num_values + colours, num_images * num_shapes), generator=self.rng, device=self.device
         )
         kind = (drawn[3] * len(SHAPES)).long()
         x, y = (share * extent for share, extent in zip(drawn[:2], self.extent, strict=True))
-        each = (num_images, num_shapes)
+        shape = (num_images, num_shapes)
         return _Shapes(
-            x=x.view(each),
-            y=y.view(each),
-            radius=radius_at(drawn[2]).view(each),
-            sides=half_planes(*corner_gaps(kind, drawn[4:places])),
-            colours=drawn[places:].T,
+            x=x.view(shape),
+            y=y.view(shape),
+            radius=radius_at(drawn[2]).view(shape),
+            sides=half_planes(*corner_gaps(kind, drawn[4:num_values])),
+            colours=drawn[num_values:].T,
         )

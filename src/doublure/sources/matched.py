@@ -1,13 +1,13 @@
-"""Matching: another source's images, brought to the brightness and contrast the network expects.
+"""Matching: another source's images, normalised to the network's expected mean and contrast.
 
-A network's input contract holds the mean m and the standard deviation s of the images it was
-trained on, per channel. They are all that is known of those images, and free. Each image x with
-mean m_x and deviation s_x over its pixels (and channels) becomes
+A network's input contract has the mean m and the standard deviation s of its training images, per
+channel; without the data, nothing else is known of them. Each image x with mean m_x and standard
+deviation s_x over its pixels (and channels) becomes
 
     clip(m + s (a + b (x - m_x) / s_x), 0, 1)
 
-with a ~ N(0, spread^2) and log b ~ N(0, spread^2) for each image, so that images stay brighter and
-darker, flatter and starker than each other around what is expected.
+with a ~ N(0, spread^2) and log b ~ N(0, spread^2) for each image, so that images still differ in
+brightness and contrast.
 
 Frank, Davis (arXiv:2411.12817) match noise to the original data's mean and variance; matching
 other images is ours.
@@ -29,7 +29,7 @@ CARD = Card(
     needs=("inputs",),
 )
 
-# An image flatter than one step of eight bits has no contrast to stretch.
+# Lower bound of an image's standard deviation: one step of 8 bits.
 _FLATTEST = 1 / 255
 
 
@@ -40,21 +40,21 @@ def match(
     shift: Float[Tensor, " batch"],
     stretch: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images at the mean and deviation given, shifted and stretched in units of std."""
+    """Return the images with this mean and standard deviation, after a shift and a stretch."""
     own_mean = images.mean((1, 2, 3), keepdim=True)
     own_std = images.std((1, 2, 3), keepdim=True).clamp(min=_FLATTEST)
     standard = (images - own_mean) / own_std
-    moved = shift[:, None, None, None] + stretch[:, None, None, None] * standard
-    return (mean[:, None, None] + std[:, None, None] * moved).clamp(0, 1)
+    scaled = shift[:, None, None, None] + stretch[:, None, None, None] * standard
+    return (mean[:, None, None] + std[:, None, None] * scaled).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """Source: another one at the contract's mean and standard deviation.
+    """Source: another source's images with the contract's mean and standard deviation.
 
     Args:
-        source: what is matched.
-        spread: how far single images are from it, in standard deviations and as log contrast.
+        source: source of the images.
+        spread: standard deviation of the random shift (in units of s) and of the log contrast.
     """
 
     source: Source
@@ -67,14 +67,14 @@ class Matched:
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "MatchedStream":
-        """Return the stream; the teacher is only handed on."""
+        """Return the stream; only the inner source uses the teacher."""
         return MatchedStream(
             self, context, self.source.open(context, teacher, child(rng, "source")), rng
         )
 
 
 class MatchedStream:
-    """A stream that changes each batch of another one; the state is that one's."""
+    """A stream that changes each batch of the inner stream; its state is the inner one's."""
 
     def __init__(
         self, settings: Matched, context: StreamContext, stream: Stream, rng: torch.Generator
@@ -87,10 +87,10 @@ class MatchedStream:
         batch = self._stream.draw(step, student)
         images = batch.images
         rng = child(self._rng, "match", self._context.split, self._context.rank, step)
-        numbers = self._settings.spread * torch.randn(2, len(images), generator=rng)
-        shift, stretch = numbers.to(images.device, non_blocking=True)
-        made = match(images, self._mean, self._std, shift, stretch.exp())
-        return replace(batch, views={"student": made, "teacher": made}, teacher=None)
+        draws = self._settings.spread * torch.randn(2, len(images), generator=rng)
+        shift, stretch = draws.to(images.device, non_blocking=True)
+        matched = match(images, self._mean, self._std, shift, stretch.exp())
+        return replace(batch, views={"student": matched, "teacher": matched}, teacher=None)
 
     def state_dict(self) -> dict[str, Any]:
         return self._stream.state_dict()

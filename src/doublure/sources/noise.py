@@ -1,7 +1,7 @@
-"""Noise: every pixel drawn on its own, the plainest transfer set and the baseline of all others.
+"""Noise: independent random pixels, the simplest transfer set and the baseline of all others.
 
 Gaussian: x = clip(m_c + s_c n, 0, 1), n ~ N(0, 1) for each pixel and channel c, where m and s are
-those that the network was trained with. Uniform: x ~ U(0, 1).
+the mean and standard deviation of the network's training images. Uniform: x ~ U(0, 1).
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def gaussian_noise(
 def uniform_noise(
     num_images: int, size: tuple[int, int], channels: int, rng: torch.Generator
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return images whose every value is uniform in [0, 1)."""
+    """Return images with independent values, uniform in [0, 1)."""
     return torch.rand((num_images, channels, *size), generator=rng, device=rng.device)
 
 
@@ -60,8 +60,8 @@ class Noise:
 
     Args:
         distribution: "gaussian" or "uniform".
-        mean: of the Gaussian per channel, in [0, 1] units; None takes the contract's.
-        std: of the Gaussian per channel before clipping; None takes the contract's.
+        mean: mean of the Gaussian for each channel, in units of [0, 1]; None uses the contract's.
+        std: standard deviation for each channel, before clipping; None uses the contract's.
     """
 
     distribution: Distribution = "gaussian"
@@ -71,7 +71,7 @@ class Noise:
     def __post_init__(self) -> None:
         one_of("distribution", self.distribution, get_args(Distribution))
         if self.distribution == "uniform" and not (self.mean is None and self.std is None):
-            raise ValueError("uniform noise takes no mean and std; drop them, or use gaussian")
+            raise ValueError("uniform noise has no mean and std; remove them, or use gaussian")
         if self.std is not None and min(self.std) < 0:
             raise ValueError(f"std must not be negative, got {self.std}")
 

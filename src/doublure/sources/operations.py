@@ -1,7 +1,7 @@
-"""The operations that augmentations draw from, and what each of them does at full strength.
+"""Operations of augmentation, and their parameters at full strength.
 
-Changes of place are matrices (`WARPS`), linear changes of colour likewise (`RECOLOURINGS`), so that
-several become one; the others are in `augmentation`. Strengths lie in [-1, 1].
+Geometric operations (`WARPS`) and linear colour operations (`RECOLOURINGS`) are matrices, so that
+several combine into one; the others are in `augmentation`. Strengths are in [-1, 1].
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ RANDAUGMENT: tuple[Operation, ...] = tuple(
     if name not in ("perspective", "hue", "invert", "blur", "noise", "cutout")
 )
 
-# What magnitude 10 means. Where RandAugment has the operation it is its figure (translation: 10 of
+# The strength at magnitude 10. RandAugment's value where it has the operation (translation: 10 of
 # 32 pixels); perspective, hue, blur, noise and cutout are ours.
 _DEGREES, _SLOPE, _SHIFT, _TILT = 30.0, 0.3, 10 / 32, 0.4
 ENHANCEMENT, _TURNS_OF_HUE = 0.9, 0.25
@@ -73,7 +73,7 @@ def warps_of(
     other: Float[Tensor, "batch rounds"],
     aspect: float,
 ) -> Float[Tensor, "batch rounds 3 3"]:
-    """Return the changes of place that are among operations of these strengths."""
+    """Return the matrices of the geometric operations among those drawn; identity for others."""
     warps = torch.eye(3).repeat(*other.shape, 1, 1)
     for name, make in WARPS.items():
         if name in signed:
@@ -85,11 +85,11 @@ def warps_of(
 def recolourings_of(
     signed: Mapping[Operation, Float[Tensor, "batch rounds"]], each: tuple[int, int], channels: int
 ) -> Recolouring:
-    """Return the linear changes of colour that are among operations of these strengths."""
-    all_of_them = recolouring.brightness(torch.zeros(each), channels)
+    """Return the linear colour operations among those drawn; no change for others."""
+    combined = recolouring.brightness(torch.zeros(each), channels)
     for name, make in RECOLOURINGS.items():
         if name in signed:
             rows = signed[name] != 0
-            for whole, part in zip(all_of_them, make(signed[name][rows], channels), strict=True):
-                whole[rows] = part
-    return all_of_them
+            for target, part in zip(combined, make(signed[name][rows], channels), strict=True):
+                target[rows] = part
+    return combined

@@ -1,4 +1,4 @@
-"""Images made from random numbers alone: a fresh batch for each step, with nothing to remember."""
+"""A stream of images generated from random numbers: a new batch at each step, and no state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ class ProceduralStream:
     """A stream that paints each batch from (seed, split, rank, step).
 
     Args:
-        paint: makes that many images from a generator on the site's device.
+        paint: returns the given number of images, from a generator on the context's device.
     """
 
     def __init__(self, paint: Painter, context: StreamContext, rng: torch.Generator) -> None:

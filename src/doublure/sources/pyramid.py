@@ -1,9 +1,10 @@
-"""A batch of images optimised as a start and a pyramid of corrections that is added to it.
+"""A batch of images, optimised as initial images plus a pyramid of corrections.
 
     x = clip(u + sum_k enlarge(p_k), 0, 1)
-The p_k, zero at first, have 1/8, 1/4, 1/2 and the whole of the side of u and are enlarged
-bilinearly. Adam moves all their values alike, so large shapes move as readily as single pixels, and
-few steps go far. Each step sees x rolled and mirrored at random; the last iterate is handed out.
+The p_k start at zero, have 1/8, 1/4, 1/2 and the full side of u, and are enlarged bilinearly. Adam
+changes all their values at about the same rate, so that large shapes change as fast as single
+pixels, and a few steps are enough. The loss is computed on x rolled and flipped at random; the
+result is the last iterate.
 """
 
 import math
@@ -14,20 +15,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from doublure.sources.image_optimisation import Images, moved
+from doublure.sources.image_optimisation import Images, roll
 
-# By how much the levels are smaller than the image.
+# Downsampling factors of the levels.
 _FACTORS = (8, 4, 2, 1)
 _BETAS = (0.5, 0.99)
 _WARMUP = 2
-# Of the rate, at the end of its cosine.
+# Final share of the learning rate, at the end of the cosine.
 _LAST_RATE = 0.1
-# Sides of an image for the pixels by which it is rolled at most: 2 of 32.
+# The maximum roll is the side divided by this: 2 pixels of 32.
 _SIDES_PER_PIXEL = 16
 
 
 def level_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Return heights and widths of the levels, from the coarsest to that of the image."""
+    """Return heights and widths of the levels, from the coarsest to the full size."""
     height, width = size
     return tuple((max(1, height // part), max(1, width // part)) for part in _FACTORS)
 
@@ -35,20 +36,21 @@ def level_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
 def enlargement(pixels: int, to: int) -> Float[Tensor, "to pixels"]:
     """Return the matrix that enlarges a row of pixels bilinearly.
 
-    Two such products take a third of the time of `F.interpolate` on a processor, and their
-    gradients are the same at every call on a GPU as well.
+    Two such products take a third of the time of `F.interpolate` on a CPU, and their gradients are
+    deterministic also on a GPU.
     """
     rows = torch.eye(pixels)[None, None]
     return F.interpolate(rows, (to, pixels), mode="bilinear", align_corners=False)[0, 0]
 
 
-def raised(
+def compose(
     start: Images, levels: Sequence[Tensor], enlargements: Sequence[tuple[Tensor, Tensor]]
 ) -> Images:
-    """Return the start with all levels added, clipped to [0, 1].
+    """Return the initial images with all levels added, clipped to [0, 1].
 
     Args:
-        enlargements: of rows and of columns, for each level but the last, which needs none.
+        enlargements: matrices for rows and columns of each level except the last, which has the
+            full size.
     """
     for level, (rows, columns) in zip(levels, enlargements, strict=False):
         start = start + rows @ level @ columns.T
@@ -56,9 +58,9 @@ def raised(
 
 
 def rate_at(iteration: int, iterations: int) -> float:
-    """Return the share of the learning rate in one iteration, counted from 0.
+    """Return the factor on the learning rate in an iteration, counted from 0.
 
-    It rises for two iterations and falls to a tenth by a cosine.
+    Two iterations of linear warm-up, and a cosine that falls to 0.1.
     """
     warm = min(1.0, (iteration + 1) / _WARMUP)
     cosine = 0.5 * (1 + math.cos(math.pi * iteration / iterations))
@@ -66,10 +68,10 @@ def rate_at(iteration: int, iterations: int) -> float:
 
 
 class PyramidDescent:
-    """A batch on its way.
+    """The optimisation of one batch.
 
     Args:
-        rng: of the moves; nothing else is drawn.
+        rng: draws the rolls and flips.
     """
 
     def __init__(
@@ -90,21 +92,21 @@ class PyramidDescent:
         jitter = min(height, width) // _SIDES_PER_PIXEL
         shifts = torch.randint(-jitter, jitter + 1, (iterations, 2), generator=rng)
         self._shifts: list[tuple[int, int]] = [(row, column) for row, column in shifts.tolist()]
-        # Grey images are more often characters or scans, which a mirror makes into something else.
+        # Grey images are often characters or scans, whose meaning a flip can change.
         flip = 0.5 if channels == 3 else 0.0
         self._mirrored = (torch.rand(iterations, generator=rng) < flip).tolist()
 
     def images(self) -> Images:
-        """Return the images as they are."""
-        return raised(self._start, self._levels, self._enlargements)
+        """Return the current images."""
+        return compose(self._start, self._levels, self._enlargements)
 
     def step(self, iteration: int, loss: Callable[[Images], Tensor]) -> None:
-        """Take one step on the loss of the images, moved."""
+        """Take one step on the loss of the images, rolled and flipped at random."""
         self._adam.param_groups[0]["lr"] = self._rate * rate_at(iteration, self._iterations)
         with torch.enable_grad():
             mirrored = self._mirrored[iteration]
-            seen = moved(self.images(), self._shifts[iteration], mirrored=mirrored)
-            gradients = torch.autograd.grad(loss(seen), self._levels)
+            view = roll(self.images(), self._shifts[iteration], mirrored=mirrored)
+            gradients = torch.autograd.grad(loss(view), self._levels)
         for level, gradient in zip(self._levels, gradients, strict=True):
             level.grad = gradient
         self._adam.step()

@@ -1,23 +1,23 @@
-"""RDSKD: a generator that pleases the teacher alone, trained once; the student learns from it.
+"""RDSKD: a generator trained once on the teacher alone, then used to train the student.
 
 Teacher T, generator G, codes z ~ N(0, 1), a batch x = G(z) in two halves x1, x2 (sec. 2):
 
-    authenticity        L_oh = CE(T(x), argmax T(x)) = -log max p         the teacher is sure
-    class diversity     L_ie = sum_k pbar_k log pbar_k = -H(pbar)         all classes come up
-    sample diversity    L_ds = || p(x2) - p(x1) ||_F / || x2 - x1 ||_F    unlike images for like
-                                                                          answers
+    authenticity        L_oh = CE(T(x), argmax T(x)) = -log max p         confident predictions
+    class diversity     L_ie = sum_k pbar_k log pbar_k = -H(pbar)         balanced classes
+    sample diversity    L_ds = || p(x2) - p(x1) ||_F / || x2 - x1 ||_F    different images, equal
+                                                                          predictions
     L_G = exp(L_oh - r_oh) + exp(L_ie - r_ie) + L_ds
 
 p is the softmax of T, pbar its mean over the batch, x in normalised values. The references r are
-values of the two losses at an earlier batch. As grad exp(L - r) = exp(L - r) grad L, a term that
-has risen above its reference weighs more, one that has fallen less, with no weight to tune.
+values of the two losses at an earlier batch. As grad exp(L - r) = exp(L - r) grad L, a term above
+its reference gets a larger weight and a term below it a smaller one, without weights to tune.
 
 G is trained before the student's first step, then frozen in eval mode.
 
 Han, Park, Wang, Liu: arXiv:2011.03749.
 Differs from the paper: exponents are clipped to [-5, 5], as weights; L_ds to 1e4; BatchNorm's eps
 is torch's, not 0.8; short runs train G for fewer steps, at the paper's ratio; a collapse is
-noticed.
+detected.
 """
 
 import copy
@@ -51,17 +51,17 @@ Pairing = Literal["halves", "class"]
 _LARGEST_EXPONENT = 5.0
 _LARGEST_RATIO = 1e4
 _TINY = 1e-12
-# Of the reference "average".
+# Decay of the reference "average".
 _DECAY = 0.9
 
 
 def authenticity_loss(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
-    """Return the cross-entropy of each answer with its own first class, in nats."""
+    """Return the cross-entropy of each prediction with its own top class, in nats."""
     return F.cross_entropy(logits, logits.argmax(1), reduction="none")
 
 
 def class_diversity_loss(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-    """Return minus the entropy of the mean answer, in nats: between -log(classes) and 0."""
+    """Return minus the entropy of the mean prediction, in nats: between -log(classes) and 0."""
     mean = logits.softmax(1).mean(0)
     return (mean * mean.clamp(min=_TINY).log()).sum()
 
@@ -71,12 +71,12 @@ def sample_diversity_loss(
     answers: Float[Tensor, "batch classes"],
     pairing: Pairing,
 ) -> Float[Tensor, ""]:
-    """Return how unlike answers are for how unlike images, of a batch's two halves.
+    """Return the distance of predictions over the distance of images, for a batch's two halves.
 
     Args:
-        answers: class probabilities.
-        pairing: "halves" takes the norms of the whole halves; "class" pairs each image of the first
-            half with one of the second of the same first class, and averages over the pairs.
+        answers: predicted class probabilities.
+        pairing: "halves" uses the norms of the whole halves; "class" pairs each image of the first
+            half with one of the second with the same top class, and averages over the pairs.
     """
     half = len(images) // 2
     pixels, told = images[: 2 * half].flatten(1), answers[: 2 * half]
@@ -98,7 +98,7 @@ def exponential_penalty(
 ) -> Float[Tensor, ""]:
     """Return exp(w (L - r)): with its gradient at L = r, more above, less below.
 
-    Exponents are clipped to [-5, 5], but a loss still pulls there, by the weight that they leave.
+    Exponents are clipped to [-5, 5]; beyond, the gradient is that of L times the clipped weight.
     """
     exponent = weight * (loss - reference)
     pull = exponent.detach().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).exp()
@@ -107,23 +107,24 @@ def exponential_penalty(
 
 @dataclass(frozen=True, kw_only=True)
 class RDSKD:
-    """Source: a generator trained on the teacher's answers, then frozen. Default: the paper's.
+    """Source: a generator trained on the teacher's predictions, then frozen. Default: the paper's.
 
     Args:
-        generator: which one.
-        generator_steps: steps of its training, all before the student's first.
-        draws_per_step: draws of the run for each of them at least; a short run trains it less.
-        generator_batch: images of such a step.
-        learning_rate: of its Adam.
-        combination: "exponential", or the plain "sum" of the terms.
+        generator: architecture of the generator.
+        generator_steps: number of training steps, all before the student's first step.
+        draws_per_step: minimum number of draws per training step; a short run trains the generator
+            for fewer steps.
+        generator_batch: batch size of these steps.
+        learning_rate: learning rate of the generator's Adam.
+        combination: "exponential", or "sum" of the terms.
         authenticity: weight of L_oh.
         class_diversity: weight of L_ie.
         sample_diversity: weight of L_ds.
-        reference: when the exponents' references are renewed: at the second step of each "epoch",
-            as an "average" over steps, from the "previous" step, or to the "least" value so far.
-        epoch: steps of an epoch.
-        pairing: how images are paired for L_ds, by "halves" or by "class".
-        collapse: when the trained generator counts as collapsed.
+        reference: the references of the exponents: the values of the second step of each "epoch",
+            an "average" over steps, those of the "previous" step, or the "least" so far.
+        epoch: number of steps in an epoch.
+        pairing: pairs of images in L_ds, by "halves" or by "class".
+        collapse: criterion for a collapsed generator.
     """
 
     generator: GeneratorPlan = field(default_factory=lambda: GeneratorPlan(latent=1000))
@@ -165,13 +166,13 @@ class RDSKD:
     ) -> "RDSKDStream":
         if teacher is None:
             raise ValueError(
-                "the generator learns from a teacher's answers, but there is no teacher; "
-                "use a source that needs none, such as shaders"
+                "the generator needs a teacher, but there is none; use a source that needs none, "
+                "such as shaders"
             )
         return RDSKDStream(self, context, teacher, rng)
 
     def loss(self, terms: dict[str, Tensor], references: dict[str, Tensor]) -> Tensor:
-        """Return the generator's loss of its three terms."""
+        """Return the generator's loss from its three terms."""
         whole = self.sample_diversity * terms["sample_diversity"]
         for name in ("authenticity", "class_diversity"):
             weight = getattr(self, name)
@@ -181,7 +182,7 @@ class RDSKD:
                 whole = whole + exponential_penalty(terms[name], references[name], weight)
         return whole
 
-    def renewed(
+    def update_references(
         self, step: int, terms: dict[str, Tensor], references: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the references after a step, counted from 0."""
@@ -198,15 +199,15 @@ class RDSKD:
 
 
 class RDSKDStream:
-    """The generator, in training until the first draw, frozen from then on."""
+    """Stream of generated images: the first draw trains the generator, which is then frozen."""
 
     def __init__(
         self, settings: RDSKD, context: StreamContext, teacher: nn.Module, rng: torch.Generator
     ) -> None:
         self._settings, self._context, self._teacher, self._rng = settings, context, teacher, rng
         self._watch = CollapseWatch(settings.collapse, context, teacher)
-        # A generator trained for longer makes images that are surer and farther from any data,
-        # which only a student of many steps makes up for.
+        # With longer training the images become more confident and less like data, which only a
+        # long student training compensates.
         affordable = 1 if context.draft else max(1, context.steps // settings.draws_per_step)
         self._steps = min(settings.generator_steps, affordable)
         self._per_channel = [
@@ -242,7 +243,7 @@ class RDSKDStream:
         self._watch.load_state_dict(state["watch"])
 
     def _begin(self) -> Any:
-        # Of several processes each trains the same generator, and draws codes of its own.
+        # With several processes, each trains the same generator and draws its own codes.
         numbers = child(self._rng, "generator", self._watch.restarts)
         return self._settings.generator.make(self._context.contract, numbers).to(
             self._context.device
@@ -255,14 +256,14 @@ class RDSKDStream:
         return images
 
     def _train_until_sound(self) -> float:
-        """Train the generator, afresh if it collapses; return the teacher passes it took."""
+        """Train the generator, again if it collapses; return the number of teacher passes."""
         passes = 0.0
         while not self._trained:
             self._train(child(self._rng, "training", self._watch.restarts))
             passes += 2.0 * self._steps * self._settings.generator_batch
             looks = self._settings.collapse.every > 0 and not self._context.draft
             rng = child(self._rng, "look", self._watch.restarts)
-            if looks and self._watch.tell(0, self._make, None, rng, patience=1):
+            if looks and self._watch.must_restart(0, self._make, None, rng, patience=1):
                 self._generator = self._begin()
             else:
                 self._trained = True
@@ -282,17 +283,17 @@ class RDSKDStream:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-            references = settings.renewed(step, terms, references)
+            references = settings.update_references(step, terms, references)
         optimizer.zero_grad(set_to_none=True)
         self._told = {name: value.detach() for name, value in terms.items()}
 
     def _terms(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the three losses of a batch."""
+        """Return the three loss terms of a batch."""
         logits = self._teacher(images)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise TypeError(
-                "the generator needs one vector of logits an image, which this teacher does not "
-                "answer with; use --method dfad"
+                "the generator needs one vector of logits per image, but this teacher has other "
+                "outputs; use --method dfad"
             )
         mean, std = self._per_channel
         return {
@@ -305,7 +306,7 @@ class RDSKDStream:
 
 
 def _ratio(changed: Tensor, apart: Tensor) -> Tensor:
-    """Return the mean ratio of the lengths of two sets of rows."""
+    """Return the mean ratio of the row norms."""
     lengths = [torch.linalg.vector_norm(rows, dim=1) for rows in (changed, apart)]
     ratio: Tensor = lengths[0] / lengths[1].clamp(min=_TINY)
     return ratio.clamp(max=_LARGEST_RATIO).mean()

@@ -1,11 +1,10 @@
-"""Changes of value: colours, tones, sharpness, noise and holes, of a batch with images in [0, 1].
+"""Colour operations on batches of images in [0, 1]: colour, tone, sharpness, noise and holes.
 
-What is linear in a pixel (brightness, contrast, saturation, hue, invert) is a matrix and an offset
+Operations that are linear in a pixel (brightness, contrast, saturation, hue, invert) are matrices:
     y = A x + b + d (w . mean(x)),
-where w . mean(x) is the image's mean grey; a chain of those is folded into one A and b before any
-pixel is touched. The rest maps images to images. Strengths come one for each image and are such
-that 0 changes nothing. Names and scales follow Pillow's ImageEnhance and ImageOps, which the
-published augmentations were made of.
+where w . mean(x) is the image's mean grey; a chain of those is composed into one A and b before it
+is applied. The others map images to images. Each image has its own strength; 0 changes nothing.
+Names and scales follow Pillow's ImageEnhance and ImageOps, which the published augmentations use.
 """
 
 from typing import NamedTuple
@@ -27,40 +26,40 @@ class Recolouring(NamedTuple):
 
 
 def grey_weights(channels: int) -> Float[Tensor, " channels"]:
-    """Return w: how much each channel counts in grey; ITU-R 601 for RGB, else all alike."""
+    """Return w, the weights of the channels in grey: ITU-R 601 for RGB, else uniform."""
     return torch.tensor(_LUMA if channels == 3 else (1 / channels,) * channels)
 
 
 def brightness(strength: Float[Tensor, "*n"], channels: int) -> Recolouring:
     """Return x -> (1 + s) x."""
-    return _scaled(1 + strength, torch.zeros_like(strength), channels)
+    return _scale(1 + strength, torch.zeros_like(strength), channels)
 
 
 def contrast(strength: Float[Tensor, "*n"], channels: int) -> Recolouring:
     """Return x -> g + (1 + s) (x - g), where g is the image's mean grey."""
-    return _scaled(1 + strength, -strength, channels)
+    return _scale(1 + strength, -strength, channels)
 
 
 def saturation(strength: Float[Tensor, "*n"], channels: int) -> Recolouring:
     """Return x -> g + (1 + s) (x - g), where g is the pixel's own grey."""
-    plain = _scaled(1 + strength, torch.zeros_like(strength), channels)
+    plain = _scale(1 + strength, torch.zeros_like(strength), channels)
     to_grey = grey_weights(channels).to(strength).expand(channels, channels)
     return plain._replace(matrix=plain.matrix - strength[..., None, None] * to_grey)
 
 
 def invert(strength: Float[Tensor, "*n"], channels: int) -> Recolouring:
     """Return x -> (1 - s) x + s (1 - x)."""
-    plain = _scaled(1 - 2 * strength, torch.zeros_like(strength), channels)
+    plain = _scale(1 - 2 * strength, torch.zeros_like(strength), channels)
     return plain._replace(offset=strength[..., None].expand_as(plain.offset))
 
 
 def hue(turns: Float[Tensor, "*n"], channels: int) -> Recolouring:
     """Return the rotation of RGB about the grey axis; other channel counts have no hue."""
-    plain = _scaled(torch.ones_like(turns), torch.zeros_like(turns), channels)
+    plain = _scale(torch.ones_like(turns), torch.zeros_like(turns), channels)
     if channels != 3:
         return plain
     angle = (2 * torch.pi * turns)[..., None, None]
-    # Rodrigues: K is the cross product with the unit vector along grey.
+    # Rodrigues' formula: `cross` is the cross product with the unit vector along grey.
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]).to(turns) / 3**0.5
     eye = torch.eye(3).to(turns)
     return plain._replace(matrix=eye + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross))
@@ -88,7 +87,7 @@ def recolour(
 def autocontrast(
     images: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images with each channel stretched to [0, 1]; a constant one stays."""
+    """Return the images with each channel stretched to [0, 1]; constant channels are unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = (high == low).to(images.dtype)
     return (images - low * (1 - flat)) / (high - low + flat)
@@ -97,11 +96,11 @@ def autocontrast(
 def equalize(
     images: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images with each channel's 256-level histogram made even; a constant one stays."""
+    """Return the images with equalized 256-level histograms; constant channels are unchanged."""
     levels = (images * 255).round_().long().flatten(2).flatten(0, 1)
     ones = torch.ones((), dtype=torch.int32, device=images.device).expand_as(levels)
     counts = torch.zeros(len(levels), 256, dtype=torch.int32, device=images.device)
-    # Whole numbers: sums in any order are the same, so this is deterministic on every device.
+    # Integer sums are the same in any order, so this is deterministic on every device.
     below = counts.scatter_add_(1, levels, ones).cumsum(1)
     darkest = below.gather(1, levels.amin(1, keepdim=True))
     rank, above = below - darkest, levels.shape[1] - darkest
@@ -133,7 +132,7 @@ def sharpen(
 ) -> Float[Tensor, "batch channels height width"]:
     """Return x + s (x - smooth(x)), clipped; s = -1 is the smooth image."""
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    # Pillow's SMOOTH: a 3 x 3 box of ones whose middle counts five times.
+    # Pillow's SMOOTH: a 3 x 3 kernel of ones with 5 in the middle.
     rows = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = box.add_(images, alpha=4).div_(13)
@@ -146,7 +145,7 @@ def blur(
     sigma: Float[Tensor, " batch"],
     reach: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images under a Gaussian of `sigma` pixels, cut off `reach` pixels away."""
+    """Return the images after a Gaussian blur of `sigma` pixels, truncated at `reach` pixels."""
     height, width = images.shape[2:]
     away = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     spread = sigma.to(images, non_blocking=True).clamp(min=torch.finfo(images.dtype).tiny ** 0.5)
@@ -167,19 +166,19 @@ def cut_out(
     x: Float[Tensor, " batch"],
     y: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images with a grey rectangle of this share of either side around (x, y)."""
+    """Return the images with a grey rectangle around (x, y), of this share of height and width."""
 
-    def covered(n: int, centre: Tensor) -> Tensor:
+    def inside(n: int, centre: Tensor) -> Tensor:
         pixels = (torch.arange(n, device=images.device) + 0.5) / n
         middle, length = (part.to(images, non_blocking=True)[:, None] for part in (centre, side))
         return (pixels - middle).abs() < length / 2
 
     height, width = images.shape[2:]
-    hole = covered(height, y)[:, None, :, None] & covered(width, x)[:, None, None]
+    hole = inside(height, y)[:, None, :, None] & inside(width, x)[:, None, None]
     return torch.lerp(images, torch.full_like(images, 0.5), hole.to(images.dtype))
 
 
-def _scaled(factor: Tensor, grey: Tensor, channels: int) -> Recolouring:
+def _scale(factor: Tensor, grey: Tensor, channels: int) -> Recolouring:
     eye = torch.eye(channels).to(factor)
     return Recolouring(
         matrix=factor[..., None, None] * eye,

@@ -1,8 +1,8 @@
-"""Rehearsal: labelled images of new classes beside transfer images of the old ones.
+"""Rehearsal: labelled images of new classes with transfer images for the old ones.
 
-A batch of B begins with round(share B) labelled images; the others come from the source that is
-wrapped, with the label -1. Held out are images of that source alone: what the old network says
-matters on them.
+A batch of B starts with round(share B) labelled images; the others come from the wrapped source,
+with the label -1. The held-out split has images of that source only, to compare with the old
+network.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from doublure.objectives.continual import UNLABELLED
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed:
-    """Source: new images and old knowledge, side by side.
+    """Source: batches of labelled new images and transfer images.
 
     Args:
-        source: what the old network is asked about.
+        source: transfer images, for which the old network gives the targets.
         new: labelled images of the new classes.
-        share: of the batch that is new.
+        share: share of new images in a batch.
     """
 
     source: Source
@@ -34,12 +34,12 @@ class Rehearsed:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise ValueError(f"share must lie in (0, 1), got {self.share}")
+            raise ValueError(f"share must be in (0, 1), got {self.share}")
 
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> Stream:
-        if isinstance(teacher, Network):  # which knows the old classes only
+        if isinstance(teacher, Network):  # for its images are of the old classes only
             old = dataclasses.replace(context, contract=teacher.contract)
         else:
             old = context
@@ -57,7 +57,7 @@ class Rehearsed:
 
 
 class RehearsedStream:
-    """Two streams in one batch."""
+    """Stream that joins batches of two streams."""
 
     def __init__(self, new: Stream, old: Stream) -> None:
         self._new, self._old = new, old
@@ -65,7 +65,7 @@ class RehearsedStream:
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         new, old = self._new.draw(step, student), self._old.draw(step, student)
         if new.labels is None:
-            raise ValueError("the new classes need labels; give labelled images")
+            raise ValueError("the new classes need labels; use labelled images")
         nothing = torch.full((len(old.images),), UNLABELLED, device=new.labels.device)
         metrics: dict[str, Tensor] = {**new.metrics, **old.metrics}
         return image_batch(

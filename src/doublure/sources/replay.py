@@ -1,16 +1,17 @@
-"""Replay: what another source makes at great cost is made now and then, and shown again between.
+"""Replay: a pool of batches from an expensive source, which draws new ones only now and then.
 
-`first` batches of the inner source fill a pool before the student's first step; the student is not
-shown to the source for those, as it has learned nothing yet. Then one more batch is made every so
-many steps with the student as it is (a source that competes with it adapts), shown at once, and
-put into the pool. The images of all other steps are drawn evenly from the pool, with replacement.
-    batches made by step s = min(planned, first + floor(min(s, until * steps) / every))
-Labels stay with their images. Images are kept as bytes, in a file where the run has a folder, so
-that memory does not grow. Of several processes each keeps its own share. A held-out pool is the
-first batches alone, and its own.
+`first` batches of the inner source fill a pool before the student's first step; these are drawn
+without the student, which is still untrained. Then one new batch is drawn every `every` steps with
+the current student (a competing source adapts to it), used at once, and added to the pool. The
+images of all other steps are uniform draws from the pool, with replacement.
+    batches drawn by step s = min(planned, first + floor(min(s, until * steps) / every))
+Images keep their labels. Images are stored as bytes, in a file if the run has a folder, so that
+memory does not grow. With several processes, each stores its own share. The held-out split has a
+pool of its own, of the first batches only.
 
 The interleaving is that of Adaptive DeepInversion (Yin et al., arXiv:1912.08795): one batch every
-50 steps. Differs from the paper: the number of first batches is ours; the paper's is not known.
+50 steps. Differs from the paper: the number of first batches is our choice; the paper does not
+report it.
 """
 
 import dataclasses
@@ -37,17 +38,17 @@ CARD = Card(
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Source: a growing pool of another source's batches. Default: the pace of the paper.
+    """Source: a growing pool of another source's batches. Default: the paper's interval.
 
     Args:
-        source: whose batches are kept.
-        every: steps between two new batches.
-        first: batches made before the first step.
-        capacity: images kept at most, over all processes; a full pool makes no more.
-        made_at_once: images of a new batch, on each process; None takes the batch size.
-        until: share of the steps in which the pool grows.
-        share: of a budget that goes into making images, half of it before the first step: `first`
-            and `every` follow from it. None leaves both as they are.
+        source: source of the batches.
+        every: number of steps between two new batches.
+        first: number of batches before the first step.
+        capacity: maximum number of images over all processes; a full pool stops growing.
+        made_at_once: number of images in a new batch, on each process; None uses the batch size.
+        until: share of the steps after which the pool stops growing.
+        share: share of the budget for new images, half of it before the first step; it sets `first`
+            and `every`. None keeps both.
     """
 
     source: Source
@@ -85,7 +86,7 @@ class ReplayStream:
     ) -> None:
         self._settings, self._context, self._rng = settings, context, rng
         at_once = settings.made_at_once or context.batch_size
-        # More than the run shows, or more than the pool may hold, is not made.
+        # No more images than the run uses or the pool can hold.
         shown = -(-context.steps * context.batch_size // at_once)
         held = max(1, settings.capacity // (context.world * at_once))
         self._first = min(settings.first, shown, held)
@@ -108,7 +109,7 @@ class ReplayStream:
         rng = child(self._rng, "replay", self._context.split, self._context.rank, step)
         picks = torch.randint(len(self._pool), (count,), generator=rng)
         fresh = torch.arange(before, len(self._pool))[:count]
-        if before:  # a new batch is shown at once
+        if before:  # a new batch is used at once
             picks[: len(fresh)] = fresh
         device = self._context.device
         labels = None
@@ -144,7 +145,7 @@ class ReplayStream:
         self._made += 1
 
     def _metrics(self) -> dict[str, Tensor]:
-        """Return how full the pool is, and what the inner source said of the newest batch."""
+        """Return the size of the pool, and the inner source's metrics of the newest batch."""
         return self._told | {
             "pool_images": torch.tensor(float(len(self._pool))),
             "pool": torch.tensor(self._made / self.planned),

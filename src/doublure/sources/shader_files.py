@@ -1,10 +1,10 @@
 """A user's own shader files as a transfer set: fragment shaders, Shadertoy's and twigl's.
 
-Every image is one file at a random time, painted by OpenGL. A file that does not compile is
-reported with the line that is wrong, all such files at once.
+Every image is one file at a random time, painted by OpenGL. All files that do not compile are
+reported at once, each with its line.
 
-Differs from the paper: it drew from 1,089 twigl programs found on the web, which are not ours to
-give away; this source takes the ones a user has.
+Differs from the paper: it drew from 1,089 twigl programs from the web, which we may not distribute;
+this source reads the user's files.
 """
 
 import re
@@ -27,11 +27,11 @@ from doublure.shaders.prelude import complete
 from doublure.sources.shaders import check_channels, fitted, worth_showing
 
 SUFFIXES = (".frag", ".glsl", ".twigl")
-# Of the files, or where they are few of the time, one part in ten is held out.
+# 1/10 of the files is held out; of few files, 1/10 of the time.
 _HELD_OUT = 10
 _MOST_ATTEMPTS = 16
 _FRAMES_PER_SECOND = 60
-# Where a compiler's message names a line: Mesa's "0:12(3): ...", NVIDIA's "0(12) : ...".
+# Line numbers in a compiler's message: Mesa's "0:12(3): ...", NVIDIA's "0(12) : ...".
 _LINE = re.compile(r"^\s*(?:ERROR:\s*)?\d+(?::(\d+)|\((\d+)\))[^:]*:\s*(?:error:\s*)?(.*)")
 
 
@@ -40,9 +40,9 @@ class ShaderFiles:
     """Source: a folder of fragment shaders (.frag, .glsl, .twigl), each at random times.
 
     Args:
-        folder: of .frag, .glsl and .twigl files.
-        supersample: a pixel is the mean of this many samples, squared.
-        time_range: an image's time is uniform in it, in seconds.
+        folder: folder of .frag, .glsl and .twigl files.
+        supersample: a pixel is the mean of n x n samples.
+        time_range: range of the uniform random time of an image, in seconds.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class ShaderFiles:
     def __post_init__(self) -> None:
         positive("supersample", self.supersample)
         if not 0 <= self.time_range[0] < self.time_range[1]:
-            raise ValueError(f"time_range must be two times in order, got {self.time_range}")
+            raise ValueError(f"time_range must be two increasing times, got {self.time_range}")
 
     def open(
         self, stream_context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
@@ -60,7 +60,7 @@ class ShaderFiles:
         """Compile every file and return the stream of their images.
 
         Raises:
-            ValueError: some files do not compile; all are listed, with file and line.
+            ValueError: some files do not compile; the message lists them with their lines.
         """
         check_channels(stream_context)
         files = shader_files(self.folder)
@@ -78,9 +78,9 @@ class ShaderFiles:
 
 
 def shader_files(folder: Path) -> tuple[Path, ...]:
-    """Return the shader files in a folder, by name."""
+    """Return the shader files of a folder, sorted by name."""
     if not folder.is_dir():
-        raise ValueError(f"no folder of shaders at '{folder}'")
+        raise ValueError(f"no shader folder '{folder}'")
     files = tuple(sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES))
     if not files:
         raise ValueError(f"no shader in '{folder}': expected files named *{', *'.join(SUFFIXES)}")
@@ -88,7 +88,7 @@ def shader_files(folder: Path) -> tuple[Path, ...]:
 
 
 def compile_files(context: Any, files: Sequence[Path]) -> tuple[Any, ...]:
-    """Return what paints each file, or raise with every file that is broken and its line."""
+    """Return the compiled program of each file, or raise with each broken file and its line."""
     triangles, broken = [], []
     for path in files:
         try:
@@ -99,14 +99,14 @@ def compile_files(context: Any, files: Sequence[Path]) -> tuple[Any, ...]:
             broken.append(f"{path}{_first_error(str(error))}")
     if broken:
         raise ValueError(
-            f"{len(broken)} of {len(files)} shaders cannot be used; mend or remove them:\n  "
+            f"{len(broken)} of {len(files)} shaders do not compile; fix or remove them:\n  "
             + "\n  ".join(broken)
         )
     return tuple(triangles)
 
 
 def _first_error(message: str) -> str:
-    """Return ":line: reason" of the first error a compiler names, or ": reason"."""
+    """Return ":line: reason" of the compiler's first error, or ": reason"."""
     for line in message.splitlines():
         found = _LINE.match(line)
         if found:
@@ -116,7 +116,7 @@ def _first_error(message: str) -> str:
 
 @dataclass(kw_only=True)
 class FileStream:
-    """Shader files at work. No state: a step's images follow from the seed."""
+    """Stream of shader-file images, without state: the images of a step depend on the seed only."""
 
     settings: ShaderFiles
     stream_context: StreamContext
@@ -126,12 +126,12 @@ class FileStream:
     canvas: GlCanvas
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        """Return the images of `step`; neither the student nor earlier steps matter."""
+        """Return the images of `step`, independent of the student and of earlier steps."""
         first = (
             step * self.stream_context.world + self.stream_context.rank
         ) * self.stream_context.batch_size
         places = list(range(first, first + self.stream_context.batch_size))
-        images = self._painted([self._choice(place, 0) for place in places])
+        images = self._paint([self._choice(place, 0) for place in places])
         empty = (~worth_showing(images)).nonzero().flatten().tolist()
         attempt = 1
         while empty:
@@ -141,27 +141,27 @@ class FileStream:
                 raise ValueError(
                     f"constant at {_MOST_ATTEMPTS} random times: {', '.join(names)}; remove them"
                 )
-            images[empty] = self._painted(chosen)
+            images[empty] = self._paint(chosen)
             empty = [i for i in empty if not worth_showing(images[i : i + 1]).item()]
             attempt += 1
         return image_batch(fitted(images, self.stream_context))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {}: nothing is carried from one step to the next."""
+        """Return {}: the stream has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Take {} back."""
+        """Accept only {}."""
         if state:
             raise ValueError(f"a stream of shader files has no state, got {sorted(state)}")
 
     def _choice(self, place: int, attempt: int) -> tuple[int, float]:
-        """Return which file and which time an image shows."""
+        """Return the file and the time of an image."""
         held_out = self.stream_context.split == "held_out"
         pool = list(range(len(self.files)))
         by_file = len(pool) >= _HELD_OUT
         if by_file:
-            # The order of the files' hashes, so that a series of similar names is not cut in two.
+            # Sorted by hash, so that a series of similar names is not split.
             pool.sort(key=lambda file: child_seed(0, self.files[file].name))
             pool = [file for i, file in enumerate(pool) if (i % _HELD_OUT == 0) == held_out]
         file = pool[child_seed(self.seed, "file", place) % len(pool)]
@@ -171,7 +171,7 @@ class FileStream:
         low, high = self.settings.time_range
         return file, low + (high - low) * moment
 
-    def _painted(self, choices: Sequence[tuple[int, float]]) -> Tensor:
+    def _paint(self, choices: Sequence[tuple[int, float]]) -> Tensor:
         size, supersample = self.stream_context.contract.size, self.settings.supersample
         samples = (size[0] * supersample, size[1] * supersample)
         room = self.canvas.room(samples)
@@ -197,7 +197,7 @@ class FileStream:
 
 
 def _own_part(moment: float, held_out: bool) -> float:
-    """Return a moment in [0, 1) moved to where its split may look: a tenth of every tenth."""
+    """Return a time in [0, 1) mapped into its split: the held-out split has 1/10 of each tenth."""
     tenth, inside = divmod(moment * _HELD_OUT, 1.0)
     share = 1 / _HELD_OUT
     inside = inside * share if held_out else share + inside * (1.0 - share)

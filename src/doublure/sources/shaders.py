@@ -1,14 +1,14 @@
-"""Shader images: pictures drawn by seeded programs, so that no data is needed at all.
+"""Shader images: pictures drawn by seeded programs; no data is needed.
 
-A transfer set of `num_programs` programs, as many as in the list the papers use, each of which
-shows as many images as there are seeds. An image is a function of (program seed, image seed, size)
-alone. Programs are written once as expressions (`shader_ir`) and painted by torch, on any device,
-or by OpenGL; both paint the same picture.
+A transfer set of `num_programs` programs (by default as many as in the papers' list), each with any
+number of images. An image is a function of (program seed, image seed, size) alone. Programs are
+expressions (`shaders.expressions`), rendered by torch on any device or by OpenGL, with the same
+result.
 
-Differs from the paper: its programs were found on the web, and an image is one of them at a random
-time; ours are drawn from a grammar of families (`shader_families.FAMILIES`), and every image draws
-its own constants besides its time. Augmentation, balancing by the teacher's answers and
-adversarial perturbation are sources of their own that wrap this one.
+Differs from the paper: its programs come from the web, and an image is one of them at a random
+time; ours come from a grammar of families (`shaders.families.FAMILIES`), and each image has random
+constants and a random time. Augmentation, balancing by the teacher's predictions and adversarial
+perturbation are separate sources that wrap this one.
 """
 
 import math
@@ -35,7 +35,7 @@ CARD = Card(
         "Shader Images, arXiv:2310.13782"
     ),
     needs=("nothing",),
-    # Its own tables could not be obtained. These are the successor's (arXiv:2411.12817), for
+    # Its own tables were not available. These are from the successor (arXiv:2411.12817), for
     # ResNet-50 -> ResNet-18 on OpenGL images, and on the original data.
     reported={
         "successor, CIFAR-10, shaders": 94.02,
@@ -48,19 +48,19 @@ CARD = Card(
 Backend = Literal["torch", "gl"]
 # ITU-R BT.601.
 _LUMINANCE = (0.299, 0.587, 0.114)
-# Drawn small, an image that is nearly constant or almost wholly saturated is drawn anew (the card
-# asks for this); a program of which half the images are is replaced.
+# A nearly constant or saturated image, judged at this small size, is replaced by a new one (as in
+# the paper); a program with at least half such images is replaced.
 _PROBE_SIZE = (16, 16)
 _SMALLEST_STD = 0.02
 _LARGEST_SATURATED_SHARE = 0.95
 _PROGRAM_TRIAL = 16
 _MOST_ATTEMPTS = 100
-# Choosing is a matter of overhead: the images of four turns cost little more than those of one.
+# The cost of a choice is mostly overhead: four turns cost little more than one.
 _LAPS_AHEAD = 4
 
 
 def worth_showing(images: Float[Tensor, "images channels height width"]) -> Bool[Tensor, " images"]:
-    """Return which images are neither constant nor saturated all over."""
+    """Return True for each image that is neither nearly constant nor nearly saturated."""
     flat = images.flatten(2)
     varied = flat.std(-1).mean(-1) >= _SMALLEST_STD
     saturated = ((flat <= 1 / 512) | (flat >= 511 / 512)).float().mean((1, 2))
@@ -68,7 +68,7 @@ def worth_showing(images: Float[Tensor, "images channels height width"]) -> Bool
 
 
 def check_channels(context: StreamContext) -> None:
-    """Raise unless shader images can be made to fit the network."""
+    """Raise unless the network takes 1 or 3 channels."""
     if context.contract.channels not in (1, 3):
         raise ValueError(
             f"shader images have 3 channels, or 1 (their luminance), but the network takes "
@@ -77,7 +77,7 @@ def check_channels(context: StreamContext) -> None:
 
 
 def fitted(images: Float[Tensor, "images 3 height width"], context: StreamContext) -> Tensor:
-    """Return the images on the site's device, with as many channels as its network takes."""
+    """Return the images on the context's device, with the network's number of channels."""
     images = images.to(context.device)
     if context.contract.channels == 3:
         return images
@@ -85,17 +85,17 @@ def fitted(images: Float[Tensor, "images 3 height width"], context: StreamContex
 
 
 def _probed(instances: Instances, probe: TorchPainter) -> Bool[Tensor, " images"]:
-    """Return which instances are worth showing.
+    """Return True for each instance whose image is usable.
 
     Args:
-        probe: a painter on the CPU. Whatever paints the images later, at whatever size, the
-            decision is the same.
+        probe: a painter on the CPU, so that the decision does not depend on the backend or the
+            size.
     """
     return worth_showing(probe.paint([instances], _PROBE_SIZE, 1))
 
 
 class Showing(NamedTuple):
-    """Images of one program: their seeds, and their times in seconds."""
+    """Images of one program: seeds, and times in seconds."""
 
     program: Program
     image_seeds: Int[Tensor, " images"]
@@ -103,7 +103,7 @@ class Showing(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """Which of a set's programs is shown, and which of that program's images."""
+    """Number of a program, and indices of its images."""
 
     number: int
     places: range
@@ -115,7 +115,7 @@ def worthy_instances(
     times: Float[Tensor, " images"],
     probe: TorchPainter,
 ) -> Instances:
-    """Return for every seed the first of its images that shows something."""
+    """Return the first usable instance of each seed."""
     attempts = torch.zeros_like(image_seeds)
     instances = program.instances(image_seeds, times)
     empty = (~_probed(instances, probe)).nonzero().flatten()
@@ -124,7 +124,7 @@ def worthy_instances(
         if int(attempts.max()) >= _MOST_ATTEMPTS:
             raise RuntimeError(
                 f"shader program {program.seed} ({program.family}) gave {_MOST_ATTEMPTS} empty "
-                f"images in a row; leave its family out of `families`, or take another seed"
+                f"images in a row; remove its family from `families`, or use another seed"
             )
         again = program.instances(image_seeds[empty], times[empty], attempts[empty])
         instances.floats[:, empty], instances.ints[:, empty] = again.floats, again.ints
@@ -134,17 +134,17 @@ def worthy_instances(
 
 @dataclass(frozen=True, kw_only=True)
 class Shaders:
-    """Source: images of seeded shader programs; the default is the papers' number of programs.
+    """Source: images of seeded shader programs. Default: the papers' number of programs.
 
     Args:
-        num_programs: how many different formulas the set consists of.
-        families: which families programs are drawn from, by name; None for those that stand for
-            nothing in the world, so that the set owes nothing to what classes look like.
-        supersample: a pixel is the mean of this many samples, squared.
-        backend: "torch" paints on the site's device, "gl" through OpenGL.
-        time_range: an image's time is uniform in it, in seconds.
-        instances: how many images of one program stand next to each other in a batch. They are
-            computed together: more are faster, above all on an accelerator, and less diverse.
+        num_programs: number of different programs.
+        families: names of the program families; None uses the abstract ones, which depict no
+            objects, so that the set does not depend on what classes look like.
+        supersample: a pixel is the mean of n x n samples.
+        backend: "torch" renders on the context's device, "gl" uses OpenGL.
+        time_range: range of the uniform random time of an image, in seconds.
+        instances: number of consecutive images of one program in a batch, computed together: more
+            are faster, especially on a GPU, but less diverse.
     """
 
     num_programs: int = 1089
@@ -162,15 +162,15 @@ class Shaders:
             one_of("shader family", family, FAMILIES)
         if self.families == ():
             raise ValueError(
-                "families must name one at least, got (); None stands for the abstract"
+                "families is empty; name at least one, or use None for the abstract ones"
             )
         if not 0 <= self.time_range[0] <= self.time_range[1]:
-            raise ValueError(f"time_range must be two times in order, got {self.time_range}")
+            raise ValueError(f"time_range must be two increasing times, got {self.time_range}")
 
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "ShaderStream":
-        """Return the stream of this set; the teacher is not asked."""
+        """Return the stream; the teacher is not used."""
         check_channels(context)
         painter = GlPainter() if self.backend == "gl" else TorchPainter(context.device)
         return ShaderStream(
@@ -180,10 +180,10 @@ class Shaders:
 
 @dataclass(kw_only=True)
 class ShaderStream:
-    """A set of shader programs at work. It has no state: a step's images follow from the seed.
+    """Stream of shader images, without state: the images of a step depend on the seed only.
 
-    Programs take turns: in every lap each shows a few images, in an order drawn for the lap. What
-    is kept from step to step is only what would be computed again.
+    In each lap every program draws a few images, in a random order of programs. The attributes are
+    caches.
     """
 
     settings: Shaders
@@ -196,24 +196,24 @@ class ShaderStream:
     _probe: TorchPainter = field(default_factory=lambda: TorchPainter(torch.device("cpu")))
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
-        """Return the images of `step`; neither the student nor earlier steps matter."""
+        """Return the images of `step`, independent of the student and of earlier steps."""
         batch = [self._instances(turn) for turn in self._turns(step)]
         images = self.painter.paint(batch, self.context.contract.size, self.settings.supersample)
         return image_batch(fitted(images, self.context))
 
     def plan(self, step: int) -> list[Showing]:
-        """Return what the images of `step` show: the record by which each can be painted again."""
+        """Return programs, seeds and times of the images of `step`, enough to render them again."""
         return [
             Showing(self._program(turn.number), *self._seeds_and_times(turn.number, turn.places))
             for turn in self._turns(step)
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {}: nothing is carried from one step to the next."""
+        """Return {}: the stream has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Take {} back."""
+        """Accept only {}."""
         if state:
             raise ValueError(f"a stream of shader images has no state, got {sorted(state)}")
 
@@ -231,7 +231,7 @@ class ShaderStream:
         return turns
 
     def _order(self, lap: int) -> list[int]:
-        """Return the programs' numbers in the order of their turns."""
+        """Return the numbers of the programs in the order of this lap."""
         if lap not in self._orders:
             rng = from_seed(child_seed(self.seed, "order", lap))
             order = torch.randperm(self.settings.num_programs, generator=rng).tolist()
@@ -240,7 +240,8 @@ class ShaderStream:
         return self._orders[lap]
 
     def _instances(self, turn: _Turn) -> Instances:
-        """Return the images of a turn; those of the program's next turns are chosen with them."""
+        """Return the images of a turn; those of the next turns are computed and cached with
+        them."""
         ahead = self.settings.instances * _LAPS_AHEAD
         block, first = divmod(turn.places.start, ahead)
         if self._ahead.get(turn.number, (None,))[0] != block:
@@ -254,7 +255,7 @@ class ShaderStream:
     def _seeds_and_times(self, number: int, places: range) -> tuple[Tensor, Tensor]:
         seeds = torch.tensor([self._seed_of("image", number, place) for place in places])
         low, high = self.settings.time_range
-        # The hash of an attempt that is never made: times must not hang on the other parameters.
+        # Attempt -1 never occurs elsewhere: times must not depend on the other parameters.
         share = uniforms(seeds, torch.full_like(seeds, -1), 1)[0]
         return seeds, low + (high - low) * share
 
@@ -265,7 +266,7 @@ class ShaderStream:
         return self._programs[number]
 
     def _worthy_program(self, number: int, family: str) -> Program:
-        """Return the first program at this place of the list that mostly shows something."""
+        """Return the first program for this number with mostly usable images."""
         for attempt in range(_MOST_ATTEMPTS):
             program = draw_program(self._seed_of("program", number, attempt), family)
             trial = torch.arange(_PROGRAM_TRIAL)
@@ -274,9 +275,9 @@ class ShaderStream:
                 return program
         raise RuntimeError(
             f"{_MOST_ATTEMPTS} programs in a row of the shader family '{family}' gave mostly empty "
-            f"images; leave it out of `families`"
+            f"images; remove it from `families`"
         )
 
     def _seed_of(self, *path: int | str) -> int:
-        # The last bit keeps programs and images of the two splits apart, whatever the seed.
+        # The last bit separates the programs and images of the two splits for every seed.
         return (child_seed(self.seed, *path) & ~1) | (self.context.split == "held_out")

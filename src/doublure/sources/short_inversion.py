@@ -1,26 +1,26 @@
-"""Short inversion: another source's images, moved a few steps towards what the teacher was shown.
+"""Short inversion: another source's images, moved a few steps towards the teacher's training data.
 
-Inversion from noise takes hundreds to thousands of steps, most of them to make large shapes. Here
-those are there already: a start u is an image of the inner source, mixed with another one of the
-same draw and matched anew to the contract's mean and deviation (`sources.matched`),
+Inversion from noise needs hundreds to thousands of steps, most of them for large shapes. Here the
+start already has them: a start u is an image of the inner source, mixed with another one of the
+same draw and matched again to the contract's mean and standard deviation (`sources.matched`),
     u = match((1 - w) u_1 + w u_2),    w ~ U(0, mixing).
-Each start is given a label that it leans to already: labels in equal numbers a class are assigned
-so that the teacher's log-probabilities of them sum to the most. The image is
+Each start gets a label that the teacher already finds likely: class-balanced labels are assigned so
+that the sum of the teacher's log-probabilities is maximal. The image is
     x = clip(u + sum_k enlarge(p_k), 0, 1)
-where the p_k, zero at first, have 1/8, 1/4, 1/2 and the whole of the side (`sources.pyramid`).
-With x' the images rolled and mirrored at random, the loss is
+where the p_k start at zero and have 1/8, 1/4, 1/2 and 1 of the side (`sources.pyramid`). With x'
+the images after random rolls and flips, the loss is
     a_f mean_l mean_c KL(N(stored) || N(x')) + a_ce CE(T(x'), y) - a_adv mean_b min(KL(T || S), 2)
-l being the BatchNorm layers and c their channels (`nets.batchnorm_statistics`), T and S softmaxes
-at a temperature, in nats. The last term is there where a student is.
+with BatchNorm layers l and their channels c (`nets.batchnorm_statistics`), and T and S softmaxes at
+a temperature, in nats. The last term needs a student.
 
-A batch matches the statistics as a whole, and alone: there is no history, so that a draw is a
-function of (seed, step, student), beside the state of the inner source.
+The statistics are those of one batch, without history, so that a draw is a function of (seed, step,
+student) and the state of the inner source.
 
-A teacher without BatchNorm has stored nothing; there labels alone pull, and a warning says so.
+A teacher without BatchNorm has no stored statistics: only the labels remain, with a warning.
 
-The images' statistics and the competing student are those of DeepInversion, the divergence of
-Gaussians that of Haroush et al. (arXiv:1912.01274). Differs from both: the starts, their labels,
-the pyramid, and with them 15 iterations for 2000.
+Feature statistics and competing student are from DeepInversion, the divergence of Gaussians from
+Haroush et al. (arXiv:1912.01274). Differs from both: the starts, their labels and the pyramid,
+which allow 15 iterations instead of 2000.
 """
 
 import warnings
@@ -58,7 +58,7 @@ from doublure.nets.precision import Precision
 from doublure.nets.preserve_state import preserve_state
 from doublure.objectives.soft_targets import soft_target_loss
 from doublure.sources.image_optimisation import Images
-from doublure.sources.inversion import labels_in_turn, required
+from doublure.sources.inversion import labels_in_turn, require_teacher
 from doublure.sources.matched import Matched, match
 from doublure.sources.pyramid import PyramidDescent
 from doublure.sources.shaders import Shaders
@@ -71,21 +71,21 @@ CARD = Card(
     needs=("logits", "batchnorm", "gradients"),
 )
 
-# In nats: less likely, a class is out of reach anyway, and an image without hope of any class must
-# not decide where all others go.
+# In nats. A class below this is out of reach; without the limit, one hopeless image would decide
+# the assignment of all others.
 _LEAST_LOG_PROBABILITY = -15.0
-# In nats: an image on which the two differ by that much is hard enough.
+# In nats: at this disagreement an image is hard enough.
 _MOST_DISAGREEMENT = 2.0
 
 
-def assigned_labels(
+def assign_labels(
     log_probabilities: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
 ) -> Int64[Tensor, " batch"]:
-    """Return the labels in that order in which the images' log-probabilities sum to the most.
+    """Return the permutation of the labels with the largest sum of log-probabilities.
 
-    Log-probabilities below -15 count as that.
+    Log-probabilities are clipped at -15.
     """
-    from scipy import optimize  # takes a while; only who asks for it waits
+    from scipy import optimize  # slow to import, so only here
 
     gains = log_probabilities.clamp(min=_LEAST_LOG_PROBABILITY)[:, labels]
     solve = optimize.linear_sum_assignment  # type: ignore[attr-defined]  # scipy's stub
@@ -98,30 +98,31 @@ def disagreement(
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the mean KL(T || S) in nats, of each image 2 at most."""
+    """Return the mean KL(T || S) in nats, clipped at 2 for each image."""
     nats = soft_target_loss(student_logits, teacher_logits, temperature) / temperature**2
     return nats.clamp(max=_MOST_DISAGREEMENT).mean()
 
 
 def matched_shaders() -> Source:
-    """Return shader images at the contract's mean and deviation: what is inverted by default."""
+    """Return shader images with the contract's mean and standard deviation: the default start."""
     return Matched(source=Shaders())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShortInversion:
-    """Source: another one's images, inverted for a few steps. Default: matched shader images.
+    """Source: another source's images after a few steps of inversion. Default: matched shader
+    images.
 
     Args:
-        source: whose images it begins with; their labels are not looked at.
-        iterations: of Adam on each batch.
-        learning_rate: the largest, after two iterations; it falls to a tenth by a cosine.
+        source: source of the starts; its labels are not used.
+        iterations: Adam iterations for each batch.
+        learning_rate: maximum, reached after two iterations; it decays to 1/10 by a cosine.
         features: weight of the divergence from the teacher's BatchNorm statistics, if it has any.
-        cross_entropy: weight of calling the images by their labels.
-        adversarial: weight of teacher and student disagreeing, where there is a student.
-        temperature: at which the two are compared.
-        mixing: share at most that another image has in a start; 0 leaves starts as they are.
-        precision: of the networks' arithmetic.
+        cross_entropy: weight of the cross-entropy with the labels.
+        adversarial: weight of the disagreement between teacher and student, if there is a student.
+        temperature: softmax temperature of the disagreement.
+        mixing: maximum weight of the second image in a start; 0 mixes nothing.
+        precision: precision of the networks' forward and backward passes.
     """
 
     source: Source = field(default_factory=matched_shaders)
@@ -143,8 +144,8 @@ class ShortInversion:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.mixing <= 0.5:
             raise ValueError(
-                f"mixing must lie in [0, 0.5], got {self.mixing}: with more than half, the other "
-                "image would be the start"
+                f"mixing must be in [0, 0.5], got {self.mixing}: above 0.5 the second image would "
+                f"be the start"
             )
 
     @property
@@ -154,13 +155,13 @@ class ShortInversion:
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "ShortInversionStream":
-        teacher = required(teacher)
+        teacher = require_teacher(teacher)
         inner = self.source.open(context, teacher, child(rng, "source"))
         return ShortInversionStream(self, context, teacher, inner, rng)
 
 
 class ShortInversionStream:
-    """Inversion at work; the state is that of the inner stream."""
+    """Stream of short inversion; its state is that of the inner stream."""
 
     def __init__(
         self,
@@ -178,8 +179,8 @@ class ShortInversionStream:
             teacher, self._stored = fold_with_statistics(teacher, context.contract)
         else:
             warnings.warn(
-                "the teacher has no BatchNorm statistics to hold images to: labels alone pull at "
-                "them, away from how they began",
+                "the teacher has no BatchNorm statistics to match: only the labels guide the "
+                "images",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -191,11 +192,11 @@ class ShortInversionStream:
     def draw_followed(
         self, step: int, student: nn.Module | None, shares: Sequence[float], num_images: int
     ) -> tuple[Batch, OptimisationPath]:
-        """Return the batch of this step, and its first images after these shares of the search."""
+        """Return the batch of this step, and its first images at these shares of the iterations."""
         context = self._context
         rng = child(self._rng, "inversion", context.split, context.rank, step)
-        start = self._mixed(self._stream.draw(step, student).images, child(rng, "mixing"))
-        labels = self._assigned(start, step)
+        start = self._mix(self._stream.draw(step, student).images, child(rng, "mixing"))
+        labels = self._assign_labels(start, step)
         iterations = 1 if context.draft else self._settings.iterations
         looked_at = {round(share * iterations) for share in shares}
         path: dict[int, Images] = {}
@@ -212,7 +213,7 @@ class ShortInversionStream:
                 "the loss of the images became non-finite; lower learning_rate or the weights of "
                 "its terms"
             )
-        # To choose the labels the teacher is asked once, then forth and back in each iteration.
+        # One forward pass to assign labels, then a forward and a backward pass per iteration.
         metrics = loss.metrics | {"teacher_passes": torch.tensor(1.0 + 2.0 * iterations)}
         path[iterations] = images[:num_images]
         batch = image_batch(images, labels=labels, metrics=metrics)
@@ -224,14 +225,15 @@ class ShortInversionStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._stream.load_state_dict(state)
 
-    def _mixed(self, images: Images, rng: torch.Generator) -> Images:
-        """Return the images each mixed with another one of them, and matched anew."""
+    def _mix(self, images: Images, rng: torch.Generator) -> Images:
+        """Return each image mixed with another one of the batch, and matched again."""
         contract = self._context.contract
         expected = (contract.channels, *contract.size)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"inversion begins with images of shape {expected}, but the inner source drew "
-                f"{tuple(images.shape[1:])}; put what changes the size around ShortInversion"
+                f"inversion needs images of shape {expected}, but the inner source drew "
+                f"{tuple(images.shape[1:])}; apply sources that change the size outside of "
+                f"ShortInversion"
             )
         if not self._settings.mixing:
             return images
@@ -251,27 +253,28 @@ class ShortInversionStream:
         return _Loss(self._settings, self._teacher, self._stored, student, seed, contract)
 
     @torch.no_grad()
-    def _assigned(self, images: Images, step: int) -> Int64[Tensor, " batch"]:
-        """Return a label for each image, of the next ones in turn that which it leans to."""
+    def _assign_labels(self, images: Images, step: int) -> Int64[Tensor, " batch"]:
+        """Return a label for each image: the next labels in order, assigned to the likeliest
+        images."""
         context, count = self._context, len(images)
         classes = context.contract.classes
         logits = self._teacher.record(images).output
         if not isinstance(logits, Tensor) or logits.shape != (count, classes):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"inversion needs {classes} logits per image, but the teacher answers {count} "
-                f"images with {shape}; only classifiers can be inverted"
+                f"inversion needs {classes} logits per image, but the teacher's output for {count} "
+                f"images has shape {shape}; only classifiers can be inverted"
             )
         start = (step * context.world + context.rank) * count
         dealt = labels_in_turn(start, count, classes, child(self._rng, "labels", context.split))
         likely = logits.log_softmax(-1).cpu()
-        return assigned_labels(likely, dealt).to(context.device)
+        return assign_labels(likely, dealt).to(context.device)
 
 
 class _Loss:
-    """The loss of a batch, and what the networks said of it last.
+    """The loss of a batch, and the networks' latest outputs.
 
-    Use as a context manager: the student is borrowed meanwhile, and the teacher has hooks.
+    A context manager: inside, the student is frozen in eval mode and the teacher has hooks.
     """
 
     def __init__(
@@ -320,12 +323,12 @@ class _Loss:
         return loss
 
     def _answers(self, images: Images, shape: torch.Size) -> Float[Tensor, "batch classes"]:
-        """Return the student's logits, of which there must be as many as the teacher's."""
+        """Return the student's logits, as many as the teacher's."""
         assert self._opponent is not None
         answers = self._opponent.record(images).output
         if not isinstance(answers, Tensor) or answers.shape != shape:
             raise ValueError(
-                "teacher and student cannot disagree about classes that only one of them knows; "
+                "teacher and student have different classes, so their disagreement is undefined; "
                 "set adversarial to 0"
             )
         return answers

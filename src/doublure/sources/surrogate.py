@@ -1,12 +1,12 @@
-"""Any image set in place of the data: a folder, a SET or a .npz, seen in shuffled epochs.
+"""Any image set in place of the training data: a folder, a SET or a .npz, in shuffled epochs.
 
-The images at step s are those at the places [s B, (s + 1) B) of an endless row of epochs, each a
-permutation of the whole set drawn from the seed and the epoch's number, where B counts the images
-of all processes; so every image comes once an epoch and nothing needs remembering.
+The images of step s have the positions [s B, (s + 1) B) in an endless sequence of epochs, each a
+permutation of the set from the seed and the epoch's number, where B is the batch size over all
+processes. So each image occurs once per epoch, and the stream has no state.
 
-A share of the images is held out, chosen by a hash of each image's pixels as the network is shown
-them: copies of an image are on the same side, and which side an image is on depends on little else
-than the image. The hashes are read once, when the source is opened.
+A share of the images is held out, chosen by a hash of each image's pixels at the network's input:
+copies of an image are in the same part, and the part depends on little else than the image. The
+hashes are computed once, when the source is opened.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ CARD = Card(
     },
 )
 
-# A share of a small set says nothing: at least this many are held out, or half of the set.
+# A share of a small set is too few: at least this many are held out, or half of the set.
 LEAST_HELD_OUT = 32
 _HASHED_AT_ONCE = 1024
 
@@ -49,16 +49,16 @@ def content_hashes(data: Dataset) -> list[bytes]:
 
 
 def hold_out(hashes: Sequence[bytes], share: float) -> tuple[Tensor, Tensor]:
-    """Return the places of the images to train on and of those held out.
+    """Return the indices of the training images and of the held-out images.
 
-    Distinct images are put in order of their hashes and the first ones are held out: the share
-    asked for, but `LEAST_HELD_OUT` at least, or half of them where they are fewer than twice that.
+    Distinct images are sorted by hash and the first ones are held out: the given share, but at
+    least `LEAST_HELD_OUT`, or half of them if there are fewer than twice as many.
     """
     distinct = sorted(set(hashes))
     if len(distinct) < 2:
         raise ValueError(
-            f"{len(hashes)} images of which {len(distinct)} are distinct cannot be divided; "
-            "give more images, or set held_out to 0"
+            f"{len(hashes)} images of which {len(distinct)} are distinct cannot be split; add "
+            f"images, or set held_out to 0"
         )
     least = min(LEAST_HELD_OUT, len(distinct) // 2)
     count = min(max(round(share * len(distinct)), least), len(distinct) - 1)
@@ -69,13 +69,13 @@ def hold_out(hashes: Sequence[bytes], share: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
-    """Source: the images of a set that stands in for the teacher's own.
+    """Source: the images of a set in place of the teacher's training data.
 
     Args:
         data: an image folder, a SET, a .npz or builtin/digits.
-        labels: also hand on the labels, which the set must then have.
-        held_out: share of the distinct images that only the held-out split shows.
-        skip_bad: leave unreadable files out and count them, instead of raising.
+        labels: whether batches have labels; the images must have them.
+        held_out: share of the distinct images in the held-out split.
+        skip_bad: skip and count unreadable files instead of raising.
     """
 
     data: str
@@ -85,7 +85,7 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -104,12 +104,12 @@ class Surrogate:
             train, held = hold_out(content_hashes(data), self.held_out)
             places = train if context.split == "train" else held
         elif context.split == "held_out":
-            raise ValueError(f"held_out is 0, so nothing of {self.data} is held out; raise it")
+            raise ValueError(f"held_out is 0, so no image of {self.data} is held out; raise it")
         return SurrogateStream(data, places, context, child(rng, context.split))
 
 
 class SurrogateStream:
-    """Shuffled epochs through some images of a set; `notes` and `digest` are the set's own."""
+    """Stream of shuffled epochs over some images of a set, with the set's `notes` and `digest`."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class SurrogateStream:
         self._places = places
         self._context = context
         self._rng = rng
-        # A cache of what the seed and the epoch say anyway.
+        # A cache: a function of seed and epoch.
         self._epoch, self._order = -1, places
         self.notes, self.digest = data.notes, data.digest
 
     def __len__(self) -> int:
-        """Return how many images an epoch shows."""
+        """Return the number of images in an epoch."""
         return len(self._places)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
@@ -148,16 +148,16 @@ class SurrogateStream:
             raise ValueError(f"a surrogate stream has no state, got {sorted(state)}")
 
     def _at(self, start: int, stop: int) -> Int64[Tensor, " batch"]:
-        """Return which images stand at these places of the endless row of epochs."""
+        """Return the indices of the images at these positions in the sequence of epochs."""
         parts = []
         while start < stop:
             epoch, offset = divmod(start, len(self))
-            part = self._shuffled(epoch)[offset : offset + stop - start]
+            part = self._permutation(epoch)[offset : offset + stop - start]
             parts.append(part)
             start += len(part)
         return torch.cat(parts)
 
-    def _shuffled(self, epoch: int) -> Int64[Tensor, " places"]:
+    def _permutation(self, epoch: int) -> Int64[Tensor, " places"]:
         if epoch != self._epoch:
             order = torch.randperm(len(self), generator=child(self._rng, "epoch", epoch))
             self._epoch, self._order = epoch, self._places[order]

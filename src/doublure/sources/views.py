@@ -1,4 +1,4 @@
-"""Views: images shifted and mirrored, differentiably, before the teacher is asked about them."""
+"""Views: differentiable shifts and flips of images, before the teacher."""
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +11,18 @@ def shift_and_flip(
     offsets: Int[Tensor, "2 batch"],
     flips: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return images moved by whole pixels, black where they came from, and mirrored.
+    """Return images shifted by whole pixels, filled with black, and flipped horizontally.
 
     Args:
-        offsets: rows and columns by which each is moved.
-        flips: 1 for those that are mirrored, 0 for others.
+        offsets: rows and columns of each shift.
+        flips: 1 for images that are flipped, 0 for others.
     """
     height, width = images.shape[2:]
-    most = int(offsets.abs().max()) if offsets.numel() else 0
-    padded = F.pad(images, (most,) * 4)
-    rows = torch.arange(height, device=images.device) + most - offsets[0][:, None]
+    margin = int(offsets.abs().max()) if offsets.numel() else 0
+    padded = F.pad(images, (margin,) * 4)
+    rows = torch.arange(height, device=images.device) + margin - offsets[0][:, None]
     columns = torch.arange(width, device=images.device).expand(len(images), -1)
     columns = torch.where(flips[:, None] > 0, width - 1 - columns, columns)
-    columns = columns + most - offsets[1][:, None]
+    columns = columns + margin - offsets[1][:, None]
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)

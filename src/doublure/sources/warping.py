@@ -1,12 +1,11 @@
-"""Changes of place: crops, shifts, flips, turns, shears and tilts, of a batch in one resampling.
+"""Geometric operations: crops, shifts, flips, rotations, shears and tilts in one resampling.
 
-A warp is a 3 x 3 matrix that says where in the input an output pixel comes from, in coordinates
-that run from -1 to 1 over the image, x to the right and y down, pixels at the centres of their
-cells. Warps that follow each other are multiplied, first on the left:
-    output(p) = input(M_1 M_2 ... M_n p).
-So a chain blurs once, and what a later warp brings back from outside a crop is the image itself.
+A warp is a 3 x 3 matrix from output to input coordinates, which go from -1 to 1 over the image, x
+to the right and y down, with pixels at the centres of their cells. Consecutive warps are
+multiplied, the first on the left: output(p) = input(M_1 M_2 ... M_n p). So a chain resamples once,
+and pixels outside of a crop are available to later warps.
 
-`aspect` is width over height; a circle stays a circle under rotation.
+`aspect` is width over height; with it, a rotation keeps circles.
 """
 
 from typing import Literal
@@ -20,32 +19,32 @@ Padding = Literal["reflection", "zeros", "border"]
 
 
 def rotation(degrees: Float[Tensor, "*n"], aspect: float) -> Float[Tensor, "*n 3 3"]:
-    """Return the warp that turns an image anticlockwise about its centre."""
+    """Return the warp that rotates an image anticlockwise about its centre."""
     angle = torch.deg2rad(degrees)
     cos, sin = angle.cos(), angle.sin()
     return _affine((cos, -sin / aspect), (sin * aspect, cos))
 
 
 def shear_x(slope: Float[Tensor, "*n"], aspect: float) -> Float[Tensor, "*n 3 3"]:
-    """Return the warp that moves each row sideways by `slope` times its height above the centre."""
+    """Return the warp that shifts each row by `slope` times its height above the centre."""
     one, none = torch.ones_like(slope), torch.zeros_like(slope)
     return _affine((one, slope / aspect), (none, one))
 
 
 def shear_y(slope: Float[Tensor, "*n"], aspect: float) -> Float[Tensor, "*n 3 3"]:
-    """Return the warp that moves each column up by `slope` times its distance from the centre."""
+    """Return the warp that shifts each column up by `slope` times its distance from the centre."""
     one, none = torch.ones_like(slope), torch.zeros_like(slope)
     return _affine((one, none), (slope * aspect, one))
 
 
 def translation(x: Float[Tensor, "*n"], y: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """Return the warp that moves an image right and down by shares of its sides."""
+    """Return the translation to the right and down, in shares of the sides."""
     one, none = torch.ones_like(x), torch.zeros_like(x)
     return _affine((one, none, -2 * x), (none, one, -2 * y))
 
 
 def flip(flipped: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """Return the warp that mirrors left and right where `flipped` is 1, and nothing where 0."""
+    """Return the horizontal flip where `flipped` is 1, and the identity where it is 0."""
     one, none = torch.ones_like(flipped), torch.zeros_like(flipped)
     return _affine((1 - 2 * flipped, none), (none, one))
 
@@ -53,7 +52,7 @@ def flip(flipped: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
 def tilt(x: Float[Tensor, "*n"], y: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
     """Return the perspective warp that enlarges the right side for x > 0, the lower for y > 0.
 
-    |x| + |y| must stay below 1, so that no pixel comes from behind the viewer.
+    |x| + |y| must be below 1, so that no pixel is behind the viewer.
     """
     one, none = torch.ones_like(x), torch.zeros_like(x)
     values = torch.stack([one, none, none, none, one, none, x, y, one], -1)
@@ -71,8 +70,8 @@ def crop(
 
     Args:
         area: share of the image's area.
-        ratio: width over height of the part, in pixels; sides longer than the image's are cut.
-        x: where the part lies, from -1 (leftmost) to 1 (rightmost).
+        ratio: width over height of the part, in pixels; its sides are clipped to the image's.
+        x: position of the part, from -1 (leftmost) to 1 (rightmost).
         y: the same, from top to bottom.
     """
     width = (area * ratio / aspect).sqrt().clamp(max=1)
@@ -86,7 +85,7 @@ def warp(
     matrices: Float[Tensor, "batch 3 3"],
     padding: Padding,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the images moved, bilinearly resampled."""
+    """Return the warped images, with bilinear resampling."""
     height, width = images.shape[2:]
     rows = matrices.to(images, non_blocking=True)
     across, down = (
@@ -105,7 +104,7 @@ def warp(
 
 
 def _is_affine(matrices: Float[Tensor, "batch 3 3"]) -> bool:
-    # Cheap and without a wait for the device, as long as the matrices are made on the CPU.
+    # Cheap, and no synchronisation with the device: the matrices are on the CPU.
     last = torch.tensor([0.0, 0.0, 1.0], dtype=matrices.dtype, device=matrices.device)
     return bool((matrices[:, 2] == last).all())
 

@@ -1,1 +1,1 @@
-"""What can be asked of it?"""
+"""What can one do with it?"""

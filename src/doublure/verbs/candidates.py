@@ -1,7 +1,7 @@
-"""How each candidate of `shrink` is made: pruned, repaired, taught, by the verbs that are there.
+"""Creation of each candidate of `shrink`: pruned, repaired, distilled, by the other verbs.
 
-What learns is a run of `distill` by its default recipe. All candidates are shown the same images,
-which are made once: shared out among them, the time would give each a few hundred.
+Training is a run of `distill` with its default recipe. All candidates use the same images, which
+are generated once: otherwise the time would be enough for only a few hundred each.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ from doublure.verbs.synthesize import synthesize
 
 CANDIDATES = "candidates"
 _IMAGES = "images"
-# By which filters are judged and layers repaired.
+# Number of images for filter importance and layer repair.
 _JUDGED_BY = 512
-# Below this many pixels a side the default recipe makes no images of the teacher's statistics.
+# Below this side in pixels the default recipe does not invert the teacher.
 _TINY = 16
-# A pruned network begins near its teacher, as one does that inherits: the loop of `auto` for those.
+# A pruned network starts near its teacher, like one that inherits: settings of `auto` for those.
 NEAR: Mapping[str, str] = {
     "optimizer": "adamw",
     "betas": "[0.9, 0.99]",
@@ -49,14 +49,14 @@ NEAR: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where candidates are made, and what from.
+    """Shared inputs of all candidates.
 
     Args:
-        teacher: as a verb takes it.
-        network: the same, opened.
-        root: the folder of the whole.
-        transfer: what is shown, in place of what would be made.
-        options: that every verb takes: seed, device, allow_code, say, watch.
+        teacher: the teacher as an argument of a verb.
+        network: the same, loaded.
+        root: the folder of `shrink`.
+        transfer: transfer set in place of generated images.
+        options: options of all verbs: seed, device, allow_code, say, watch.
     """
 
     teacher: NetworkRef | nn.Module
@@ -75,40 +75,40 @@ class Bench:
 
 
 def make(candidate: Candidate, seconds: float, images: Source | None, bench: Bench) -> Network:
-    """Return the network of a candidate, made within about that many seconds, or gone on with.
+    """Return the network of a candidate, created in about this many seconds, or resumed.
 
     Args:
-        images: that it is shown; None for what the default recipe draws.
+        images: its transfer set; None uses that of the default recipe.
     """
     if candidate.kind == "int8":
         return bench.network
     begins: str | NetworkRef | Network | None = candidate.student
     if candidate.share is not None:
-        begins = _pruned(candidate, candidate.share, images or SHADERS, bench)
+        begins = _prune(candidate, candidate.share, images or SHADERS, bench)
     folder, pruned = bench.folder(candidate.name), candidate.share is not None
     distill(
         bench.teacher,
         begins,
         out=folder,
         transfer=images,
-        from_scratch=pruned,  # which keeps the weights that it comes with
+        from_scratch=pruned,  # which keeps its weights
         budget=seconds,
         batch_size=bench.batch_size,
         audit=False,
         resume=True,
         **dict(bench.options) | ({"set": NEAR} if pruned else {}),
     )
-    if isinstance(begins, Network):  # no name makes its architecture again
+    if isinstance(begins, Network):  # its architecture has no name that rebuilds it
         descriptions = {task.name: task.description for task in tasks.TASKS}
         begins.body.load_state_dict(read_student(folder, descriptions)[0])
         return begins
     return open_network(str(folder), verb="shrink", allow_code=bench.options["allow_code"])
 
 
-def _pruned(
+def _prune(
     candidate: Candidate, share: float, images: Source, bench: Bench
 ) -> NetworkRef | Network:
-    """Return a network without a share of its filters, repaired; saved where a name rebuilds it."""
+    """Return a pruned and repaired network; it is saved if a name rebuilds it."""
     network, folder = bench.network, bench.root / "checkpoint" / candidate.name
     if candidate.begins is not None:
         allowed = bench.options["allow_code"]
@@ -135,7 +135,7 @@ def _pruned(
 
 
 def images_of(plan: Plan, bench: Bench) -> Source | None:
-    """Return the images that all candidates are shown, made once; None where none are made."""
+    """Return the common images of all candidates, generated once; None if there are none."""
     if bench.transfer is not None or not plan.images:
         return bench.transfer
     folder = bench.root / "checkpoint" / _IMAGES
@@ -151,12 +151,12 @@ def images_of(plan: Plan, bench: Bench) -> Source | None:
 
 
 def inverts(network: Network) -> bool:
-    """Return whether images are worth making of a network's own statistics."""
+    """Return whether it is useful to invert a network."""
     return bool(batchnorm_layers(network)) and min(network.contract.size) >= _TINY
 
 
 def smaller_siblings(network: Network) -> dict[str, float]:
-    """Return the share of the parameters of each shallower relative that is smaller, by REF."""
+    """Return the relative number of parameters of each smaller, shallower relative, by REF."""
     whole = count_parameters(network)
     sizes = {
         reference: count_parameters(load(reference, like=network.contract)) / whole
@@ -166,7 +166,7 @@ def smaller_siblings(network: Network) -> dict[str, float]:
 
 
 def why_not_pruned(network: Network) -> str:
-    """Return why no filter of a network can go, found by trying; empty if some can."""
+    """Return why no filter of a network can be removed, by a trial; "" if some can."""
     try:
         Pruning(importance="l1")(network, None, from_seed(0))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What `prune`, `quantize` and `continual` share: a network in, a changed one out, a run."""
+"""Common part of `prune`, `quantize` and `continual`: from a network to a changed one, in a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def run_changed(
     out: str | Path,
     options: TeachOptions,
 ) -> dict[str, Any]:
-    """Carry out the recipe asked for, or the one that `recipe` makes for the network named."""
+    """Run the given recipe, or the one that `recipe` returns for the named network."""
 
     def make() -> Made:
         if model is None:

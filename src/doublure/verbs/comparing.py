@@ -1,4 +1,4 @@
-"""What `shrink` measures: how long the teacher takes, and how near a file's answers are to its."""
+"""Measurements of `shrink`: the teacher's time, and agreement of files with it."""
 
 import copy
 import time
@@ -26,8 +26,8 @@ from doublure.sources.noise import Noise
 from doublure.sources.shaders import Shaders
 
 SHADERS = Matched(source=Shaders())
-# Sets of three kinds: what students are most often taught on, what has no shapes, and what has
-# shapes that no student is taught on.
+# Three kinds of transfer sets: the usual one, one without shapes, and one with shapes that no
+# student is trained on.
 SETS: Mapping[str, Source] = {
     "shaders": SHADERS,
     "noise": Matched(source=Noise()),
@@ -36,23 +36,23 @@ SETS: Mapping[str, Source] = {
 _BATCH = 64
 _TIMED = 16
 _CALIBRATION = 256
-# A form is timed in earnest beside all others, at the end.
+# The final timing of a form is done together with all others, at the end.
 _BRIEF = Timing(batch_size=16, rounds=3, seconds=0.1)
 _SIDE_BY_SIDE = Timing(batch_size=16, seconds=6.0)
-# Of a step: what it takes beyond the teacher's and the student's passes, images and attacks.
+# Relative cost of a step beyond the passes of teacher and student: images and attacks.
 _BESIDE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Images of a transfer set, and the class that the teacher names for each."""
+    """Images of a transfer set, and the teacher's class for each."""
 
     images: Tensor
     named: Tensor
 
 
 def seconds_an_answer(network: Network) -> float:
-    """Return the seconds a network takes for an image, on the CPU, in small batches."""
+    """Return the seconds of a network per image, on the CPU, in small batches."""
     images = torch.rand(_TIMED, network.contract.channels, *network.contract.size)
     answer = on_cpu(network)
     answer(images)
@@ -62,9 +62,9 @@ def seconds_an_answer(network: Network) -> float:
 
 
 def seconds_a_step(network: Network, device: torch.device) -> float:
-    """Return about the seconds of a training step for each of its images.
+    """Return the approximate seconds of a training step per image.
 
-    The student is taken to be as large as its teacher, the network.
+    The student is assumed to be as large as its teacher, the network.
     """
     images = torch.rand(_TIMED, network.contract.channels, *network.contract.size, device=device)
     student = copy.deepcopy(network).to(device).train().requires_grad_()
@@ -97,11 +97,11 @@ def draw(
 
 @dataclass(frozen=True, kw_only=True)
 class Measurer:
-    """What files are held against.
+    """Measures exported files against the teacher.
 
     Args:
-        root: the folder that paths are told from.
-        sets: images of every transfer set, with what the teacher says of them.
+        root: the folder to which paths are relative.
+        sets: images of every transfer set, with the teacher's classes.
     """
 
     root: Path
@@ -118,7 +118,7 @@ class Measurer:
         num_labelled: int | None,
         seed: int,
     ) -> "Measurer":
-        """Return what asks for so many images of every set, and for so many with labels."""
+        """Return a measurer with this many images of every set, and this many with labels."""
         answer, sets = on_cpu(teacher), {}
         for name, source in SETS.items():
             batches = draw(source, teacher, count, child_seed(seed, "asked", name), "held_out")
@@ -136,10 +136,10 @@ class Measurer:
     def rows(
         self, network: Network, name: str, folder: Path, forms: Sequence[str], images: Source
     ) -> list[Row]:
-        """Export a candidate into `folder`, checked, and return a row for each of its files.
+        """Export a candidate into `folder`, with checks, and return a row for each of its files.
 
         Args:
-            images: that int8 is calibrated on.
+            images: calibration images of int8.
         """
         seed = child_seed(self.seed, "calibration")
         shown = draw(images, network, _CALIBRATION, seed)
@@ -178,8 +178,8 @@ class Measurer:
             rows.append(row)
         return rows
 
-    def timed(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows with latencies, all files timed in turn in this process."""
+    def with_latencies(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows with latencies, measured for all files alternately in this process."""
         answers = {row.path: _answer_of(self.root / row.path) for row in rows}
         probe = next(iter(self.sets.values())).images[:_TIMED]
         paces = time_forms(answers, probe, _SIDE_BY_SIDE)
@@ -187,7 +187,7 @@ class Measurer:
 
 
 def _part_of(labelled: Dataset, count: int, seed: int) -> Dataset:
-    """Return that many labelled images, chosen by the seed; all where there are no more."""
+    """Return this many labelled images, chosen by the seed; all if there are fewer."""
     if count >= len(labelled):
         return labelled
     rng = from_seed(child_seed(seed, "labelled"))

@@ -34,16 +34,16 @@ def continual(
     train_batchnorm: bool = False,
     **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
-    """Teach `model` the new classes of `data`, and return the run's summary.
+    """Train `model` on the new classes of `data`, and return the run's summary.
 
     Args:
         data: labelled images of the new classes: a folder for each, or a SET or .npz whose labels
             count on from the old classes.
-        strategy: "rehearsal" holds on to the old network's answers on transfer images and on new
-            ones, "lwf" on new ones only, "plain" on nothing.
-        transfer: what stands in for the old data, in place of shader images.
-        train_batchnorm: let BatchNorm take the statistics of what is shown.
-        eval: labelled data of old and new classes, which are scored apart.
+        strategy: "rehearsal" distils the old network on transfer images and on new ones, "lwf" on
+            new ones only, "plain" not at all.
+        transfer: substitute for the old data, in place of shader images.
+        train_batchnorm: update BatchNorm statistics during the training.
+        eval: labelled data of old and new classes, with separate scores.
         options: of `verbs.run_options.TeachOptions`.
     """
     one_of("strategy", strategy, get_args(Strategy))
@@ -81,10 +81,10 @@ def continual(
 
 
 def new_classes(data: str, old: InputContract) -> tuple[int, tuple[str, ...] | None]:
-    """Return how many classes the data add to the old ones, and their names where they have any.
+    """Return the number of new classes in the data, and their names if they have any.
 
     Raises:
-        ValueError: they add none.
+        ValueError: there are none.
     """
     names, count = count_classes(data)
     if names is not None:

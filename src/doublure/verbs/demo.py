@@ -1,10 +1,10 @@
-"""`demo`: the whole sentence on scikit-learn's digits, offline, in minutes on two cores.
+"""`demo`: the whole workflow on scikit-learn's digits, offline, in minutes on two cores.
 
-A teacher learns 1 297 digits. Then four students of the same size learn from it at equal steps:
-from shader images, from noise, from noise with the attack (the honest rival on so small a task),
-and from the digits themselves, which nobody would have. The rivals learn in a process of their own
-meanwhile. 500 digits that no network saw are the judge. The shader student is exported, int8
-included, and reported.
+A teacher is trained on 1 297 digits. Then four students of the same size learn from it with equal
+steps: from shader images, from noise, from noise with the attack (a strong baseline on such a small
+task), and from the digits themselves, which would not be available. The baselines train in a second
+process at the same time. 500 digits that no network was trained on are the evaluation data. The
+shader student is exported, also as int8, and reported.
 """
 
 import json
@@ -26,7 +26,7 @@ DATA = "builtin/digits"
 TEACHER, STUDENT = "builtin/convnet-32", "builtin/convnet-16"
 TEACHER_STEPS, STEPS, BATCH = 800, 1500, 128
 
-# name, what it is shown, and which parts of the recipe are left out
+# name, transfer set, and omitted parts of the recipe
 Arm = tuple[str, str | None, tuple[str, ...]]
 ARMS: tuple[Arm, ...] = (
     ("shader images", None, ()),
@@ -73,9 +73,9 @@ def run_arms(
     teacher = train(TEACHER, DATA, out=out / "teacher", steps=TEACHER_STEPS, **given, **told)
     ours, *rivals = ARMS
     spawn = get_context("spawn")
-    # As many threads as here: how sums are split among them decides their last bits.
+    # The same number of threads: the order of sums affects their last bits.
     threads = (torch.get_num_threads(),)
-    # Of one task, so that it ends by itself should this process be killed.
+    # One task only, so that the worker ends by itself if this process is killed.
     with ProcessPoolExecutor(
         1, spawn, torch.set_num_threads, threads, max_tasks_per_child=1
     ) as beside:
@@ -85,7 +85,7 @@ def run_arms(
         try:
             arms = _learn([ours], out, **given, **told)
         except BaseException:
-            # Rivals of nobody; the executor would wait until they are done.
+            # Terminate orphaned workers; the executor would block on them.
             for process in active_children():
                 process.terminate()
             raise
@@ -95,7 +95,7 @@ def run_arms(
 
 
 def _learn(arms: Sequence[Arm], out: Path, **told: Any) -> list[dict[str, Any]]:
-    """Return the scores of the student of each arm."""
+    """Return the scores of each arm's student."""
     scores = []
     for name, transfer, without in arms:
         made = distill(

@@ -1,4 +1,4 @@
-"""`distill`: the main job. Teacher + transfer set + objective -> student."""
+"""`distill`: teacher + transfer set + objective -> student."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ from doublure.verbs.run_options import (
     with_chosen_optimizer,
 )
 
-# What most benchmarks give to labels beside a teacher; see objectives.soft_targets.PUBLISHED.
+# The usual weight of labels together with a teacher; see objectives.soft_targets.PUBLISHED.
 _LABELS_WEIGHT = 0.1
 
 
@@ -62,22 +62,22 @@ def distill(
     from_scratch: bool = False,
     **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
-    """Make `student` do what `teacher` does, and return the summary of the run in `out`.
+    """Distil `teacher` into `student`, and return the summary of the run in `out`.
 
     Args:
-        teacher: a REF or a module, which the options describe.
-        method: a published recipe, None for `auto` (of text: `sequence-kd`); transfer, objective
-            and without swap parts of it.
-        few: 10 to 500 real images beside what the method makes. Half of them are shown; the other
-            half judges: by accuracy where there are labels, and by agreement.
-        labels: use the labels of the transfer set beside the teacher.
-        student_classes: the student's own, where they are not the teacher's: how many, or a file
-            with one name a line. Layers alone are compared then.
-        augment: an augmentation in place of the recipe's own, of `sources.augmenting.AUGMENTERS`.
-        batch_norm: how the student's BatchNorm begins and learns: of `recipes.BATCH_NORMS`; see
-            `recipes.with_batch_norm`.
-        init_from: weights the student starts from.
-        from_scratch: let it start from random weights where it could begin at its teacher.
+        teacher: a REF or a module, described by the options.
+        method: a published recipe, None for `auto` (for text: `sequence-kd`); transfer, objective
+            and without change parts of it.
+        few: 10 to 500 real images in addition to the method's own. Half of them are for training,
+            the other half for evaluation: of accuracy if there are labels, and of agreement.
+        labels: also use the labels of the transfer set.
+        student_classes: the student's classes, if they are not the teacher's: their number, or a
+            file with one name per line. Then only layers are compared.
+        augment: an augmentation of `sources.augmenting.AUGMENTERS` in place of the recipe's own.
+        batch_norm: initialisation and training of the student's BatchNorm: of
+            `recipes.BATCH_NORMS`; see `recipes.with_batch_norm`.
+        init_from: initial weights of the student.
+        from_scratch: start from random weights, even if the student could inherit from its teacher.
         options: of `verbs.run_options.TeachOptions`.
     """
     allowed = permitted(student, allow_code=options.get("allow_code", ()))
@@ -166,28 +166,28 @@ def _recipe(
 def _transfer(named: str | Source | None, task: Task, contract: Any, labels: bool) -> Source | None:
     if not isinstance(named, str):
         return named
-    # Sources of images serve only networks of images; what names data of a task is its own.
+    # Sources of images are for networks of images only; names of a task's data belong to that task.
     if contract.normalisation is None or task.owns_data(named):
         return task.transfer(named, contract, labels=labels)
     return source_named(named, labels=labels, contract=contract)
 
 
 def _few(named: str | Few | None, contract: Any, options: TeachOptions) -> Few | None:
-    """Return a few real images, which have been read; a person is told what was done to them."""
+    """Return the source of a few real images, after reading them; `say` gets their notes."""
     if named is None:
         return None
     skip_bad = options.get("skip_bad", False)
     few = named if isinstance(named, Few) else Few(data=named, skip_bad=skip_bad)
-    for note in few.opened(contract).notes:
+    for note in few.read(contract).notes:
         if "say" in options:
             options["say"](f"--few: {note}")
     return few
 
 
 def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:
-    """Return what is given, without the parts that would part images from their labels.
+    """Return the inputs without the parts of the recipe that do not work with labels.
 
-    Balancing and attacks choose images by the teacher's classes; labels are not asked.
+    Balancing and attacks select images by the teacher's classes, independent of labels.
     """
     known = methods()
     parted = {"balance", "attack", "matching"} & {*known[one_of("method", method, known)].parts}
@@ -195,9 +195,9 @@ def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:
 
 
 def _with_labels(recipe: Recipe, *, own_label_space: bool) -> Recipe:
-    """Return the recipe with labels beside what its last stage matches.
+    """Return the recipe with labels as an additional target of its last stage.
 
-    A student with classes of its own learns them alone, once earlier stages have initialised it.
+    A student with its own classes learns from labels only, after earlier stages initialised it.
     """
     last = recipe.stages[-1]
     objective: AnyObjective = HardLabels()

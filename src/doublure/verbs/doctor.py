@@ -1,4 +1,4 @@
-"""`doctor`: what this machine offers, and for each missing thing the command that adds it."""
+"""`doctor`: the capabilities of this machine, and the command that adds each missing one."""
 
 import os
 import platform
@@ -23,11 +23,11 @@ _OPTIONAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """One thing a machine may offer.
+    """A capability of a machine.
 
     Args:
-        detail: what is there, or why it is not.
-        add: the command that adds it; None where it is there or cannot be added.
+        detail: what is available, or why it is not.
+        add: the command that adds it; None if it is available or cannot be added.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Offer:
 
 
 def doctor() -> list[dict[str, Any]]:
-    """Return what this machine offers: name, there, detail, add."""
+    """Return the capabilities of this machine: name, there, detail, add."""
     return [asdict(offer) for offer in (*_base(), _cuda(), _bfloat16(), _opengl(), *_extras())]
 
 
@@ -77,7 +77,7 @@ def _opengl() -> Offer:
 
     try:
         context = moderngl.create_context(standalone=True, backend="egl")  # type: ignore[arg-type]  # its stub
-    except Exception as error:  # drivers fail in ways of their own; the reason is what is asked for
+    except Exception as error:  # drivers raise various errors; the message is the result
         return Offer(name="OpenGL", there=False, detail=f"no EGL context: {error}", add=add)
     detail = f"{context.info['GL_RENDERER']}, OpenGL {context.version_code / 100:.1f}"
     context.release()

@@ -1,4 +1,4 @@
-"""`evaluate`: how well does a network do on data with labels?"""
+"""`evaluate`: the scores of a network on data with labels."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import nn
 
 from doublure import tasks
 from doublure.catalogue import plugins
-from doublure.engine.pipeline import device_named
+from doublure.engine.pipeline import find_device
 from doublure.engine.task import Evaluation
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
@@ -31,16 +31,16 @@ def evaluate(
     allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Return how `model` does on `data`, always in float32; the model is left as it was.
+    """Return the evaluation of `model` on `data`, always in float32; the model is unchanged.
 
     Args:
-        model: a REF, a network, or any module where `data` is a dataset already sized for it;
-            weights, mean, std, size and classes describe a REF.
-        data: DATA, of which the test part is taken where it is divided, or an opened dataset;
-            parallel text where the network translates.
-        skip_bad: leave unreadable image files out instead of raising.
-        allow_code: files whose code may run where a run's folder asks for it.
-        say: is told lines worth a person's eye.
+        model: a REF, a network, or any module if `data` is a dataset of its input size; weights,
+            mean, std, size and classes describe a REF.
+        data: DATA, with its test part if it has parts, or an open dataset; parallel text if the
+            network translates.
+        skip_bad: skip unreadable image files instead of raising.
+        allow_code: files whose code may run if a run's folder needs it.
+        say: callback for log messages.
     """
     if isinstance(model, nn.Module):
         network = model
@@ -52,7 +52,7 @@ def evaluate(
         network = loaded.network
         for note in loaded.notes:
             say(note)
-    where = None if device is None else device_named(device)
+    where = None if device is None else find_device(device)
     task = plugins().task_of(network.contract) if isinstance(network, Network) else tasks.TASKS[0]
     if isinstance(data, str | Path):
         contract = as_network(network, None).contract

@@ -18,7 +18,7 @@ from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
 from doublure.verbs.naming import open_network, source_named
 
-# What int8 is calibrated on, and every form compared on, where nobody has images.
+# Default calibration images of int8, and for the comparison of all forms.
 _WITHOUT_IMAGES = "shaders"
 _BATCH = 64
 
@@ -39,14 +39,14 @@ def export(
     allow_code: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Exported]:
-    """Write `model` into the folder `out` in every form of `format`, and list what was written.
+    """Write `model` into the folder `out` in every form of `format`, and return a row per form.
 
     Args:
-        calibration: images for the ranges of int8, the nearer to the task the better; held-out
-            ones of them are what every form must answer as the network does.
-        eval: labelled data on which each form's accuracy is measured.
-        weights: of a REF, which mean, std, size and classes describe further.
-        allow_code: files whose code may run where a run's folder asks for it.
+        calibration: images for the ranges of int8, preferably similar to the task's; on held-out
+            ones of them, the outputs of every form are compared with the network's.
+        eval: labelled data for the accuracy of each form.
+        weights: weights of a REF; mean, std, size and classes describe it further.
+        allow_code: files whose code may run if a run's folder needs it.
     """
     network = open_network(
         model,

@@ -1,4 +1,4 @@
-"""`inspect`: what a checkpoint is, and whether what is said about it fits."""
+"""`inspect`: the content of a checkpoint, and a check of its input contract."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ def inspect(
     """Return parameters, layers and input contract of `model`, and a verdict on the contract.
 
     Args:
-        allow_code: files whose code may run where a run's folder asks for it.
+        allow_code: files whose code may run if a run's folder needs it.
     """
     network = open_network(
         model,

@@ -1,4 +1,4 @@
-"""`methods`: what there is, the paper behind it, and the verb that reaches it."""
+"""`methods`: all methods, their papers and verbs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a person types, as the parts it stands for: networks, sources, objectives, overrides."""
+"""From the user's texts to networks, sources, objectives and overrides."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ from doublure.sources.shader_files import SUFFIXES as SHADER_SUFFIXES
 from doublure.sources.shader_files import ShaderFiles
 from doublure.sources.surrogate import Surrogate
 
-# Stands in a recipe for a network that was handed over in Python; it cannot be re-run from text.
+# Marks a network that was passed in Python in a recipe, which cannot be re-run from text.
 IN_PYTHON = "python:"
 
 
@@ -40,11 +40,11 @@ def network_named(
     size: int | tuple[int, int] | None = None,
     classes: int | str | None = None,
 ) -> NetworkRef:
-    """Return the reference of a network with what was said about it.
+    """Return the reference of a network with its options.
 
     Args:
         size: height and width, or one number for both.
-        classes: how many, or a file with one name a line.
+        classes: their number, or a file with one name per line.
     """
     if isinstance(reference, nn.Module):
         kind = type(reference.body if isinstance(reference, Network) else reference)
@@ -63,7 +63,7 @@ def network_named(
 
 
 def with_classes(contract: Any, classes: int | str | None) -> Any:
-    """Return the contract with other classes, where they are named: how many, or a file of them."""
+    """Return the contract with other classes, given as a number or a file of names."""
     count, names = _counted(classes)
     if count is None:
         return contract
@@ -71,7 +71,7 @@ def with_classes(contract: Any, classes: int | str | None) -> Any:
 
 
 def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | None]:
-    """Return how many classes are named, and their names where a file has them."""
+    """Return the number of classes, and their names if a file has them."""
     if isinstance(classes, str) and not classes.isdigit():
         names = read_names(Path(classes))
         return len(names), names
@@ -79,21 +79,21 @@ def _counted(classes: int | str | None) -> tuple[int | None, tuple[str, ...] | N
 
 
 def as_network(network: nn.Module, contract: Contract | None) -> Network[Any]:
-    """Return a module handed over in Python as a network with a contract.
+    """Return a module that was passed in Python as a network with a contract.
 
     Raises:
-        ValueError: nobody says what it takes, or its weights are not in float32.
+        ValueError: its contract is unknown, or its weights are not in float32.
     """
     if others := other_precisions(network):
         raise ValueError(
-            f"{type(network).__name__} holds {others}, and everything here is float32; hand over "
-            "network.float(), and choose what it is trained in by precision="
+            f"{type(network).__name__} has {others} weights, but needs float32; pass "
+            f"network.float(), and set the precision of its training with precision="
         )
     if isinstance(network, Network):
         return network
     if contract is None:
         raise ValueError(
-            f"{type(network).__name__} does not say what images it takes; wrap it as "
+            f"{type(network).__name__} has no input contract; wrap it as "
             "doublure.Network(module, InputContract(...))"
         )
     return Network(network, contract)
@@ -102,7 +102,8 @@ def as_network(network: nn.Module, contract: Contract | None) -> Network[Any]:
 def permitted(
     *references: str | NetworkRef | nn.Module | None, allow_code: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return the files whose code may run: the allowed, and those of typed file: references."""
+    """Return the files whose code may run: the allowed ones, and those of typed file:
+    references."""
     typed = []
     for reference in references:
         if reference is not None and not isinstance(reference, nn.Module):
@@ -120,11 +121,11 @@ def open_network(
     allow_code: Sequence[str] = (),
     **said: Any,
 ) -> Network[Any]:
-    """Return the network a person named or handed over, with its notes told.
+    """Return the network that the user named or passed; `say` gets its notes.
 
     Args:
-        verb: refused where it cannot do anything with networks of such a task.
-        allow_code: files whose code may run where a run's folder asks for it.
+        verb: refused if it does not support networks of that task.
+        allow_code: files whose code may run if a run's folder needs it.
     """
     if isinstance(network, nn.Module):
         return _check_verb(as_network(network, None), verb)
@@ -147,25 +148,25 @@ def _check_verb(network: Network[Any], verb: str) -> Network[Any]:
 
 
 def check_options(task: Task, given: Mapping[str, Any]) -> None:
-    """Refuse options that mean nothing to a task.
+    """Refuse options that a task does not support.
 
     Args:
-        given: by name; what was not given is None or False.
+        given: options by name; missing ones are None or False.
     """
     for name, value in given.items():
         if value not in (None, False) and name not in task.options:
             option = name.replace("_", "-")
             raise ValueError(
-                f"--{option} means nothing to {task.name}, whose network {task.words.takes}; "
-                "leave it out"
+                f"--{option} does not apply to {task.name}, whose network {task.words.takes}; "
+                f"remove it"
             )
 
 
 def source_named(source: str | Source, *, labels: bool = False, contract: Any = None) -> Source:
-    """Return the source of a name of the catalogue, or of what lies on disk under it.
+    """Return the source of a name in the catalogue, or of a path.
 
     Args:
-        contract: whose images are wanted, for sources whose settings go by their size.
+        contract: contract of the images, for sources whose settings depend on their size.
     """
     if not isinstance(source, str):
         return source
@@ -173,7 +174,7 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
         named = _by_class(source)
         if isinstance(named, Source):
             return named
-        raise ValueError(f"{source} is no source: it lacks open(context, teacher, rng)")
+        raise ValueError(f"{source} is not a source: it lacks open(context, teacher, rng)")
     known = catalogue.by_name(catalogue.SOURCES)
     if source in known:
         named = known[source].make(contract)
@@ -185,7 +186,7 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
     if path.is_dir() and any(item.suffix in SHADER_SUFFIXES for item in path.iterdir()):
         return ShaderFiles(folder=path)
     if source.startswith("builtin/") or path.exists():
-        if contract is None:  # images for whoever wants them
+        if contract is None:  # images without labels
             return Surrogate(data=source, labels=labels)
         return plugins().task_of(contract).transfer(source, contract, labels=labels)
     way_out = "; or the path of images (a folder, a SET, a .npz) or of a folder of shaders"
@@ -194,7 +195,8 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
 
 
 def _by_class(name: str) -> Any:
-    """Return the settings of a user's class at their defaults; a name that is typed may run."""
+    """Return the settings of a user's class with default values; its code may run, as it was
+    typed."""
     settings = load_class(name, allow_code=True)
     try:
         return settings()
@@ -203,7 +205,7 @@ def _by_class(name: str) -> Any:
 
 
 def objective_named(texts: Sequence[str]) -> AnyObjective | None:
-    """Return the objective of texts "NAME" or "NAME=WEIGHT"; several are summed."""
+    """Return the objective for texts "NAME" or "NAME=WEIGHT"; several are summed."""
     known = catalogue.by_name(catalogue.OBJECTIVES)
     terms = []
     for text in texts:
@@ -233,10 +235,10 @@ def with_options(
     skip_bad: bool = False,
     assignments: Mapping[str, str] | None = None,
 ) -> Recipe:
-    """Return the recipe with the options that every training verb has; --set comes last.
+    """Return the recipe with the common options of training verbs; --set is applied last.
 
     Args:
-        steps: of the whole run; several stages share them in the recipe's proportion.
+        steps: steps of the whole run, distributed over stages in the recipe's proportion.
     """
     shown = [part for stage in recipe.stages for part in parts_of(stage.source)]
     reading = {"surrogate": Surrogate, "few": Few} if skip_bad else {}
@@ -262,7 +264,7 @@ def with_options(
 
 
 def _lasting(stages: tuple[Stage, ...], steps: int) -> tuple[Stage, ...]:
-    """Return the stages with so many steps together, at least one each."""
+    """Return the stages with this many steps in total, at least one each."""
     whole = sum(stage.fit.steps for stage in stages)
     if steps == whole:
         return stages

@@ -1,4 +1,4 @@
-"""`prune`: a network without its least important filters, then taught by what it was."""
+"""`prune`: remove a network's least important filters, then distil the original into it."""
 
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,7 +16,7 @@ from doublure.verbs.changing import run_changed
 from doublure.verbs.naming import source_named
 from doublure.verbs.run_options import TeachOptions
 
-# Recovery of a network that keeps most of its weights is short.
+# Recovery is short for a network that keeps most of its weights.
 STEPS = 2000
 
 
@@ -37,16 +37,16 @@ def prune(
     """Remove a share of the filters of `model`, distil it back, and return the run's summary.
 
     Args:
-        ratio: of the filters, over all rounds.
+        ratio: share of filters to remove, over all rounds.
         importance: "taylor", or as controls "l1" and "random".
-        loss: whose gradient "taylor" squares: "fisher", "labels" (of `images`) or "kl".
-        rounds: how often to prune a part and recover.
-        repair: solve what is left of each layer by least squares before it recovers; the published
-            recipe does not.
-        images: by which importance is judged; the transfer set's, or shader images.
-        transfer: what the pruned network is shown while it recovers, in place of shader images.
-        train_batchnorm: let BatchNorm take the statistics of the transfer set.
-        steps: of recovery, over all rounds; 0 for none.
+        loss: loss of the gradients in "taylor": "fisher", "labels" (of `images`) or "kl".
+        rounds: number of rounds of pruning and recovery.
+        repair: solve the remaining weights of each layer by least squares before recovery; not in
+            the published recipe.
+        images: images for the importance; by default the transfer set's, or shader images.
+        transfer: transfer set of the recovery, in place of shader images.
+        train_batchnorm: update BatchNorm statistics on the transfer set.
+        steps: steps of recovery, over all rounds; 0 for none.
         options: of `verbs.run_options.TeachOptions`.
     """
     positive("rounds", rounds)

@@ -1,4 +1,4 @@
-"""`quantize`: a network on grids of few bits, calibrated on any images, taught by what it was."""
+"""`quantize`: round a network to few bits, calibrated on any images, then distil it."""
 
 from pathlib import Path
 from typing import Any, Unpack
@@ -30,16 +30,18 @@ def quantize(
     train_batchnorm: bool = False,
     **options: Unpack[TeachOptions],
 ) -> dict[str, Any]:
-    """Round weights and activations of `model`, and return the run's summary.
+    """Quantize weights and activations of `model`, and return the run's summary.
 
     Args:
-        calibration: images for the ranges of activations; the transfer set's, or shader images.
-        weight_bits: 2 to 8, or 32 to leave weights as they are; activation_bits likewise.
-        first_last_bits: of the first and the last layer at least; 0 treats them as the others.
-        calibration_method: how ranges are taken: "minmax", "percentile" or "mse".
-        transfer: what the rounded network is shown while it learns, in place of shader images.
-        train_batchnorm: let BatchNorm take the statistics of the transfer set.
-        steps: of learning with rounded weights; none where neither steps nor a budget are given.
+        calibration: images for the ranges of activations; by default the transfer set's, or shader
+            images.
+        weight_bits: bit width of weights, 2 to 8, or 32 for off; activation_bits likewise.
+        first_last_bits: minimum bit width of the first and the last layer; 0 treats them like the
+            others.
+        calibration_method: method for the ranges: "minmax", "percentile" or "mse".
+        transfer: transfer set of the distillation, in place of shader images.
+        train_batchnorm: update BatchNorm statistics on the transfer set.
+        steps: steps of training with rounded weights; none without steps or a budget.
         options: of `verbs.run_options.TeachOptions`.
     """
 

@@ -1,4 +1,4 @@
-"""What the command line knows of the verbs, their options and all names, read off the code.
+"""The command line's reference of verbs, options and names, generated from the code.
 
 `python -m doublure.verbs.reference` writes it to `cli/reference.json`, so that --help needs no
 torch; a test keeps the file true.
@@ -37,15 +37,15 @@ _KINDS: tuple[tuple[str, Any], ...] = (
     ("texts", Sequence),
     ("assignments", Mapping),
 )
-# One argument of a docstring of ours: its name, and all lines up to the next one.
+# One argument in a docstring: its name, and all lines up to the next one.
 _ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
-    """Return the names that help texts mention, and the parameters of every verb.
+    """Return the names in help texts, and the parameters of every verb.
 
     Args:
-        tasks: those whose own verbs are among it.
+        tasks: tasks whose own verbs are included.
     """
     fit = FitSettings()
     own = [task for task in tasks if isinstance(task, OwnVerbs)]
@@ -78,7 +78,7 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
 
 
 def _own_verb(call: Callable[..., Any]) -> dict[str, Any]:
-    """Return what the command needs of a task's own verb without importing it."""
+    """Return the data of a task's own verb for the command, which does not import it."""
     hints = get_type_hints(call)
     documented = dict(_ARGUMENT.findall(inspect.getdoc(call) or ""))
     told = _parameters(call)
@@ -97,7 +97,7 @@ def _own_verb(call: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _takes(name: str, hint: Any) -> str:
-    """Return how a parameter of this type is typed, a key of `cli.task_verbs.TYPES`."""
+    """Return the key in `cli.task_verbs.TYPES` of a parameter's type."""
     if isinstance(hint, types.UnionType) or get_origin(hint) is Union:
         options = [part for part in get_args(hint) if part is not type(None)]
         hint = Path if Path in options else options[0]
@@ -112,7 +112,7 @@ def _first_line(documented: Any) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return the text of an argument on one line, as help texts begin and end."""
+    """Return the text of an argument on one line, in the form of a help text."""
     words = " ".join(text.split())
     return words[:1].upper() + words[1:]
 
@@ -120,7 +120,7 @@ def _sentence(text: str) -> str:
 def _parameters(verb: Callable[..., Any]) -> dict[str, Any]:
     """Return the parameters that a verb requires, and the others with their defaults.
 
-    Of shared options, and where it is no plain value, the default is None: left to the function.
+    The default is None, left to the function, for shared options and values that are not plain.
     """
     required: list[str] = []
     optional: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _parameters(verb: Callable[..., Any]) -> dict[str, Any]:
 
 
 def path() -> Path:
-    """Return where the command line reads it."""
+    """Return the path of the file."""
     return Path(str(resources.files("doublure.cli").joinpath("reference.json")))
 
 

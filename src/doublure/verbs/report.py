@@ -7,6 +7,6 @@ from doublure.reports.shrinking import is_shrink, write_shrinking_report
 
 
 def report(run: str | Path) -> Path:
-    """Write `report.html` into the folder of a run, whole or not at all, and return its path."""
+    """Write `report.html` into the folder of a run, atomically, and return its path."""
     folder = Path(run)
     return write_shrinking_report(folder) if is_shrink(folder) else write_report(folder)

@@ -1,4 +1,4 @@
-"""The options that verbs share, and the run that a verb's recipe becomes."""
+"""Options shared by verbs, and the run of a verb's recipe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -23,13 +23,13 @@ Made = tuple[Recipe, Mapping[str, Network[Any]]]
 
 
 class InputOptions(TypedDict, total=False):
-    """What the images of the network that a verb is given are like, where nothing else says it.
+    """Input contract of the network, if nothing else states it.
 
     Args:
-        mean: per channel, of images in [0, 1].
-        std: likewise.
+        mean: mean of each channel, for images in [0, 1].
+        std: standard deviation likewise.
         size: height and width, or one number for both.
-        classes: how many, or a file with one name a line.
+        classes: their number, or a file with one name per line.
     """
 
     mean: Sequence[float] | None
@@ -39,37 +39,37 @@ class InputOptions(TypedDict, total=False):
 
 
 class NetworkOptions(InputOptions, total=False):
-    """What describes the network that a verb is given; see `NetworkRef`.
+    """Description of the network; see `NetworkRef`.
 
     Args:
-        weights: a file.
+        weights: a file of weights.
     """
 
     weights: str | None
 
 
 class CommonOptions(TypedDict, total=False):
-    """What every run can be asked for; what is not said, the recipe says.
+    """Options of every run; the recipe has the defaults.
 
     Args:
-        recipe: a recipe to run again, in place of networks, data and method.
-        eval: labelled data to score on; never changes the student.
-        skip_bad: leave unreadable image files out instead of raising.
-        steps: of the optimizer; several stages share them.
+        recipe: a recipe to re-run, in place of networks, data and method.
+        eval: labelled evaluation data; never affects the student.
+        skip_bad: skip unreadable image files instead of raising.
+        steps: optimizer steps, distributed over stages.
         budget: seconds, in place of steps.
-        batch_size: images, or sentences, a step.
+        batch_size: images or sentences per step.
         lr: the peak learning rate.
-        seed: of all that is random.
+        seed: random seed.
         device: "cpu", "cuda", or "auto".
         precision: "float32" or "bfloat16".
-        set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
-        resume: go on with the run in the folder, or begin it.
-        overwrite: replace what is in the folder.
+        set: fields of the recipe by key, as texts; see `recipe_file.replace_keys`.
+        resume: resume the run in the folder, or start it.
+        overwrite: replace the run in the folder.
         allow_code: files whose code a recipe or a run's folder may run.
         tensorboard: also write curves for TensorBoard.
         checkpoint_seconds: time between two checkpoints.
-        say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of the metrics log.
+        say: callback for log messages.
+        watch: callback for the number of steps and each line of the metrics log.
     """
 
     recipe: str | Path | Recipe | None
@@ -93,27 +93,28 @@ class CommonOptions(TypedDict, total=False):
 
 
 class TrainOptions(CommonOptions, InputOptions, total=False):
-    """What `train` shares with other verbs: `CommonOptions` and `InputOptions`."""
+    """Options of `train`: `CommonOptions` and `InputOptions`."""
 
 
 class TeachOptions(CommonOptions, NetworkOptions, total=False):
-    """What the verbs share in which a network teaches: `CommonOptions`, `NetworkOptions` and more.
+    """Options of verbs with a teacher: `CommonOptions`, `NetworkOptions` and more.
 
     Args:
-        audit: whether the transfer set is scored, or its search followed, for the report.
+        audit: whether the report has the audit of the transfer set, or the path of its
+            optimisation.
     """
 
     audit: bool
 
 
 def description(options: TrainOptions | TeachOptions) -> dict[str, Any]:
-    """Return what the options say of a network."""
+    """Return the options that describe a network."""
     given: dict[str, Any] = {**options}
     return {name: given[name] for name in NetworkOptions.__annotations__ if name in given}
 
 
 def opening(options: TrainOptions | TeachOptions) -> dict[str, Any]:
-    """Return how a person wants a network opened: who is told, and what code may run."""
+    """Return the loading options: the callback for notes, and code that may run."""
     given: dict[str, Any] = {**options}
     return {name: given[name] for name in ("say", "allow_code") if name in given}
 
@@ -121,12 +122,12 @@ def opening(options: TrainOptions | TeachOptions) -> dict[str, Any]:
 def with_chosen_optimizer(
     recipe: Recipe, student: nn.Module, options: TrainOptions | TeachOptions
 ) -> Recipe:
-    """Return the recipe with an optimizer by which such a student learns; a person is told."""
+    """Return the recipe with an optimizer that suits the student, with a message."""
     made = choose_optimizer(recipe, student)
     if made != recipe and "say" in options:
         options["say"](
-            "the student normalises layers, not batches: AdamW at "
-            f"{made.stages[-1].fit.learning_rate:g} in place of SGD; --set optimizer=sgd goes back"
+            "the student has LayerNorm and no BatchNorm: AdamW at "
+            f"{made.stages[-1].fit.learning_rate:g} instead of SGD; --set optimizer=sgd restores it"
         )
     return made
 
@@ -139,11 +140,11 @@ def run_recipe(
     *,
     typed: Sequence[Any],
 ) -> dict[str, Any]:
-    """Carry out the recipe asked for, or else the one that `make` makes, and return the summary.
+    """Run the given recipe, or else the one from `make`, and return the summary.
 
     Args:
-        make: returns a recipe and the networks that were opened for it, by role.
-        typed: the networks that a person named; the code of a `file:` among them may run.
+        make: returns a recipe and its loaded networks, by role.
+        typed: the networks that the user named; the code of a `file:` among them may run.
 
     Raises:
         TypeError: the verb has no such option.
@@ -175,7 +176,7 @@ def run_recipe(
     summary = pipeline.run(
         made, Path(out), RunOptions(**run_options | {"networks": networks}), known_parts
     )
-    if summary:  # of several processes the first one has it
+    if summary:  # the first of several processes has it
         write_report(Path(out))
     return summary
 

@@ -1,4 +1,4 @@
-"""`score`: how good is a transfer set for this teacher, before any training?"""
+"""`score`: the quality of a transfer set for a teacher, before any training."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from doublure.audits.transfer_card import TransferSetCard
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.protocols import Source, WrappingSource
 from doublure.engine.method import MethodInputs
-from doublure.engine.pipeline import device_named
+from doublure.engine.pipeline import find_device
 from doublure.engine.recipe import Recipe
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
@@ -39,22 +39,22 @@ def score(
     say: Callable[[str], None] = lambda _: None,
     watch: Callable[[str], None] = lambda _: None,
 ) -> list[TransferSetCard]:
-    """Return the report card of each transfer set: raw, and as the student would be fed it.
+    """Return the score of each transfer set: raw, and with the student's augmentation.
 
     Args:
-        teacher: a REF or a network; weights, mean, std, size and classes describe it. None takes
-            the recipe's.
-        transfer: sources by name or path. Each is fed as the default recipe would feed it, or as
-            `recipe` does; a source made in Python that brings wrappers is left as it is.
-        recipe: its own sources are scored too, first.
-        count: images to look at, of either stream.
-        allow_code: files whose code a recipe or a run's student may run.
-        say: is told lines worth a person's eye.
-        watch: is told how far the work is.
+        teacher: a REF or a network; weights, mean, std, size and classes describe it. None uses the
+            recipe's.
+        transfer: sources by name or path. Each gets the wrappers of the default recipe, or of
+            `recipe`; a source from Python that already has wrappers is unchanged.
+        recipe: a recipe whose own sources are also scored, first.
+        count: number of images, from each stream.
+        allow_code: files whose code may run if a recipe or a run's student needs it.
+        say: callback for log messages.
+        watch: callback for the progress.
     """
     made = recipe if recipe is None or isinstance(recipe, Recipe) else _read(recipe)
     if made is None and not transfer:
-        raise ValueError("score needs something to score; name it with --transfer or --recipe")
+        raise ValueError("score needs a transfer set; name it with --transfer or --recipe")
     said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
     said |= {"size": size, "classes": classes}
     network = _teacher(teacher, made, said, allow_code, say)
@@ -89,29 +89,29 @@ def _teacher(
     allow_code: Sequence[str],
     say: Callable[[str], None],
 ) -> Network:
-    """Return the teacher, on the best device where it was not handed over."""
+    """Return the teacher, on the best device unless it was passed in Python."""
     if teacher is None:
         if recipe is None or recipe.teacher is None:
             raise ValueError("score needs a teacher; name it with --teacher")
         opened = resolve(recipe.teacher, allow_code=allow_code)
         for note in opened.notes:
             say(note)
-        return opened.network.to(device_named("auto"))
+        return opened.network.to(find_device("auto"))
     network = open_network(teacher, verb="score", say=say, allow_code=allow_code, **said)
     if not isinstance(teacher, nn.Module):
-        network.to(device_named("auto"))
+        network.to(find_device("auto"))
     return network
 
 
 def _sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
-    """Return the source of each stage by a name for it."""
+    """Return the source of each stage by name."""
     if len(recipe.stages) == 1:
         return [(recipe.method, recipe.stages[0].source)]
     return [(f"{recipe.method}, stage {i}", stage.source) for i, stage in enumerate(recipe.stages)]
 
 
 def _around(template: Source, source: Source) -> Source:
-    """Return `source` inside the wrappers that the template has around its own."""
+    """Return `source` inside the wrappers of the template's own source."""
     if not isinstance(template, WrappingSource):
         return source
     settings: Any = template  # a frozen dataclass, as all settings are

@@ -1,9 +1,9 @@
-"""`shrink`: several smaller networks for who has none in mind, compared, and one recommended.
+"""`shrink`: several smaller networks, their comparison, and a recommendation.
 
-The folder holds `shrink.json` (what was asked for and the plan, before anything is made), a RUN for
-each candidate that learned in `candidates/NAME`, with its exported files and `measured.json`, and
-at the end `summary.json` and `report.html`. It goes on candidate by candidate, and a candidate that
-was interrupted goes on as a run of its own verb does.
+The folder has `shrink.json` (arguments and plan, written first), a RUN for each trained candidate
+in `candidates/NAME`, with its exported files and `measured.json`, and at the end `summary.json` and
+`report.html`. It resumes per candidate, and an interrupted candidate resumes like a run of its own
+verb.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from doublure.compress.shrinking_choice import Row, front, recommend, takes
 from doublure.compress.shrinking_plan import Candidate, Costs, LeftOut, Plan, Target
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset, open_data
-from doublure.engine.pipeline import device_named
+from doublure.engine.pipeline import find_device
 from doublure.engine.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
@@ -36,15 +36,15 @@ from doublure.verbs.naming import network_named, open_network, permitted, source
 
 RECORD, MEASURED, TEACHER = "shrink.json", "measured.json", "teacher"
 FORMS = ("onnx", "int8-onnx")
-# Images a step, unless those steps would take more than a share of the budget.
+# Images per step, unless such steps would take more than this share of the budget.
 _BATCH, _SMALL_BATCH, _STEPS_SHARE = 128, 32, 0.25
-# Images of each transfer set that files are held against the teacher on, and the budget's share.
+# Images of each transfer set for the agreement with the teacher, and the budget's share.
 _FEWEST, _MOST, _ASKED_SHARE = 64, 1024, 0.02
-# The budget's share for labelled images, how many files there may be, and how much faster than
-# torch they are.
+# The budget's share for labelled images, the maximum number of files, and their speed relative to
+# torch.
 _LABELLED_SHARE, _FILES, _FASTER = 0.15, 16, 3.0
 
-# Fifteen steps of a search, each three answers, in steps of a training, each six of them.
+# Fifteen optimisation steps of three passes each, in training steps of six passes each.
 _IMAGE_STEPS = 7.5
 
 Part = TypeVar("Part")
@@ -52,13 +52,13 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is done at a time, and measured, so that it fits the budget.
+    """Batch size and amount of measurement that fit the budget.
 
     Args:
-        asked: images of each transfer set.
-        labelled: images with labels, None without any.
-        answer: seconds that the teacher takes for an image.
-        image: seconds to make an image of its statistics.
+        asked: number of images of each transfer set.
+        labelled: number of labelled images, None without any.
+        answer: seconds of the teacher per image.
+        image: seconds to optimise an image.
         step: seconds of a training step.
     """
 
@@ -94,23 +94,23 @@ def shrink(
     say: Callable[[str], None] = lambda _: None,
     watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None,
 ) -> dict[str, Any]:
-    """Make smaller networks of `teacher`, compare them, and return the summary in `out`.
+    """Create smaller networks from `teacher`, compare them, and return the summary in `out`.
 
     Args:
         teacher: a REF or a network; weights, mean, std, size and classes describe it.
-        target: what the student may take: a share of the teacher's bytes ("0.3"), a size ("2MB")
-            or a latency of one image on this machine ("5ms").
+        target: limit of the student: a share of the teacher's bytes ("0.3"), a size ("2MB") or a
+            latency of one image on this machine ("5ms").
         budget: seconds for all of it, 30 at least.
-        student: REF of a student that is tried beside the others.
-        transfer: what is shown, in place of what the verbs would draw.
-        eval: labelled data to score on; never changes a student.
-        skip_bad: leave unreadable image files out instead of raising.
-        batch_size: images a step; 128, or 32 where those would take too long.
-        resume: go on with what is in the folder, or begin it.
-        overwrite: replace what is in the folder.
-        allow_code: files whose code may run where a run's folder asks for it.
-        say: is told lines worth a person's eye.
-        watch: is told the number of steps and each line of a candidate's metrics log.
+        student: REF of an additional student.
+        transfer: transfer set in place of the verbs' own.
+        eval: labelled evaluation data; never affects a student.
+        skip_bad: skip unreadable image files instead of raising.
+        batch_size: images per step; 128, or 32 if those would take too long.
+        resume: resume the work in the folder, or start it.
+        overwrite: replace the content of the folder.
+        allow_code: files whose code may run if a run's folder needs it.
+        say: callback for log messages.
+        watch: callback for the number of steps and each line of a candidate's metrics log.
     """
     began = time.perf_counter()
     wanted = planning.parse_target(target)
@@ -174,7 +174,7 @@ def shrink(
 
 
 class _Clock:
-    """Seconds since the start, those of an earlier process included."""
+    """Seconds since the start, including those of an earlier process."""
 
     def __init__(self, began: float, before: float) -> None:
         self._began, self._before = began, before
@@ -183,13 +183,13 @@ class _Clock:
         return self._before + time.perf_counter() - self._began
 
     def add(self, seconds: float) -> None:
-        """Count what an earlier process took."""
+        """Add the seconds of an earlier process."""
         self._before += seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """The files of all candidates, and those that could not be made, with the reason."""
+    """The files of all candidates, and the failed candidates with the reason."""
 
     rows: list[Row]
     failed: list[LeftOut]
@@ -198,23 +198,23 @@ class _Made:
 def _record(
     folder: RunFolder, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
 ) -> dict[str, Any]:
-    """Return what an earlier process planned; nothing if there is none to go on with."""
+    """Return the plan of an earlier process; None if there is nothing to resume."""
     if not folder.check(resume=resume, overwrite=overwrite):
         return {}
     record: dict[str, Any] = folder.read_json(RECORD)
     before, now = record["asked"], json.loads(json.dumps(asked))
     if keys := [name for name, value in now.items() if before.get(name) != value]:
         raise RunFolderError(
-            f"--resume, but what is asked for differs from what is in the folder in "
-            f"{', '.join(keys)}; leave the option away, or use another --out"
+            f"--resume, but the arguments differ from those in the folder in {', '.join(keys)}; "
+            f"remove the option, or use another --out"
         )
     return record
 
 
 def _scale(network: Network, budget: float, labelled: Dataset | None, device: str | None) -> Scale:
-    """Return how much is measured, by the time the teacher takes here."""
+    """Return the amount of measurement, from the teacher's time on this machine."""
     answer = comparing.seconds_an_answer(network)
-    step = comparing.seconds_a_step(network, device_named(device or "auto"))
+    step = comparing.seconds_a_step(network, find_device(device or "auto"))
     long = planning.FEWEST_STEPS * _BATCH * step > _STEPS_SHARE * budget
     batch_size = _SMALL_BATCH if long else _BATCH
     asked = int(_ASKED_SHARE * budget / (len(comparing.SETS) * answer))
@@ -238,10 +238,10 @@ def _plan(
     scale: Scale,
     clock: _Clock,
 ) -> tuple[Plan, Row]:
-    """Return the plan, and the row of the teacher, which is exported and measured for it."""
+    """Return the plan, and the row of the teacher, which is exported and measured."""
     network, began = bench.network, clock()
     rows = measurer.rows(network, TEACHER, bench.root / TEACHER, ("onnx",), SHADERS)
-    (row,) = measurer.timed(rows)
+    (row,) = measurer.with_latencies(rows)
     exported = clock() - began
     whole = count_parameters(network)
     why = making.why_not_pruned(network)
@@ -256,7 +256,7 @@ def _plan(
         opened = load(student, like=network.contract, allow_code=allowed)
         named = student, count_parameters(opened) / whole
     known = planning.known_candidates(siblings, prunes=not why, student=named)
-    # Two forms are made of a candidate, each checked in a process of its own.
+    # A candidate has two forms, each checked in a separate process.
     costs = Costs(
         spent=clock(),
         answer=scale.answer,
@@ -278,7 +278,7 @@ def _plan(
 
 
 def _make_all(plan: Plan, bench: Bench, measurer: Measurer, clock: _Clock) -> _Made:
-    """Make what is lacking, one candidate after the other, and return all files."""
+    """Create the missing candidates one after the other, and return all files."""
     say = bench.options["say"]
     rows, failed, done = list[Row](), list[LeftOut](), dict[str, float]()
     for candidate in plan.candidates:
@@ -297,7 +297,7 @@ def _make_all(plan: Plan, bench: Bench, measurer: Measurer, clock: _Clock) -> _M
         try:
             made = _make(candidate, seconds, images, plan, bench, measurer)
         except RunFolderError:
-            raise  # a folder that is in the way, or a full disk, is no candidate's fault
+            raise  # an existing folder or a full disk is not an error of the candidate
         except (ValueError, ArithmeticError, RuntimeError) as error:
             why = " ".join(str(error).split())
             say(f"{candidate.name} could not be made: {why}")
@@ -319,7 +319,7 @@ def _make(
     bench: Bench,
     measurer: Measurer,
 ) -> list[Row]:
-    """Make one candidate and return its files, measured."""
+    """Create one candidate and return its measured files."""
     learning = seconds - planning.closing_seconds(plan.costs)
     if candidate.kind != "int8" and learning <= 0:
         raise ValueError(f"of the budget {seconds:.0f}s are left for it, too few to learn anything")
@@ -333,8 +333,8 @@ def _make(
 def _summarize(
     made: _Made, teacher: Row, plan: Plan, bench: Bench, measurer: Measurer, clock: _Clock
 ) -> dict[str, Any]:
-    """Time all files side by side, choose one, and write what was found."""
-    teacher, *rows = measurer.timed([teacher, *made.rows])
+    """Time all files together, choose one, and write the results."""
+    teacher, *rows = measurer.with_latencies([teacher, *made.rows])
     target = plan.target
     chosen = recommend(rows, target, teacher)
     at_front = {row.path for row in front(rows, target, teacher)}
@@ -362,5 +362,5 @@ def _summarize(
 
 
 def _read(of: type[Part], value: Any) -> Part:
-    """Return a part of a record as it was before it was written."""
+    """Return the part of a record from before it was written."""
     return TypeAdapter(of).validate_python(value)

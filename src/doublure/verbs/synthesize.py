@@ -1,12 +1,11 @@
 """`synthesize`: any source, written to disk as a SET.
 
-With `balance` an image is kept while fewer than ceil(count / classes) of the class that the teacher
-calls it are there; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones
-for as long as a run needs images. Once ten times the count were drawn, any image is kept.
+With `balance` an image is kept while there are fewer than ceil(count / classes) images of its class
+by the teacher; every image is kept once, unlike in `sources.Balanced`, which repeats rare ones.
+After ten times the count of draws, any image is kept.
 
-Of a source that optimises its images the first batch is followed: `optimisation_path.png` in the
-folder of the SET shows how its first images came about. They are optimised once, and are the
-same as without.
+For a source that optimises its images, `optimisation_path.png` in the folder of the SET shows
+intermediate images of the first batch. The images are the same as without it.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ from doublure.core.protocols import (
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
 from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
-from doublure.engine.pipeline import device_named
+from doublure.engine.pipeline import find_device
 from doublure.engine.run_folder import RunFolderError, write_whole
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network, freeze
@@ -46,9 +45,9 @@ from doublure.verbs.naming import network_named, open_network, source_named
 
 _SHARD = 256
 OPTIMISATION_PICTURE = "optimisation_path.png"
-# A smaller share of images that the teacher calls by their classes is no synthesis of these.
+# Below this share of images that the teacher assigns to their classes, there is a warning.
 _RECOGNISED = 0.5
-# Of the count; what is still lacking then is filled with images of any class.
+# Maximum draws as a multiple of the count; the rest is filled with images of any class.
 _MOST_DRAWN = 10
 
 
@@ -76,14 +75,14 @@ def synthesize(
 ) -> dict[str, Any]:
     """Write `count` images of `source` into the SET `out`; return its description.
 
-    Interrupted, it goes on at the last complete shard with `resume`. Memory does not grow with
-    the count.
+    With `resume`, an interrupted call continues after the last complete shard. Memory does not grow
+    with the count.
 
     Args:
-        size: height and width; the teacher's where there is one.
-        balance: keep as many images of each class the teacher names; needs a teacher.
-        set: fields of the source by name, as texts.
-        allow_code: files whose code may run where the teacher's folder asks for it.
+        size: height and width; by default the teacher's.
+        balance: keep equally many images of each class by the teacher; needs a teacher.
+        set: fields of the source by key, as texts.
+        allow_code: files whose code may run if the teacher's folder needs it.
     """
     network = None
     if teacher is not None:
@@ -100,16 +99,16 @@ def synthesize(
         )
     contract = _contract(network, size, channels)
     made = _with_fields(source_named(source, contract=contract), set or {})
-    folder = _prepared(Path(out), resume=resume, overwrite=overwrite)
+    folder = _check_folder(Path(out), resume=resume, overwrite=overwrite)
     table = recipe_file.to_table(made)
     if balance and teacher is not None:
         table |= {"balanced_by": network_named(teacher).ref}
     if resume and (folder / "set.json").exists():
         finished = read_image_set(folder)
         _check_same(finished, count, contract, table, seed)
-        say(f"{folder} is finished already")
+        say(f"{folder} is already finished")
         return _told(finished)
-    where = device_named(device)
+    where = find_device(device)
     steps = -(-count // _SHARD)
     context = StreamContext(
         contract=contract, device=where, batch_size=min(_SHARD, count), steps=steps
@@ -125,15 +124,15 @@ def synthesize(
     stream = tally = _Tally(stream)
     if balance:
         if frozen is None or teacher is None:
-            raise ValueError("to balance the classes a teacher has to name them; give --teacher")
+            raise ValueError("balancing needs the classes of a teacher; use --teacher")
         stream = even = _Even(stream, frozen, contract.classes, count)
     if overwrite and folder.exists():
         shutil.rmtree(folder)
     written = _write(stream, labels, contract, count, folder, table, seed, watch)
     if balance and even.surplus:
         say(
-            f"{even.surplus} of {count} images are of classes that had enough of them: "
-            "the source hardly shows the others"
+            f"{even.surplus} of {count} images are of classes that were already complete: the "
+            f"source has few of the others"
         )
     if tally.told:
         say(tally.told)
@@ -141,7 +140,7 @@ def synthesize(
 
 
 class _Followed:
-    """A stream whose first batch leaves a picture of how its first images were found."""
+    """A stream that draws a picture of the optimisation of its first images."""
 
     def __init__(
         self, stream: OptimisingStream, teacher: nn.Module, contract: InputContract, path: Path
@@ -165,7 +164,7 @@ class _Followed:
 
 
 class _Tally:
-    """A stream that remembers how many of its images the teacher calls by their labels."""
+    """A stream that counts the images that the teacher assigns to their labels."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -180,16 +179,16 @@ class _Tally:
 
     @property
     def told(self) -> str:
-        """What a person should know of it; "" of images that were made for no class."""
+        """A note for the user; "" for images without labels."""
         if not self._count:
             return ""
         share = self._right / self._count
         way_out = (
-            "; let it search longer (--set iterations=N), or weigh the statistics less "
+            "; use more iterations (--set iterations=N), or a smaller weight of the statistics "
             "(--set features=W)"
         )
         return (
-            f"the teacher calls {share:.0%} of the images by the classes they were made for"
+            f"the teacher assigns {share:.0%} of the images to their labels"
             f"{way_out if share < _RECOGNISED else ''}"
         )
 
@@ -201,7 +200,7 @@ class _Tally:
 
 
 class _Even:
-    """A stream without the images of classes of which there are enough."""
+    """A stream without the images of classes that are already complete."""
 
     def __init__(self, stream: Stream, teacher: nn.Module, classes: int, count: int) -> None:
         self._stream, self._teacher, self._count = stream, teacher, count
@@ -210,7 +209,7 @@ class _Even:
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         batch = self._stream.draw(step, student)
-        with torch.no_grad():  # about what will be written
+        with torch.no_grad():  # for the images that will be written
             classes = self._teacher(_to_bytes(batch.images) / 255).argmax(-1).cpu()
         wanted = admit(classes, self._kept, -(-self._count // len(self._kept)))
         fits = wanted
@@ -266,7 +265,7 @@ def _write(
         pixels = _to_bytes(batch.images[:left])
         if not len(pixels):
             continue
-        # The state of the next draw is on disk before the shard that makes it the next one.
+        # The state for the next draw is on disk before the shard of this one.
         _keep(stream, step, _state(folder, writer.written + len(pixels)))
         before = _state(folder, writer.written)
         writer.append(pixels, None if batch.labels is None else batch.labels[:left])
@@ -290,14 +289,14 @@ def _keep(stream: Stream, step: int, path: Path) -> None:
 
 
 def _go_on(stream: Stream, path: Path) -> int:
-    """Put the stream where it was, and return the step that comes next."""
+    """Restore the stream, and return the next step."""
     try:
         state = torch.load(path, weights_only=True)
         stream.load_state_dict(state["stream"])
         return int(state["step"])
     except DAMAGE as error:
         raise RunFolderError(
-            f"{path} is missing or damaged ({first_line(error)}); start afresh with --overwrite"
+            f"{path} is missing or damaged ({first_line(error)}); restart with --overwrite"
         ) from error
 
 
@@ -322,8 +321,8 @@ def _with_fields(source: Source, texts: Mapping[str, str]) -> Source:
     return recipe_file.replace_fields(source, texts) if texts else source
 
 
-def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Return the folder if the set may be written there; nothing is changed yet."""
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
+    """Return the folder if the set may be written there, without a change."""
     if resume and overwrite:
         raise RunFolderError("--resume and --overwrite exclude each other; choose one")
     if folder.exists() and not folder.is_dir():
@@ -332,7 +331,7 @@ def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
         return folder
     if not resume and not overwrite:
         raise RunFolderError(
-            f"{folder} exists; go on with --resume, replace it with --overwrite, "
+            f"{folder} exists; resume it with --resume, replace it with --overwrite, "
             "or choose another --out"
         )
     if not is_begun(folder):
@@ -343,7 +342,7 @@ def _prepared(folder: Path, *, resume: bool, overwrite: bool) -> Path:
 def _check_same(
     finished: ImageSet, count: int, contract: InputContract, table: Mapping[str, Any], seed: int
 ) -> None:
-    """Raise unless the finished set is the one that is asked for."""
+    """Raise unless the finished set fits the arguments."""
     there = {
         "count": len(finished),
         "size": tuple(finished.images.shape[1:3]),
@@ -355,7 +354,7 @@ def _check_same(
         "count": count,
         "size": contract.size,
         "channels": contract.channels,
-        "settings": json.loads(json.dumps(table)),  # as it is read back
+        "settings": json.loads(json.dumps(table)),  # as from the file
         "seed": seed,
     }
     if differing := [name for name in asked if asked[name] != there[name]]:

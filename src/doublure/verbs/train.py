@@ -1,4 +1,4 @@
-"""`train`: supervised training, of teachers and of whatever learns from labels."""
+"""`train`: supervised training."""
 
 from pathlib import Path
 from typing import Any, Unpack
@@ -35,10 +35,10 @@ def train(
     Args:
         data: a class-per-folder directory, a SET or .npz with labels, or builtin/digits; or
             parallel text, as FOLDER:de-en.
-        augment: what is done to the images, of `sources.augmenting.AUGMENTERS`; None for mild.
-        batch_norm: how BatchNorm begins and learns: of `recipes.BATCH_NORMS`; see
-            `recipes.with_batch_norm`.
-        init_from: weights to start from.
+        augment: augmentation of the images, of `sources.augmenting.AUGMENTERS`; None for mild.
+        batch_norm: initialisation and training of BatchNorm: of
+            `recipes.BATCH_NORMS`; see `recipes.with_batch_norm`.
+        init_from: initial weights.
         options: of `verbs.run_options.TrainOptions`.
     """
     allowed = permitted(net, allow_code=options.get("allow_code", ()))

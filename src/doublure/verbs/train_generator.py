@@ -1,4 +1,4 @@
-"""`train-generator`: a network that makes images, from images that may be used once."""
+"""`train-generator`: a generator of images, from images that may be used only once."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from doublure.sources.lcw import METHOD
 from doublure.tasks.generation import training
 from doublure.tasks.generation.recipes import GeneratorRecipe, lcw
 
-# The published recipes, by the name that the command line knows them by.
+# The published recipes by name.
 GENERATORS: dict[str, Callable[..., GeneratorRecipe]] = {METHOD: lcw}
 
 
@@ -45,13 +45,13 @@ def train_generator(
 
     Args:
         data: a folder of images, a SET or .npz, or builtin/digits; labels are not used.
-        size: height and width of what it makes; those of the images where nothing is said.
-        channels: 1 or 3; those of the images where nothing is said.
-        skip_bad: leave unreadable image files out instead of raising.
-        recipe: a recipe to run again, in place of data, size and channels.
-        steps: of each of the two stages.
+        size: height and width of generated images; by default those of the data.
+        channels: 1 or 3; by default those of the data.
+        skip_bad: skip unreadable image files instead of raising.
+        recipe: a recipe to re-run, in place of data, size and channels.
+        steps: steps of each of the two stages.
         budget: seconds for both, in place of steps.
-        set: fields of the recipe by key, as texts; see `recipe.replace_keys`.
+        set: fields of the recipe by key, as texts; see `recipe_file.replace_keys`.
     """
     make = GENERATORS[one_of("generator", method, GENERATORS)]
     if recipe is not None:

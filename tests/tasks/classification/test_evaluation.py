@@ -114,5 +114,5 @@ def test_data_without_labels_are_refused():
 def test_a_network_that_answers_nan_is_refused():
     model = network()
     nn.init.constant_(model.body[4].weight, float("nan"))
-    with pytest.raises(ValueError, match="with NaN or infinite logits"):
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
         evaluate(model, open_data("builtin/digits:test", CONTRACT))

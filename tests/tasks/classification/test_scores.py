@@ -122,7 +122,7 @@ def test_minus_infinity_is_an_answer():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_are_no_answers(value):
     logits = torch.tensor([[0.0, value], [0.0, 1.0]])
-    with pytest.raises(ValueError, match="answered 1 of 2 images with NaN or infinite logits"):
+    with pytest.raises(ValueError, match="logits are NaN or infinite for 1 of 2 images"):
         Classification().score([(logits, batch(0, 0))])
 
 

@@ -114,7 +114,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_generator(recipe, tmp_path, l
 
 def test_an_existing_run_is_neither_replaced_nor_gone_on_with_unasked(recipe, tmp_path):
     train_generator(recipe=recipe, out=tmp_path / "run")
-    with pytest.raises(RunFolderError, match="go on with --resume, replace it with --overwrite"):
+    with pytest.raises(
+        RunFolderError, match="resume it with --resume, replace it with --overwrite"
+    ):
         train_generator(recipe=recipe, out=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"differs from the one in the folder in plan\.latent"):
         train_generator(recipe=recipe, out=tmp_path / "run", resume=True, set={"plan.latent": "5"})

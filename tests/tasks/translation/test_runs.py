@@ -191,7 +191,7 @@ def test_what_cannot_be_is_refused_in_one_line(teacher, folder, tmp_path):
     line = refused("distill", *both, "--transfer", folder, "--without", "mixup", *out)
     assert "no part 'mixup'" in line
     line = refused("distill", *both, "--transfer", folder, "--augment", "mild", *out)
-    assert "--augment means nothing to translation" in line
+    assert "--augment does not apply to translation" in line
     line = refused(
         "distill", "--teacher", teacher, "--student", "builtin/resnet8", "--transfer", folder, *out
     )

@@ -1,6 +1,6 @@
-"""`auto`, the default: a student that begins at its teacher, on images that begin as shaders.
+"""`auto`, the default: a student that inherits from its teacher, on optimised shader images.
 
-What it is made of depends on the networks and on what is given, and each choice is told:
+Its parts depend on the networks and the inputs, and each choice is reported:
 
     images     short inversions of matched shader images, with new ones against the student while
                it learns, and a quarter of plain shader images. Without BatchNorm statistics, or
@@ -39,7 +39,7 @@ from doublure.objectives.soft_targets import SoftTargets
 from doublure.objectives.stage_outputs import StageOutputs
 from doublure.objectives.weighted import AnyObjective, Weighted
 from doublure.sources.augmentation import Augmented
-from doublure.sources.augmenting import shifted_and_mirrored
+from doublure.sources.augmenting import shifts_and_flips
 from doublure.sources.balanced import Balanced
 from doublure.sources.combined import Combined
 from doublure.sources.few import Few, shown_few
@@ -51,7 +51,7 @@ from doublure.sources.shaders import Shaders
 from doublure.sources.short_inversion import ShortInversion
 from doublure.sources.surrogate import Surrogate
 
-# What can be left out, to see what it is worth.
+# Parts that can be omitted, for ablations.
 PARTS = (
     "inherit",
     "least-squares",
@@ -65,15 +65,15 @@ PARTS = (
     "ring",
     "stage-outputs",
 )
-# Below this many pixels a side, what inversion adds to shader images is less than it costs.
+# Below this side in pixels, inversion improves shader images less than it costs.
 _TINY = 16
 _BATCH = 128
-# Of a student's parameters; with less in common it learns as one from scratch.
+# Minimum share of inherited parameters; with less, training is as from scratch.
 _ENOUGH_IN_COMMON = 0.25
-# Of a budget: images made, half of them before the first step.
+# Share of a budget for image optimisation, half of it before the first step.
 _SYNTHESIS_SHARE = 0.35
 _PLAIN_SHARE = 0.25
-# A few real images: of the starts of optimised ones, and of what is shown.
+# Shares of a few real images: of the starts of optimised ones, and of other images.
 _FEW_STARTS, _FEW_SHOWN = 0.5, 0.2
 _INHERITED = FitSettings(
     batch_size=_BATCH,
@@ -87,10 +87,10 @@ _FROM_SCRATCH = FitSettings(batch_size=_BATCH)
 
 
 def network_facts(teacher: Network, student: Network, *, given_weights: bool) -> Facts:
-    """Return what a recipe may depend on.
+    """Return the facts on which a recipe may depend.
 
     Args:
-        given_weights: the student's weights are to stay as they are.
+        given_weights: whether the student keeps its weights.
     """
     common = share_in_common(student.body, teacher.body) >= _ENOUGH_IN_COMMON
     return Facts(
@@ -112,7 +112,10 @@ def _is_trained(teacher: Network) -> bool:
 def _has_stages(network: Network) -> bool:
     try:
         return bool(find_stages(network, _some_images(network)).ends)
-    except (ValueError, RuntimeError):  # no layer answers with a map, or none takes such images
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # no layer returns a map, or the size is wrong
         return False
 
 
@@ -122,7 +125,7 @@ def _some_images(network: Network) -> Tensor:
 
 
 def auto(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """Return one stage made for the networks and for what is given."""
+    """Return one stage for the networks and inputs."""
     begins = "inherit" not in inputs.without and inputs.facts.inherits
     fit = _INHERITED if begins else _FROM_SCRATCH
     stage = Stage(
@@ -136,15 +139,15 @@ def auto(inputs: MethodInputs) -> tuple[Stage, ...]:
 
 
 def plan(inputs: MethodInputs) -> tuple[str, ...]:
-    """Return what was chosen and why."""
+    """Return the choices and their reasons."""
     inherits = "inherit" not in inputs.without and inputs.facts.inherits
     begins = (
         "the student begins with what it can take over from its teacher"
         if inherits
         else "the student begins from scratch"
     )
-    few = () if inputs.few is None else (_few_told(inputs.few, inputs),)
-    return (begins, _told(inputs), *few)
+    few = () if inputs.few is None else (_describe_few(inputs.few, inputs),)
+    return (begins, _describe_images(inputs), *few)
 
 
 def _objective(inputs: MethodInputs) -> AnyObjective:
@@ -158,7 +161,8 @@ def _on_disk(inputs: MethodInputs) -> bool:
 
 
 def _inverts(inputs: MethodInputs) -> bool:
-    """Whether images are optimised: not where real ones are shown, or where it does not pay."""
+    """Return whether images are optimised: not with real images, or where it costs more than it
+    gains."""
     large = min(inputs.image_contract.size) >= _TINY
     return (
         not _on_disk(inputs)
@@ -172,11 +176,11 @@ def _shown(inputs: MethodInputs) -> Source:
     source = _images(inputs)
     large = min(inputs.image_contract.size) >= _TINY
     if inputs.few is not None:
-        # The augmentation around moves them where there is one.
+        # An outer augmentation moves them, if there is one.
         few = inputs.few if large else _moved(inputs.few, inputs)
         source = Combined(sources=(source, few), shares=(1 - _FEW_SHOWN, _FEW_SHOWN))
     if "augmentation" not in inputs.without and large:
-        source = Augmented(source=source, augmentation=shifted_and_mirrored(inputs.image_contract))
+        source = Augmented(source=source, augmentation=shifts_and_flips(inputs.image_contract))
     if "mixup" not in inputs.without and large:
         source = Mixed(source=source, share=0.5)
     return source
@@ -209,7 +213,7 @@ def _images(inputs: MethodInputs) -> Source:
 
 
 def _starts(plain: Source, inputs: MethodInputs) -> Source:
-    """Return what inversion begins with: plain images, and a few real ones where there are any."""
+    """Return the starts of inversion: plain images, and a few real ones if there are any."""
     if inputs.few is None:
         return plain
     shares = (1 - _FEW_STARTS, _FEW_STARTS)
@@ -217,29 +221,31 @@ def _starts(plain: Source, inputs: MethodInputs) -> Source:
 
 
 def _moved(few: Few, inputs: MethodInputs) -> Source:
-    """Return a few images shifted and mirrored ever anew, unless that is left out."""
+    """Return a few images with random shifts and flips, unless augmentation is omitted."""
     return few if "augmentation" in inputs.without else shown_few(few, inputs.image_contract)
 
 
-def _few_told(few: Few, inputs: MethodInputs) -> str:
-    data = few.opened(inputs.image_contract)
-    starts = f"{_FEW_STARTS:.0%} of what optimisation begins with and " if _inverts(inputs) else ""
+def _describe_few(few: Few, inputs: MethodInputs) -> str:
+    data = few.read(inputs.image_contract)
+    starts = f"{_FEW_STARTS:.0%} of the starts of optimisation and " if _inverts(inputs) else ""
     judged = "agreement" if data.labels is None else "accuracy and agreement"
     others = f"; the others measure {judged}" if few.held_out else ""
     return (
-        f"{len(data)} real images: {1 - few.held_out:.0%} of them teach, as {starts}"
-        f"{_FEW_SHOWN:.0%} of what is shown{others}"
+        f"{len(data)} real images: {1 - few.held_out:.0%} of them train, as {starts}"
+        f"{_FEW_SHOWN:.0%} of the other images{others}"
     )
 
 
-def _told(inputs: MethodInputs) -> str:
+def _describe_images(inputs: MethodInputs) -> str:
     if _on_disk(inputs):
-        return "the images given are shown, none is made"
+        return "the given images are used, none are generated"
     if _inverts(inputs):
         return (
             "shader images are optimised for a few steps towards the teacher's BatchNorm "
-            "statistics, a quarter is shown as it is"
+            "statistics, a quarter is not optimised"
         )
     if not inputs.facts.statistics:
-        return "the teacher holds no BatchNorm statistics to optimise images by: shader images"
-    return "images this small are not optimised: shader images, balanced by the teacher's answers"
+        return "the teacher has no BatchNorm statistics for image optimisation: shader images"
+    return (
+        "images this small are not optimised: shader images, balanced by the teacher's predictions"
+    )

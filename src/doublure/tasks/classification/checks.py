@@ -1,4 +1,4 @@
-"""Does a network answer an image with one logit a class, and do a teacher and a student fit?"""
+"""Checks of a network's logits, and of the match between teacher and student."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from doublure.nets.network import Network, freeze
 
 
 def check_logits(role: str, network: Network) -> list[str]:
-    """Raise unless a black image is answered with a logit for each class; return what is doubtful.
+    """Raise unless a black image gives one logit per class; return doubts.
 
     Args:
         role: "teacher" or "student", for messages.
@@ -28,18 +28,18 @@ def check_logits(role: str, network: Network) -> list[str]:
             output = freeze(network)(image)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
-            f"the {role} does not take an image of {shape} ({first_line(error)}); "
-            "say its size and channels"
+            f"the {role} does not take an image of {shape} ({first_line(error)}); set its size and "
+            f"channels"
         ) from error
     if not isinstance(output, Tensor):
         raise ValueError(
-            f"the {role} answers an image with {_in_words(output)}, not with logits; wrap it in a "
-            "module whose forward returns the one tensor of shape (batch, classes)"
+            f"the {role} returns {_in_words(output)}, not logits; wrap it in a module whose "
+            f"forward returns one tensor of shape (batch, classes)"
         )
     if output.shape != (1, contract.classes):
         raise ValueError(
-            f"the {role} answers an image with {tuple(output.shape[1:])} numbers, but is said to "
-            f"know {contract.classes} classes"
+            f"the {role} returns {tuple(output.shape[1:])} numbers per image, but its contract has "
+            f"{contract.classes} classes"
         )
     return [f"{role}: {doubt}" for doubt in doubts(network, output)]
 
@@ -47,10 +47,10 @@ def check_logits(role: str, network: Network) -> list[str]:
 def check_same_classes(
     teacher: InputContract, student: InputContract, *, own_label_space: bool
 ) -> None:
-    """Raise unless the two take the same images and know as many classes.
+    """Raise unless the two have the same images and number of classes.
 
     Args:
-        own_label_space: the student has classes of its own.
+        own_label_space: whether the student has its own classes.
     """
     for name in ("channels",) if own_label_space else ("classes", "channels"):
         ours, theirs = getattr(student, name), getattr(teacher, name)

@@ -1,4 +1,4 @@
-"""Evaluation: how well a network does on data with labels, measured and always in float32."""
+"""Evaluation of a network on data with labels, always in float32."""
 
 import time
 from collections import Counter
@@ -21,7 +21,7 @@ from doublure.tasks.classification.scores import Classification, ClassificationT
 
 @dataclass(frozen=True, kw_only=True)
 class ClassAccuracy:
-    """How many images of one class were right."""
+    """Numbers of images and of correct predictions of one class."""
 
     accuracy: float
     correct: int
@@ -30,13 +30,13 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a network scored.
+    """The scores of a network.
 
     Args:
-        per_class: by class name, or index where nobody knows names; classes that had images.
+        per_class: by class name, or by index without names; only classes with images.
         nll: negative log-likelihood in nats per image.
         calibration_error: expected calibration error in [0, 1].
-        seconds: wall time of reading and answering.
+        seconds: wall time of reading and prediction.
     """
 
     accuracy: float
@@ -52,7 +52,7 @@ class Evaluation:
         return wilson_interval(self.correct, self.count, level)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evaluate --json` prints."""
+        """Return the output of `evaluate --json`."""
         return {
             "accuracy": self.accuracy,
             "correct": self.correct,
@@ -61,7 +61,7 @@ class Evaluation:
         }
 
     def lines(self) -> list[str]:
-        """Return what `evaluate` prints."""
+        """Return the output of `evaluate`."""
         low, high = self.interval()
         return [
             f"accuracy [bold]{self.accuracy:.2%}[/]  {self.correct:,} of {self.count:,}"
@@ -83,12 +83,12 @@ def evaluate(
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Return the accuracy of `model` on `data`, in float32 and eval mode, whatever its own are.
+    """Return the accuracy of `model` on `data`, in float32 and eval mode.
 
-    The model is left as it was: mode, precision and device.
+    The model's mode, precision and device are unchanged.
 
     Args:
-        device: where to work; None for where the model is.
+        device: device of the computation; None for the model's.
     """
     if data.labels is None:
         raise ValueError("these data have no labels, and a score needs them")
@@ -131,7 +131,7 @@ def _per_class(
         zip(tally.correct.tolist(), tally.count.tolist(), strict=True)
     ):
         name = named.get(index, str(index))
-        # ImageNet, for one, has two classes called "crane".
+        # ImageNet has two classes called "crane".
         label = f"{name} ({index})" if name in shared else name
         if count:
             scores[label] = ClassAccuracy(accuracy=correct / count, correct=correct, count=count)

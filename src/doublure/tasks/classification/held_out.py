@@ -1,9 +1,9 @@
-"""What teacher and student say of transfer images that the student never saw.
+"""Outputs of teacher and student on held-out transfer images.
 
-They are held out of what a stage shows. Where a few real images are among it, those of them that
-judge are asked alone, as they are: they are nearest to what the student is for. Of images found by
-optimisation none can be held out, and of images on disk none is where `held_out` is 0: then they
-are a fixed set of shader images at the contract's mean and deviation.
+They are held out from the source of a stage. If that includes a few real images, only their
+evaluation part is used, without augmentation: these are closest to the student's purpose. Optimised
+images cannot be held out, and images on disk are not if `held_out` is 0: then a fixed set of shader
+images is used, with the contract's mean and standard deviation.
 """
 
 import dataclasses
@@ -33,17 +33,17 @@ from doublure.sources.surrogate import Surrogate
 # At 2 048 images the standard error of a share is at most 1.1 points.
 _COUNT = 2048
 _SAMPLES = 48
-# Of the fixed shader set, the same for all runs.
+# Seed of the fixed shader set, the same for all runs.
 _FIXED_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What teacher and student said about transfer images, most often held out, as fed.
+    """Outputs of teacher and student on transfer images, usually held out, with augmentation.
 
     Args:
-        images: some of them, to be looked at.
-        distinct: of how many images those are views; None where nobody knows.
+        images: some of them, for the report.
+        distinct: number of different images behind these views; None if unknown.
     """
 
     images: Tensor
@@ -56,10 +56,10 @@ class HeldOut:
 def answer_held_out(
     stage: Stage, seed: int, teacher: Network, student: Network, count: int = _COUNT
 ) -> HeldOut:
-    """Return both networks' answers on images the student never saw."""
+    """Return both networks' outputs on images that the student was not trained on."""
     source, seed = _judging(stage.source, seed)
-    if isinstance(source, Few):  # each of them once
-        count = size = len(source.kept_apart(student.contract))
+    if isinstance(source, Few):  # each image once
+        count = size = len(source.held_out_images(student.contract))
     else:
         size = min(256, count)
     settings = dataclasses.replace(stage.fit, batch_size=size)
@@ -87,7 +87,7 @@ def answer_held_out(
 
 
 def answer_shown(batch: Batch | None, student: Network) -> HeldOut | None:
-    """Return both networks' answers on images that were trained on; None where there are none."""
+    """Return both networks' outputs on training images; None if there are none."""
     if batch is None or batch.teacher is None or not isinstance(batch.teacher.output, Tensor):
         return None
     with torch.no_grad():
@@ -110,13 +110,13 @@ def _judging(source: Source, seed: int) -> tuple[Source, int]:
 
 
 def _few(source: Source) -> Few | None:
-    """Return the few real images of a source of which some judge, if there are any."""
+    """Return the few real images in a source that have an evaluation part, if there are any."""
     parts = (part for part in parts_of(source) if isinstance(part, Few) and part.held_out)
     return next(parts, None)
 
 
 def _why_nothing_is_held_out(source: Source) -> str | None:
-    """Return why the student saw all that a source has, None where some is kept apart."""
+    """Return why a source has no held-out images, None if it has some."""
     parts = [*parts_of(source)]
     if any(isinstance(part, OptimisedSource) for part in parts):
         return "none of what was shown could be held out"
@@ -140,6 +140,6 @@ def _held_out_name(stage: Stage) -> str:
 
 
 def _shown(source: Source) -> list[Source]:
-    """Return the sources that others are around."""
+    """Return the innermost sources."""
     holding = WrappingSource | CombiningSource
     return [part for part in parts_of(source) if not isinstance(part, holding)]

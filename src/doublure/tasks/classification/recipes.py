@@ -1,4 +1,4 @@
-"""Published recipes that learn from labels; see `recipes` for what is decided here."""
+"""Published recipes with labels; `recipes` describes what such a function decides."""
 
 from doublure.core.protocols import InputContract
 from doublure.engine.fit import FitSettings
@@ -14,11 +14,11 @@ from doublure.sources.surrogate import Surrogate
 
 
 def autoaugment_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """AutoAugment; labels, and with weight 0.5 the teacher's five likeliest classes.
+    """AutoAugment; labels, and with weight 0.5 the teacher's top five classes.
 
     Wei, Xiao, Xie, Zhang, Chen, Tian: arXiv:2003.11342.
     """
-    assert inputs.base is not None  # else refused by `Method.recipe`
+    assert inputs.base is not None  # `Method.recipe` checks this
     source = inputs.base
     if "augmentation" not in inputs.without:
         source = augmented(source, "autoaugment", inputs.image_contract)

@@ -1,12 +1,12 @@
 """Classification: one class per image, scored by top-1 accuracy.
 
-Beside it stand the negative log-likelihood (nats per image) and the expected calibration error of
-Guo et al. 2017 (arXiv:1706.04599): with B_m the images whose confidence max softmax(z) lies in
-(m-1, m] / M,
+Further scores are the negative log-likelihood (nats per image) and the expected calibration error
+of Guo et al. 2017 (arXiv:1706.04599): with B_m the images with confidence max softmax(z) in (m-1,
+m] / M,
 
     ECE = sum_m |B_m| / n * | accuracy(B_m) - mean confidence(B_m) |
 
-Everything is worked out in float32 and added up in float64; one pass, memory of one batch.
+Everything is computed in float32 and summed in float64; one pass, with the memory of one batch.
 """
 
 import math
@@ -28,7 +28,7 @@ from doublure.core.statistics import top1_equal
 def top1_correct(
     logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
 ) -> Bool[Tensor, " batch"]:
-    """Return whether each image's largest logit (the first of equals) is its label's."""
+    """Return whether each image's largest logit (the first of equal ones) is that of its label."""
     return logits.argmax(-1) == labels
 
 
@@ -40,7 +40,7 @@ def negative_log_likelihood(
 
 
 def confidence_bins(confidence: Float[Tensor, " batch"], num_bins: int) -> Int64[Tensor, " batch"]:
-    """Return the bin m - 1 of each confidence, where it lies in (m - 1, m] / num_bins."""
+    """Return the bin m - 1 of each confidence in (m - 1, m] / num_bins."""
     return ((confidence * num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
 
 
@@ -48,14 +48,14 @@ def calibration_error(
     bin_correct: Float[Tensor, " bins"], bin_confidence: Float[Tensor, " bins"], count: int
 ) -> Float[Tensor, ""]:
     """Return the expected calibration error in [0, 1] from sums over each bin's images."""
-    # |B|/n * |correct/|B| - confidence/|B|| = |correct - confidence| / n: empty bins need no care.
+    # |B|/n * |correct/|B| - confidence/|B|| = |correct - confidence| / n: empty bins contribute 0.
     return (bin_correct - bin_confidence).abs().sum() / count
 
 
 class ClassificationTally:
-    """Sums over batches, on the device of the logits, from which every score follows.
+    """Sums over batches for all scores, on the device of the logits.
 
-    `correct` and `count` hold one number per class, by label.
+    `correct` and `count` have one number per class, by label.
     """
 
     def __init__(self, classes: int, num_bins: int, device: torch.device | str = "cpu") -> None:
@@ -66,7 +66,7 @@ class ClassificationTally:
         self._bin_confidence = torch.zeros_like(self._bin_correct)
 
     def add(self, logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> None:
-        """Count one batch in."""
+        """Add one batch."""
         logits = logits.float()
         right = top1_correct(logits, labels)
         self.count.index_add_(0, labels, torch.ones_like(labels))
@@ -104,7 +104,7 @@ class Classification:
         return self.tally(pairs).scores()
 
     def tally(self, pairs: Iterable[tuple[Any, Batch]]) -> ClassificationTally:
-        """Return the sums behind the scores, with correct and count of every class."""
+        """Return the sums for the scores, with correct and count of every class."""
         tally: ClassificationTally | None = None
         for output, batch in pairs:
             logits = _logits(output)
@@ -117,7 +117,8 @@ class Classification:
         return tally
 
     def confusion(self, pairs: Iterable[tuple[Any, Batch]]) -> Int64[Tensor, "labels predictions"]:
-        """Return how many images of each class (row) were taken for each class (column)."""
+        """Return the confusion matrix: numbers of images by class (row) and predicted class
+        (column)."""
         table: Tensor | None = None
         for output, batch in pairs:
             logits = _logits(output)
@@ -132,7 +133,7 @@ class Classification:
         return table.view(math.isqrt(len(table)), -1)
 
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
-        """Return the share of images for which two networks name the same class."""
+        """Return the share of images with the same predicted class by two networks."""
         same, count = torch.zeros((), dtype=torch.int64), 0
         for student, teacher in outputs:
             equal = top1_equal(_logits(student), _logits(teacher))
@@ -146,10 +147,10 @@ def _logits(output: Any) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"{type(output)}"
         raise ValueError(f"classification needs logits of shape (batch, classes), got {what}")
-    # Minus infinity rules a class out and is an answer; NaN, or nothing but it, is none.
+    # Minus infinity excludes a class and is valid; NaN, or only minus infinity, is not.
     if bad := int((~output.amax(-1).isfinite()).sum()):
         raise ValueError(
-            f"the network answered {bad} of {len(output)} images with NaN or infinite logits; "
+            f"the network's logits are NaN or infinite for {bad} of {len(output)} images; "
             "check its weights, mean and std"
         )
     return output.float()

@@ -1,7 +1,7 @@
-"""What can be said of a student that classifies images, and what it was shown.
+"""The summary of a student for classification, and of its transfer set.
 
-The accuracies are those of `summary`; with them goes agreement on held-out transfer images. The
-files that the report draws are written here.
+It has accuracies and the agreement on held-out transfer images. It also writes the files for the
+report's pictures.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part
 from doublure.engine.recipe import Stage
 from doublure.engine.run_folder import write_json, write_whole
-from doublure.engine.task import FinishedRun, labels_not_learned
+from doublure.engine.task import FinishedRun, unlearned_labels_warning
 from doublure.exports.measure import Timing, count_flops, time_pair
 from doublure.nets.network import Network
 from doublure.objectives.soft_targets import SoftTargets
@@ -35,26 +35,26 @@ from doublure.tasks.classification.evaluation import ClassAccuracy, Evaluation, 
 from doublure.tasks.classification.held_out import HeldOut, answer_held_out, answer_shown
 from doublure.tasks.classification.scores import Classification
 
-# The verbs whose networks are held against what they were, and how long each pair is timed.
+# Verbs whose networks are timed against the originals, and the seconds of each timing.
 _TIMED = ("prune", "quantize")
 _TIMING = Timing(seconds=2.0)
 _SCORES = ("accuracy", "correct", "calibration_error")
 
 
 def summarize_images(run: FinishedRun) -> dict[str, Any]:
-    """Return the part of a summary that depends on the task; write what the student was shown."""
+    """Return the task's part of a summary, and write the student's transfer images."""
     recipe, folder, audit = run.recipe, run.folder, run.audit
     teacher, student, evaluation_data = run.teacher, run.student, run.evaluation_data
     stage, seed = recipe.stages[-1], recipe.seed
     classes = student.contract.classes
     told: dict[str, Any] = {
         "class_names": student.contract.names,
-        "warnings": labels_not_learned(run.terms, classes),
+        "warnings": unlearned_labels_warning(run.terms, classes),
     }
     for role, network in (("teacher", teacher), ("student", student)):
         told[f"{role}_flops"] = None if network is None else count_flops(network)
     if recipe.own_label_space:
-        teacher = None  # whose answers to these images mean something else
+        teacher = None  # whose outputs have another meaning
     scores = _evaluated(evaluation_data, teacher, student)
     told |= _accuracies(scores)
     few = evaluation_data is not None and recipe.eval is None
@@ -67,8 +67,8 @@ def summarize_images(run: FinishedRun) -> dict[str, Any]:
         return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
     held_out = answer_held_out(stage, seed, teacher, student)
     score = Classification().agreement([(held_out.student, held_out.teacher)])
-    # A game with the student cannot be drawn from when it is over, and so not be scored: what
-    # can be looked at is its last batch.
+    # A generator trained against the student cannot be drawn from after the run, and so not be
+    # scored: only its last batch is available.
     optimised = any(isinstance(part, OptimisedSource) for part in parts_of(stage.source))
     shown = answer_shown(run.last, student) if optimised else held_out
     if shown is not None:
@@ -97,20 +97,20 @@ def summarize_images(run: FinishedRun) -> dict[str, Any]:
 
 
 def scored(summary: Mapping[str, Any], role: str) -> str:
-    """Return how a network of a summary scored, for the terminal."""
+    """Return the scores of a network in a summary, for the terminal."""
     accuracy = summary[f"{role}_accuracy"]
     if accuracy is None:
         return "accuracy not measured"
     low, high = summary[f"{role}_interval"]
     count = summary["accuracy_count"]
-    if role == "teacher":  # which may know a part of the classes alone
+    if role == "teacher":  # which may have only a part of the classes
         count = summary.get("old_count", count)
     correct = f"{summary[f'{role}_correct']:,} of {count:,}"
     return f"accuracy {accuracy:.1%} ({correct}, 95 % interval {low:.1%} to {high:.1%})"
 
 
 def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
-    """Return the transfer-set score of what a stage showed."""
+    """Return the score of a stage's transfer set."""
     scorer = TransferSetScorer(
         teacher, temperature=temperature_of(stage.objective), calibration=committed()
     )
@@ -119,7 +119,7 @@ def score_stage(stage: Stage, teacher: Network, seed: int) -> Finding:
 
 
 def temperature_of(objective: AnyObjective) -> float:
-    """Return the temperature of the soft targets among the objectives; 1 where there are none."""
+    """Return the temperature of the soft targets in an objective; 1 if there are none."""
     if isinstance(objective, SoftTargets):
         return objective.temperature
     if isinstance(objective, Weighted):
@@ -128,7 +128,7 @@ def temperature_of(objective: AnyObjective) -> float:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """Return what findings.json holds of a finding; its pictures stay behind."""
+    """Return a finding without its pictures, for findings.json."""
     told = {item.name: getattr(finding, item.name) for item in dataclasses.fields(finding)}
     return {name: value for name, value in told.items() if name != "pictures"}
 
@@ -136,7 +136,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 def _evaluated(
     evaluation_data: Dataset | None, teacher: Network | None, student: Network
 ) -> dict[str, Evaluation]:
-    """Return what each network scored, a teacher that knows fewer classes on those it knows."""
+    """Return the scores of each network; a teacher with fewer classes is scored on those."""
     if evaluation_data is None:
         return {}
     scores = {"student": evaluate(student, evaluation_data)}
@@ -149,7 +149,7 @@ def _evaluated(
 
 def _of_first_classes(evaluation_data: Dataset, count: int) -> Dataset:
     labels = evaluation_data.labels
-    assert labels is not None  # demanded when they were opened
+    assert labels is not None  # required when they were opened
     places = (labels < count).nonzero()[:, 0]
     return (
         evaluation_data
@@ -187,9 +187,9 @@ def _per_class(scores: dict[str, Evaluation]) -> dict[str, Any]:
 def _old_and_new(
     evaluation_data: Dataset | None, scores: dict[str, Evaluation], num_old: int, classes: int
 ) -> dict[str, Any]:
-    """Return the student's accuracy on old and on new classes, of all it could have answered.
+    """Return the student's accuracy on old and on new classes, among all its classes.
 
-    What is forgotten is what the old network's accuracy on the old ones was above that.
+    Forgetting is the old network's accuracy on the old classes minus the student's.
     """
     found: dict[str, Any] = {"new_classes": classes - num_old, "forgetting": None}
     by_class: dict[int, ClassAccuracy] = {}
@@ -209,7 +209,7 @@ def _old_and_new(
 
 def _samples(held_out: HeldOut) -> bytes:
     shown = len(held_out.images)
-    # A student that learned new classes knows more of them than its teacher.
+    # A student with new classes has more classes than its teacher.
     more = held_out.student.shape[1] - held_out.teacher.shape[1]
     classes = held_out.student.shape[1]
     return _archive(
@@ -222,7 +222,7 @@ def _samples(held_out: HeldOut) -> bytes:
 
 
 def optimisation_record(followed: FollowedOptimisation) -> OptimisationRecord:
-    """Return what a report, or a picture, shows of a search."""
+    """Return the path of an image optimisation, for a report or a picture."""
     path = followed.path
     return OptimisationRecord(
         images=np.stack([_pixels(images) for images in path.images]),

@@ -1,4 +1,4 @@
-"""Classification as the engine knows it: networks that take one image and answer with logits."""
+"""The classification task for the engine: networks from one image to logits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from doublure.tasks.classification.recipes import supervised
 from doublure.tasks.classification.scores import Classification
 from doublure.tasks.classification.summary import scored, summarize_images
 
-# Images on which networks are compared for the report.
+# Number of images for the comparison of networks in the report.
 _JUDGED = 4096
 _WORDS = Words(
     takes="takes images",
@@ -45,7 +45,7 @@ _WORDS = Words(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationTask:
-    """Task: which class is it? One image in, one logit a class out."""
+    """Task: classification, from one image to one logit per class."""
 
     name = "classification"
     words = _WORDS
@@ -77,13 +77,13 @@ class ClassificationTask:
         return ImageDescription.of(contract, architecture, plan)
 
     def builds(self, name: str) -> bool:
-        return False  # those of `nets.builtin` are for every task that takes one image
+        return False  # those of `nets.builtin` are for all tasks with one image as input
 
     def contract_for(self, said: NetworkRef, like: Contract | None) -> InputContract:
-        raise AssertionError(f"{said.ref} is no network of this task's own")
+        raise AssertionError(f"{said.ref} is not a network of this task")
 
     def build(self, name: str, contract: InputContract) -> nn.Module:
-        raise AssertionError(f"{name} is no network of this task's own")
+        raise AssertionError(f"{name} is not a network of this task")
 
     def check(self, role: str, network: Network) -> list[str]:
         return check_logits(role, network)
@@ -94,7 +94,7 @@ class ClassificationTask:
         check_same_classes(teacher, student, own_label_space=own_label_space)
 
     def owns_data(self, data: str) -> bool:
-        return False  # images are what DATA is where nothing says otherwise
+        return False  # DATA are images by default
 
     def open_evaluation_data(
         self, data: str, contract: InputContract, *, skip_bad: bool
@@ -105,7 +105,7 @@ class ClassificationTask:
         return Surrogate(data=named, labels=labels)
 
     def default_method(self, *, own_label_space: bool) -> str:
-        # Labels of classes that the teacher does not know are learned from images as they are.
+        # Labels of classes unknown to the teacher are learned from unbalanced images.
         return "shader-kd" if own_label_space else "auto"
 
     def facts(self, teacher: Network, student: Network, *, given_weights: bool) -> Facts:
@@ -114,7 +114,7 @@ class ClassificationTask:
     def train_recipe(self, inputs: TrainInputs) -> tuple[Recipe, Network]:
         reference, network = inputs.reference, inputs.network
         if network is None:
-            # What the network and its weights do not say of what they take, data do.
+            # The data complete the contract of network and weights.
             like = natural_contract(inputs.data, skip_bad=inputs.skip_bad)
             network = inputs.load(reference, like=like, allow_code=inputs.allow_code)
             said = ("size", "channels", "mean", "std", "classes", "names")

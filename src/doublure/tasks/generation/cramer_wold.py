@@ -1,4 +1,4 @@
-"""The Cramer-Wold distance of two samples in closed form, and what LCW trains with it.
+"""The Cramer-Wold distance of two samples in closed form, and the objectives of LCW.
 
 Project both samples on a random direction, smooth each projection by a Gaussian of variance g, and
 take the squared L2 distance of the two densities; its mean over all directions of R^D is
@@ -7,7 +7,7 @@ take the squared L2 distance of the two densities; its mean over all directions 
     k(x, y) = phi(|x - y|^2 / (4 g)),   phi(s) = 1F1(1/2; D/2; -s) = E exp(-s t^2),
 
 t the first coordinate of a random unit vector. phi(s) ~ (1 + 4 s / (2 D - 3))^(-1/2) for large D.
-With y ~ N(0, I) the means over y are known, and nothing need be sampled:
+With y ~ N(0, I) the means over y are known, and no samples are needed:
 
     d2(X, N) = [(1 + g)^(-1/2) + g^(-1/2) mean phi(|x - x'|^2 / (4 g))
                 - 2 (g + 1/2)^(-1/2) mean phi(|x|^2 / (4 g + 2))] / (2 sqrt(pi)).
@@ -18,9 +18,9 @@ Latent generator:   d2(M(noise), Enc(X)), the auto-encoder frozen
 
 Knop, Mazur, Spurek, Tabor, Podolak: Generative models with kernel distance in data space.
 Differs from the paper: below 20 dimensions the distance to the normal is exact; with the
-approximation it is 0.036 for normal samples in 8 dimensions, and least at a scale of 0.95. The
-pixels' bandwidth in "cramer-wold" reconstruction is that of each batch, not of the whole set. The
-units are those of d2 above; published code leaves 2 sqrt(pi) out of the distance to the normal.
+approximation it is 0.036 for normal samples in 8 dimensions, with its minimum at a scale of 0.95.
+The pixels' bandwidth in "cramer-wold" reconstruction is that of each batch, not of the whole set.
+The units are those of d2 above; published code omits 2 sqrt(pi) in the distance to the normal.
 """
 
 import math
@@ -54,9 +54,9 @@ Reconstruction = Literal["pixels", "cramer-wold"]
 
 # Error below 2e-7 for s up to 300 in any number of dimensions.
 _NODES = 32
-# From here on the approximation of phi is off by less than 0.008.
+# From here on the error of the approximation of phi is below 0.008.
 _EXACT_BELOW = 20
-# Batches that coincide have no logarithm.
+# The logarithm needs a lower limit, for equal batches.
 _SMALLEST = 1e-7
 
 
@@ -66,7 +66,7 @@ def normal_bandwidth(count: int) -> float:
 
 
 def sample_bandwidth(spread: float, count: int) -> float:
-    """Return the variance for `count` samples whose values have the deviation `spread`."""
+    """Return the variance for `count` samples with the standard deviation `spread`."""
     return float((1.06 * spread * count**-0.2) ** 2)
 
 
@@ -75,7 +75,7 @@ def _quadrature(dimensions: int) -> tuple[tuple[float, float], ...]:
     # t^2 is Beta(1/2, (D - 1)/2): Gauss-Jacobi nodes of its density on [0, 1].
     if dimensions == 1:
         return ((1.0, 1.0),)
-    from scipy import special  # takes a tenth of a second; only who asks for it waits
+    from scipy import special  # slow to import, so only here
 
     nodes, weights = special.roots_sh_jacobi(_NODES, dimensions / 2 - 1, 0.5)
     return tuple(zip(nodes.tolist(), (weights / weights.sum()).tolist(), strict=True))
@@ -100,7 +100,7 @@ def squared_distances(
     one: Float[Tensor, "rows dimensions"], other: Float[Tensor, "columns dimensions"]
 ) -> Float[Tensor, "rows columns"]:
     """Return |x - y|^2 of every pair; a root, as in cdist, would have no gradient at 0."""
-    centre = one.detach().mean(0)  # distances do not mind, digits that cancel do
+    centre = one.detach().mean(0)  # centring keeps distances and avoids cancellation
     one, other = one - centre, other - centre
     squares = one.square().sum(1)[:, None] + other.square().sum(1) - 2 * one @ other.T
     return squares.clamp(min=0)
@@ -114,12 +114,12 @@ def cramer_wold_distance(
     exact: bool,
     unbiased: bool,
 ) -> Float[Tensor, ""]:
-    """Return d2(X, Y), a number for the two samples as wholes.
+    """Return d2(X, Y), a scalar for the two samples.
 
     Args:
         bandwidth: the variance of the smoothing.
-        unbiased: leave the pairs of an item with itself out, to measure; below 0 then for samples
-            that are nearer than samples of one law usually are.
+        unbiased: omit the pairs of an item with itself, for measurements; then negative for samples
+            that are closer than usual for one distribution.
     """
     kernel = exact_kernel if exact else approximate_kernel
     own = [
@@ -133,7 +133,7 @@ def cramer_wold_distance(
 def normality_distance(
     codes: Float[Tensor, "batch dimensions"], bandwidth: float, *, exact: bool, unbiased: bool
 ) -> Float[Tensor, ""]:
-    """Return d2(X, N(0, I)), a number for the sample as a whole."""
+    """Return d2(X, N(0, I)), a scalar for the sample."""
     kernel = exact_kernel if exact else approximate_kernel
     dimensions = codes.shape[1]
     own = _mean(kernel(squared_distances(codes, codes) / (4 * bandwidth), dimensions), unbiased)
@@ -153,14 +153,14 @@ def _mean(pairs: Float[Tensor, "rows rows"], unbiased: bool) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoEncoding:
-    """Objective of an auto-encoder. Default: a plain one, which a latent generator is put behind.
+    """Objective of an auto-encoder. Default: a plain one, for use with a latent generator.
 
     Args:
         normality: factor of the logarithm of the codes' distance to the normal; above 0 it is the
             Cramer-Wold auto-encoder, published with 1 for MNIST and 10 for coloured images.
         reconstruction: "pixels", the squared error of each image; "cramer-wold", the logarithm
             of the distance between the batch and its reconstructions.
-        exact_below: dimensions of codes from which on the kernel is approximated.
+        exact_below: number of code dimensions from which the kernel is approximated.
     """
 
     normality: float = 0.0
@@ -194,12 +194,12 @@ class AutoEncoding:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMatching:
-    """Objective of a latent generator: the distance of what it makes to the codes of a batch.
+    """Objective of a latent generator: the distance of its codes to those of a batch.
 
-    Between two samples the approximation is itself the distance of a kernel, without bias.
+    Between two samples the approximation is itself a kernel distance, without bias.
 
     Args:
-        spread: deviation of the codes' values over the whole set.
+        spread: standard deviation of the codes' values over the whole set.
     """
 
     spread: float

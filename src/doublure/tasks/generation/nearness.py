@@ -1,4 +1,4 @@
-"""What a generator's images are like: near to real ones, and not copies of those it learned from.
+"""Quality of generated images: similarity to real ones, without copies of training images.
 
 Frechet distance of two samples of features, as of two normal distributions:
     |m - m'|^2 + tr(C + C' - 2 (C^(1/2) C' C^(1/2))^(1/2))
@@ -8,7 +8,7 @@ network its values are not comparable with published ones.
 Cramer-Wold distances of codes and of pixels: see `tasks.generation.cramer_wold`.
 
 Nearness: the median distance of an image to the nearest one of the training set, as a multiple of
-what real images that were not trained on have. Far below 1, the generator repeats its training set.
+that of held-out real images. Far below 1, the generator repeats its training set.
 
 Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter: arXiv:1706.08500.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from doublure.core.findings import Finding
 from doublure.tasks.generation.cramer_wold import cramer_wold_distance, sample_bandwidth
 
-# Below this the images are called copies; an exact copy has 0.
+# Below this, images count as copies; an exact copy has 0.
 _COPIES = 0.5
 
 
@@ -34,7 +34,7 @@ def frechet_distance(
     means = (one.mean(0) - other.mean(0)).square().sum()
     first, second = (_covariance(sample) for sample in (one, other))
     root = _root(first)
-    # Rounding makes eigenvalues of products of flat covariances negative by a little.
+    # Rounding makes some eigenvalues of products of degenerate covariances slightly negative.
     shared = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
     apart: Tensor = means + first.trace() + second.trace() - 2 * shared
     return apart
@@ -80,7 +80,7 @@ def nearness(
     train: Float[Tensor, "count ..."],
     held_out: Float[Tensor, "apart ..."],
 ) -> Finding:
-    """Return whether generated images are copies of those trained on."""
+    """Return whether generated images are copies of training images."""
     ours, usual = (nearest_distances(x, train).median().item() for x in (made, held_out))
     ratio = ours / usual if usual > 0 else float(ours > 0)
     copies = ratio < _COPIES

@@ -1,4 +1,4 @@
-"""What decides a generator: the networks, their training, the images; and the published recipe."""
+"""The recipe of a generator: networks, training and images; and the published recipe."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from doublure.nets.cramer_wold import PUBLISHED, CramerWoldPlan
 from doublure.sources.lcw import METHOD
 from doublure.tasks.generation.cramer_wold import AutoEncoding
 
-# Below this many pixels a side there is nothing for strided convolutions to see.
+# Below this side in pixels, strided convolutions are not useful.
 _LEAST_CONVOLVED = 16
 
 
@@ -27,18 +27,18 @@ def generating_settings() -> FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
-    """All that decides a generator's bytes. Defaults: the paper's for MNIST, Adam without decay.
+    """All that determines a generator's bytes. Defaults: the paper's for MNIST, Adam without decay.
 
     Args:
-        verb: what a file of this recipe is for.
-        method: the published recipe it follows.
-        data: images to learn from; labels are not used.
+        verb: the verb for a file of this recipe.
+        method: name of the published recipe.
+        data: training images; labels are not used.
         plan: the networks.
         auto_encoder: the objective of the first stage.
-        encoding: how the first stage is trained.
-        generating: how the second one is.
-        held_out: share of the images that is only judged on.
-        skip_bad: leave unreadable files out and count them.
+        encoding: training of the first stage.
+        generating: training of the second stage.
+        held_out: share of the images for evaluation only.
+        skip_bad: skip and count unreadable files.
         seed: the random seed.
         device: cpu, cuda, or auto.
     """
@@ -66,7 +66,7 @@ class GeneratorRecipe:
 def lcw(data: str, shape: tuple[int, int, int], **changes: Any) -> GeneratorRecipe:
     """Return the published recipe for images of this height, width and number of channels.
 
-    Knop et al.: arXiv:2009.07327, of MNIST for small or grey images, of SVHN for others.
+    Knop et al.: arXiv:2009.07327, for MNIST (small or grey images) or for SVHN (others).
     """
     height, width, channels = shape
     dense = channels == 1 or min(height, width) < _LEAST_CONVOLVED

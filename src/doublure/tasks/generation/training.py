@@ -1,10 +1,10 @@
-"""Generator recipe in, run folder out: an auto-encoder, then a generator of its codes.
+"""From a generator recipe to a run folder: an auto-encoder, then a generator of its codes.
 
-Two stages, each carried by `fit` with checkpoints of its own:
-    1  encoder and decoder learn images; nothing is asked of the law of the codes;
+Two stages, each trained by `fit` with its own checkpoints:
+    1  encoder and decoder learn images; the distribution of the codes is free;
     2  both are frozen, every training image is encoded once, and the latent generator learns to
-       make such codes of noise.
-What comes out is judged on images that neither stage was shown.
+       generate such codes from noise.
+The result is evaluated on images that neither stage was trained on.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from doublure.engine.codec import Codec
 from doublure.engine.dry_run import weights_digest
 from doublure.engine.fit import FitResult, FitSettings, fit
 from doublure.engine.manifest import run_manifest
-from doublure.engine.pipeline import RunOptions, device_named, train_in_folder
+from doublure.engine.pipeline import RunOptions, find_device, train_in_folder
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
@@ -48,24 +48,24 @@ from doublure.tasks.generation.nearness import code_distances, image_distances, 
 from doublure.tasks.generation.recipes import GeneratorRecipe
 
 SAMPLES = "samples.png"
-# Codes of training images that the file keeps, for its baselines.
+# Number of codes of training images in the file, for its baselines.
 _KEPT = 4096
 _AT_ONCE = 256
-# Images of each kind that the generator is judged on, and of those trained on, for the nearest.
+# Numbers of images for the evaluation, and of training images for the nearest neighbours.
 _JUDGED, _COMPARED = 1024, 8192
 _GRID = 8
 
 
 def run(recipe: GeneratorRecipe, out: Path, options: RunOptions, codec: Codec) -> dict[str, Any]:
-    """Carry out `recipe` in the folder `out` and return its summary.
+    """Run `recipe` in the folder `out` and return its summary.
 
     Raises:
-        RunFolderError: the folder is in the way, or cannot be written.
-        RecipeError: `resume` finds another recipe there; the message names the keys.
-        ValueError: the data cannot be used; an earlier run is as it was.
+        RunFolderError: the folder already exists, or cannot be written.
+        RecipeError: `resume` finds another recipe there; the message has the keys.
+        ValueError: the data cannot be used; an earlier run is unchanged.
     """
     began = time.perf_counter()
-    with process_group(cpu=device_named(recipe.device).type == "cpu") as processes:
+    with process_group(cpu=find_device(recipe.device).type == "cpu") as processes:
         if processes.world > 1:
             raise ValueError(
                 f"a generator is trained by one process, but {processes.world} were launched: the "
@@ -103,7 +103,7 @@ def _run(
     say(f"auto-encoder: {recipe.plan.architecture}, codes of {recipe.plan.latent} numbers")
     results = [stage(open_encoding(recipe), 0, recipe.encoding.steps, taught_by="")]
     encoded = freeze(results[0].network)
-    say("latent generator: it learns to make codes of noise")
+    say("latent generator: from noise to codes")
     codes = encode(recipe, encoded)
     rests_on = weights_digest(encoded)
     train = open_generating(recipe, codes)
@@ -123,7 +123,7 @@ def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> S
     contract = InputContract(size=plan.size, channels=plan.channels, mean=half, std=half, classes=1)
     context = StreamContext(
         contract=contract,
-        device=device_named(recipe.device),
+        device=find_device(recipe.device),
         batch_size=batch_size,
         steps=recipe.encoding.steps,
         split=split,
@@ -202,7 +202,7 @@ class CodeStream:
 def assemble(
     recipe: GeneratorRecipe, encoded: nn.Module, latent: nn.Module, codes: Tensor
 ) -> CramerWoldGenerator:
-    """Return both stages' networks as one, with some of the codes."""
+    """Return the networks of both stages as one, with some of the codes."""
     kept = codes[:_KEPT]  # in the order of a shuffled epoch, so a sample of all
     made = CramerWoldGenerator(recipe.plan, len(kept)).to(codes.device)
     made.autoencoder.load_state_dict(encoded.state_dict())
@@ -212,14 +212,14 @@ def assemble(
 
 
 def _seeded(recipe: GeneratorRecipe, name: str, make: Callable[[], nn.Module]) -> nn.Module:
-    """Return a network whose first weights depend on the recipe's seed alone."""
+    """Return a network whose initial weights depend on the recipe's seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(child_seed(recipe.seed, "weights", name))
-        return make().to(device_named(recipe.device))
+        return make().to(find_device(recipe.device))
 
 
 def _within_budget(recipe: GeneratorRecipe, seconds: float) -> GeneratorRecipe:
-    """Return the recipe with the steps that fit, the time shared as the steps asked for are."""
+    """Return the recipe with the steps that fit, with time in proportion to the given steps."""
     network = _seeded(recipe, "auto-encoder", lambda: AutoEncoder(recipe.plan))
     codes = encode(recipe, freeze(network))
     stages: dict[str, Callable[[FitSettings], Callable[..., FitResult]]] = {
@@ -260,7 +260,7 @@ def _summarize(
     generator: CramerWoldGenerator,
     codes: Tensor,
 ) -> dict[str, Any]:
-    """Judge the generator, write what was found into the run's folder, and return the summary."""
+    """Evaluate the generator, write the results into the run's folder, and return the summary."""
     seconds = sum(result.seconds for result in results)
     parts = {"auto_encoder": generator.autoencoder, "latent_generator": generator.latent}
     summary = {
@@ -289,7 +289,7 @@ def _summarize(
 def _judged(
     recipe: GeneratorRecipe, generator: CramerWoldGenerator, codes: Tensor
 ) -> dict[str, Any]:
-    """Return distances to images that were held out, and how near the training set it stays."""
+    """Return distances to held-out images, and the nearness to the training set."""
     held = open_images(recipe, "held_out", 1)
     count = min(_JUDGED, len(held))
     shown = open_images(recipe, "held_out", count).draw(0, None).images

@@ -1,4 +1,4 @@
-"""What translators take: sentences as tokens, and the vocabularies that spell them.
+"""Contracts of translators: sentences as tokens, and their vocabularies.
 
 Sentences are int64 tokens, batch by length, padded with `PAD`; a view of them has "source" and
 "prefix".
@@ -13,24 +13,24 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-# The first tokens of every vocabulary: padding, the ends of a sentence, what no piece spells.
+# The first tokens of every vocabulary: padding, start and end of a sentence, unknown character.
 PAD, BEGIN, END, UNKNOWN = range(4)
 MARKS = ("<pad>", "<s>", "</s>", "<unk>")
-# Stands for the space in front of a word, so that pieces put together are the sentence.
+# Marks the space before a word, so that the concatenated pieces are the sentence.
 SPACE = "\u2581"
-# A fact of a batch: 1 where the student has made its sentences itself, else 0.
+# A metric of a batch: 1 if the student generated its sentences, else 0.
 OWN_SENTENCES = "own_sentences"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextContract:
-    """What a translator expects of a sentence and what its outputs stand for.
+    """Contract of a translator: languages and vocabularies.
 
     Args:
-        languages: translated from and into, as the files of parallel text end: "de", "en".
+        languages: source and target language, as in the suffixes of parallel text: "de", "en".
         source: the pieces that sentences are made of, by token; `MARKS` come first.
-        target: the same of the language translated into: the classes of every answer.
-        longest: tokens of a sentence, its end included; what is longer is cut.
+        target: pieces of the target language: the classes of every output.
+        longest: maximum tokens of a sentence, including its end; longer ones are truncated.
     """
 
     languages: tuple[str, str]
@@ -50,28 +50,28 @@ class TextContract:
 
     @property
     def classes(self) -> int:
-        """How many pieces an answer chooses from."""
+        """The number of pieces in the target vocabulary."""
         return len(self.target)
 
     def text(self, tokens: Iterable[int]) -> str:
-        """Return the sentence that target tokens spell, up to its end."""
+        """Return the sentence of target tokens, up to its end."""
         spelt = takewhile(lambda token: token != END, tokens)
         pieces = [self.target[token] for token in spelt if token not in (PAD, BEGIN)]
         return "".join(pieces).replace(SPACE, " ").strip()
 
     @property
     def normalisation(self) -> None:
-        """None: tokens are shown as they are."""
+        """None: tokens are not normalised."""
 
     def blank(self, count: int, device: torch.device) -> dict[str, Tensor]:
-        """Return sentences without a word, none of which has been translated yet."""
+        """Return empty sentences with empty prefixes."""
         source = torch.full((count, 1), END, device=device)
         return {"source": source, "prefix": torch.full((count, 1), BEGIN, device=device)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextDescription:
-    """What student.json says of a translator."""
+    """The description of a translator in student.json."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
@@ -83,11 +83,11 @@ class TextDescription:
     plan: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self.contract  # which checks that the values agree
+        _ = self.contract  # which checks the values
 
     @property
     def contract(self) -> TextContract:
-        """The same as a contract."""
+        """The description as a contract."""
         return TextContract(
             languages=self.languages,
             source=self.source_pieces,

@@ -1,9 +1,9 @@
-"""Decoding: sentences out of a translator, greedily, by sampling, or by beam search.
+"""Decoding of sentences: greedy, by sampling, or by beam search.
 
-All sentences of a batch go on together; a token costs one step of the decoder, since keys and
-values are kept. A sentence ends with `END`, behind which there is `PAD`, or at its limit; half of
-a batch that is over leaves it, but for beams.
-Beam search ranks by log q(y | x) / |y|, Wu et al., arXiv:1609.08144, eq. 14 with alpha = 1.
+All sentences of a batch are decoded together; a token costs one step of the decoder, since keys and
+values are cached. A sentence ends with `END`, followed by `PAD`, or at its limit; when half of a
+batch has ended, its rows are removed (not with beams). Beam search ranks by log q(y | x) / |y|, Wu
+et al., arXiv:1609.08144, eq. 14 with alpha = 1.
 """
 
 import torch
@@ -17,15 +17,15 @@ from doublure.tasks.translation.translator import Translator
 
 
 def limits_of(source: Int64[Tensor, "batch source"], longest: int) -> Int64[Tensor, "batch 1"]:
-    """Return how many tokens each translation may have: twice the sentence's and ten, or longest.
+    """Return the maximum length of each translation: twice the sentence's plus ten, or longest.
 
-    It goes by the sentence, not by its batch: whom it is translated with changes nothing.
+    The limit is per sentence, independent of the batch.
     """
     return (2 * (source != PAD).sum(1, keepdim=True) + 10).clamp(max=longest)
 
 
 def prefix_of(tokens: Int64[Tensor, "batch length"]) -> Int64[Tensor, "batch length"]:
-    """Return what stands before each of the tokens of a sentence."""
+    """Return the tokens before each token of a sentence."""
     begin = torch.full_like(tokens[:, :1], BEGIN)
     before = torch.cat([begin, tokens[:, :-1]], dim=1)
     return torch.where(before == END, PAD, before)
@@ -52,7 +52,7 @@ def translate(
     cache = body.read(source)
     limits = limits_of(source, longest)
     made = torch.full((len(source), int(limits.max())), PAD, device=source.device)
-    # Which sentences go on, and those of them that are over meanwhile.
+    # Indices of active sentences, and which of them have ended since.
     rows, over = torch.arange(len(source), device=source.device), torch.zeros_like(limits) > 0
     token = torch.full_like(limits, BEGIN)
     for place in range(made.shape[1]):
@@ -69,7 +69,7 @@ def translate(
         left = int((~over).sum())
         if left == 0:
             return made[:, : place + 1]
-        if 2 * left <= len(rows):  # less often would waste steps, more often copies
+        if 2 * left <= len(rows):  # less often would waste steps, more often would waste copies
             kept = (~over)[:, 0].nonzero()[:, 0]
             cache.take(kept)
             rows, token, over = rows[kept], token[kept], over[kept]
@@ -87,7 +87,7 @@ def beam_search(
     rows = torch.arange(count, device=source.device).repeat_interleave(beams)
     cache.take(rows)
     tokens = torch.full((count * beams, 1), BEGIN, device=source.device)
-    # All beams begin equal: the first alone may go on, or they stay so.
+    # All beams are equal at the start: only the first one continues, else they stay equal.
     scores = torch.full((count, beams), -torch.inf, device=source.device)
     scores[:, 0] = 0
     over, lengths = torch.zeros_like(scores, dtype=torch.bool), torch.ones_like(scores)
@@ -96,7 +96,7 @@ def beam_search(
         step = _allowed(body.answer(tokens[:, -1:], cache)[:, -1]).log_softmax(-1)
         classes = step.shape[1]
         step = step.view(count, beams, classes)
-        # What is over goes on with padding, at no cost.
+        # Ended sentences continue with padding, at no cost.
         rest = torch.full_like(step, -torch.inf)
         rest[..., PAD] = 0
         total = scores[..., None] + torch.where(over[..., None], rest, step)
@@ -115,7 +115,7 @@ def beam_search(
 
 
 def _allowed(logits: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
-    """Return the logits without what is no word: padding and the beginning."""
+    """Return the logits with padding and the start token excluded."""
     logits = logits.float()
     logits[:, [PAD, BEGIN]] = -torch.inf
     return logits

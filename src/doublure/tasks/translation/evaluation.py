@@ -1,4 +1,4 @@
-"""Translation: how well a network translates, measured against references, always in float32."""
+"""Evaluation of a translator against references, always in float32."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,11 +27,11 @@ from doublure.tasks.translation.scores import Translation, TranslatorOutputs
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationEvaluation:
-    """What a network scored.
+    """The scores of a network.
 
     Args:
         scores: bleu in [0, 100] over the corpus; token_accuracy and nll (nats) over tokens.
-        count: how many sentences.
+        count: number of sentences.
         translations: the network's, in the order of the data.
         seconds: wall time of translating and scoring.
     """
@@ -42,12 +42,12 @@ class TranslationEvaluation:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evaluate --json` prints."""
+        """Return the output of `evaluate --json`."""
         scores = {name: score.value for name, score in self.scores.items()}
         return {"scores": scores, "signatures": self.signatures, "count": self.count}
 
     def lines(self) -> list[str]:
-        """Return what `evaluate` prints."""
+        """Return the output of `evaluate`."""
         units = {name: "sentences" if name == "bleu" else "tokens" for name in self.scores}
         return [
             f"{name:15}{score.value:8.4g}  on {score.count:,} {units[name]}  {score.signature}"
@@ -59,7 +59,7 @@ class TranslationEvaluation:
 
     @property
     def signatures(self) -> dict[str, str]:
-        """How a score was taken, where a library says so."""
+        """Signature of the score's library, if it has one."""
         return {name: score.signature for name, score in self.scores.items() if score.signature}
 
 
@@ -71,11 +71,11 @@ def evaluate_translator(
     beams: int = 1,
     device: torch.device | str | None = None,
 ) -> TranslationEvaluation:
-    """Return how well `model` translates `text`, in float32 and eval mode; it is left as it was.
+    """Return the evaluation of `model` on `text`, in float32 and eval mode; the model is unchanged.
 
     Args:
         beams: width of the search; 1 takes the likeliest next token each time.
-        device: where to work; None for where the model is.
+        device: device of the computation; None for the model's.
     """
     where = device_of(model) if device is None else torch.device(device)
     network = freeze(model).to(where, torch.float32)

@@ -3,8 +3,8 @@
 The architectures are translator-{layers} and translator-{layers}-{width}, initialised from
 torch's global generator.
 
-A translator inherits its vocabularies from the network it shall be like, from its student.json, or
-has them learned from parallel text (`NetworkRef.vocabulary`), which is the same each time.
+A translator inherits its vocabularies from the network it is `like`, from its student.json, or
+learns them from parallel text (`NetworkRef.vocabulary`), deterministically.
 """
 
 import re
@@ -17,7 +17,7 @@ from doublure.tasks.translation.translator import Translator
 _TRANSLATOR = r"translator-(\d+)(?:-(\d+))?"
 
 
-# As large as the base model's heads, and its dropout (arXiv:1706.03762, table 3).
+# Width of a head and dropout of the base model (arXiv:1706.03762, table 3).
 _HEAD, _WIDTH, _DROPOUT = 64, 256, 0.1
 
 
@@ -27,9 +27,9 @@ def is_translator(name: str) -> bool:
 
 
 def build_translator(name: str, source_classes: int, target_classes: int) -> Translator:
-    """Return a freshly initialised translator: translator-{layers} or translator-{layers}-{width}.
+    """Return a newly initialised translator: translator-{layers} or translator-{layers}-{width}.
 
-    Both encoder and decoder have so many layers.
+    Both encoder and decoder have this many layers.
     """
     numbers = re.fullmatch(_TRANSLATOR, name)
     assert numbers is not None, name
@@ -51,7 +51,7 @@ def build_translator(name: str, source_classes: int, target_classes: int) -> Tra
 
 
 def text_contract(said: NetworkRef, like: TextContract | None) -> TextContract:
-    """Return the contract that a reference to a new translator stands for."""
+    """Return the contract of a reference to a new translator."""
     image = {name: getattr(said, name) for name in ("mean", "std", "size", "channels", "classes")}
     given = [name for name, value in image.items() if value is not None]
     if given:

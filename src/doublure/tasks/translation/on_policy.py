@@ -1,10 +1,10 @@
-"""On-policy: in some batches the translations are the student's own, sampled as it is now.
+"""On-policy: in some batches the translations are samples of the current student.
 
 With probability `share` a batch's targets are replaced by y ~ q(y | x), drawn token by token from
-softmax(z / T) with dropout off and without gradient; teacher and student then score every token of
-y behind its own prefix. Otherwise the batch stays what the inner source shows. Which prefixes and
-which divergence are two switches; of pure pairs, only the corpus with forward KL and the student's
-own sentences with reverse KL descend one divergence of whole sentences.
+softmax(z / T) with dropout off and without gradient; teacher and student then predict every token
+of y after its prefix. Other batches are those of the inner source. Prefixes and divergence are
+independent choices; only the corpus with forward KL, and the student's own sentences with reverse
+KL, minimise a divergence of whole sentences.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ CARD = Card(
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicy:
-    """Source: another one's sentences, some batches translated by the student.
+    """Source: another source's sentences, some batches translated by the student.
 
     Args:
-        source: whose sentences are translated.
-        share: of the batches that the student translates.
-        temperature: at which it samples.
+        source: source of the sentences.
+        share: share of the batches that the student translates.
+        temperature: temperature of the samples.
     """
 
     source: Source
@@ -55,7 +55,7 @@ class OnPolicy:
 
 
 class OnPolicyStream:
-    """Sentences of the inner stream, or the student's; the fact `OWN_SENTENCES` says which."""
+    """Stream of the inner sentences or the student's; the metric `OWN_SENTENCES` tells which."""
 
     def __init__(
         self, settings: OnPolicy, context: StreamContext[Any], inner: Stream, rng: torch.Generator

@@ -22,7 +22,7 @@ from doublure.tasks.translation.vocabulary import Tokenizer, learn_pieces
 
 # What the parts of a set are called, the best name first.
 _STEMS = {"train": ("train",), "test": ("test", "val", "valid", "dev")}
-# Enough that frequent words are one piece in some ten thousand sentences.
+# Enough to have frequent words as one piece in about ten thousand sentences.
 PIECES = 4000
 
 
@@ -32,7 +32,7 @@ class ParallelText:
 
     Args:
         where: the two files without their language, for messages.
-        notes: what the person who gave the data should know.
+        notes: notes for the user.
     """
 
     where: str
@@ -67,14 +67,14 @@ def open_text(
     split: Literal["train", "test"] = "train",
     languages: tuple[str, str] | None = None,
 ) -> ParallelText:
-    """Return the sentences that `spec` names.
+    """Return the sentences of `spec`.
 
     Args:
-        split: which part of a folder that has several.
-        languages: of the network; None where `spec` has to say them.
+        split: part of a folder with several.
+        languages: the network's languages; None if `spec` must name them.
 
     Raises:
-        ValueError: in one line: what is missing where, and the way out.
+        ValueError: in one line: what is missing, and the remedy.
     """
     place, said = _taken_apart(str(spec))
     path = Path(place)
@@ -108,7 +108,7 @@ def open_text(
 
 
 def contract_of(text: ParallelText, pieces: int = PIECES) -> TextContract:
-    """Return the contract of a network made for these sentences alone."""
+    """Return the contract of a network for these sentences."""
     return TextContract(
         languages=text.languages,
         source=learn_pieces(text.sources, pieces),
@@ -129,7 +129,7 @@ def target_tokens(lines: Sequence[str], contract: TextContract) -> list[list[int
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Int64[Tensor, "batch length"]:
-    """Return rows of tokens as one tensor, `PAD` behind the shorter ones."""
+    """Return rows of tokens as one tensor, the shorter ones padded with `PAD`."""
     made = torch.full((len(rows), max(map(len, rows))), PAD)
     for row, tokens in zip(made, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
@@ -137,7 +137,7 @@ def padded(rows: Sequence[Sequence[int]]) -> Int64[Tensor, "batch length"]:
 
 
 def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Yield the places of all rows in batches of rows of like length, short ones first."""
+    """Yield the indices of all rows in batches of similar length, short ones first."""
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -162,7 +162,7 @@ def _suffixes(stem: Path) -> list[str]:
 
 
 def _stems(folder: Path, split: str) -> list[Path]:
-    """Return what may be the part asked for: two files of one name, of the best kind there is."""
+    """Return candidates for the requested part: two files of one name, of the preferred kind."""
     names = {file.stem for file in folder.iterdir() if file.is_file()}
     pairs = sorted(name for name in names if len(_suffixes(folder / name)) == 2)
     for best in _STEMS[split]:

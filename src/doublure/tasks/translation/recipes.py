@@ -1,4 +1,4 @@
-"""Published recipes for networks that translate, beside those of `recipes`."""
+"""Published recipes for translators."""
 
 from doublure.engine.fit import FitSettings
 from doublure.engine.method import MethodInputs
@@ -19,17 +19,17 @@ from doublure.tasks.translation.sequence_level import SequenceLevel
 def sequence_kd(inputs: MethodInputs) -> tuple[Stage, ...]:
     """The teacher's own translations as the corpus: Kim, Rush: arXiv:1606.07947.
 
-    With another objective, the corpus itself; and where that asks what the student proposes
-    (`divergence`, `return-to-go`), the student's own sentences in half of the batches. Both shares
-    are fields of the recipe.
+    With another objective, the corpus itself; if that objective evaluates the student's sentences
+    (`divergence`, `return-to-go`), half of the batches have the student's own. Both shares are
+    fields of the recipe.
     """
-    assert inputs.base is not None  # else refused by `Method.recipe`
+    assert inputs.base is not None  # `Method.recipe` checks this
     own = inputs.objective is not None and _asks_for_proposals(inputs.objective)
     source = OnPolicy(
         source=SequenceLevel(source=inputs.base, share=1.0 if inputs.objective is None else 0.0),
         share=0.5 if own else 0.0,
     )
-    # On-policy steps begin from a trained student, which a full rate would undo.
+    # On-policy steps start from a trained student, which a full learning rate would destroy.
     fit = _fit(inputs.device, learning_rate=3e-4 if own else 1e-3)
     return (Stage(source=source, objective=HardLabels(), fit=fit),)
 

@@ -1,19 +1,18 @@
-"""Return to go: what a token of the student's own sentence does to the ones behind it.
+"""Return to go: the effect of a token of the student's sentence on the later ones.
 
 Of a sequence model, KL(q(y|x) || p(y|x)) = sum_t E_{y<t ~ q} KL(q_t || p_t). Its gradient is
 
     E_{y ~ q} sum_t [ grad KL_t + grad log q(y_t | y_<t) * R_t ],    R_t = sum_{s > t} KL_s
 
-on sentences that the student made itself (`tasks.translation.on_policy`). Reverse divergence
-(`objectives.divergence`) is the first part, usually taken alone (arXiv:2306.13649); this is the
-second, to be summed with it. A baseline leaves its mean as it is and lowers its variance: here,
-the mean R_t of the batch's other sentences. On sentences that others made it is zero.
+on sentences sampled from the student (`tasks.translation.on_policy`). Reverse divergence
+(`objectives.divergence`) is the first part, often used alone (arXiv:2306.13649); this is the
+second, to be added to it. A baseline keeps its mean and reduces its variance: here, the mean R_t of
+the batch's other sentences. On other sentences it is zero.
 
-Nothing is cheaper than to stop: where the student cannot follow its teacher, less said is a lower
-divergence, and the equation above makes it say next to nothing. `per_token` divides R_t by the
-tokens behind t, which is no longer that gradient (as arXiv:2306.08543 does, as far as is known).
-Differs from the paper: only its abstract could be consulted; the term is worked out from the
-equation above.
+Short sentences have a small divergence: a student that cannot follow its teacher therefore learns
+almost empty sentences. `per_token` divides R_t by the number of tokens after t, which is no longer
+that gradient (as in arXiv:2306.08543, as far as is known). Differs from the paper: only its
+abstract was available; the term is derived from the equation above.
 """
 
 from dataclasses import dataclass
@@ -37,13 +36,13 @@ CARD = Card(
 def returns_to_go(
     costs: Float[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
-    """Return what the tokens behind each one cost together."""
+    """Return the sum of the losses of the tokens after each one."""
     costs = costs * mask
     return costs.flip(1).cumsum(1).flip(1) - costs
 
 
 def tokens_to_go(mask: Bool[Tensor, "batch length"]) -> Int64[Tensor, "batch length"]:
-    """Return how many tokens are behind each one; 1 where there is none, for a quotient's sake."""
+    """Return the number of tokens after each one; 1 if there is none, as a divisor."""
     left = mask.long().flip(1).cumsum(1).flip(1) - mask.long()
     return left.clamp(min=1)
 
@@ -51,18 +50,20 @@ def tokens_to_go(mask: Bool[Tensor, "batch length"]) -> Int64[Tensor, "batch len
 def others_mean(
     values: Float[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
-    """Return at each place the mean over the other sentences that reach it; 0 where none does."""
+    """Return at each position the mean over the other sentences of that length; 0 if there is
+    none."""
     count = mask.sum(0) - mask.long()
     return ((values * mask).sum(0) - values * mask) / count.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnToGo:
-    """Objective: the policy gradient of later reverse divergence, beside that of every token.
+    """Objective: the policy gradient of later reverse divergence, in addition to that of every
+    token.
 
     Args:
-        temperature: by which both networks' logits are divided, as in the divergence beside it.
-        per_token: divide by the tokens that are behind; False is the exact gradient.
+        temperature: temperature of both networks' logits, as in the divergence added to it.
+        per_token: divide by the number of later tokens; False is the exact gradient.
     """
 
     temperature: float = 1.0

@@ -1,8 +1,8 @@
 """Translation: sentences, scored by BLEU over the whole corpus, tokens by accuracy.
 
-BLEU is that of the library sacrebleu at its defaults, which its signature tells. It is no mean over
-sentences: what it is made of (both lengths, n-grams that match, n-grams in all) is summed over the
-corpus first. Those counts of each sentence are what a bootstrap over sentences draws from.
+BLEU is that of the library sacrebleu with default settings, as in its signature. It is not a mean
+over sentences: its counts (both lengths, matching n-grams, all n-grams) are first summed over the
+corpus. A bootstrap over sentences resamples these counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ from doublure.core.statistics import top1_equal
 
 
 def bleu_counts(hypothesis: str, references: Sequence[str]) -> list[int]:
-    """Return what BLEU adds up, of one sentence: both lengths, matches, and n-grams by order."""
+    """Return the counts of one sentence for BLEU: both lengths, matches, and n-grams by order."""
     found = _bleu().corpus_score([hypothesis], [[line] for line in references])
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
 def bleu_of(counts: Sequence[int]) -> float:
-    """Return BLEU in [0, 100] of the counts of a corpus, summed over its sentences."""
+    """Return BLEU in [0, 100] from the summed counts of a corpus."""
     length, reference, *rest = counts
     metric = _bleu()
     orders = metric.max_ngram_order
@@ -46,11 +46,11 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[f
 
 @dataclass(frozen=True, kw_only=True)
 class TranslatorOutputs:
-    """What a translator answered for a batch.
+    """Outputs of a translator for a batch.
 
     Args:
-        logits: behind each prefix of the references.
-        text: its own translations.
+        logits: logits after each prefix of the references.
+        text: its translations.
     """
 
     logits: Float[Tensor, "batch length classes"]
@@ -59,11 +59,11 @@ class TranslatorOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """Task: a sentence for a sentence. A batch's view "reference" holds the references as text."""
+    """Task: translation of sentences. A batch's view "reference" has the references as text."""
 
     def score(self, pairs: Iterable[tuple[Any, Batch]]) -> Mapping[str, Score]:
         """Return bleu in [0, 100] over sentences; token_accuracy and nll (nats) over tokens."""
-        require("sacrebleu")  # before the work, not behind it
+        require("sacrebleu")  # before the work, not after it
         texts: list[str] = []
         references: list[str] = []
         right, nll, tokens = 0, 0.0, 0
@@ -87,7 +87,7 @@ class Translation:
         }
 
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
-        """Return the share of tokens that two networks name alike, of (tokens, classes) logits."""
+        """Return the share of tokens with equal predictions, from (tokens, classes) logits."""
         same, count = 0, 0
         for student, teacher in outputs:
             equal = top1_equal(student, teacher)

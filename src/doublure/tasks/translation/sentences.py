@@ -1,11 +1,11 @@
-"""Sentences with their translations, in shuffled epochs of batches of like length.
+"""Sentences with their translations, in shuffled epochs of batches of similar length.
 
 An epoch is a permutation of all sentences drawn from the seed and the epoch's number, cut into
-blocks of `BLOCK` batches; in a block sentences are put in order of length, cut into batches, and
-the batches shuffled. So little is padding, and what step s shows needs no remembering. Sentences
-that fill no batch at an epoch's end sit that epoch out.
+blocks of `BLOCK` batches; in a block, sentences are sorted by length and divided into batches,
+which are shuffled. So there is little padding, and the stream has no state. The last partial batch
+of an epoch is dropped.
 
-A share is held out by a hash of the source sentence: equal sentences are on one side.
+A share is held out by a hash of the source sentence: equal sentences are in the same part.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ BLOCK = 50
 def text_batch(
     source: Int64[Tensor, "batch source"], target: Int64[Tensor, "batch target"], **fields: Any
 ) -> Batch:
-    """Return the batch in which both networks see these sentences and what precedes each token."""
+    """Return the batch of these sentences and the prefix of each token, for both networks."""
     view = {"source": source, "prefix": prefix_of(target)}
     views = {"student": view, "teacher": view}
     return Batch(views=views, labels=target, mask=target != PAD, **fields)
@@ -52,8 +52,8 @@ def batches_of(
     """Return the batches of an epoch.
 
     Args:
-        order: the places of the sentences, shuffled.
-        shuffled: a random number for each batch, by which those of a block are ordered.
+        order: the shuffled indices of the sentences.
+        shuffled: a random number for each batch, which gives the order in its block.
     """
     batches: list[Tensor] = []
     whole = len(order) // batch_size * batch_size
@@ -73,7 +73,7 @@ class Sentences:
     Args:
         data: a folder of parallel text, or two files without their language; see
             `tasks.translation.parallel_text`.
-        held_out: share of the distinct sentences that only the held-out split shows.
+        held_out: share of the distinct sentences in the held-out split.
     """
 
     data: str
@@ -103,7 +103,7 @@ class Sentences:
 
 
 class SentenceStream:
-    """Shuffled epochs through some sentences of a set; `count` is how many the whole set has."""
+    """Stream of shuffled epochs over some sentences of a set of `count`."""
 
     def __init__(
         self,
@@ -114,13 +114,13 @@ class SentenceStream:
     ) -> None:
         self.context, self.count, self.notes = context, len(text), text.notes
         self._rng = rng
-        # A set smaller than a batch is shown more than once in it.
+        # A set smaller than a batch is repeated in it.
         self._places = places.repeat(-(-context.batch_size // len(places)))
         self._sources = source_tokens(text.sources, context.contract)
         self._targets = target_tokens(text.targets, context.contract)
         lengths = zip(self._sources, self._targets, strict=True)
         self._lengths = torch.tensor([1000 * len(one) + len(other) for one, other in lengths])
-        # A cache of what the seed and the epoch say anyway.
+        # A cache: a function of seed and epoch.
         self._epoch, self._batches = -1, places[None]
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:

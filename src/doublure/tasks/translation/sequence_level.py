@@ -2,7 +2,7 @@
 
 For a sentence x the target becomes the teacher's beam output, an approximation of the mode of
 p(y | x); cross-entropy with it is the sequence-level objective of the paper. Each sentence is
-translated when it is first shown; translations are kept, in the checkpoint too.
+translated at its first use; translations are stored, also in checkpoints.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ CARD = Card(
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceLevel:
-    """Source: another one's sentences, some batches translated by the teacher.
+    """Source: another source's sentences, some batches translated by the teacher.
 
     Args:
-        source: whose sentences are translated.
-        share: of the batches that the teacher translates.
-        beams: width of its search; 1 takes the likeliest next token each time.
+        source: source of the sentences.
+        share: share of the batches that the teacher translates.
+        beams: width of its beam search; 1 is greedy decoding.
     """
 
     source: Source
@@ -56,9 +56,9 @@ class SequenceLevel:
 
 
 class SequenceLevelStream:
-    """Sentences of the inner stream, or the teacher's for them.
+    """Stream of the inner sentences, or of the teacher's translations.
 
-    `_kept` has a row for each sentence met so far, all `PAD` before it is translated.
+    `_kept` has a row for each sentence so far, all `PAD` before it is translated.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What can be said of a student that translates: scores where there are references, agreement.
+"""The summary of a translator: scores if there are references, and agreement.
 
-Agreement is the share of tokens on which student and teacher agree, behind prefixes of held-out
-sentences of the corpus, however the student was taught.
+Agreement is the share of tokens on which student and teacher agree, after prefixes of held-out
+sentences of the corpus, for every kind of training.
 """
 
 import dataclasses
@@ -15,25 +15,25 @@ from doublure.core.protocols import StreamContext, innermost
 from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.distill import stream_context
 from doublure.engine.recipe import Stage
-from doublure.engine.task import FinishedRun, labels_not_learned
+from doublure.engine.task import FinishedRun, unlearned_labels_warning
 from doublure.nets.network import Network, freeze
 from doublure.tasks.translation.contract import TextContract
 from doublure.tasks.translation.evaluation import evaluate_translator
 from doublure.tasks.translation.scores import Translation
 from doublure.tasks.translation.sentences import Sentences
 
-# Some four thousand tokens: the standard error of a share is at most 0.8 points.
+# About four thousand tokens: the standard error of a share is at most 0.8 points.
 _HELD_OUT = 256
 _AT_ONCE = 64
 
 
 def summarize_translation(run: FinishedRun) -> dict[str, Any]:
-    """Return the part of a summary that depends on the task."""
+    """Return the task's part of a summary."""
     stage, seed, evaluation_data = run.recipe.stages[-1], run.recipe.seed, run.evaluation_data
     teacher, student = run.teacher, run.student
     networks = {"teacher": teacher, "student": student}
     told: dict[str, Any] = {"score_count": None, "score_signatures": {}}
-    told["warnings"] = labels_not_learned(run.terms, student.contract.classes)
+    told["warnings"] = unlearned_labels_warning(run.terms, student.contract.classes)
     for role, network in networks.items():
         told |= {f"{role}_accuracy": None, f"{role}_scores": None, f"{role}_flops": None}
         if network is not None and evaluation_data is not None:
@@ -54,7 +54,7 @@ def summarize_translation(run: FinishedRun) -> dict[str, Any]:
 
 
 def scored(summary: Mapping[str, Any], role: str) -> str:
-    """Return how a network of a summary scored, for the terminal."""
+    """Return the scores of a network in a summary, for the terminal."""
     scores = summary[f"{role}_scores"] or {}
     told = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
     return ", ".join(told) or "not scored"
@@ -65,7 +65,7 @@ def _held_out(
     stage: Stage, seed: int, teacher: Network[TextContract], student: Network[TextContract]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     settings = dataclasses.replace(stage.fit, batch_size=_AT_ONCE)
-    # A source takes any site; which contracts it can serve it says itself.
+    # A source accepts any context and checks the contract itself.
     context: StreamContext[Any] = stream_context(
         student.contract, student, settings, split="held_out"
     )

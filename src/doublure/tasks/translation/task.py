@@ -1,4 +1,4 @@
-"""Translation as the engine knows it: networks that take tokens and answer with tokens."""
+"""The translation task for the engine: networks from tokens to tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ _WORDS = Words(
 
 @dataclass(frozen=True, kw_only=True)
 class TranslationTask:
-    """Task: what is it in another language?"""
+    """Task: translation."""
 
     name = "translation"
     words = _WORDS
@@ -101,7 +101,7 @@ class TranslationTask:
     def open_evaluation_data(
         self, data: str, contract: TextContract, *, skip_bad: bool
     ) -> ParallelText:
-        require("sacrebleu")  # which is better missed now than after the training
+        require("sacrebleu")  # which is better reported before the training
         return open_text(data, split="test", languages=contract.languages)
 
     def transfer(self, named: str, contract: TextContract, *, labels: bool) -> Source:
@@ -146,7 +146,7 @@ class TranslationTask:
     def seconds_to_judge(
         self, networks: Sequence[Network[TextContract]], data: EvaluationData | None
     ) -> float:
-        return 0.0  # not foreseen: sentences end when they end
+        return 0.0  # not predicted: the length of sentences is unknown
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         return summarize_translation(run)

@@ -1,8 +1,8 @@
 """An encoder-decoder Transformer, in plain torch.
 
-Vaswani et al.: Attention Is All You Need, arXiv:1706.03762, with the layer norms in front of each
-part (arXiv:2002.04745), which trains without a long warm-up. Input and output embeddings of the
-target language are one matrix (arXiv:1608.05859).
+Vaswani et al.: Attention Is All You Need, arXiv:1706.03762, with the layer norms before each part
+(arXiv:2002.04745), which trains without a long warm-up. Input and output embeddings of the target
+language are one matrix (arXiv:1608.05859).
 """
 
 import math
@@ -21,12 +21,12 @@ _KeysValues = tuple[Tensor, Tensor]
 
 @dataclass
 class Cache:
-    """What a decoder keeps between two tokens: keys and values, by layer.
+    """The cache of a decoder between two tokens: keys and values, by layer.
 
     Args:
-        seen: of the source, computed once.
-        own: of the tokens so far.
-        mask: which source tokens are no padding.
+        seen: keys and values of the source, computed once.
+        own: keys and values of the tokens so far.
+        mask: True for source tokens that are not padding.
     """
 
     seen: list[_KeysValues]
@@ -35,7 +35,7 @@ class Cache:
     length: int = 0
 
     def take(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Go on with these rows of the batch; one may be taken more than once."""
+        """Keep these rows of the batch; a row may occur more than once."""
         self.mask = self.mask[rows]
         self.seen = [(keys[rows], values[rows]) for keys, values in self.seen]
         self.own = [None if kept is None else (kept[0][rows], kept[1][rows]) for kept in self.own]
@@ -107,7 +107,7 @@ class DecoderLayer(nn.Module):
         if before is not None:
             keys = torch.cat([before[0], keys], dim=2)
             values = torch.cat([before[1], values], dim=2)
-        # One token after others may look at all of them; the first sees itself either way.
+        # A single token may attend to all earlier ones; the first attends to itself in any case.
         causal = before is None
         x = x + self.dropout(self.own(inside, keys, values, None, causal=causal))
         x = x + self.dropout(self.seen(self.norm2(x), *seen, mask))
@@ -115,7 +115,7 @@ class DecoderLayer(nn.Module):
 
 
 class Translator(nn.Module):
-    """Takes {"source", "prefix"} tokens and answers with logits of the token behind each prefix."""
+    """A network from {"source", "prefix"} tokens to logits of the token after each prefix."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Translator(nn.Module):
         return self.answer(tokens["prefix"], self.read(tokens["source"]))
 
     def read(self, source: Int64[Tensor, "batch source"]) -> Cache:
-        """Return what the decoder needs of the source sentences."""
+        """Return the decoder's cache for the source sentences."""
         mask = (source != PAD)[:, None, None]
         x = self._embedded(self.source, source, 0)
         for layer in self.encoder:
@@ -156,10 +156,10 @@ class Translator(nn.Module):
     def answer(
         self, tokens: Int64[Tensor, "batch prefix"], cache: Cache
     ) -> Float[Tensor, "batch prefix classes"]:
-        """Return the logits behind each of these tokens, and let the cache know of them.
+        """Return the logits after each of these tokens, and add them to the cache.
 
         Args:
-            tokens: a whole prefix, or, once there is one, the single token after it.
+            tokens: a whole prefix, or the single token after an earlier one.
         """
         assert cache.length == 0 or tokens.shape[1] == 1
         x = self._embedded(self.target, tokens, cache.length)
@@ -175,7 +175,7 @@ class Translator(nn.Module):
 
 
 def _decoder_layer(layer: nn.Module) -> DecoderLayer:
-    assert isinstance(layer, DecoderLayer)  # which a ModuleList does not say
+    assert isinstance(layer, DecoderLayer)  # a ModuleList does not declare the type
     return layer
 
 
@@ -188,7 +188,7 @@ def _feed_forward(width: int, dropout: float) -> nn.Sequential:
 def _positions(
     first: int, length: int, width: int, device: torch.device
 ) -> Float[Tensor, "length width"]:
-    """Return sines and cosines of each place at wavelengths from 2 pi to 10000 * 2 pi."""
+    """Return sines and cosines of each position at wavelengths from 2 pi to 10000 * 2 pi."""
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(1e4) / width))
     angles = torch.arange(first, first + length, device=device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

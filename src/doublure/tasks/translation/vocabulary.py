@@ -2,11 +2,11 @@
 
 Pieces are learned by byte-pair encoding (Sennrich, Haddow, Birch, arXiv:1508.07909), with the
 library tokenizers: every word is spelled in characters, and the most frequent pair of neighbours
-becomes one piece, again and again. A sentence is spelled by merging neighbours, the pair that makes
-the earliest piece first, so that the list of pieces in their order is all there is to know.
+becomes one piece, repeatedly. A sentence is encoded by merging neighbours, the pair of the earliest
+piece first, so that the ordered list of pieces is the whole vocabulary.
 
-A word keeps the space in front of it (`protocols.SPACE`); punctuation stands alone. What no piece
-spells is one `UNKNOWN` a character.
+A word includes the space before it (`contract.SPACE`); punctuation is separate. An unknown
+character is one `UNKNOWN`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from doublure.tasks.translation.contract import END, MARKS, SPACE
 def learn_pieces(sentences: Iterable[str], num_pieces: int) -> tuple[str, ...]:
     """Return a vocabulary: `MARKS`, every character, then pieces as they were merged.
 
-    Equal sentences give equal pieces; there are fewer than asked where nothing is left to merge.
+    Equal sentences give equal pieces; there are fewer than requested if nothing is left to merge.
     """
     model = require("tokenizers").models.BPE(unk_token=MARKS[-1])
     tokenizer = _tokenizer(model)
@@ -29,7 +29,7 @@ def learn_pieces(sentences: Iterable[str], num_pieces: int) -> tuple[str, ...]:
     tokenizer.train_from_iterator(map(_plain, sentences), trainer)
     tokens = tokenizer.get_vocab()
     pieces = tuple(sorted(tokens, key=tokens.__getitem__))
-    if len(pieces) > num_pieces:  # it never leaves a character out
+    if len(pieces) > num_pieces:  # it never omits a character
         raise ValueError(
             f"pieces must be at least {len(pieces)} to spell every character here, got {num_pieces}"
         )
@@ -37,7 +37,7 @@ def learn_pieces(sentences: Iterable[str], num_pieces: int) -> tuple[str, ...]:
 
 
 class Tokenizer:
-    """Turns sentences into tokens of one vocabulary."""
+    """Encodes sentences as tokens of one vocabulary."""
 
     def __init__(self, pieces: Sequence[str]) -> None:
         tokens = {piece: token for token, piece in enumerate(pieces)}
@@ -53,7 +53,7 @@ class Tokenizer:
 
 
 def _merges(pieces: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield every pair of pieces that makes a piece, in the order of what they make."""
+    """Yield every pair of pieces whose merge is a piece, in the order of the merged pieces."""
     known = set(pieces)
     for piece in pieces[len(MARKS) :]:
         for cut in range(1, len(piece)):
@@ -62,7 +62,7 @@ def _merges(pieces: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(model: Any) -> Any:
-    """Return a tokenizer that takes words one by one, each with `SPACE` where there was one."""
+    """Return a tokenizer of single words, each with `SPACE` if there was one."""
     tokenizers = require("tokenizers")
     made = tokenizers.Tokenizer(model)
     words = tokenizers.pre_tokenizers
