@@ -1,1 +1,1 @@
-"""How does it leave?"""
+"""How is it deployed?"""

@@ -1,8 +1,7 @@
-"""A network out of the door: every form asked for, checked in a fresh process, measured, listed.
+"""Export of a network: every requested form, verified in a new process, measured and listed.
 
-All forms are made in a folder of their own inside the target, and take their places only when all
-of them have been verified. Whatever fails on the way, a full disk included, leaves the files of
-an earlier export as they were.
+All forms are written into a temporary folder inside the target, and moved only after all of them
+are verified. An error, including a full disk, does not change the files of an earlier export.
 """
 
 import functools
@@ -39,7 +38,7 @@ from doublure.exports.verify import answers_of, verify
 from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import float_twin, grids_as_called, is_quantized
 
-# In the order of the list that is written: the float forms first, to hold the others against.
+# In the order of the written list: the float forms first, as references for the others.
 FILES = {
     "onnx": "student.onnx",
     "pt2": "student.pt2",
@@ -49,9 +48,9 @@ FILES = {
 LIST = "exports.json"
 _PART = "exports.part"
 _LABELLED_BATCH = 250
-# What two timings of the same file may differ by.
+# Tolerance between two timings of the same file.
 _GAIN = 1.05
-# What the int8 form of a network that rounds is held against: the rounding itself costs time.
+# The reference of a quantized network's int8 form: simulated rounding itself costs time.
 _PLAIN = "float32 ONNX without rounding"
 
 
@@ -68,21 +67,21 @@ def export_network(
     tasks: tuple[Task, ...],
     loader: str,
 ) -> list[Exported]:
-    """Write `network` into `folder` in every form of `formats`, verified, and list them there.
+    """Write `network` into `folder` in every form of `formats`, with verification and a list.
 
-    The first of the list is a float form. Where only int8-onnx is asked for that is the float32
-    ONNX file it was made from, which is not kept.
+    The first one in the list is a float form. If only int8-onnx is requested, it is the float32
+    ONNX file behind it, which is not kept.
 
     Args:
         calibration: batches of images in [0, 1] for int8-onnx.
-        probe: images in [0, 1] on which every file must answer as the network does.
-        labelled: images on which every form's accuracy is measured.
-        tasks: one of which the network is for.
-        loader: the module whose `load` opens a student's folder in a fresh process.
+        probe: images in [0, 1] on which every file's outputs must match the network's.
+        labelled: images for the accuracy of every form.
+        tasks: the tasks, one of which is the network's.
+        loader: the module whose `load` opens a student's folder in a new process.
 
     Raises:
-        ValueError: a form is unknown, or the network cannot take it.
-        VerificationError: a file does not answer as the network does.
+        ValueError: a form is unknown, or not possible for the network.
+        VerificationError: the outputs of a file differ from the network's.
         RunFolderError: the folder cannot be written.
     """
     asked, task = _checked(formats, calibration), task_of(tasks, network.contract)
@@ -101,10 +100,10 @@ def export_network(
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """One form on disk, and how it answers in this process.
+    """One form on disk, and its function in this process.
 
     Args:
-        made_from: the file without rounding that an int8 one came from, where its network rounds.
+        made_from: the float file without rounding behind an int8 file, if the network is quantized.
     """
 
     name: str
@@ -126,11 +125,11 @@ def _checked(formats: Sequence[str], calibration: Iterable[Tensor] | None) -> tu
 
 @contextmanager
 def _part_folder(folder: Path) -> Iterator[Path]:
-    """A fresh folder inside `folder`, gone again afterwards."""
+    """A temporary folder inside `folder`."""
     part = folder / _PART
     try:
         if part.exists():
-            shutil.rmtree(part)  # left by a killed export
+            shutil.rmtree(part)  # left by an interrupted export
         part.mkdir(parents=True)
     except OSError as error:
         raise RunFolderError(f"cannot make {part}: {error.strerror}") from error
@@ -148,7 +147,7 @@ def _write_forms(
     int8: Int8,
     tasks: tuple[Task, ...],
 ) -> list[_Form]:
-    """Write every form asked for, and the float32 ONNX file that int8 is made from."""
+    """Write every requested form, and the float32 ONNX file for int8."""
     forms = []
     program = functools.cache(functools.partial(trace_program, network))
     if {"onnx", "int8-onnx"} & set(asked):
@@ -162,7 +161,7 @@ def _write_forms(
         own = part / "weights"  # it is several files, one of which may be a .pt2
         own.mkdir()
         save(network, own, tasks=tasks)
-        if not rebuilds(network.reference):  # nothing else could rebuild it
+        if not rebuilds(network.reference):  # the architecture cannot be rebuilt otherwise
             write_program(program(), network, own / FILES["pt2"])
         weights = own / FILES["safetensors"]
         forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
@@ -183,7 +182,7 @@ def _write_forms(
 
 
 def _code_of(network: Network[Any]) -> str:
-    """Return the file whose code made the network, where one did."""
+    """Return the file whose code builds the network, if there is one."""
     kind, _, target = network.reference.partition(":")
     return target.rpartition(":")[0] if kind == "file" else ""
 
@@ -202,7 +201,7 @@ def _onnx_form(name: str, path: Path) -> _Form:
 
 
 def _one_or_named(names: Sequence[str], outputs: Sequence[Any]) -> Any:
-    """Return outputs as a network gives them: one tensor, or a dict of them."""
+    """Return outputs in the network's form: one tensor, or a dict of them."""
     parts = dict(zip(names, map(torch.from_numpy, outputs), strict=True))
     return parts[OUTPUT] if tuple(parts) == (OUTPUT,) else parts
 
@@ -231,7 +230,7 @@ def _judge(
     task: Task,
     loader: str,
 ) -> list[Exported]:
-    """Verify every form, then measure all of them side by side."""
+    """Verify every form, then measure all of them together."""
     code, rounds = _code_of(network), is_quantized(network)
 
     def agree(one: Outputs, other: Outputs) -> float:
@@ -288,7 +287,7 @@ def _accuracy(answer: Answer, labelled: Dataset) -> float:
 
 
 def held_against(row: Exported, float32: Exported, name: str) -> Exported:
-    """Say of an int8 form what it gains over the float32 file it was made from, so named."""
+    """Add the gain of an int8 form over its float32 file to its note."""
     if row.quantize_nodes is None:
         return row
     size = row.bytes / float32.bytes
@@ -308,9 +307,9 @@ def _not_kept(row: Exported) -> Exported:
 
 
 def _move_in(form: _Form, folder: Path) -> None:
-    """Put a form's files in their places, each as a whole."""
+    """Move a form's files to their places, each atomically."""
     files = form.path.parent.iterdir() if form.name == "safetensors" else [form.path]
-    for file in sorted(files, reverse=True):  # student.json last: where it stands, all is there
+    for file in sorted(files, reverse=True):  # student.json last: with it, all is complete
         try:
             file.replace(folder / file.name)
         except OSError as error:

@@ -1,24 +1,24 @@
 """Eight-bit ONNX: static quantization that the runtime's int8 kernels execute.
 
 q(x) = clip(round(x / scale) + zero_point). Weights: int8, symmetric, one scale per output channel.
-Activations: uint8, one scale and zero_point per tensor, from the range seen on calibration images.
-The graph keeps float operations between QuantizeLinear and DequantizeLinear pairs (QDQ); the
-runtime fuses each into an integer kernel.
+Activations: uint8, one scale and zero_point per tensor, from the range on calibration images. The
+graph keeps float operations between QuantizeLinear and DequantizeLinear pairs (QDQ); the runtime
+fuses each into an integer kernel.
 
-Where an x86 processor has no VNNI instructions, that kernel adds two products of a uint8 and an
-int8 in 16 bits, and 2 * 255 * 127 is beyond them: it saturates without a word. So weights take
-seven of the eight bits, |w| <= 64, and a file answers alike wherever it runs (benchmarks/int8.py
-tells what eight would cost and gain).
+On an x86 processor without VNNI instructions, that kernel adds two products of a uint8 and an int8
+in 16 bits, and 2 * 255 * 127 exceeds them: it saturates silently. So weights use seven of the eight
+bits, |w| <= 64, and a file has the same outputs on all machines (benchmarks/int8.py measures the
+costs and gains of eight).
 
-What is rounded follows from the kind of network. In a convolutional one it is every operation that
-has an integer kernel, so that activations stay uint8 from layer to layer. Where there is layer
-normalisation or a softmax it is only products with weights: the runtime has no integer kernel for
-the rest, and going back and forth costs time (benchmarks/int8.py, a small vision transformer: 1.8
-times the speed of float32, against 1.6). What the last product answers is not rounded.
+The kind of network determines the quantized operations. In a convolutional one these are all
+operations with an integer kernel, so that activations stay uint8 from layer to layer. With layer
+normalisation or softmax these are only products with weights: the runtime has no integer kernel for
+the rest, and conversions cost time (benchmarks/int8.py, a small vision transformer: 1.8 times the
+speed of float32, against 1.6). The output of the last product is not rounded.
 
-A network that was quantized before brings its grids along. Then these are taken, nothing else is
-rounded, and the file answers as the network does. Weights that need all eight bits are stored as
-uint8 around 128, for which such a processor has a slower kernel that does not saturate.
+For a network that is already quantized, its own grids are used, nothing else is rounded, and the
+file's outputs match the network's. Weights that need all eight bits are stored as uint8 around 128,
+for which such a processor has a slower kernel without saturation.
 """
 
 import contextlib
@@ -58,15 +58,14 @@ _INT8_HIGHEST = 127
 
 @dataclass(frozen=True, kw_only=True)
 class Int8:
-    """How activations get their ranges, and how wide the weights are.
+    """Settings of activation ranges and weight bits.
 
     Args:
-        method: "minmax" takes the range as seen; "percentile" cuts rare outliers off.
-        percentile: share of the values kept, in percent; read by "percentile" only.
-        num_images: calibration images used at most.
-        reduce_range: 7-bit weights, which no processor's kernel saturates at; with 8 bits the file
-            is for processors with VNNI, or for others than x86. A network that rounds already
-            keeps its own bits.
+        method: "minmax" uses the full range; "percentile" clips rare outliers.
+        percentile: share of the values kept, in percent; for "percentile" only.
+        num_images: maximum number of calibration images.
+        reduce_range: use 7-bit weights, which do not saturate on any processor; with 8 bits the
+            file needs VNNI, or a processor other than x86. A quantized network keeps its own bits.
     """
 
     method: Literal["minmax", "percentile"] = "minmax"
@@ -88,12 +87,12 @@ def export_int8_onnx(
     settings: Int8,
     grids: Sequence[Grid] = (),
 ) -> None:
-    """Write the float32 ONNX file `source` again with eight-bit weights and activations.
+    """Write the float32 ONNX file `source` with eight-bit weights and activations.
 
     Args:
         calibration: batches of images in [0, 1]; the first `settings.num_images` are used.
-        grids: of the inputs of the products with weights, as they are called, for a network that
-            rounds already.
+        grids: input grids of the products with weights, in the order of calls, for a quantized
+            network.
 
     Raises:
         ValueError: if there is no image, an image of another shape, or nothing to quantize; or if
@@ -109,7 +108,7 @@ def export_int8_onnx(
         "CalibPercentile": settings.percentile,
     }
     if settings.method == "percentile":
-        options["CalibStridedMinMax"] = 1  # otherwise all activations are held at once
+        options["CalibStridedMinMax"] = 1  # otherwise all activations are in memory at once
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         prepared, rounded = Path(scratch, "prepared.onnx"), Path(scratch, "rounded.onnx")
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -144,7 +143,7 @@ def export_int8_onnx(
 
 
 def _matched(graph: onnx.GraphProto, grids: Sequence[Grid]) -> list[tuple[onnx.NodeProto, Grid]]:
-    """Return each product of the graph with how it rounds."""
+    """Return each product of the graph with its grid."""
     odd = sorted({g.activation_bits for g in grids if g.activation_bits != 8})
     wide = sorted({g.weight_bits for g in grids if g.weight_bits > 8})
     if odd or wide:
@@ -170,7 +169,7 @@ def _matched(graph: onnx.GraphProto, grids: Sequence[Grid]) -> list[tuple[onnx.N
 def _overrides(
     products: Sequence[tuple[onnx.NodeProto, Grid]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return scale and zero_point of each product's input, as the quantizer takes them."""
+    """Return scale and zero_point of each product's input, in the quantizer's form."""
     return {
         node.input[0]: [
             {
@@ -184,9 +183,9 @@ def _overrides(
 
 
 def _leave_others_float(graph: onnx.GraphProto) -> None:
-    """Let whatever is no product with weights read activations as they were before rounding.
+    """Let operations other than products with weights read activations before rounding.
 
-    The quantizer hands what it rounds for a product to all that read it, to a shortcut as well.
+    The quantizer passes rounded inputs of a product to all readers, also to a shortcut.
     """
     made_by = {name: node for node in graph.node for name in node.output}
     before: dict[str, str] = {}
@@ -207,7 +206,7 @@ def _store_on_grids(graph: onnx.GraphProto, bits_of: Mapping[str, int]) -> None:
     """Store the weights of each product as the integers of the network's own grid.
 
     Args:
-        bits_of: of the weights, by the product's name.
+        bits_of: bits of the weights, by the product's name.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
@@ -233,7 +232,7 @@ def _store_on_grids(graph: onnx.GraphProto, bits_of: Mapping[str, int]) -> None:
 
 
 class _Reader(CalibrationDataReader):
-    """Hands out batches; `set_range` limits how many until the next call of it."""
+    """Reads batches; `set_range` limits their number until its next call."""
 
     def __init__(self, images: Float[np.ndarray, "images channels height width"]) -> None:
         self._batches = np.split(images, range(_BATCH, len(images), _BATCH))
@@ -251,10 +250,9 @@ class _Reader(CalibrationDataReader):
 
 
 def _shrink(graph: onnx.GraphProto) -> None:
-    """Keep one of equal constants, and the names of images, logits and weight tensors only.
+    """Merge equal constants, and keep only the names of images, logits and weight tensors.
 
-    A depthwise network has so many small constants, and every name stands in the file so often,
-    that they would take a tenth of it.
+    The many small constants and repeated names of a depthwise network would be 1/10 of the file.
     """
     _drop_zero_points_of_biases(graph)
     used = {name for node in graph.node for name in node.input}
@@ -280,7 +278,7 @@ def _shrink(graph: onnx.GraphProto) -> None:
 
 
 def _drop_zero_points_of_biases(graph: onnx.GraphProto) -> None:
-    """Leave out what ONNX defines to be 0: the zero_point of every int32 constant."""
+    """Omit values that are 0 by ONNX's definition: the zero_point of every int32 constant."""
     biases = {
         tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT32
     }
@@ -296,7 +294,7 @@ def _image_shape(model: onnx.ModelProto) -> tuple[int, ...]:
 def _collect(
     batches: Iterable[Tensor], shape: tuple[int, ...], num_images: int
 ) -> Float[np.ndarray, "images channels height width"]:
-    """Return the first `num_images` images of `batches`, read no further than needed."""
+    """Return the first `num_images` images of `batches`, reading only as many as needed."""
     parts: list[Tensor] = []
     for batch in batches:
         if tuple(batch.shape[1:]) != shape:

@@ -1,8 +1,7 @@
-"""How large is a network, and how fast is each of its forms?
+"""Size of a network, and speed of each of its forms.
 
-Times are medians over interleaved rounds in one process: every form is timed once a round, with
-the same number of threads, so that what else the machine does falls on all of them alike. Read
-them as ratios.
+Times are medians over interleaved rounds in one process: every form is timed once per round, with
+the same number of threads, so that other load affects all of them equally. Read them as ratios.
 """
 
 import statistics
@@ -22,17 +21,17 @@ from doublure.nets.network import Network, freeze
 from doublure.nets.quantized import is_quantized
 
 Answer = Callable[[Tensor], Any]
-# Below three rounds a median is no protection against one interruption.
+# With fewer than three rounds a median does not exclude an interruption.
 _FEWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long to measure.
+    """Duration of measurements.
 
     Args:
         batch_size: for images per second; latency is always that of one image.
-        rounds: timed calls of every form at most; `seconds` may end them earlier, after three.
+        rounds: maximum number of timed calls per form; `seconds` may end them earlier, after three.
         seconds: time for all forms together, at each of the two batch sizes.
     """
 
@@ -47,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRatio:
-    """Median milliseconds for one image alone, and images a second in batches."""
+    """Median milliseconds for one image, and images per second in batches."""
 
     latency_ms: float
     images_per_second: float
@@ -55,18 +54,18 @@ class LatencyRatio:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One form of a network, and how it compares with the network itself.
+    """One form of a network, and its comparison with the network.
 
     Args:
         form: "onnx", "int8-onnx", "pt2", "safetensors", or "torch" for the network as it is.
-        path: file name in the export's folder; None where nothing was written.
-        bytes: of the file.
-        weight_bytes: of its constants.
+        path: file name in the export's folder; None without a file.
+        bytes: size of the file.
+        weight_bytes: size of its constants.
         max_difference: largest absolute difference of two logits on the probe images.
         agreement: share of probe images with equal top-1.
         quantize_nodes: QuantizeLinear and DequantizeLinear nodes; None for a float form.
-        accuracy: on labelled images, or None where there were none.
-        note: what a reader should know, "" if nothing.
+        accuracy: accuracy on labelled images, or None without any.
+        note: remark for the reader, or "".
     """
 
     form: str
@@ -82,7 +81,7 @@ class Exported:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, as JSON takes them."""
+        """Return the fields by name, for JSON."""
         return asdict(self)
 
 
@@ -100,10 +99,10 @@ def time_forms(
     probe: Float[Tensor, "batch channels height width"],
     timing: Timing,
 ) -> dict[str, LatencyRatio]:
-    """Return the pace of every form, measured side by side.
+    """Return the speed of every form, measured together.
 
     Args:
-        probe: images to answer; repeated where a batch needs more of them.
+        probe: input images; repeated if a batch needs more.
     """
     repeats = -(-timing.batch_size // len(probe))
     batch = probe.repeat(repeats, 1, 1, 1)[: timing.batch_size].contiguous()
@@ -123,9 +122,9 @@ def time_pair(
     probe: Float[Tensor, "batch channels height width"],
     timing: Timing,
 ) -> dict[str, Any]:
-    """Return what a summary says of how fast teacher and student answer on the CPU, in float32.
+    """Return the speeds of teacher and student on the CPU in float32, for a summary.
 
-    A network that rounds has no time worth telling: rounding is simulated there, and costs.
+    A quantized network is not timed: its simulated rounding costs time.
     """
     forms = {"teacher": on_cpu(teacher), "student": on_cpu(student)}
     paces = {} if is_quantized(student) else time_forms(forms, probe.float().cpu(), timing)
@@ -138,7 +137,7 @@ def time_pair(
 
 
 def on_cpu(network: Network[Any]) -> Answer:
-    """Return how a network answers on the CPU, in float32; the network stays where it is."""
+    """Return the network's function on the CPU in float32; the network is unchanged."""
     frozen = freeze(network).to("cpu", torch.float32)
     to_channels_first_(frozen)
 

@@ -1,8 +1,8 @@
 """A network as ONNX: input `images` in [0, 1], NCHW, any batch size; output `logits`.
 
-Normalisation is inside and batch normalisation is folded into the convolutions. The file holds
-what a runtime needs and the network's contract; what the exporter notes down for its own
-developers, folders of this machine among it, is taken out.
+Normalisation is inside and batch normalisation is folded into the convolutions. The file has the
+data for a runtime and the network's contract; the exporter's debugging notes, which include folder
+names of this machine, are removed.
 """
 
 import json
@@ -69,7 +69,7 @@ def write_onnx(program: ExportedProgram, description: Mapping[str, str], path: P
 
 
 def write_lean(model: ModelProto, description: Mapping[str, str], path: Path) -> None:
-    """Check `model`, take out what no runtime reads, and write it with its description."""
+    """Check `model`, remove what no runtime reads, and write it with its description."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
@@ -83,31 +83,31 @@ def write_lean(model: ModelProto, description: Mapping[str, str], path: Path) ->
 
 
 def description_of(model: ModelProto) -> dict[str, str]:
-    """Return a model's metadata: names and JSON values, as `describe` made them."""
+    """Return a model's metadata: names and JSON values, as from `describe`."""
     return {prop.key: prop.value for prop in model.metadata_props}
 
 
 def count_weight_bytes(model: ModelProto) -> int:
-    """Return how many bytes the graph's constants take."""
+    """Return the size of the graph's constants in bytes."""
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
 
 
 def count_quantize_nodes(model: ModelProto) -> int:
-    """Return how many nodes quantize or dequantize."""
+    """Return the number of nodes that quantize or dequantize."""
     return sum(node.op_type in _QUANTIZERS for node in model.graph.node)
 
 
 def open_session(path: Path, threads: int, *, fused: bool = True) -> InferenceSession:
-    """Return a CPU session that computes with `threads` threads and stays quiet.
+    """Return a CPU session with `threads` threads and without log output.
 
     Args:
-        fused: let the runtime join operations; without, each is computed as it stands in the file.
+        fused: whether the runtime may fuse operations; otherwise each is computed as in the file.
     """
     options = SessionOptions()
     if not fused:
         options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
-    # Idle threads that spin would slow down whatever is timed beside the session.
+    # Spinning idle threads would slow down other timed forms.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -118,7 +118,7 @@ def _exporter_quiet() -> Iterator[None]:
     """Silence two remarks of the exporter that no caller can act on."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = registration.level
-    # It says that torchvision is absent; this library does not use it.
+    # It reports a missing torchvision, which is not used here.
     registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

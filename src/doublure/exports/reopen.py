@@ -1,12 +1,11 @@
-"""Reopens an exported file and writes down what it answers: a program of its own, not a module.
+"""Reopens an exported file and saves its outputs: a separate program, not a module.
 
     python -P reopen.py FORM FILE PROBE.npy ANSWERS.npz CODE LOADER BATCH_SIZE...
 
-It starts in a new process, as a deployed program does, and imports nothing that the file does not
-need: for ONNX numpy and the runtime, for .pt2 torch alone. ANSWERS holds, as BATCH_SIZE/OUTPUT, the
-outputs for the first probe images at every batch size, for all of them at the largest. CODE is the
-file whose code makes a student's own architecture, or ""; LOADER the module whose `load` opens a
-student's folder.
+It starts in a new process, like a deployed program, and imports only what the file needs: for ONNX
+numpy and the runtime, for .pt2 only torch. ANSWERS has, as BATCH_SIZE/OUTPUT, the outputs for the
+first probe images at every batch size, for all of them at the largest. CODE is the file whose code
+builds a student's own architecture, or ""; LOADER the module whose `load` opens a student's folder.
 """
 
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# Images answered at least; at a batch size of 1, all of them would take long.
+# Minimum number of images; at a batch size of 1, all of them would take long.
 FEWEST = 6
 
 Outputs = dict[str, np.ndarray]
@@ -24,7 +23,7 @@ Answer = Callable[[np.ndarray], Outputs]
 
 
 def open_onnx(path: Path, code: str, loader: str) -> Answer:
-    """Return how an ONNX file answers a batch."""
+    """Return the function of an ONNX file."""
     from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
     from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
@@ -39,7 +38,7 @@ def open_onnx(path: Path, code: str, loader: str) -> Answer:
 
 
 def open_program(path: Path, code: str, loader: str) -> Answer:
-    """Return how a .pt2 file answers a batch."""
+    """Return the function of a .pt2 file."""
     import torch
 
     program = torch.export.load(path).module()
@@ -47,7 +46,7 @@ def open_program(path: Path, code: str, loader: str) -> Answer:
 
 
 def open_student(path: Path, code: str, loader: str) -> Answer:
-    """Return how a student's network, rebuilt from the folder it is in, answers a batch."""
+    """Return the function of a student's network, rebuilt from its folder."""
     import importlib
 
     import torch
@@ -58,7 +57,7 @@ def open_student(path: Path, code: str, loader: str) -> Answer:
 
 
 def _by_name(output: Any) -> Outputs:
-    """Return a network's output as `engine.description.named_outputs` names it."""
+    """Return a network's outputs by name, as in `engine.description.named_outputs`."""
     if isinstance(output, dict):
         parts = output
     elif isinstance(output, tuple | list):
@@ -79,7 +78,7 @@ OPENERS: dict[str, Callable[[Path, str, str], Answer]] = {
 def main(
     form: str, path: str, probe: str, answers: str, code: str, loader: str, *sizes: str
 ) -> None:
-    """Answer probe images as one file does, at every batch size asked for."""
+    """Save the outputs of one file for probe images, at every given batch size."""
     images = np.load(probe, allow_pickle=False)
     answer = OPENERS[form](Path(path), code, loader)
     runs: dict[str, np.ndarray] = {}

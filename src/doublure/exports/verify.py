@@ -1,11 +1,11 @@
-"""Does the file answer as the network does? Asked in a fresh process, at several batch sizes.
+"""Comparison of a file's outputs with the network's, in a new process, at several batch sizes.
 
 A float file must agree with the network up to the order of its sums:
 max |file - network| <= 1e-4 max(1, max |network|).
-A network that rounds itself (fake quantization) turns a difference in the last digit into a whole
-step now and then, whoever computes it: root mean square (file - network) <= 0.05 std(network).
-An eight-bit file rounds, and its `agreement` tells how much that matters. It fails only where it
-is broken rather than rounded: root mean square (file - network) > 0.5 std(network).
+In a network with fake quantization, a difference in the last digit can become a whole quantization
+step: root mean square (file - network) <= 0.05 std(network). An eight-bit file rounds, and its
+`agreement` shows the effect. It fails only if it is broken, not merely rounded: root mean square
+(file - network) > 0.5 std(network).
 """
 
 import subprocess
@@ -34,16 +34,16 @@ INT8_TOLERANCE = 0.5
 
 
 class VerificationError(RuntimeError):
-    """An exported file does not open, or does not answer as the network it came from."""
+    """An exported file does not open, or its outputs differ from the network's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How close a file's answers are to its network's.
+    """The difference between a file's and its network's outputs.
 
     Args:
         max_difference: largest absolute difference of two numbers of an output.
-        agreement: share of images on which both say the same, in the sense of their task.
+        agreement: share of images with equal outputs, in the sense of their task.
     """
 
     max_difference: float
@@ -56,8 +56,8 @@ def answers_of(
     """Return the network's own outputs in eval mode on the CPU, by name.
 
     Raises:
-        ValueError: if it answers with something else than tensors of finite numbers, one row an
-            image, or an image by the others of its batch.
+        ValueError: if its outputs are not finite tensors with one row per image, or depend on the
+            other images of a batch.
     """
     if layer := by_batch(network.body):
         raise ValueError(
@@ -93,17 +93,17 @@ def verify(
     loader: str = "",
     rounds: bool = False,
 ) -> Comparison:
-    """Reopen `path` in a fresh process and return how close it comes to `expected`.
+    """Reopen `path` in a new process and return the comparison with `expected`.
 
     Args:
-        expected: the network's own outputs, as `answers_of` gives them.
-        agree: returns the share of images on which two outputs say the same.
-        code: the file whose code a student's own architecture stands in; it runs there.
+        expected: the network's outputs, as from `answers_of`.
+        agree: returns the share of images with equal outputs.
+        code: the file with the code of a student's own architecture, which runs there.
         loader: the module whose `load` opens a student's folder, for the form that is one.
-        rounds: the network itself rounds its activations.
+        rounds: whether the network itself rounds its activations.
 
     Raises:
-        VerificationError: if it does not open, or is further off than its form allows.
+        VerificationError: if it does not open, or differs more than its form allows.
     """
     images = probe.detach().float().cpu().numpy()
     sizes = sorted({1, min(3, len(images)), len(images)})
@@ -124,7 +124,7 @@ def verify(
                 )
             _check(form, path, size, name, output, wanted, rounds=rounds)
             worst = max(worst, float(np.abs(output - wanted).max()))
-    # The last were all images, in one batch.
+    # The last batch size includes all images.
     return Comparison(max_difference=worst, agreement=agree(outputs, expected))
 
 
@@ -147,7 +147,7 @@ def _check(
         kind, far = "the largest difference", float(np.abs(off).max())
         allowed = FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         way_out = ""
-    if not far <= allowed:  # also where `far` is not a number
+    if not far <= allowed:  # also true if `far` is NaN
         raise VerificationError(
             f"{path.name} does not answer as the network does: at batch size {size} {kind} of the "
             f"{name} is {far:.3g}, allowed {allowed:.3g}{way_out}"
@@ -157,11 +157,11 @@ def _check(
 def _replay(
     form: str, path: Path, images: np.ndarray, sizes: list[int], code: str, loader: str
 ) -> list[tuple[int, Outputs]]:
-    """Return a fresh process's outputs for each batch size, as `reopen` gives them."""
+    """Return the outputs of a new process for each batch size, as from `reopen`."""
     with tempfile.TemporaryDirectory() as scratch:
         probe, answers = Path(scratch, "probe.npy"), Path(scratch, "answers.npz")
         np.save(probe, images)
-        # -P: the program's own folder, with its onnx.py, must not come before the packages.
+        # -P: the program's own folder, with its onnx.py, must not hide the package.
         program = [sys.executable, "-P", reopen.__file__]
         arguments = [form, path, probe, answers, code, loader, *sizes]
         done = subprocess.run(

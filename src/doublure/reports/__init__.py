@@ -1,1 +1,1 @@
-"""How is it told?"""
+"""How are results presented?"""

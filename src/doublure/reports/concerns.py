@@ -1,6 +1,6 @@
-"""What pulls a verdict down besides accuracy: lost classes, unseen classes, weak exported forms.
+"""Reasons against a verdict besides accuracy: lost classes, unseen classes, weak exported forms.
 
-Pure functions from parts of the record to reasons; the limits stand in `ConcernLimits`.
+Pure functions from parts of the record to reasons; `ConcernLimits` has the limits.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Level = Literal["ok", "unknown", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConcernLimits:
-    """Where the verdict changes. All are shares, but for `images_per_class`.
+    """Limits between verdicts. All are shares, except `images_per_class`.
 
     Args:
         keeps_well: at least this much of the teacher's accuracy is "ok".
@@ -46,7 +46,7 @@ class ConcernLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """One sentence behind the verdict, how it is known, and how far it pulls the verdict down."""
+    """A reason of the verdict in one sentence, its basis, and its level."""
 
     text: str
     tag: Tag
@@ -54,7 +54,7 @@ class Reason:
 
 
 def lost_classes(summary: Summary, limits: ConcernLimits) -> list[Reason]:
-    """Return the classes that the teacher knows and the student does not, as one reason."""
+    """Return the classes that only the teacher predicts well, as one reason."""
     lost = [
         name
         for name, score in (summary.per_class or {}).items()
@@ -73,7 +73,7 @@ def lost_classes(summary: Summary, limits: ConcernLimits) -> list[Reason]:
 
 
 def unseen_classes(samples: Samples | None, labelled: bool, limits: ConcernLimits) -> list[Reason]:
-    """Return, as one reason, that the stream shows little of what the teacher can name."""
+    """Return a reason if the stream has few of the teacher's classes."""
     if samples is None or samples.histogram is None:
         return []
     histogram = samples.histogram
@@ -90,7 +90,7 @@ def unseen_classes(samples: Samples | None, labelled: bool, limits: ConcernLimit
 
 
 def weak_forms(exports: Sequence[ExportedForm], limits: ConcernLimits) -> list[Reason]:
-    """Return a reason for every exported form that is not what its name promises."""
+    """Return a reason for every exported form with a defect."""
     reasons = []
     for form in exports[1:]:
         reasons += _answers_otherwise(form, exports[0], limits)
@@ -99,7 +99,7 @@ def weak_forms(exports: Sequence[ExportedForm], limits: ConcernLimits) -> list[R
 
 
 def bad_findings(findings: Sequence[SavedFinding], labelled: bool) -> list[Reason]:
-    """Return the findings that are not "ok"; what labels measured outweighs a mere warning."""
+    """Return the findings that are not "ok"; measurements on labels outweigh warnings."""
     return [
         Reason(
             text=f"{finding.name}: {finding.summary}",

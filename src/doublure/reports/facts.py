@@ -1,6 +1,6 @@
-"""Single figures of the report, each with its name and how it is known.
+"""Single values of the report, each with its name and basis.
 
-Pure functions from parts of the record to facts; an empty list where there is nothing to tell.
+Pure functions from parts of the record to facts; an empty list if there is none.
 """
 
 import json
@@ -20,7 +20,7 @@ MISSING = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One figure, how it is known (None: a setting, not a finding), and what it is held against."""
+    """One value, its basis (None: a setting, not a measurement), and a reference value."""
 
     name: str
     value: str
@@ -29,7 +29,7 @@ class Fact:
 
 
 def headline_facts(record: RunRecord) -> list[Fact]:
-    """Return the at most four figures that stand under the verdict."""
+    """Return up to four values below the verdict."""
     summary = record.summary
     if summary is None:
         return []
@@ -106,7 +106,7 @@ def _smallest_and_fastest(exports: Sequence[ExportedForm]) -> list[Fact]:
 
 
 def class_facts(samples: Samples, names: Sequence[str]) -> list[Fact]:
-    """Return what the histogram says in words: how many classes, which most, which never."""
+    """Return the histogram in words: number of classes, most frequent and missing ones."""
     histogram = samples.histogram
     if histogram is None or not histogram.sum():
         return []
@@ -136,12 +136,12 @@ def class_facts(samples: Samples, names: Sequence[str]) -> list[Fact]:
 
 
 def agreement_facts(summary: Summary) -> list[Fact]:
-    """Return how often student and teacher name the same class, with its interval."""
+    """Return the agreement of student and teacher, with its interval."""
     if summary.agreement is None:
         return []
     detail = summary.agreement_on or summary.words.held_out
     if summary.agreement_count:
-        # Many views of few images tell no more than those few do.
+        # Many views of few images are not more informative than those images.
         independent = min(summary.agreement_count, summary.agreement_images or math.inf)
         low, high = accuracy_interval(summary.agreement, None, int(independent))
         counted = numbers.plural(summary.agreement_count, summary.words.answered)
@@ -151,7 +151,7 @@ def agreement_facts(summary: Summary) -> list[Fact]:
 
 
 def run_facts(summary: Summary) -> list[Fact]:
-    """Return how the run was made: length, speed, seed."""
+    """Return the settings of the run: length, speed, seed."""
     rows: tuple[tuple[str, float | None, Callable[[float], str], Tag | None], ...] = (
         ("Steps", summary.steps, numbers.count, None),
         ("Batch size", summary.batch_size, numbers.count, None),
@@ -172,7 +172,7 @@ def run_facts(summary: Summary) -> list[Fact]:
 
 
 def finding_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a finding's figures as name and text; inner tables become "outer, inner"."""
+    """Return a finding's values as name and text; inner tables become "outer, inner"."""
     rows = []
     for name, value in found.items():
         if isinstance(value, Mapping):

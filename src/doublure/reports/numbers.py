@@ -1,11 +1,11 @@
-"""How a figure is written down: shares, counts, sizes, times and ratios, for people."""
+"""Number formats for people: shares, counts, sizes, times and ratios."""
 
 EQUAL = "the same as"
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def percent(share: float) -> str:
-    """Return a share as per cent with one decimal; never a rounded "100 %" that is not all."""
+    """Return a share as per cent with one decimal; "100 %" only for exactly all."""
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     if 0 < share < 0.0005:
@@ -24,7 +24,7 @@ def interval(low: float, high: float) -> str:
 
 
 def count(number: float) -> str:
-    """Return a whole number with its thousands apart."""
+    """Return a whole number with separated thousands."""
     return f"{number:,.0f}"
 
 
@@ -34,7 +34,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def unit_of(number: float) -> tuple[float, str]:
-    """Return the power of a thousand that suits a number, and its letter."""
+    """Return the power of a thousand for a number, and its letter."""
     for unit, letter in _LARGE:
         # 999.5 is where three digits round up into the next unit.
         if number >= 0.9995 * unit:
@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def share_of(part: float, whole: float) -> str:
-    """Return how much `part` is of `whole`: "1/12 of", "83 % of", "1.4 times"."""
+    """Return the ratio of `part` to `whole`: "1/12 of", "83 % of", "1.4 times"."""
     ratio = part / whole
     if ratio > 1.005:
         return f"{_three_digits(ratio)} times"
@@ -89,7 +89,7 @@ def plain(value: float) -> str:
 
 
 def two_digits(value: float) -> str:
-    """Return a figure that is only as sure as its sample: two significant digits."""
+    """Return an estimate from a small sample, with two significant digits."""
     return f"{value:.2g}" if abs(value) < 100 else count(value)
 
 

@@ -1,7 +1,7 @@
-"""How optimised images came about, as one picture: a row for each image, from noise to the end.
+"""The optimisation of images as one picture: a row for each image, from start to end.
 
-For a SET, which has no page of its own. Small images keep their pixels, each enlarged to a square;
-large ones are shrunk. Equal input gives equal bytes.
+For a SET, which has no report. Small images keep their pixels, each enlarged to a square; large
+ones are shrunk. Equal input gives equal bytes.
 """
 
 import functools
@@ -41,7 +41,7 @@ def optimisation_picture(optimisation: OptimisationRecord, names: Sequence[str] 
     """Return a PNG.
 
     Args:
-        names: of the classes; None shows their numbers.
+        names: names of the classes; None shows their numbers.
     """
     tiles = [[_tile(image) for image in row] for row in optimisation.images.swapaxes(0, 1)]
     high, wide = tiles[0][0].shape[:2]
@@ -73,9 +73,9 @@ def optimisation_picture(optimisation: OptimisationRecord, names: Sequence[str] 
 
 @contextmanager
 def _drawing(width: int, height: int) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """Yield a figure of so many pixels, and the file it is drawn into when the block ends."""
+    """Yield a figure of this many pixels, and the file that has its image after the block."""
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        # A class may be named in letters that the font lacks.
+        # The font may lack letters of a class name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / _DOTS, height / _DOTS), dpi=_DOTS)
         FigureCanvasAgg(figure)

@@ -1,6 +1,6 @@
-"""`report.html`: the record of a RUN as one page that stands alone.
+"""`report.html`: the record of a RUN as one self-contained page.
 
-No script, nothing fetched, all text escaped; equal records give equal bytes.
+No scripts, no external resources, all text escaped; equal records give equal bytes.
 """
 
 import json
@@ -23,13 +23,13 @@ from doublure.reports.shown_images import OptimisationRecord, Samples
 from doublure.reports.verdict import judge
 
 PAGE = "report.html"
-# Full rows of images, or of pairs, at every width; as many again are folded away.
+# Full rows of images or pairs at every width; the same number is in the folded part.
 _SHOWN, _SHOWN_PAIRS = 24, 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAnswer:
-    """A network's top class for one image, and how sure it was."""
+    """A network's top class for one image, and its confidence."""
 
     index: int
     name: str
@@ -38,7 +38,7 @@ class ImageAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCard:
-    """One transfer image with its answers."""
+    """One transfer image with its predictions."""
 
     image: str
     raw: str | None
@@ -49,14 +49,14 @@ class ImageCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One image on its way through a search: the class it ends as, and each point of the way."""
+    """The optimisation of one image: its final class, and intermediate images."""
 
     name: str
     points: tuple[tuple[str, str], ...]
 
 
 def write_report(run: Path) -> Path:
-    """Write the page of the RUN in `run` into its folder, whole or not at all; return its path."""
+    """Write the page of the RUN in `run` into its folder, atomically; return its path."""
     path = run / PAGE
     write_whole(path, render(read_run(run), ConcernLimits()))
     return path
@@ -71,7 +71,7 @@ def render(record: RunRecord, limits: ConcernLimits) -> str:
     )  # fmt: skip
     environment.filters["unbroken"] = unbroken
     template = environment.get_template("report.html")
-    # What a labelled training set says is measured; what a transfer set says is a proxy.
+    # Values on a labelled training set are measured; those on a transfer set are a proxy.
     stream_tag: Tag = "measured" if _is_supervised(record) else "proxy"
     return template.render(
         record=record,
@@ -154,7 +154,7 @@ def _per_cent(share: float) -> str:
 
 
 def _is_small(images: np.ndarray) -> bool:
-    """Return whether images are enlarged with their pixels seen."""
+    """Return whether images are enlarged with visible pixels."""
     return bool(max(images.shape[-3:-1]) <= 64)
 
 
@@ -249,5 +249,5 @@ def _papers(record: RunRecord) -> dict[str, Any]:
 
 
 def unbroken(text: str) -> str:
-    """Return the text with its figures tied to their units, so that no line ends between them."""
+    """Return the text with non-breaking spaces between numbers and units."""
     return re.sub(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]|ms|s|h|min|points)(?!\w))", "\u00a0", text)

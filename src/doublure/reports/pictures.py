@@ -1,7 +1,7 @@
 """The report's pictures: curves, bars and points as inline SVG, images as PNG data URIs.
 
-Pure functions from parts of the record to markup; equal input gives equal bytes, None where there
-is nothing to draw. `svg.py` knows how a chart becomes part of the page.
+Pure functions from parts of the record to markup; equal input gives equal bytes, None if there is
+nothing to draw. `svg.py` embeds charts in the page.
 """
 
 import base64
@@ -34,9 +34,9 @@ _HEIGHT, _LOW = 225, 140  # CSS pixels
 
 
 def curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
-    """Return name and picture of all that was logged over steps: loss, scores, then the rest.
+    """Return name and picture of each logged value over steps: loss, scores, then the rest.
 
-    Each has its own scale, since a metrics log holds terms of the loss beside facts in other units.
+    Each has its own scale, since a metrics log has values of different units.
     """
     names = dict.fromkeys(name for row in metrics for name in row if name not in _NOT_CURVES)
     first = [name for name in _FIRST if name in names]
@@ -45,7 +45,7 @@ def curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
     seen = []
     for place, name in enumerate(order):
         line = _series(metrics, name)
-        # A loss of one term is that term: one picture is enough.
+        # A loss with one term equals that term: one picture is enough.
         if line[0] and line not in seen:
             height = _HEIGHT if len(pictures) < CURVES else _LOW
             pictures.append((name, _curve(f"curve-{place}", name, *line, height)))
@@ -54,7 +54,7 @@ def curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
 
 
 def class_histogram(histogram: Int[np.ndarray, " classes"], names: Sequence[str]) -> str:
-    """Return how often the teacher named each class; by rank where there are many."""
+    """Return the histogram of the teacher's classes; by rank if there are many."""
     part = histogram / max(1, histogram.sum())
 
     def draw(axes: Axes) -> None:
@@ -80,7 +80,7 @@ def class_histogram(histogram: Int[np.ndarray, " classes"], names: Sequence[str]
 
 
 def class_accuracies(per_class: Mapping[str, ClassScore]) -> str | None:
-    """Return teacher and student side by side for the classes that lost most."""
+    """Return teacher and student for the classes with the largest losses."""
     scored = [
         (name, score.teacher, score.student)
         for name, score in per_class.items()
@@ -109,7 +109,7 @@ def class_accuracies(per_class: Mapping[str, ClassScore]) -> str | None:
 
 
 def arms_chart(arms: Sequence[Arm], teacher_accuracy: float | None) -> str | None:
-    """Return the accuracy that each transfer set led to, with its 95 % interval."""
+    """Return the accuracy with each transfer set, with its 95 % interval."""
     known = [(arm, arm.accuracy) for arm in arms if arm.accuracy is not None]
     if not known:
         return None
@@ -144,7 +144,7 @@ def forms_chart(
 
     def draw(axes: Axes) -> None:
         axes.set(xlim=(0, 1.1 * max(sizes)), xlabel=f"file size, {name_of_unit}B")
-        # At least six points high, lest a difference in the last figure looks like a cliff.
+        # At least six points high, so that a difference in the last digit does not look large.
         middle, half = (max(values) + min(values)) / 2, max(0.03, max(values) - min(values))
         axes.set_ylim(middle - half, min(middle + half, 1 + 0.4 * half))
         axes.plot(sizes, values, "o", color=STUDENT, markersize=7)
@@ -172,7 +172,7 @@ def contact_sheet(
 
 def _png(image: UInt8[np.ndarray, "height width channels"], side: int) -> str:
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    # Only ever shrinks: small images keep their pixels, and the page enlarges them unsmoothed.
+    # Images are never enlarged here: the page enlarges small ones without smoothing.
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -180,10 +180,10 @@ def _png(image: UInt8[np.ndarray, "height width channels"], side: int) -> str:
 
 
 def _series(metrics: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Return steps and values of one logged figure, averaged to at most `_POINTS` points."""
+    """Return steps and values of one logged metric, averaged to at most `_POINTS` points."""
     steps, values, base, last = [], [], 0.0, -1.0
     for row in metrics:
-        # A later stage counts its steps from zero again: it goes behind the one before.
+        # A later stage counts its steps from zero: it is placed after the one before.
         if row["step"] < last:
             base += last
         last = row["step"]
@@ -244,7 +244,7 @@ def _bars(
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
-    # The figures stand in a column of their own, clear of bars and intervals.
+    # The numbers are in a separate column, outside of bars and intervals.
     for place, label in enumerate(labels):
         axes.text(1.02, place, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
 
@@ -259,7 +259,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[str, int, float]]) -> None:
-    """Write names above points; points that lie on each other share one line of names."""
+    """Write names above points; overlapping points share one line of names."""
     axes.figure.canvas.draw()
     groups: list[tuple[np.ndarray, list[tuple[str, int, float]]]] = []
     for point in points:

@@ -1,7 +1,7 @@
-"""What a RUN folder says about itself: every file optional, every file checked.
+"""The record of a RUN folder: every file is optional, and every file is checked.
 
-A file that is absent leaves None and its section of the page says so. A file that is there but
-cannot be understood raises one line with its path, the place inside it, and the way out.
+A missing file is None, with a note in its section of the page. An invalid file raises one line with
+its path, the place inside it, and a remedy.
 """
 
 import json
@@ -45,7 +45,7 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One of several transfer sets that were compared under equal conditions."""
+    """One of several transfer sets, compared under equal conditions."""
 
     name: str
     accuracy: Share | None = None
@@ -57,10 +57,10 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`summary.json`. Accuracies are shares; what nobody measured is None.
+    """`summary.json`. Accuracies are shares; None means not measured.
 
-    Where a network learned new classes, its accuracy on old and on new ones stands apart, each over
-    all the answers it has; what it forgot is the accuracy on old ones before less that after.
+    If a network learned new classes, there are separate accuracies on old and on new ones, each
+    among all its classes; forgetting is the accuracy on old ones before minus that after.
     """
 
     verb: str = "distill"
@@ -114,7 +114,7 @@ class Summary:
 
     @property
     def compared_on(self) -> str:
-        """What the agreement was counted on; behind a semicolon stands why nothing was held out."""
+        """The items of the agreement; after a semicolon, the reason why nothing was held out."""
         images, mark, _ = (self.agreement_on or "").partition(";")
         if mark:
             return images
@@ -125,18 +125,18 @@ class Summary:
 
     @property
     def learned_classes(self) -> bool:
-        """Whether the student was scored on old and on new classes apart."""
+        """Whether the student has separate scores on old and on new classes."""
         return self.old_accuracy is not None or self.new_accuracy is not None
 
     @property
     def teacher_count(self) -> int | None:
-        """How many labelled images the teacher was scored on: those of classes it knows."""
+        """The number of labelled images for the teacher: those of its classes."""
         return self.old_count if self.learned_classes else self.accuracy_count
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedFinding:
-    """One line of `findings.json`: what an audit found, without its pictures."""
+    """One line of `findings.json`: a finding without its pictures."""
 
     name: str
     verdict: Literal["ok", "warn", "fail"]
@@ -148,7 +148,8 @@ class SavedFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedForm:
-    """One row of `exports.json`; the first row is the float network every other is held against."""
+    """One row of `exports.json`; the first row is the float network, the reference for the
+    others."""
 
     form: str
     path: str | None = None
@@ -165,10 +166,10 @@ class ExportedForm:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that a RUN folder says about itself; None for a file that is not there.
+    """All data of a RUN folder; None for a missing file.
 
     Args:
-        notes: what the reader should know about the reading itself.
+        notes: remarks on the reading of the files.
     """
 
     name: str
@@ -184,7 +185,7 @@ class RunRecord:
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes there are, from whichever file knows."""
+        """The number of classes, from the first file that has it."""
         if self.summary is not None and self.summary.class_names is not None:
             return len(self.summary.class_names)
         samples = self.samples
@@ -259,7 +260,7 @@ def _read_metrics(
     rows = [_metrics_row(path, number, line) for number, line in enumerate(lines, 1) if line]
     if not tail:
         return tuple(rows), ()
-    # Without its newline the last line was still being written: a running or a killed run.
+    # A last line without a newline is incomplete: the run is still active or was interrupted.
     try:
         rows.append(_metrics_row(path, len(lines) + 1, tail))
     except RunFolderError:
@@ -284,7 +285,7 @@ def _metrics_row(path: Path, number: int, line: str) -> Mapping[str, float]:
 
 
 def _check_counts(summary: Summary, path: Path) -> None:
-    """Raise where more images were right than there were."""
+    """Raise if more images are correct than there are."""
     arms = summary.arms or ()
     for name, correct, count in (
         ("teacher_correct", summary.teacher_correct, summary.teacher_count),
@@ -298,7 +299,7 @@ def _check_counts(summary: Summary, path: Path) -> None:
 
 
 def _check_classes(record: RunRecord, folder: Path) -> None:
-    """Raise where names and answers are not of equally many classes."""
+    """Raise if names and outputs have different numbers of classes."""
     names = None if record.summary is None else record.summary.class_names
     if names is None:
         return

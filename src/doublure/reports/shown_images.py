@@ -1,7 +1,6 @@
-"""The images that a RUN folder keeps: what the student was shown, and how searched ones came about.
+"""The images in a RUN folder: transfer images, and the optimisation of images.
 
-A file that is not there is None; one that cannot be understood raises one line with its path, the
-array that is wrong, and the way out.
+A missing file is None; an invalid one raises one line with its path, the wrong array, and a remedy.
 """
 
 import zipfile
@@ -22,11 +21,11 @@ WAY_OUT = "run the verb again, or remove the file to leave its section out"
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """`samples.npz`: images as fed to the student, and what both networks answered.
+    """`samples.npz`: images as fed to the student, and the outputs of both networks.
 
     Args:
         raw: the same images before augmentation.
-        histogram: how often the teacher named each class in a larger sample of the stream.
+        histogram: counts of the teacher's classes in a larger sample of the stream.
     """
 
     images: UInt8[np.ndarray, "images height width channels"] | None = None
@@ -39,12 +38,12 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisationRecord:
-    """`optimisation_path.npz`: a few images on their way from noise to what a search found.
+    """`optimisation_path.npz`: a few images at several points of their optimisation.
 
     Args:
-        iterations: how many had been done at each point.
-        named: the class that the teacher names each image in the end.
-        sure: how sure it was of that at each point.
+        iterations: number of iterations at each point.
+        named: the teacher's class of each final image.
+        sure: the teacher's confidence in that class at each point.
     """
 
     images: UInt8[np.ndarray, "points images height width channels"]
@@ -54,13 +53,13 @@ class OptimisationRecord:
 
 
 def read_samples(path: Path) -> Samples | None:
-    """Return what is in `samples.npz`; None where there is no such file."""
+    """Return the content of `samples.npz`; None without such a file."""
     arrays = _read_arrays(path)
     return None if arrays is None else _checked_samples(path, arrays)
 
 
 def read_search_path(path: Path) -> OptimisationRecord | None:
-    """Return what is in `optimisation_path.npz`; None where there is no such file."""
+    """Return the content of `optimisation_path.npz`; None without such a file."""
     arrays = _read_arrays(path)
     return None if arrays is None else _checked_search_path(path, arrays)
 
@@ -68,7 +67,7 @@ def read_search_path(path: Path) -> OptimisationRecord | None:
 def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
-    # numpy takes other files for pickles or single arrays; and it leaves a broken one open.
+    # numpy reads other files as pickles or single arrays, and does not close a broken one.
     if not zipfile.is_zipfile(path):
         raise RunFolderError(f"{path} is not a whole .npz archive; {WAY_OUT}")
     try:

@@ -28,17 +28,17 @@ from doublure.reports.verdict import accuracy_interval
 
 By = Literal["bytes", "latency_ms"]
 _HEIGHT = 300
-# Of the picture's width, what a letter of a name takes.
+# Width of a letter of a name, as a share of the picture's width.
 _LETTER = 0.024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed(Row):
-    """A row with its place among the others.
+    """A row with its rank.
 
     Args:
-        takes: how much of the target it takes.
-        front: whether nothing smaller is better.
+        takes: its size or latency as a share of the target.
+        front: whether it is on the Pareto front: nothing smaller is better.
     """
 
     takes: float
@@ -73,7 +73,7 @@ def is_shrink(folder: Path) -> bool:
 
 
 def write_shrinking_report(folder: Path) -> Path:
-    """Write the page into the folder, whole or not at all; return its path."""
+    """Write the page into the folder, atomically; return its path."""
     path = folder / SUMMARY
     try:
         summary = TypeAdapter(ShrinkSummary).validate_json(path.read_bytes())
@@ -125,7 +125,7 @@ def files_table(summary: ShrinkSummary) -> Table:
 
 
 def front_chart(summary: ShrinkSummary, by: By) -> str:
-    """Return size (or latency) against quality, the front drawn through."""
+    """Return the chart of quality over size (or latency), with the front."""
     points = sorted(summary.rows, key=lambda row: getattr(row, by))
     teacher, chosen = summary.teacher, summary.recommendation
     best = _front(points, by)
@@ -177,7 +177,7 @@ def _front(points: Sequence[Placed], by: By) -> list[Placed]:
 
 
 def _name(axes: Axes, at: float, row: Row) -> None:
-    """Write a candidate's name above the left of its point, where a front leaves room."""
+    """Write a candidate's name above its point to the left, where the front leaves space."""
     across = axes.transAxes.inverted().transform(axes.transData.transform((at, row.quality)))[0]
     name = "teacher" if row.candidate == "int8" else row.candidate
     side = "left" if across < _LETTER * len(name) else "right"
@@ -193,7 +193,7 @@ def _name(axes: Axes, at: float, row: Row) -> None:
 
 
 def _limit(summary: ShrinkSummary, by: By) -> float | None:
-    """Return where the target lies, if it is of that kind."""
+    """Return the target's position, if it is of that kind."""
     target = summary.target
     if (target.unit == "milliseconds") != (by == "latency_ms"):
         return None

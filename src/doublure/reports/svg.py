@@ -1,7 +1,7 @@
-"""From matplotlib's axes to an SVG that is part of a page.
+"""From matplotlib's axes to an inline SVG.
 
-Charts are drawn in stand-in colours, which become the page's CSS variables, so that one picture
-serves a light and a dark page. Text stays text, in the page's own font. All are `WIDTH` CSS pixels
+Charts are drawn in placeholder colours, which become the page's CSS variables, so that one picture
+works on light and dark pages. Text remains text, in the page's font. All are `WIDTH` CSS pixels
 wide: the width of a phone, and half of the page's column.
 """
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH = 375
-# What matplotlib is told to draw in, and the CSS variable that takes its place.
+# Placeholder colours for matplotlib, and the CSS variables that replace them.
 INK, MUTED, LINE, STUDENT, TEACHER = "#010101", "#010102", "#010103", "#010104", "#010105"
 _VARIABLES = {
     INK: "--ink",
@@ -60,7 +60,7 @@ _STYLE = {
 def draw_svg(name: str, draw: Callable[[Axes], None], alt: str, height: int) -> str:
     """Return one chart as an <svg> element; `name` must be the only one of its page."""
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        # The browser draws the text, in its own fonts: what ours lacks does not matter.
+        # The browser draws the text with its own fonts: missing letters here do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # 72 points an inch and as many units of the view box as points: one unit, one CSS pixel.
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
@@ -77,7 +77,7 @@ def _inline(document: str, name: str, alt: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # A <style> inside an inline SVG would reach the whole page.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    # Only inside tags: a class may well be named url(#.
+    # Only inside tags: a class name may contain url(#.
     svg = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], name), svg)
     size = re.search(r'viewBox="[^"]*"', svg)
     assert size is not None
@@ -96,14 +96,14 @@ def _page_tag(tag: str, name: str) -> str:
 
 
 def ticks(*, integer: bool = False) -> MaxNLocator:
-    """Return round places for a handful of ticks."""
-    # With fewer integers than two in view, one of them is enough: fractions would read the same.
+    """Return round positions for a few ticks."""
+    # With fewer than two integers in the range, one is enough: fractions would have equal labels.
     fewest = 1 if integer else 2
     return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=integer, min_n_ticks=fewest)
 
 
 def per_cent_axis(axis: Axis) -> None:
-    """Write the ticks of an axis of shares as per cent; nothing above the whole."""
+    """Write the ticks of an axis of shares as per cent, up to 100 %."""
     axis.set_major_locator(ticks())
     axis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{100 * value:.3g} %" if value <= 1 else "")

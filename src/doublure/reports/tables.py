@@ -1,7 +1,6 @@
-"""The report's tables: which figures stand side by side, how they are written and known.
+"""The report's tables: rows, columns, number formats and tags.
 
-Pure functions from parts of the record to rows of text; None where there is nothing to tell, and
-no column in which nothing was measured.
+Pure functions from parts of the record to rows of text; None without data, and no empty columns.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ class Cell:
 
     Args:
         bar: length of the bar below it, as a share of the column.
-        detail: what stands below it, in small.
+        detail: small text below it.
     """
 
     text: str
@@ -33,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns by title and tag (None: no figures), and rows of as many cells."""
+    """Columns by title and tag (None: no numbers), and rows of cells."""
 
     columns: tuple[tuple[str, Tag | None], ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -66,7 +65,7 @@ def accuracy_table(summary: Summary, num_classes: int | None) -> Table | None:
 
 
 def old_and_new_table(summary: Summary) -> Table | None:
-    """Return the accuracy on old and on new classes, before and after the new ones were learned."""
+    """Return the accuracy on old and on new classes, before and after the training on new ones."""
     if not summary.learned_classes:
         return None
     rows = [
@@ -130,7 +129,7 @@ def class_table(per_class: Mapping[str, ClassScore]) -> Table:
 
 
 def scores_table(summary: Summary) -> Table | None:
-    """Return the scores of a task that accuracy does not describe."""
+    """Return the scores of a task without accuracy."""
     teacher, student = summary.teacher_scores or {}, summary.student_scores or {}
     signatures = summary.score_signatures
     names = list(dict.fromkeys([*teacher, *student]))
@@ -177,7 +176,7 @@ def networks_table(summary: Summary) -> Table | None:
 
 
 def forms_table(exports: Sequence[ExportedForm]) -> Table:
-    """Return what each exported form weighs, how fast it is and how true."""
+    """Return size, speed and agreement of each exported form."""
     largest = max((form.bytes or 0 for form in exports), default=0)
     slowest = max((form.latency_ms or 0.0 for form in exports), default=0.0)
     return _tabulate(
@@ -212,7 +211,7 @@ def forms_table(exports: Sequence[ExportedForm]) -> Table:
 
 
 def finding_table(finding: SavedFinding) -> Table | None:
-    """Return the figures whose meaning is told, a column for each stream they were taken of."""
+    """Return the values with a documented meaning, one column per stream."""
     streams = [name for name, inner in finding.measurements.items() if isinstance(inner, dict)]
     told = {
         name: [finding.measurements[stream].get(name) for stream in streams]
@@ -241,7 +240,7 @@ def _tabulate(
     items: Iterable[Item],
     *columns: tuple[str, Tag | None, Callable[[Item], str | Cell]],
 ) -> Table:
-    """Return one row an item and one column a title, but for columns with nothing in them."""
+    """Return one row per item and one column per title, without empty columns."""
     filled = []
     for title, tag, write in columns:
         written = [write(item) for item in items]
@@ -255,7 +254,7 @@ def _tabulate(
 
 
 def _scored(summary: Summary, role: Literal["teacher", "student"], count: int | None) -> Arm:
-    """Return teacher or student on what it was scored on."""
+    """Return the label of teacher or student, with its classes."""
     on = {"teacher": ", old classes", "student": ", all classes"}
     name = f"{role.capitalize()}{on[role] if summary.learned_classes else ''}"
     accuracy, correct = (getattr(summary, f"{role}_{what}") for what in ("accuracy", "correct"))
@@ -294,7 +293,7 @@ def _or_missing(value: float | None, write: Callable[[float], str]) -> str:
 def _barred(
     value: float | None, largest: float, write: Callable[[float], str], detail: str = ""
 ) -> Cell:
-    # No file has no bytes, and nothing takes no time: nobody measured.
+    # 0 means not measured.
     if not value:
         return Cell(text=MISSING)
     return Cell(text=write(value), bar=value / largest, detail=detail)

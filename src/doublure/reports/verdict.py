@@ -1,9 +1,8 @@
-"""What a RUN amounts to, in one sentence and its reasons; a pure function of the record.
+"""The verdict on a RUN in one sentence with reasons; a pure function of the record.
 
-Levels: "ok" (use it), "warn" (use it with care), "fail" (do not use it), "unknown" (nothing at
-hand can tell). Accuracy on labelled images decides; without it no agreement, however high, earns
-"ok", because agreement on a stand-in for the data is not accuracy. `ConcernLimits` holds the
-limits.
+Levels: "ok" (use it), "warn" (use it with care), "fail" (do not use it), "unknown" (insufficient
+data). Accuracy on labelled images decides; without it no agreement gives "ok", because agreement on
+a transfer set is not accuracy. `ConcernLimits` has the limits.
 """
 
 from collections.abc import Sequence
@@ -27,11 +26,11 @@ _LABELS: dict[Level, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a manager reads first.
+    """The verdict at the top of the page.
 
     Args:
         label: the level in two or three words.
-        tag: how the headline is known; None where it claims nothing.
+        tag: basis of the headline; None if it makes no claim.
     """
 
     level: Level
@@ -74,12 +73,12 @@ def judge(record: RunRecord, limits: ConcernLimits) -> Verdict:
 def _label(verdict: Verdict, level: Level) -> str:
     if level == verdict.level:
         return verdict.label
-    # What is unknown stays unknown, however the concerns turn out.
+    # "unknown" stays, independent of the concerns.
     return f"{verdict.label}: use with care" if verdict.level == "unknown" else _LABELS[level]
 
 
 def chance(summary: Summary, num_classes: int | None) -> float | None:
-    """Return the accuracy of always naming the same, most frequent class."""
+    """Return the accuracy of always predicting the most frequent class."""
     if summary.per_class:
         counts = [score.count for score in summary.per_class.values()]
         if sum(counts):
@@ -137,7 +136,7 @@ def _beside_teacher(
 
 
 def _widened(summary: Summary, limits: ConcernLimits) -> Verdict:
-    """The verdict on a network that learned new classes: what it kept and what it learned."""
+    """Return the verdict on a network that learned new classes: accuracy on old and new ones."""
     reasons = [
         _part(name, accuracy, correct, count)
         for name, accuracy, correct, count in (
@@ -167,7 +166,7 @@ def _widened(summary: Summary, limits: ConcernLimits) -> Verdict:
 
 
 def _level(kept: float, limits: ConcernLimits) -> Level:
-    """Return the level of a share of accuracy that was kept."""
+    """Return the level for a share of kept accuracy."""
     if kept < limits.keeps_some:
         return "fail"
     return "ok" if kept >= limits.keeps_well else "warn"
@@ -183,7 +182,7 @@ def _part(name: str, accuracy: float, correct: int | None, count: int | None) ->
 
 
 def _alone(summary: Summary, guess: float | None) -> Verdict:
-    """The verdict on a network that had no teacher: a score, and nothing to hold it against."""
+    """Return the verdict on a network without a teacher: a score without a reference."""
     if _is_guessing(summary, guess):
         return _verdict("fail", _guessing(summary, guess), [_accuracies(summary, "Network")])
     student = numbers.percent(summary.student_accuracy or 0.0)
@@ -218,7 +217,7 @@ def _without_labels(record: RunRecord, summary: Summary, limits: ConcernLimits) 
 
 
 def _other_scores(summary: Summary) -> Verdict:
-    """The verdict where the task is not scored by accuracy: the scores, side by side."""
+    """Return the verdict for a task without accuracy: the scores of both networks."""
     teacher = summary.teacher_scores or {}
     reasons = [
         Reason(
@@ -267,7 +266,7 @@ def _at_size(summary: Summary) -> str:
 
 
 def _is_guessing(summary: Summary, guess: float | None) -> bool:
-    """Whether the student's interval reaches down to what naming one class would give."""
+    """Return whether the student's interval includes the accuracy of a constant class."""
     if guess is None or summary.student_accuracy is None:
         return False
     low = summary.student_accuracy
