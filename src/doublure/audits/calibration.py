@@ -1,17 +1,16 @@
-"""Calibration: what a transfer set's diagnostics have been worth, in student accuracy.
+"""Calibration: prediction of student accuracy from a transfer set's diagnostics.
 
     ratio = clip(b + sum_j w_j (t_j(x_j) - m_j) / s_j, 0, 1),    w_j >= 0
 
-where x_j is a diagnostic of the stream as the student is fed it, t_j its identity or minus its
+where x_j is a diagnostic of the stream as fed to the student, t_j is the identity or minus the
 logarithm, so that more is better in every term, and m_j, s_j come from the sets measured for
-`calibration.json`, never from the sets at hand. The ratio is the student's accuracy over that of
-the same student trained as long on the teacher's own images; where those would bring the student
-to the teacher's accuracy, it is the student's accuracy over the teacher's.
+`calibration.json`, never from the sets to predict. The ratio is the student's accuracy over that of
+the same student trained equally long on the teacher's own images; if those give the teacher's
+accuracy, it is the student's accuracy over the teacher's.
 
-The interval is as wide as the errors were on tasks that the weights were not fitted on. A
-prediction is given only where that error is small (`WIDEST`), for as many images as were scored
-when the constants were measured, and inside of the range that was measured. Otherwise nothing is
-predicted, and the reason is told.
+The interval has the width of the errors on held-out tasks. A prediction is given only if that error
+is small (`WIDEST`), for the same number of images as in the measurements, and inside of the
+measured range. Otherwise there is no prediction, with a reason.
 """
 
 import functools
@@ -29,11 +28,11 @@ from doublure.core.protocols import InputContract
 
 Transform = Literal["identity", "minus_log"]
 
-# Of the range measured, how far beyond its ends is still taken for granted.
+# Tolerance beyond the ends of the measured range, as a share of it.
 _SLACK = 0.25
 _SMALLEST = 1e-6
 _LEVEL = 0.9
-# Half the widest interval that is worth a person's while.
+# Half the width of the widest useful interval.
 WIDEST = 0.15
 
 _TRANSFORMS: Mapping[Transform, Callable[[float], float]] = {
@@ -47,11 +46,11 @@ class Term:
     """One diagnostic of the prediction.
 
     Args:
-        mean: of the transformed diagnostic, over the sets measured.
-        std: likewise.
-        weight: ratio gained for one standard deviation.
-        low: least value of the transformed diagnostic that was measured.
-        high: largest.
+        mean: mean of the transformed diagnostic, over the measured sets.
+        std: standard deviation likewise.
+        weight: change of the ratio per standard deviation.
+        low: smallest measured value of the transformed diagnostic.
+        high: largest measured value.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Term:
         one_of("transform", self.transform, get_args(Transform))
 
     def transformed(self, value: float) -> float:
-        """Return a value of the diagnostic such that more is better."""
+        """Return the transformed value, for which more is better."""
         return _TRANSFORMS[self.transform](value)
 
     def knows(self, value: float) -> bool:
@@ -75,13 +74,13 @@ class Term:
         return self.low - reach <= self.transformed(value) <= self.high + reach
 
     def gain(self, value: float) -> float:
-        """Return what the value adds to the ratio."""
+        """Return the contribution of the value to the ratio."""
         return self.weight * (self.transformed(value) - self.mean) / self.std
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Student accuracy over what the teacher's own images give, with an interval of 90 %."""
+    """Student accuracy relative to the teacher's own images, with a 90 % interval."""
 
     ratio: float
     low: float
@@ -90,23 +89,23 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class NotCalibrated:
-    """Why nothing is predicted."""
+    """The reason for no prediction."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The constants of the prediction, and where they hold.
+    """The constants of the prediction, and their range of validity.
 
     Args:
         intercept: ratio of a set with the mean of each diagnostic.
-        error: how far off predictions were on a task not fitted on; nine in ten were closer.
+        error: error of predictions on held-out tasks; nine in ten were closer.
         classes: fewest and most classes measured.
         side: smallest and largest side of the images measured, in pixels.
-        count: images of each set that were looked at.
-        sets: transfer sets measured.
-        tasks: what was measured, for a reader.
+        count: number of images of each set.
+        sets: number of measured transfer sets.
+        tasks: description of the measurements.
     """
 
     terms: tuple[Term, ...]
@@ -121,10 +120,10 @@ class Calibration:
     def predict(
         self, values: Mapping[str, float], contract: InputContract, count: int
     ) -> Prediction | NotCalibrated:
-        """Return the ratio that a set with these diagnostics leads to, by what was measured.
+        """Return the predicted ratio of a set with these diagnostics.
 
         Args:
-            count: images that the diagnostics were taken on.
+            count: number of images behind the diagnostics.
         """
         reason = self._outside(values, contract, count)
         if reason is not None:
@@ -135,11 +134,11 @@ class Calibration:
         )
 
     def ratio(self, values: Mapping[str, float]) -> float:
-        """Return the predicted ratio, wherever the values lie."""
+        """Return the predicted ratio, for all values."""
         return min(max(self.linear(values), 0.0), 1.0)
 
     def linear(self, values: Mapping[str, float]) -> float:
-        """Return the same before it is cut to [0, 1]: what sets are ranked by."""
+        """Return the ratio before clipping to [0, 1], for rankings."""
         return self.intercept + sum(term.gain(values[term.name]) for term in self.terms)
 
     def _outside(
@@ -173,7 +172,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> "Calibration":
-        """Return the calibration that `to_json` wrote."""
+        """Return the calibration from the values of `to_json`."""
         terms = tuple(Term(**term) for term in table["terms"])
         pairs = {name: tuple(table[name]) for name in ("classes", "side", "tasks")}
         return cls(**{**table, **pairs, "terms": terms})
@@ -181,7 +180,7 @@ class Calibration:
 
 @functools.cache
 def committed() -> Calibration | None:
-    """Return the calibration that comes with the package; None where there is none."""
+    """Return the calibration of the package; None if there is none."""
     file = resources.files("doublure.audits") / "calibration.json"
     if not file.is_file():
         return None
@@ -215,8 +214,8 @@ def fit_calibration(
         flat = [name for name, spread in zip(transforms, std, strict=True) if not spread > 0]
         raise ValueError(f"no set differs from another in {', '.join(flat)}; leave it out")
     scaled, target = (values - mean) / std, np.array(ratios)
-    # The penalty, as so many more rows whose target is zero; the columns are centred, so that the
-    # intercept is the mean ratio whatever the weights are.
+    # The penalty, as additional rows with target zero; the columns are centred, so that the
+    # intercept is the mean ratio for all weights.
     penalty = math.sqrt(ridge) * np.eye(len(transforms))
     centred = np.concatenate([target - target.mean(), np.zeros(len(transforms))])
     weights, _ = nnls(np.concatenate([scaled, penalty]), centred)
@@ -245,6 +244,6 @@ def fit_calibration(
 
 
 def error_of(predicted: Sequence[float], measured: Sequence[float]) -> float:
-    """Return the error that nine in ten predictions stay below."""
+    """Return the 90 % quantile of the errors."""
     errors = np.abs(np.array(predicted) - np.array(measured))
     return float(np.quantile(errors, _LEVEL))

@@ -1,9 +1,9 @@
-"""What a checkpoint is, and whether the normalisation stated for it fits.
+"""The content of a checkpoint, and a check of its stated normalisation.
 
-Counts and costs are read off the network and one forward pass. The normalisation is checked against
-the first BatchNorm (see `normalisation`) and doubted only where a well-known one is at least ten
-times as likely as the stated one; where nothing can be read, nothing is said. Weights that are not
-numbers fail the audit, by name.
+Counts and costs come from the network and one forward pass. The normalisation is checked against
+the first BatchNorm (see `normalisation`) and doubted only if a well-known one is at least ten times
+as likely as the stated one; without BatchNorm statistics there is no statement. Non-finite weights
+fail the audit, by name.
 """
 
 import math
@@ -32,22 +32,22 @@ from doublure.core.protocols import InputContract
 from doublure.nets.doubts import ONE_NUMBER, doubts
 from doublure.nets.network import Network, count_parameters, freeze
 
-# Strong evidence on Jeffreys' scale; short of it the user is believed.
+# Strong evidence on Jeffreys' scale; with less, the user's statement holds.
 _MARGIN = 10.0
 
 
 class NotCheckableError(ValueError):
-    """The normalisation cannot be read from this network; says why."""
+    """The normalisation cannot be determined from this network; the message has the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one image showed on its way through a network.
+    """Observations of one forward pass.
 
     Args:
         convolution: the first convolution that was called, None if there is none.
-        sees_image: whether it was given what the architecture was given.
-        batchnorm: the BatchNorm that was fed its output directly, None if there is none.
+        sees_image: whether its input is the architecture's input.
+        batchnorm: the BatchNorm that directly receives its output, None if there is none.
         flops: floating-point operations of convolutions and matrix products, for this one image.
     """
 
@@ -59,7 +59,7 @@ class Probe:
 
 
 def inspect_network(network: Network) -> Finding:
-    """Return what the network is, and whether its stated normalisation fits what it has seen."""
+    """Return the network's properties, and a check of its stated normalisation."""
     damaged = not_finite(network.body)
     probe = probe_network(network)
     measurements = _describe(network, probe)
@@ -80,7 +80,7 @@ def inspect_network(network: Network) -> Finding:
 
 
 def not_finite(body: nn.Module) -> dict[str, int]:
-    """Return how many values of each damaged tensor are NaN or infinite, by key."""
+    """Return the number of NaN or infinite values of each damaged tensor, by key."""
     counts = {
         key: int((~tensor.isfinite()).sum())
         for key, tensor in body.state_dict().items()
@@ -90,7 +90,7 @@ def not_finite(body: nn.Module) -> dict[str, int]:
 
 
 class _Watch:
-    """Hooks for a copy that is thrown away: its first convolution and the BatchNorm behind it."""
+    """Hooks on a temporary copy: its first convolution and the BatchNorm after it."""
 
     def __init__(self, body: nn.Module) -> None:
         self.image: Tensor | None = None
@@ -116,7 +116,7 @@ class _Watch:
 
 
 def probe_network(network: Network) -> Probe:
-    """Return what one image shows; the network is left as it was."""
+    """Return the observations for one image; the network is unchanged."""
     frozen = freeze(network)
     assert isinstance(frozen, Network)
     watch = _Watch(frozen.body)
@@ -139,10 +139,10 @@ def probe_network(network: Network) -> Probe:
 
 
 def first_layer(probe: Probe, contract: InputContract) -> FirstLayer:
-    """Return the first convolution with what its BatchNorm has seen, in float64 on the CPU.
+    """Return the first convolution with the statistics of its BatchNorm, in float64 on the CPU.
 
     Raises:
-        NotCheckableError: if the network does not begin that way, or has seen no images.
+        NotCheckableError: if the network has no such layers, or is untrained.
     """
     convolution, batchnorm = probe.convolution, probe.batchnorm
     if contract.channels != 3:
@@ -256,7 +256,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _ramp(network: Network) -> Tensor:
-    # Any image would do that is not constant.
+    # Any image that is not constant is suitable.
     contract = network.contract
     shape = (1, contract.channels, *contract.size)
     return torch.linspace(0, 1, math.prod(shape)).view(shape).to(network.mean)

@@ -1,17 +1,17 @@
-"""Which normalisation a network was trained with, read from its first BatchNorm.
+"""The normalisation of a network's training data, estimated from its first BatchNorm.
 
-A first convolution W with BatchNorm behind it remembers, for every filter o, the mean and variance
-of its output over the training images. With K_oc the sum of kernel (o, c), m_c the mean and s_c the
+The BatchNorm after a first convolution W stores, for every filter o, the mean and variance of the
+output over the training images. With K_oc the sum of kernel (o, c), m_c the mean and s_c the
 standard deviation of the normalised input, C the correlation of colours, rho of distant pixels:
 
     mean_o = sum_c K_oc m_c                                                                      (1)
     var_o  = sum_{c,d} sum_{p,q} W_ocp W_odq s_c s_d C_cd rho(|p - q|)                           (2)
 
-(1) holds for any images whose mean is the same everywhere; least squares gives m and how well it is
-known. (2) needs a model of images: photographs, the same at every scale, rho(r) = exp(-r / L) with
-L a share of the image. What the network saw is then *read through* a candidate normalisation: the
-training images, in [0, 1], had the mean m * std + mean and a standard deviation from (2). A
-candidate is as likely as those figures are for photographs.
+(1) holds for any images whose mean is the same everywhere; least squares gives m and its
+covariance. (2) needs a model of images: photographs, the same at every scale, rho(r) = exp(-r / L)
+with L a share of the image. What the network saw is then *read through* a candidate normalisation:
+the training images, in [0, 1], had the mean m * std + mean and a standard deviation from (2). The
+likelihood of a candidate is that of those values for photographs.
 
 What it cannot tell: CIFAR's constants from ImageNet's, or any two normalisations that differ by
 less than sets of photographs do (a factor of two in std is the edge: [-1, 1] may pass for
@@ -40,7 +40,7 @@ _COLOUR_SPREAD = 0.07
 _STD = 0.26
 _STD_SPREAD_BELOW = 0.3
 _STD_SPREAD_ABOVE = 0.2
-# How far (2) is off from filter to filter on two public networks, as a logarithm.
+# Error of (2) per filter on two public networks, as a logarithm.
 _MODEL_ERROR = 0.15
 # Correlations of neighbouring colours and of red with blue: CIFAR-10 0.92, 0.80; CamVid 0.99, 0.98.
 _NEAR_COLOURS = 0.93
@@ -48,16 +48,16 @@ _FAR_COLOURS = 0.82
 # L as a share of the shorter side: CIFAR-10 0.30, CamVid 0.32, single photographs 0.1 to 0.2.
 _CORRELATION_LENGTH = 0.3
 
-# Filters that weight decay has all but switched off carry rounding, not images.
+# Filters that weight decay has almost switched off carry rounding errors, not images.
 _DEAD = 1e-3
 _FEWEST_FILTERS = 6
-# Keeps (1) solvable where every kernel sums to zero; the covariance then says that m is unknown.
+# Keeps (1) solvable if every kernel sums to zero; the covariance then shows that m is unknown.
 _RIDGE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """What is subtracted from images in [0, 1], RGB, and what divides them then."""
+    """Mean and standard deviation of a normalisation of RGB images in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -75,7 +75,7 @@ CANDIDATES: Mapping[str, Normalisation] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLayer:
-    """A first convolution and what the BatchNorm behind it has seen.
+    """A first convolution and the statistics of the BatchNorm after it.
 
     Args:
         kernels: the convolution's weights.
@@ -94,7 +94,7 @@ class FirstLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the training images were, in [0, 1], if they were normalised like this.
+    """Statistics of the training images in [0, 1] under a normalisation.
 
     Args:
         misfit: their distance from photographs, in standard deviations.
@@ -108,7 +108,7 @@ class Reading:
 
     @property
     def log_likelihood(self) -> float:
-        """Up to a constant that all readings share."""
+        """The log likelihood, up to a common constant."""
         return -(self.misfit**2) / 2
 
 
@@ -122,9 +122,10 @@ def input_mean(
     means: Float[Tensor, " filters"],
     variances: Float[Tensor, " filters"],
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels channels"]]:
-    """Return the mean of the normalised input that solves (1), and the covariance of its error.
+    """Return the solution of (1), the mean of the normalised input, and the covariance of its
+    error.
 
-    Filters count by the inverse of what they saw vary: their errors grow with it.
+    Filters have weights inverse to their variance, since their errors grow with it.
     """
     weights = variances.clamp(min=_DEAD * variances.max().item()).rsqrt()
     design, target = kernel_sums * weights[:, None], means * weights
@@ -159,7 +160,7 @@ def photograph_variances(
 
 
 def read_through(first: FirstLayer, name: str, normalisation: Normalisation) -> Reading:
-    """Return what the training images were like if `normalisation` was used on them."""
+    """Return the statistics of the training images under `normalisation`."""
     shift = first.kernels.new_tensor(normalisation.mean)
     scale = first.kernels.new_tensor(normalisation.std)
     seen, covariance = input_mean(first.kernel_sums, first.means, first.variances)
@@ -187,7 +188,7 @@ def rank(first: FirstLayer, stated: Normalisation) -> tuple[Reading, Sequence[Re
 
 
 def enough_filters(first: FirstLayer) -> bool:
-    """Return whether there are filters enough to solve (1) and to see its error."""
+    """Return whether there are enough filters to solve (1) and estimate its error."""
     live = first.variances > _DEAD * first.variances.max()
     return int(live.sum()) >= _FEWEST_FILTERS
 

@@ -1,9 +1,8 @@
-"""How optimised images come about: a few of them, from the noise to what the search hands out.
+"""The path of optimised images: a few of them, from start to end of the optimisation.
 
-The search is the source's own, at all its iterations, but of six images together where a run
-searches for whole batches: what is asked of a batch as a whole, six images answer more narrowly.
-It costs what six images of a run cost. Each is told with what the teacher names it in the end, and
-how sure the teacher was of that on the way.
+The optimisation is the source's own with all its iterations, but for six images instead of a whole
+batch, so that statistics of the batch fit more narrowly. It costs as much as six images of a run.
+Each image comes with the teacher's final class, and its confidence in that class at every point.
 """
 
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ IMAGES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class FollowedOptimisation:
-    """A search, and what the teacher said of it.
+    """An optimisation path with the teacher's predictions.
 
     Args:
-        named: the class the teacher names each image in the end.
+        named: the teacher's class of each final image.
         sure: the teacher's probability of that class, at each point of the path.
     """
 
@@ -43,10 +42,10 @@ class FollowedOptimisation:
 def follow_optimisation(
     source: Source, teacher: Network, student: nn.Module | None, rng: torch.Generator
 ) -> FollowedOptimisation | None:
-    """Return the way to a few images; None for a source that does not search for images.
+    """Return the path of a few images; None for a source without image optimisation.
 
     Args:
-        student: whom a source that competes competes with.
+        student: the student for a competing source.
     """
     if not isinstance(source, OptimisedSource) or source.optimises != "images":
         return None
@@ -61,7 +60,7 @@ def follow_optimisation(
 
 
 def answered(path: OptimisationPath, asked: nn.Module) -> FollowedOptimisation:
-    """Return the path with what a frozen teacher says of its images."""
+    """Return the path with a frozen teacher's predictions."""
     with torch.no_grad():
         answers = torch.stack([asked(images).softmax(-1) for images in path.images])
     named = answers[-1].argmax(-1)

@@ -1,11 +1,11 @@
-"""Ranking: which of several transfer sets will teach a student best, by one figure.
+"""Ranking of transfer sets for a teacher, by one value.
 
     bn_distance     lower is better
     pair_coverage   higher is better, for a teacher that has no BatchNorm
 
-Both are of the stream as the student is fed it. Nothing is fitted: no constant stands between the
-figure and the order. Sets whose 90 % intervals overlap share a place. The order says which set is
-better, not how good a student will be.
+Both are for the stream as fed to the student. Nothing is fitted: the value alone gives the order.
+Sets with overlapping 90 % intervals share a rank. The order does not predict the accuracy of a
+student.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ from doublure.audits.transfer_tally import Estimate
 
 Direction = Literal["lower", "higher"]
 
-# The first that is there.
+# The first available one is used.
 RANKED_BY: Mapping[str, Direction] = {"bn_distance": "lower", "pair_coverage": "higher"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The figure that a transfer set is ranked by.
+    """The value for the rank of a transfer set.
 
     Args:
-        better: which direction of the figure is.
+        better: the good direction of the value.
     """
 
     figure: str
@@ -48,7 +48,7 @@ class Standing:
 
 
 def standing(measurements: Mapping[str, Estimate]) -> Standing:
-    """Return what a set with these figures is ranked by."""
+    """Return the ranking value of a set with these measurements."""
     figure = next(name for name in RANKED_BY if name in measurements)
     found = measurements[figure]
     return Standing(
@@ -61,11 +61,11 @@ def standing(measurements: Mapping[str, Estimate]) -> Standing:
 
 
 def places(standings: Sequence[Standing]) -> list[int]:
-    """Return the place of each set, from 1: one more than the sets that rank before it."""
+    """Return the rank of each set, from 1: one plus the number of better sets."""
     return [1 + sum(other.before(one) for other in standings) for one in standings]
 
 
 def goodness(measurements: Mapping[str, float]) -> float:
-    """Return a number that is larger for a set that ranks before, from the figures' values."""
+    """Return a number that is larger for a better set."""
     found = standing({name: Estimate(value=v, low=v, high=v) for name, v in measurements.items()})
     return found.value if found.better == "higher" else -found.value

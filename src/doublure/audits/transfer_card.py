@@ -1,12 +1,12 @@
-"""The report card of a transfer set: figures, verdict, standing, for a machine and for a reader.
+"""The report card of a transfer set: measurements, verdict and rank, as JSON and as text.
 
     fail   a class is uncovered, or the rarest class' share or the class entropy is too low
     warn   pairs of classes are missing, the teacher's BatchNorm sees something else than it knows,
            or the images looked at are few for so many classes
     ok     otherwise
 
-The verdict is about the stream as the student is fed it. It rests on the figures alone: neither the
-standing among other sets nor a prediction takes part in it.
+The verdict is for the stream as fed to the student. It depends on the measurements only, not on the
+rank among other sets or a prediction.
 """
 
 import textwrap
@@ -21,11 +21,11 @@ from doublure.core.findings import Finding
 from doublure.core.protocols import InputContract
 
 Verdict = Literal["ok", "warn", "fail"]
-# Of its range, where a figure lies outside of it.
+# Words for values outside of their range.
 Side = Literal["low", "high"]
 
 _NAME, _COLUMN, _LINE = 24, 18, 80
-# Of the figures that decide, for a reader who knows none of their names.
+# Explanations of the decisive values.
 _MEANINGS = {
     "uncovered": ("Missing classes", "those that hardly an image shows"),
     "class_entropy": ("Class balance", "how evenly the teacher names its classes; 1 is evenly"),
@@ -43,7 +43,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictLimits:
-    """Where the verdict changes, and what is good.
+    """Limits between verdicts, and ranges of good values.
 
     Args:
         class_entropy: less is "fail".
@@ -51,8 +51,8 @@ class VerdictLimits:
         uncovered: more is "fail".
         pair_coverage: less is "warn".
         bn_distance: more is "warn".
-        images_per_class: fewer are "warn": that a class is missing may be chance.
-        good: from where to where a figure is good.
+        images_per_class: fewer are "warn": a class may be missing by chance.
+        good: range of good values.
     """
 
     class_entropy: float = 0.5
@@ -79,10 +79,10 @@ class VerdictLimits:
 def out_of_range(
     raw: StreamDiagnostics, shown: StreamDiagnostics, limits: VerdictLimits
 ) -> dict[str, tuple[float, Side]]:
-    """Return the figures outside of where they are good, and on which side they lie."""
+    """Return the values outside of their good range, with the side."""
     found: dict[str, tuple[float, Side]] = {}
     for name, (low, high) in limits.good.items():
-        # Attacked images are shown again on purpose; frames repeated by the source are not.
+        # Attacked images are repeated on purpose; repetitions by the source are not.
         value = (raw if name == "duplicates" else shown).value(name)
         if value is not None and low is not None and value < low:
             found[name] = (value, "low")
@@ -92,12 +92,13 @@ def out_of_range(
 
 
 def judge(stream: StreamDiagnostics, limits: VerdictLimits) -> tuple[Verdict, tuple[str, ...]]:
-    """Return the verdict on a stream and the reasons that pull it down."""
+    """Return the verdict on a stream and its reasons."""
     classes = len(stream.histogram)
     value = {name: estimate.value for name, estimate in stream.measurements.items()}
     failed, warned = [], []
     if stream.count < limits.images_per_class * classes:
-        # Not an excuse: else one more class, an empty one, could turn "fail" into "warn".
+        # Too few images do not replace other reasons: else an additional empty class could turn
+        # "fail" into "warn".
         warned.append(
             f"{stream.count} images are too few to judge {classes} classes, and what is missing "
             f"may be chance; {50 * classes} would do"
@@ -130,15 +131,15 @@ def judge(stream: StreamDiagnostics, limits: VerdictLimits) -> tuple[Verdict, tu
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSetCard:
-    """What can be said of a transfer set before any training.
+    """Assessment of a transfer set before any training.
 
     Args:
-        teacher: the REF of the teacher; "" for one made in Python.
-        temperature: of the soft targets that the figures named tau are about.
-        wrappers: what stands between the raw images and the student, innermost first.
+        teacher: the REF of the teacher; "" for one built in Python.
+        temperature: temperature of the soft targets in the values with tau.
+        wrappers: wrappers around the source, innermost first.
         raw: the source's own images.
-        fed: as the student is shown them; None where nothing stands between.
-        notes: what else a reader should know.
+        fed: the stream as fed to the student; None without wrappers.
+        notes: further remarks for the reader.
     """
 
     name: str
@@ -158,12 +159,12 @@ class TransferSetCard:
 
     @property
     def shown(self) -> StreamDiagnostics:
-        """The stream that the student is shown."""
+        """The stream as fed to the student."""
         return self.raw if self.fed is None else self.fed
 
     @property
     def standing(self) -> Standing:
-        """What the set is ranked by among others."""
+        """The value for the set's rank."""
         return standing(self.shown.measurements)
 
     @property
@@ -204,7 +205,7 @@ class TransferSetCard:
         }
 
     def to_finding(self) -> Finding:
-        """Return the card as the report of a run takes it up."""
+        """Return the card as a finding for the report of a run."""
         streams = {"raw": self.raw, "as fed": self.shown}
         measurements: dict[str, Any] = {
             name: {key: estimate.value for key, estimate in stream.measurements.items()}
@@ -314,7 +315,7 @@ def _cell(estimate: Estimate | None) -> str:
         return "-"
     if estimate.low == estimate.high:
         return f"{estimate.value:.3g}"
-    # The longer half: at the ends of a scale the interval is cut short on one side.
+    # The longer half: at the ends of a scale the interval is truncated on one side.
     reach = max(estimate.value - estimate.low, estimate.high - estimate.value)
     return f"{estimate.value:.3g} ± {reach:.1g}"
 

@@ -1,4 +1,4 @@
-"""Diagnostics of a transfer set: pure functions of what the teacher answered to its images.
+"""Diagnostics of a transfer set: pure functions of the teacher's outputs for its images.
 
 Logits z [n, C], p = softmax(z), h the histogram of argmax z, s = h / n; f penultimate features
 [n, d]; m, v mean and variance of what enters a BatchNorm that stores m_T, v_T and has eps e.
@@ -34,10 +34,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-# Past this many classes most pairs never meet; only each class' likeliest partners are asked for.
+# With more classes most pairs never occur; only each class' most frequent partners count.
 _ALL_PAIRS_UP_TO = 50
 _PARTNERS = 10
-# Rows of a matrix of cosines held at once.
+# Rows of a matrix of cosines in memory at once.
 _BLOCK = 1024
 
 
@@ -51,7 +51,7 @@ def class_entropy(histogram: Num[Tensor, "*sets classes"]) -> Float[Tensor, "*se
 
 
 def entropy_bias(histogram: Num[Tensor, "*sets classes"]) -> Float[Tensor, "*sets"]:
-    """Return by how much class_entropy is too low for being estimated from so few images."""
+    """Return the bias of class_entropy from the finite number of images."""
     classes = histogram.shape[-1]
     if classes < 2:
         return torch.zeros(histogram.shape[:-1], dtype=torch.float64)
@@ -61,19 +61,19 @@ def entropy_bias(histogram: Num[Tensor, "*sets classes"]) -> Float[Tensor, "*set
 
 
 def min_class_share(histogram: Num[Tensor, "*sets classes"]) -> Float[Tensor, "*sets"]:
-    """Return the rarest class' share over an even one, in [0, 1]."""
+    """Return the rarest class' share over 1 / C, in [0, 1]."""
     return histogram.shape[-1] * _shares(histogram).amin(-1)
 
 
 def uncovered(histogram: Num[Tensor, "*sets classes"], least: int) -> Int[Tensor, "*sets"]:
-    """Return how many classes have fewer than `least` images."""
+    """Return the number of classes with fewer than `least` images."""
     return (histogram < least).sum(-1)
 
 
 def count_pairs(
     logits: Float[Tensor, "images classes"], weights: Float[Tensor, "sets images"]
 ) -> tuple[Int[Tensor, " pairs"], Float[Tensor, "sets pairs"]]:
-    """Return which ordered pairs (top-1, top-2) occur, as top-1 C + top-2, and how often.
+    """Return the ordered pairs (top-1, top-2) that occur, as top-1 C + top-2, with counts.
 
     Only pairs that occur are listed: with a thousand classes a full table has a million cells.
     """
@@ -95,9 +95,9 @@ def merge_pairs(
 def pair_coverage(
     keys: Int[Tensor, " pairs"], counts: Num[Tensor, "sets pairs"], classes: int
 ) -> Float[Tensor, " sets"]:
-    """Return the share of ordered pairs of classes that are seen often enough to be learnt.
+    """Return the share of ordered pairs of classes with enough images.
 
-    With more than 50 classes, of the ten most frequent partners of each class.
+    With more than 50 classes, among the ten most frequent partners of each class.
     """
     if classes < 2:
         return torch.ones(len(counts), dtype=torch.float64)
@@ -113,7 +113,7 @@ def pair_coverage(
 
 
 def answer_entropy(log_p: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
-    """Return the entropy of each answer over its maximum, in [0, 1], from log-probabilities."""
+    """Return the entropy of each prediction over its maximum, in [0, 1], from log-probabilities."""
     if log_p.shape[-1] < 2:
         return torch.zeros_like(log_p[:, 0])
     # Not p log p: a probability of zero has a logarithm of minus infinity.
@@ -134,12 +134,12 @@ def mutual_information(
     if classes < 2:
         return torch.zeros_like(mean_entropy)
     marginal: Tensor = torch.special.entr(mean_answer).sum(-1) / math.log(classes)
-    # Rounding may leave less than nothing where all answers are alike.
+    # Rounding may give a negative value if all predictions are equal.
     return (marginal - mean_entropy).clamp(min=0)
 
 
 def margins(p: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
-    """Return how far the two largest probabilities of each answer are apart."""
+    """Return the difference of the two largest probabilities of each prediction."""
     if p.shape[-1] < 2:
         return torch.ones_like(p[:, 0])
     first, second = p.topk(2, dim=-1).values.unbind(-1)
@@ -159,7 +159,7 @@ def bn_distance(
 
 
 def feature_rank(features: Float[Tensor, "images features"]) -> float:
-    """Return how many directions share the features' variance: 1 for one, d for d equal ones."""
+    """Return the effective rank of the features: 1 for one direction, d for d equal ones."""
     centred = features.double() - features.double().mean(0)
     covariance = centred.T @ centred / len(features)
     # sum l is the trace and sum l^2 the squared Frobenius norm.
@@ -170,7 +170,7 @@ def feature_rank(features: Float[Tensor, "images features"]) -> float:
 def has_duplicate(
     features: Float[Tensor, "images features"], cosine: float
 ) -> Bool[Tensor, " images"]:
-    """Return which images have another one closer than `cosine`."""
+    """Return True for images with another one closer than `cosine`."""
     unit = F.normalize(features.float(), dim=-1)
     near = torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
     for start in range(0, len(unit), _BLOCK):

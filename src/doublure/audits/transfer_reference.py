@@ -1,8 +1,8 @@
-"""The reference stream: images of mixed families, alike for every transfer set of a teacher.
+"""The reference stream: images of mixed families, equal for all transfer sets of a teacher.
 
-Its features under the teacher are divided into clusters once; a transfer set is asked how many of
-them it reaches. The images follow from the contract alone, never from a user's seed, so that two
-reports can be compared.
+The teacher's features of it are clustered once; the coverage of a transfer set is the share of
+clusters that it reaches. The images depend on the contract only, never on a user's seed, so that
+reports are comparable.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ _SEED = 0
 _IMAGES = 2560
 _BATCH = 128
 _CLUSTERS_PER_CLASS = 10
-# A cluster of fewer reference images than this is an accident.
+# A cluster with fewer reference images than this is ignored.
 _IMAGES_PER_CLUSTER = 8
 
 
 def reference_centres(
     teacher: nn.Module, contract: InputContract, device: torch.device
 ) -> Float[Tensor, "clusters features"] | None:
-    """Return the centres of the clusters; None for a teacher whose features are unknown.
+    """Return the centres of the clusters; None for a teacher with unknown features.
 
     Args:
         teacher: frozen; see `nets.network.freeze`.
@@ -57,7 +57,7 @@ def cluster(
     features: Float[Tensor, "images features"], most: int
 ) -> Float[Tensor, "clusters features"]:
     """Return the centres of at most `most` clusters, the same for the same features."""
-    from sklearn.cluster import MiniBatchKMeans  # takes over a second; only who scores waits
+    from sklearn.cluster import MiniBatchKMeans  # slow to import, so only here
 
     distinct = len(torch.unique(features, dim=0))
     clusters = max(1, min(most, len(features) // _IMAGES_PER_CLUSTER, distinct))
@@ -69,7 +69,7 @@ def cluster(
 
 
 def _reference_batches(contract: InputContract, device: torch.device) -> Iterator[Tensor]:
-    # Shaders know one channel and three; what takes others is compared with the rest.
+    # Shaders have one or three channels; for other contracts they are omitted.
     known = contract.channels in (1, 3)
     families = [s for s in FAMILIES if known or not isinstance(s, Shaders)]
     steps = _IMAGES // len(families) // _BATCH

@@ -1,10 +1,10 @@
-"""The transfer-set report: how good a set is for a teacher, before any training and without labels.
+"""The transfer-set report: quality of a set for a teacher, before training and without labels.
 
-Every figure is taken twice: on the raw images of the source, and on the stream as the student will
-be fed it, augmented, mixed and attacked. A set that is even raw need not be even as fed.
+Every value is measured twice: on the raw images of the source, and on the stream as fed to the
+student, augmented, mixed and attacked. A set with balanced raw images need not be balanced as fed.
 
 Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817. The paper
-judges by class entropy and by eye; the other figures, the verdict and the ranking are ours.
+uses class entropy and visual inspection; the other values, the verdict and the ranking are ours.
 """
 
 import dataclasses
@@ -41,25 +41,25 @@ from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.sources.augmentation import Augmented, augment
 
-# Images that `score` and every run look at, of either stream; what is known of it was measured so.
+# Number of images of each stream in `score` and in every run, as in the calibration.
 COUNT = 1024
-# Larger batches fall out of a core's cache.
+# Larger batches do not fit into a core's cache.
 _BATCH = 128
 _ATTACKED = 256
 _ATTACK = BoundaryAttack(bisections=6)
 _LEVEL = 0.9
-# Pixels this many standard deviations off, or this many times as spread, are of another contract.
+# Pixel statistics this far from the contract's (in standard deviations, or as a ratio) give a note.
 _SHIFT, _RATIO = 1.0, 3.0
 _CLIPPED = 0.25
 
 
 class TransferSetScorer:
-    """Scores transfer sets for one teacher; what they share is worked out once.
+    """Scores transfer sets for one teacher, with common data computed once.
 
     Args:
-        temperature: of the soft targets that the student will be taught by.
-        calibration: the constants of the prediction; None predicts nothing.
-        watch: is told how far the work is.
+        temperature: temperature of the soft targets of the student's training.
+        calibration: the constants of the prediction; None for no prediction.
+        watch: callback for the progress.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class TransferSetScorer:
     def score(
         self, source: Source, *, name: str, count: int, seed: int, run_length: int | None = None
     ) -> TransferSetCard:
-        """Return the report card of a source, wrappers and all.
+        """Return the report card of a source with its wrappers.
 
         Args:
-            count: images to look at, of each of the two streams.
-            run_length: images that the run will show, which is what a source that plans ahead goes
-                by; None stands for no more than are looked at.
+            count: number of images, from each of the two streams.
+            run_length: number of images in the run, for sources that plan ahead; None means only
+                those that are scored.
         """
         positive("count", count)
         length = max(count, run_length or 0)
@@ -131,7 +131,7 @@ class TransferSetScorer:
         )
         stream = source.open(context, self._teacher, child(rng, "source"))
         if isinstance(stream, Sized):
-            # A second epoch shows nothing new.
+            # A second epoch has no new images.
             count = min(count, len(stream))
         tally = StreamTally(
             self._teacher,
@@ -229,7 +229,7 @@ def _draw(stream: Stream, count: int) -> Iterator[Float[Tensor, "batch channels 
 
 
 def _wrappers(source: Source) -> list[Source]:
-    """Return what stands around the innermost source, outermost first."""
+    """Return the wrappers of the innermost source, outermost first."""
     if source is innermost(source):
         return []
     if isinstance(source, WrappingSource):
@@ -247,7 +247,7 @@ def _share(part: int, whole: int) -> Estimate:
 def _notes(
     raw: StreamDiagnostics, shown: StreamDiagnostics, contract: InputContract, limits: VerdictLimits
 ) -> Iterator[str]:
-    """Yield what a reader should know beside the verdict."""
+    """Yield remarks in addition to the verdict."""
     for name, (value, side) in out_of_range(raw, shown, limits).items():
         hint = _WARNS_OF.get(name, {}).get(side)
         if hint is not None:

@@ -1,8 +1,8 @@
-"""One pass over a stream of images: what the teacher does with them, added up batch by batch.
+"""One pass over a stream of images: statistics of the teacher's outputs, summed over batches.
 
-Sums are float64, and each is kept for the stream itself and for resamplings of it in which image i
-counts w_i ~ Poisson(1) times: the bootstrap in one pass. Memory does not grow with the number of
-images; what needs images side by side takes `_SIDE_BY_SIDE` of them, evenly spaced.
+Sums are float64, for the stream itself and for resamplings in which image i has the weight w_i ~
+Poisson(1): the bootstrap in one pass. Memory does not grow with the number of images; comparisons
+between images use `_SIDE_BY_SIDE` of them, evenly spaced.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from doublure.nets.batchnorm_statistics import (
 NO_FEATURES = "the teacher does not end in an nn.Linear, so its features are unknown"
 NO_BATCHNORM = "the teacher has no BatchNorm with running statistics"
 
-# Fifty resamplings know a standard error to a tenth; 1.645 of them make 90 % of a normal.
+# Fifty resamplings give a standard error within 10 %; 1.645 of it is half a 90 % interval.
 _RESAMPLINGS = 50
 _REACH = 1.645
 _SIDE_BY_SIDE = 4096
@@ -36,7 +36,7 @@ _DUPLICATE_COSINE = 0.999
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure and the 90 % interval in which other images of the same source would leave it."""
+    """A value and its 90 % interval under resampling of the images."""
 
     value: float
     low: float
@@ -45,16 +45,16 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamDiagnostics:
-    """What a teacher says of a stream of images.
+    """Diagnostics of a stream of images for a teacher.
 
     Args:
-        measurements: by the names of `transfer_diagnostics`, and some of the stream itself.
-        missing: why a figure is not there.
+        measurements: values of `transfer_diagnostics` by name, and some of the stream itself.
+        missing: reasons for missing values.
         histogram: images of each class, by the teacher.
-        deciles: of the largest probability of each answer, from the lowest to the highest.
-        entropy_bias: by how much class_entropy is too low for being estimated.
-        mean: of the pixels per channel.
-        std: of the pixels per channel.
+        deciles: deciles of the largest probability of each prediction, in increasing order.
+        entropy_bias: bias of class_entropy from the finite number of images.
+        mean: mean of the pixels per channel.
+        std: standard deviation of the pixels per channel.
     """
 
     count: int
@@ -67,20 +67,20 @@ class StreamDiagnostics:
     std: tuple[float, ...]
 
     def value(self, name: str) -> float | None:
-        """Return a figure, or None where it is missing."""
+        """Return a value, or None if it is missing."""
         found = self.measurements.get(name)
         return None if found is None else found.value
 
 
 class TeacherAnswer(NamedTuple):
-    """What a teacher answered, on the CPU; features are the input of its last linear layer."""
+    """Outputs of a teacher, on the CPU; features are the input of its last linear layer."""
 
     logits: Float[Tensor, "images classes"]
     features: Float[Tensor, "images features"] | None
 
 
 class Watch:
-    """Asks a teacher and sees its features; hooks stay only while it answers.
+    """Calls a teacher and records its features, with hooks only during the call.
 
     Args:
         teacher: frozen; see `nets.network.freeze`.
@@ -127,10 +127,10 @@ class Watch:
 
 
 class BatchNormTally:
-    """Mean and variance of what enters each BatchNorm, over a whole stream and resamplings of it.
+    """Mean and variance of each BatchNorm's input, over a whole stream and resamplings of it.
 
-    Of each image mean and variance are taken over its positions; the rest is float64, shifted by
-    the stored mean. So neither the order nor the size of the batches matters.
+    Mean and variance of each image are over its positions; the rest is float64, shifted by the
+    stored mean. So the result does not depend on the order or the size of the batches.
     """
 
     def __init__(self, teacher: nn.Module, sets: int) -> None:
@@ -143,7 +143,7 @@ class BatchNormTally:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def watching(self, weights: Float[Tensor, "sets images"]) -> "BatchNormTally":
-        """Return itself, to count the images of the next calls with these weights."""
+        """Return itself, with these weights for the images of the next calls."""
         self._weights = weights
         return self
 
@@ -169,7 +169,7 @@ class BatchNormTally:
         spread = torch.linalg.vector_norm(values - mean, dim=-1)
         variance = spread.cpu().double().square() / values.shape[-1]
         shifted = mean[..., 0].cpu().double() - stored.cpu().double()
-        # A network that folds positions into the batch shows several rows of each image.
+        # A network that folds positions into the batch has several rows per image.
         weights = self._weights.repeat_interleave(len(values) // self._weights.shape[1], dim=1)
         self._sums[i] += torch.stack(
             [weights @ shifted, weights @ shifted.square(), weights @ variance]
@@ -217,7 +217,7 @@ class AnswerTally:
     def add(
         self, logits: Float[Tensor, "images classes"], weights: Float[Tensor, "sets images"]
     ) -> None:
-        """Count the images of one batch."""
+        """Add the images of one batch."""
         log_p = logits.log_softmax(-1)
         log_softened = (logits / self._temperature).log_softmax(-1)
         p = log_p.exp()
@@ -238,7 +238,7 @@ class AnswerTally:
         )
 
     def measurements(self) -> dict[str, Tensor]:
-        """Return each figure of each set."""
+        """Return each value of each set."""
         classes = self.histogram.shape[1]
         total = self._means[:, 4:].clamp(min=1)
         entropy, softened, confidence, near, _ = (self._means / total).unbind(1)
@@ -264,9 +264,9 @@ class PixelTally:
         self._count = 0
 
     def add(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Count the pixels of one batch; raises for images that are not in [0, 1]."""
+        """Add the pixels of one batch; raises for images outside of [0, 1]."""
         low, high = images.aminmax()
-        # A hair is left for sources that interpolate.
+        # A small tolerance for sources that interpolate.
         if not (low >= -1e-4 and high <= 1 + 1e-4):
             raise ValueError(
                 f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}; divide bytes "
@@ -284,13 +284,13 @@ class PixelTally:
 
 
 class StreamTally:
-    """Everything that one pass over a stream can tell.
+    """All statistics of one pass over a stream.
 
     Args:
-        count: images that will be shown.
-        temperature: of the soft targets.
-        centres: clusters of a reference stream's features; None where there are none.
-        rng: decides the resamplings.
+        count: number of images in the stream.
+        temperature: temperature of the soft targets.
+        centres: cluster centres of a reference stream's features, or None.
+        rng: generator of the resamplings.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ class StreamTally:
         self._seen, self._count = 0, count
 
     def add(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Ask the teacher about one batch."""
+        """Add the teacher's outputs for one batch."""
         self._pixels.add(images)
         weights = self._draw_weights(len(images))
         with self._batchnorm.watching(weights):
@@ -372,7 +372,7 @@ class StreamTally:
 
 
 def evenly_spaced(first: int, images: int, total: int, most: int) -> Tensor:
-    """Return which images from `first` on are among `most` that are evenly spaced of `total`."""
+    """Return which images, from `first` on, are among `most` evenly spaced ones of `total`."""
     place = torch.arange(first, first + images)
     return place * most // total > (place - 1) * most // total
 
@@ -388,13 +388,13 @@ def _side_by_side(features: Tensor) -> dict[str, Estimate]:
 
 
 def _estimate(name: str, values: Tensor) -> Estimate:
-    # Around the figure itself: resamplings repeat images, and cover less than the set does.
+    # Centred at the value itself: resamplings repeat images, and so cover less than the set.
     bound = torch.inf if name in ("uncovered", "bn_distance", "bn_divergence") else 1.0
     return _between(values[0].item(), values[1:].std().item(), bound)
 
 
 def _between(value: float, error: float, bound: float) -> Estimate:
-    # Rounding may leave a trace of spread where there is none.
+    # Rounding may give a small variance where there is none.
     reach = _REACH * error if error > 1e-9 else 0.0
     low, high = max(0.0, value - reach), min(bound, value + reach)
     return Estimate(value=value, low=min(low, value), high=max(high, value))
