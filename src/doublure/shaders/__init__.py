@@ -1,1 +1,1 @@
-"""What is a shader, and what does it draw?"""
+"""How is a shader drawn?"""

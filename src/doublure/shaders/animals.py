@@ -1,7 +1,7 @@
 """Figures loosely built like animals: a trunk on legs, two eyes above a nose, a beak, a long neck.
 
-They come from common knowledge of how animals are put together and from no picture of any. Their
-measures are random within wide bounds; most would not be taken for any one species.
+They are based on general knowledge of animal shapes, not on pictures. Their proportions are random
+within wide bounds; most do not resemble a particular species.
 """
 
 from doublure.shaders.colour import Colour, colour

@@ -22,7 +22,7 @@ class Colour(NamedTuple):
         )
 
     def lit(self, light: Scalar) -> "Colour":
-        """Return the colour under so much light."""
+        """Return the colour multiplied by an amount of light."""
         return Colour(*(channel * light for channel in self))
 
     def raised(self, amount: Scalar) -> "Colour":
@@ -55,7 +55,7 @@ def tinted(lightness: Scalar, chroma: Scalar, hue: Expr) -> Colour:
 def colour(
     sketch: Sketch, tint: str = "any", darkest: float = 0.08, lightest: float = 0.92
 ) -> Colour:
-    """Return a uniform colour of the tint, drawn anew for every image."""
+    """Return a uniform random colour of the tint, different for every image."""
     (low, high), strongest = _TINTS[tint]
     lightness = sketch.uniform(darkest, lightest)
     return tinted(lightness, sketch.uniform(0.0, strongest), sketch.uniform(low, high))
@@ -63,7 +63,7 @@ def colour(
 
 def gradient_palette(sketch: Sketch, tints: tuple[str, ...]) -> Palette:
     """Return a palette that runs smoothly through one colour of each tint."""
-    # Mostly light and dark in turn: neighbours of one lightness would make a dull picture.
+    # Mostly alternating light and dark: neighbours of equal lightness would give low contrast.
     alternate, first = sketch.chance(0.6), sketch.pick((0, 1))
     halves = ((0.04, 0.45), (0.5, 0.96))
     stops = [

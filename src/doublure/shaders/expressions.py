@@ -1,9 +1,10 @@
-"""Expressions over a pixel's coordinates: written down once, evaluated in torch and in GLSL.
+"""Expressions over a pixel's coordinates: defined once, evaluated in torch and in GLSL.
 
 An expression is a graph of scalar operations over the coordinates x and y, literals, and
 parameters that are constant over an image. `number` turns graphs into a `Tape`: straight-line
-code without duplicates, split into what is *uniform* (depends on parameters only, computed once
-per image on the CPU, whoever draws) and what is *varying* (computed at every pixel).
+code without duplicates, split into *uniform* values (which depend on parameters only, and are
+computed once per image on the CPU for every back end) and *varying* values (computed at every
+pixel).
 
 Floats are 32 bits wide. Integers are 32 bits and wrap around; they exist for hashing lattice
 points, because a hash of floats (`fract(sin(x) * 43758.5)`) differs from machine to machine.
@@ -19,7 +20,8 @@ Number = float | int
 
 
 class Operation(NamedTuple):
-    """The kinds an operation takes and gives, and its value on literals where it may be folded."""
+    """Kinds of an operation's arguments and result, and its function on literals if it can be
+    folded."""
 
     takes: tuple[Kind, ...]
     gives: Kind = "float"
@@ -108,7 +110,7 @@ def lift(value: Scalar) -> Expr:
 
 
 def parameter(slot: int) -> Expr:
-    """Return the number that an image holds in `slot`."""
+    """Return the parameter of an image in `slot`."""
     return Expr("parameter", value=slot)
 
 
@@ -132,7 +134,7 @@ class Tape:
     """Straight-line code: instruction i computes value i from earlier ones.
 
     Args:
-        outputs: the values that are the result.
+        outputs: indices of the results.
         constants: the uniform values that varying instructions read, in the order in which a
             renderer is given them. Literals are not among them.
     """
@@ -217,7 +219,7 @@ class _Numbering:
         kinds = tuple(self.instructions[arg].kind for arg in args)
         assert kinds == operation.takes, f"{op} takes {operation.takes}, got {kinds}"
         varying = any(self.instructions[arg].varying for arg in args)
-        # A uniform integer travels as a float, so that it must come straight from one.
+        # A uniform integer is passed as a float, so it must be a direct conversion of one.
         assert varying or operation.gives == "float" or op == "to_int", f"uniform {op}"
         return Instruction(op, args, value, operation.gives, varying)
 

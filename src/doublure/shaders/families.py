@@ -1,7 +1,7 @@
-"""The families of shader programs, and how a seed becomes a program of one.
+"""The families of shader programs, and the map from a seed to a program.
 
-A texture is a field in a palette; a scene puts surfaces, light and outlines together; a figure is
-a scene loosely built like something in the world. The same seed always gives the same formula.
+A texture is a field in a palette; a scene puts surfaces, light and outlines together; a figure is a
+scene loosely similar to a real object. The same seed always gives the same formula.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ FIGURES: dict[str, Picture] = {
     )
 }
 FAMILIES = TEXTURES | SCENES | FIGURES
-# Those that stand for nothing, for a transfer set that owes nothing to what things look like.
+# Abstract families, for a transfer set that is independent of what objects look like.
 ABSTRACT = tuple(TEXTURES | SCENES)
 
 

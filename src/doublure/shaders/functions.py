@@ -1,6 +1,6 @@
-"""The words shader programs are written in: curves, points, distances and lattice noise.
+"""Building blocks of shader programs: curves, points, distances and lattice noise.
 
-Every function takes and returns expressions (`shader_ir`), so that what is said here once holds
+Every function takes and returns expressions (`shaders.expressions`), so that one definition holds
 in torch and in GLSL. Lengths are in units of half the image's shorter side; y points upwards.
 """
 
@@ -123,7 +123,7 @@ class Point(NamedTuple):
 
     def length(self) -> Expr:
         """Return the distance from the origin."""
-        # The smallest term keeps a derivative finite there, should anyone ask for one.
+        # The smallest term keeps the derivative finite at the origin.
         return sqrt(self.squared_length() + 1e-12)
 
     def direction(self) -> Expr:
@@ -267,7 +267,7 @@ def gradient_noise(point: Point, salt: Expr) -> Expr:
 
 
 class LatticeCell(NamedTuple):
-    """What Voronoi's diagram of one jittered point per lattice cell says about a place.
+    """Distances of a place in the Voronoi diagram of one jittered point per lattice cell.
 
     Args:
         first: distance to the nearest point.

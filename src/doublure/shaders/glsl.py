@@ -1,7 +1,7 @@
-"""Shader programs written out as GLSL 3.30 fragment shaders: the same tape, the same picture.
+"""Shader programs as GLSL 3.30 fragment shaders: the same tape gives the same picture.
 
-One draw call paints many images of one program: they lie side by side as the tiles of an atlas,
-and each tile reads its own column of a texture of constants.
+One draw call renders many images of one program: they are the tiles of an atlas, and each tile
+reads its own column of a texture of constants.
 """
 
 from doublure.shaders.expressions import Instruction, Tape

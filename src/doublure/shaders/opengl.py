@@ -1,4 +1,4 @@
-"""Drawing with OpenGL and no screen: a context, the atlas of a batch, a watch on the driver."""
+"""Drawing with OpenGL without a screen: a context, the atlas of a batch, a check of the driver."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,21 +19,22 @@ WAY_OUT = (
     "install the system's EGL (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri; "
     "Fedora: dnf install mesa-libEGL mesa-dri-drivers), or use backend='torch'"
 )
-# A driver that runs for days may begin to return corrupt frames without any error. Shaders21k
-# compares a fixed frame every 10,000 images, within 0.1; so do we.
+# After days, a driver may return corrupt frames without any error. Like Shaders21k, we compare a
+# fixed frame every 10,000 images, with a tolerance of 0.1.
 _IMAGES_BETWEEN_CHECKS = 10_000
 _CHECK_TOLERANCE = 0.1
-# Compiled shaders that are kept; the papers' list has 1,089 programs.
+# Size of the cache of compiled shaders; the papers' list has 1,089 programs.
 _MOST_SHADERS = 1536
 _LARGEST_ATLAS = 4096
 
 
 class OpenGLError(RuntimeError):
-    """OpenGL cannot be used here, or returned what it must not; says why and the way out."""
+    """OpenGL is not available, or its results are wrong; the message has the reason and a
+    remedy."""
 
 
 def open_context() -> Any:
-    """Return a moderngl context without a window, or raise with the way out."""
+    """Return a moderngl context without a window, or raise with a remedy."""
     moderngl = require("moderngl")
     try:
         context = moderngl.create_context(standalone=True, backend="egl", require=330)
@@ -42,16 +43,16 @@ def open_context() -> Any:
             raise
         reason = (str(error) or repr(error)).splitlines()[0]
         raise OpenGLError(f"no OpenGL 3.3 without a screen here ({reason}); {WAY_OUT}") from error
-    # What is no longer used waits for `gc()`: deleted at any other moment, it could be another
-    # context's object of the same number.
+    # Unused objects are deleted in `gc()` only: at another time, the number could belong to an
+    # object of another context.
     context.gc_mode = "context_gc"
     return context
 
 
 class GlCanvas:
-    """An OpenGL context and a framebuffer that grows; images lie on it as the tiles of an atlas.
+    """An OpenGL context and a growing framebuffer with images as the tiles of an atlas.
 
-    Several may live in one process: whoever draws does so inside `with canvas.context`.
+    There may be several in one process: draw inside `with canvas.context`.
     """
 
     def __init__(self) -> None:
@@ -60,11 +61,11 @@ class GlCanvas:
         self._columns = 1
 
     def room(self, size: tuple[int, int]) -> int:
-        """Return how many tiles of this size one atlas holds."""
+        """Return the number of tiles of this size in one atlas."""
         return max(1, _LARGEST_ATLAS // size[0]) * max(1, _LARGEST_ATLAS // size[1])
 
     def prepare(self, count: int, size: tuple[int, int]) -> int:
-        """Make room for `count` tiles to paint on and return how many stand side by side."""
+        """Allocate `count` tiles and return their number per row."""
         self._columns = min(count, max(1, _LARGEST_ATLAS // size[1]))
         least = (self._columns * size[1], -(-count // self._columns) * size[0])
         if self._framebuffer is None or any(
@@ -83,7 +84,7 @@ class GlCanvas:
         return self._columns
 
     def read(self, count: int, size: tuple[int, int]) -> UInt8[Tensor, "count 3 height width"]:
-        """Return the first tiles; their rows come as OpenGL has them, the lowest first."""
+        """Return the first tiles, with rows in OpenGL's order, the lowest first."""
         height, width = size
         rows = -(-count // self._columns)
         area = (0, 0, self._columns * width, rows * height)
@@ -139,7 +140,7 @@ class GlPainter:
         return self.canvas.read(total, size) / 255
 
     def _shader(self, instances: Instances) -> tuple[Any, Any]:
-        """Return the compiled program and what to draw with it."""
+        """Return the compiled program and its vertex array."""
         key = (instances.program.seed, instances.program.family)
         if key not in self._shaders:
             context = self.canvas.context
@@ -162,7 +163,7 @@ class GlPainter:
         return self.canvas.context.texture(shape, 1, data, dtype="f4")
 
     def _check_the_driver(self) -> None:
-        """Paint one fixed image and compare it with what torch says it is."""
+        """Render one fixed image and compare it with torch's result."""
         program = draw_program(1, "leaves")
         fixed = [program.instances(torch.tensor([1]), torch.tensor([1.0], dtype=torch.float64))]
         wanted = TorchPainter(torch.device("cpu")).paint(fixed, (32, 32), 2)

@@ -1,6 +1,6 @@
-"""What a user's shader file may take for granted: uniforms, and twigl's names and functions.
+"""The environment of a user's shader file: uniforms, and twigl's names and functions.
 
-A file is recognised by what it lacks. With `mainImage` it is Shadertoy's; with `main` and long
+The format is recognised from the text. With `mainImage` it is Shadertoy's; with `main` and long
 names it is a plain fragment shader; with `main` and short names it is twigl's "geek" or "geeker";
 without a `main` it is "geekest", a bare list of statements.
 """
@@ -100,10 +100,10 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 def complete(text: str) -> str:
-    """Return a GLSL 3.30 fragment shader that paints what `text` says; lines keep their numbers.
+    """Return a GLSL 3.30 fragment shader for `text`, with unchanged line numbers.
 
     Its uniforms are resolution, time, mouse, frame, backbuffer (or twigl's r, t, m, f, b), and
-    `origin`: where in the framebuffer the image's lower left corner lies.
+    `origin`: position of the image's lower left corner in the framebuffer.
 
     Raises:
         ValueError: the file needs an input that a still image does not have.
@@ -136,7 +136,7 @@ def complete(text: str) -> str:
 
 
 def _without_known_uniforms(text: str) -> tuple[str, list[str]]:
-    """Return the text without the declarations that `complete` makes, and other uniforms' names."""
+    """Return the text without the declarations of `complete`, and the names of other uniforms."""
     known = {name for each in _INPUTS for name in each[:2]} | set(_ALIASES)
     strangers: list[str] = []
 

@@ -1,4 +1,4 @@
-"""What a shader program is, and its images before they are painted."""
+"""Shader programs, and their images before rendering."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from doublure.shaders.torch_code import TorchCode, uniform_values
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A formula for pictures, ready to be evaluated; seed and family say which one it is."""
+    """A formula for pictures, ready for evaluation, identified by seed and family."""
 
     seed: int
     family: str
@@ -28,7 +28,7 @@ class Program:
         """Return the images of these seeds at these times in seconds.
 
         Args:
-            attempts: how many times each image has been thrown away to be drawn anew.
+            attempts: number of rejected earlier draws of each image.
         """
         if attempts is None:
             attempts = torch.zeros_like(image_seeds)
@@ -39,10 +39,10 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """Images of one program that are ready to be painted.
+    """Images of one program, ready for rendering.
 
     Args:
-        floats: what the program's code reads as constants; `ints` are those it reads as integers.
+        floats: constants of the program's code; `ints` are the integer ones.
     """
 
     program: Program
@@ -51,7 +51,7 @@ class Instances:
 
     @property
     def count(self) -> int:
-        """How many images these are."""
+        """The number of images."""
         return self.floats.shape[1]
 
     def part(self, start: int, stop: int) -> "Instances":

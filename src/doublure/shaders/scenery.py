@@ -1,4 +1,4 @@
-"""What scenes are made of besides their figures: surfaces, grounds, skies, light, soft edges."""
+"""Parts of scenes besides their figures: surfaces, grounds, skies, light, soft edges."""
 
 from doublure.shaders.colour import (
     TINTS,
@@ -25,7 +25,7 @@ from doublure.shaders.functions import (
 )
 from doublure.shaders.sketch import Sketch
 
-# Fields that a surface may bear: those that look alike wherever on the surface one looks.
+# Fields for surfaces: those that look similar at all places.
 _SURFACES = (
     "value_fbm",
     "gradient_fbm",
@@ -41,7 +41,7 @@ _SURFACES = (
 
 
 def softness_of_edges(sketch: Sketch) -> Expr:
-    """Return how wide edges are: from a hair's breadth to out of focus."""
+    """Return the width of edges: from sharp to out of focus."""
     return sketch.logarithmic(0.008, 0.09)
 
 
@@ -61,7 +61,7 @@ def surface(sketch: Sketch, point: Point, tints: tuple[str, ...] = TINTS) -> Col
 
 
 def ground_behind(sketch: Sketch, point: Point) -> Colour:
-    """Return what lies behind things: plain, textured, or a place with a horizon."""
+    """Return a background: plain, textured, or with a horizon."""
     kind = sketch.pick(("plain", "surface", "surface", "place", "place", "texture"))
     if kind == "plain":
         value = FIELDS["gradients"](sketch, point)
@@ -72,7 +72,7 @@ def ground_behind(sketch: Sketch, point: Point) -> Colour:
 
 
 def place_with_horizon(sketch: Sketch, point: Point, below: tuple[str, ...] = ()) -> Colour:
-    """Return something lying below and something standing behind, with a horizon between."""
+    """Return a floor and a wall behind it, with a horizon between them."""
     floor_tints = below or ("earth", "foliage", "grey", "water", "any")
     behind = _backdrop(sketch, point)
     horizon = sketch.uniform(-0.7, 0.5)
@@ -111,7 +111,7 @@ def shaded(bare: Colour, across: Expr, up: Expr, lamp: Point, roundness: float =
 
 
 def lamp_above(sketch: Sketch) -> Point:
-    """Return where light comes from: above, from either side."""
+    """Return the direction of the light: from above, from either side."""
     angle = sketch.uniform(0.05, 0.45) * TURN
     return Point(0.7 * cos(angle), 0.7 * sin(angle))
 

@@ -1,7 +1,7 @@
-"""Scenes: pictures of opaque things before and behind each other, with surfaces, light and shadow.
+"""Scenes: pictures of opaque objects that occlude each other, with surfaces, light and shadow.
 
-What a classifier learned to see has edges where one thing hides another, a figure on a ground, an
-upright and a light from above. These pictures have them too and stand for nothing.
+Natural images have occlusion edges, figures on grounds, an upright direction and light from above.
+These pictures have them too, without depicting real objects.
 """
 
 from doublure.shaders.colour import TINTS, Colour, any_palette, colour
@@ -103,7 +103,7 @@ def leaves(sketch: Sketch, point: Point) -> Colour:
     picture = colour(sketch, tints[0]).mixed(colour(sketch, tints[1]), ramp(point.y * 0.5 + 0.5))
     softness = softness_of_edges(sketch)
     for index in range(count):
-        # Radii fall as a power law, as they do where things stand at all distances.
+        # Radii follow a power law, as for objects at all distances.
         size = sketch.uniform(0.7, 1.3) * (1.1 * (1.0 - index / count) ** 1.5 + 0.1)
         centre = sketch.place(1.0)
         here = point.shifted(centre.x, centre.y).rotated(sketch.angle())

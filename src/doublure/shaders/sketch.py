@@ -1,8 +1,8 @@
-"""What a program is drawn with: structure from the program's seed, constants from the image's.
+"""Random choices of a program: its structure from the program's seed, constants from the image's.
 
 A `Sketch` makes choices (how many octaves, which palette) by hashing its seed, so that a program
-is always the same; and it hands out *parameters* with a range, whose values are left open. An
-image's seed and its time fill them in. One program thus shows as many images as there are seeds.
+is always the same; and it declares *parameters* with a range. An image's seed and its time
+determine their values. So one program has as many images as there are seeds.
 """
 
 import math
@@ -23,7 +23,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Range(NamedTuple):
-    """Where a parameter's value lies: uniformly, or uniformly on a logarithmic scale."""
+    """Range of a parameter: uniform, or uniform on a logarithmic scale."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class Range(NamedTuple):
 
 
 class Sketch:
-    """A program on the drawing board; slot 0 of its parameters is the time."""
+    """A program under construction; slot 0 of its parameters is the time."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -40,7 +40,7 @@ class Sketch:
         self.time = parameter(0)
 
     def pick(self, options: Sequence[Option]) -> Option:
-        """Return one of `options`, the same one whenever this program is drawn."""
+        """Return one of `options`, always the same one for this program."""
         self._num_choices += 1
         return options[child_seed(self._seed, "choice", self._num_choices) % len(options)]
 
@@ -94,7 +94,7 @@ class Sketch:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """The ranges of a program's parameters as columns, ready to be filled in for many images."""
+    """The ranges of a program's parameters as columns, for many images."""
 
     low: Float[Tensor, "slots 1"]
     span: Float[Tensor, "slots 1"]
@@ -125,7 +125,7 @@ class Ranges:
         """Return every image's parameters, in float64; each is a function of its own seed.
 
         Args:
-            attempts: how many times the image has been thrown away and is drawn anew.
+            attempts: number of rejected earlier draws of each image.
             times: in seconds.
         """
         values = self.low + self.span * uniforms(image_seeds, attempts, len(self.low))
@@ -137,7 +137,7 @@ class Ranges:
 def uniforms(
     seeds: Int[Tensor, " batch"], attempts: Int[Tensor, " batch"], count: int
 ) -> Float[Tensor, "count batch"]:
-    """Return `count` numbers in [0, 1) for each seed: hashes of it, not draws from any state."""
+    """Return `count` numbers in [0, 1) for each seed: hashes, without any state."""
     places = torch.arange(1, count + 1, dtype=torch.int64).unsqueeze(1)
     key = _scrambled(seeds & _WORD)
     key = _scrambled((key + (seeds >> 32) + attempts * 0x85EBCA77) & _WORD)

@@ -1,7 +1,7 @@
-"""Shader programs painted by torch, many images of one program at once, on any device.
+"""Shader programs rendered by torch, many images of one program at once, on any device.
 
-Every sample of a pixel is computed on its own, by the same operations in the same order: neither
-the company an image is painted in nor how the work is cut into blocks changes a bit of it.
+Every sample of a pixel is computed independently, by the same operations in the same order: its
+bits do not depend on the other images or on the division into blocks.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from doublure.shaders.program import Instances
 # Floats in a block, for each thread. A program works on about ten blocks at a time: 2^16 (256 KiB
 # each) was the fastest of 2^13 to 2^17 at 64 and at 224 pixels; below, torch's calls cost the most.
 _BLOCK = 1 << 16
-# On an accelerator a block is bounded by memory alone.
+# On an accelerator only memory limits a block.
 _DEVICE_BLOCK = 1 << 22
 
 
 class TorchPainter:
-    """Paints programs on one device, for one thread at a time; it keeps working memory only."""
+    """Renders programs on one device, for one thread at a time; it stores only working memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -77,7 +77,7 @@ class TorchPainter:
         return [*literals.unbind(), *int_literals.unbind(), *floats.unbind(), *ints.unbind()]
 
     def _registers(self, shape: tuple[int, int, int]) -> list[Tensor]:
-        """Return registers to compute in, each as floats, then each as integers."""
+        """Return registers, each as floats, then each as integers."""
         needed = shape[0] * shape[1] * shape[2]
         if self._memory.numel() < needed:
             self._memory = torch.empty(needed, dtype=torch.float32, device=self.device)

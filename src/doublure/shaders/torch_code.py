@@ -72,7 +72,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 _NOT_IN_PLACE = {"to_int", "xor_shift_15", "xor_shift_16", "unit", "unit_high", "unit_low"}
 
 
-# What a uniform value is computed with: in float64, so that no machine's last digit matters.
+# Functions of uniform values, in float64, so that results do not depend on the machine.
 _UNIFORM_FUNCTIONS: dict[str, Callable[..., Tensor]] = FUNCTIONS | {
     "clamp01": lambda value: value.clamp(0.0, 1.0),
     "to_int": lambda value: value,
@@ -84,7 +84,7 @@ class TorchCode:
     """A tape ready to run in torch.
 
     Args:
-        slots: of each parameter that is read.
+        slots: slots of the parameters in use.
         uniform_literals: numbers that uniform code reads.
         uniform: function and operands of each uniform value; an operand is a place in the list
             parameters, literals, results so far.
@@ -94,7 +94,7 @@ class TorchCode:
         varying: function, operands and result of each varying value; both are places in the list
             x, y, literals, int_literals, constants, int_constants, registers as float,
             registers as integer.
-        num_registers: how many there are.
+        num_registers: number of registers.
         outputs: places in that list of the results.
     """
 
@@ -152,7 +152,7 @@ def compile_torch(tape: Tape) -> TorchCode:
 
 
 def _assign_registers(tape: Tape) -> tuple[dict[int, int], int]:
-    """Return the register of each varying value, and how many registers that takes."""
+    """Return the register of each varying value, and the number of registers."""
     code, order = tape.instructions, tape.varying()
     last_use = {arg: n for n in order for arg in code[n].args}
     last_use |= dict.fromkeys(tape.outputs, len(code))
@@ -182,7 +182,7 @@ def uniform_values(code: TorchCode, parameters: Tensor) -> tuple[Tensor, Tensor]
     """Return the constants [constant, image] in float32, and the integer ones in int32.
 
     Args:
-        parameters: what every image holds in each slot [slot, image], float64, on the CPU.
+        parameters: values of all slots and images [slot, image], float64, on the CPU.
     """
     columns = parameters.unbind(0)
     values = [columns[slot] for slot in code.slots]

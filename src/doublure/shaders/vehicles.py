@@ -1,6 +1,6 @@
 """Figures loosely built like vehicles: bodies on wheels, hulls on water, wings in the air.
 
-Like the animals, they come from common knowledge and from no picture, and their measures are
+Like the animals, they are based on general knowledge, not on pictures, and their proportions are
 random within wide bounds.
 """
 
