@@ -86,6 +86,7 @@ def furnish(folder: Path) -> None:
     """Put into a folder what the pages take for granted: a teacher, weights, images, names."""
     from doublure.nets import builtin
     from doublure.verbs.train import train
+    from tests.scenes import write_split
     from tests.text import ABSENT, write_text
 
     train("builtin/convnet-4", "builtin/digits", out=folder / "teacher", steps=60, batch_size=64)
@@ -100,6 +101,8 @@ def furnish(folder: Path) -> None:
     captions = str(folder / "captions:de-en")
     if ABSENT is None:
         train("builtin/translator-1-8", captions, out=folder / "translator", steps=4, batch_size=8)
+    scenes = str(write_split(folder / "scenes", train=40))
+    train("builtin/scene-unet-4", scenes, out=folder / "scene-teacher", steps=40, batch_size=4)
     (folder / "photographs").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
     for i, image in enumerate(pixels):

@@ -41,6 +41,7 @@ from doublure.objectives import (
     logit_standardisation,
     mlld,
     nst,
+    per_pixel,
     pkt,
     review_kd,
     rkd,
@@ -74,12 +75,15 @@ from doublure.sources import (
     rdskd,
     rehearsed,
     replay,
+    scenes,
     shader_files,
     shaders,
     short_inversion,
+    sized,
     surrogate,
 )
 from doublure.tasks.generation import cramer_wold
+from doublure.tasks.segmentation import pixel_labels
 from doublure.tasks.translation import on_policy, return_to_go, sentences, sequence_level
 
 _PLAIN = Card(paper="", needs=("nothing",))
@@ -174,6 +178,7 @@ SOURCES = (
     _source(knowledge_within.Inceptionism, sized=knowledge_within.inceptionism_for),
     _source(knowledge_within.BatchNormStatistics, sized=knowledge_within.batch_norm_statistics_for),
     _source(short_inversion.ShortInversion),
+    _entry(scenes.Scenes, "distill --transfer SCENES", by_name=False),
     _entry(sentences.Sentences, "distill --transfer TEXT", by_name=False),
     _recipe_source(dfad.DFAD),
     _recipe_source(rdskd.RDSKD),
@@ -187,6 +192,7 @@ WRAPPERS = (
     _wrapper(autoaugment.AutoAugmented),
     _wrapper(mixing.Mixed),
     _wrapper(adversarial.Adversarial),
+    _wrapper(sized.Sized),
     _wrapper(on_policy.OnPolicy),
     _wrapper(sequence_level.SequenceLevel),
     _entry(combined.Combined, "distill --recipe FILE"),
@@ -218,6 +224,8 @@ OBJECTIVES = (
     _objective(pkt.PKT),
     _objective(correlation_congruence.CorrelationCongruence),
     _objective(crd.CRD),
+    _objective(per_pixel.PerPixel),
+    _entry(pixel_labels.PixelLabels, "train"),
     _objective(return_to_go.ReturnToGo),
     _objective(weighted.Weighted, by_name=False),
     _entry(continual.Continual, "continual", by_name=False),

@@ -18,6 +18,7 @@ from doublure.engine.fit import FitSettings
 from doublure.engine.method import Method, MethodInputs
 from doublure.engine.optimizers import SGD, AdamW
 from doublure.engine.parameter_groups import ParameterGroup, undecayed_vectors
+from doublure.engine.plugins import task_of
 from doublure.engine.recipe import ModelTransform, Recipe, Stage, Verb
 from doublure.engine.schedules import Cosine
 from doublure.nets.precision import fast_precision
@@ -222,11 +223,16 @@ _OF_CLASSIFIERS = (
 )
 
 
-def methods() -> dict[str, Method]:
-    """Return all methods by name: those of classifiers, and those of tasks."""
+def methods(task: str = "") -> dict[str, Method]:
+    """Return all methods by name: those of classifiers, and those of tasks.
+
+    Args:
+        task: if several methods have the same name, return the one of this task.
+    """
     found = {method.name: replace(method, tasks=("classification",)) for method in _OF_CLASSIFIERS}
-    for task in tasks.TASKS:
-        found |= {method.name: replace(method, tasks=(task.name,)) for method in task.methods}
+    for owner in tasks.TASKS:
+        own = {method.name: replace(method, tasks=(owner.name,)) for method in owner.methods}
+        found = found | own if owner.name == task else own | found
     return found
 
 
@@ -237,7 +243,7 @@ def published(
     method: str, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
 ) -> Recipe:
     """Return the recipe of a method by its name."""
-    known = methods()
+    known = methods(inputs.task)
     return known[one_of("method", method, known)].recipe(teacher, student, inputs, seed=seed)
 
 
@@ -261,7 +267,8 @@ def smaller(
         transfer: transfer set in place of the shader recipe's images.
         train_batchnorm: update BatchNorm statistics on the transfer set.
     """
-    (taught,) = shader_kd(MethodInputs(contract=contract, base=transfer))
+    known = methods(task_of(tasks.TASKS, contract).name)
+    (taught,) = known["shader-kd"].stages(MethodInputs(contract=contract, base=transfer))
     each, rest = divmod(steps, len(changes))
     stages = []
     for i, model_transform in enumerate(changes):

@@ -51,6 +51,7 @@ def export(options: Options, *, json: bool) -> None:
         return
     for row in made:
         scored = "" if row.accuracy is None else f"accuracy {row.accuracy:.2%}  "
+        scored += "".join(f"{name} {value:.4g}  " for name, value in (row.scores or {}).items())
         results.print(
             f"{row.form:12}{row.bytes:>12,} bytes  {row.latency_ms:8.3f} ms  "
             f"agreement {row.agreement:.2%}  {scored}{row.note}",

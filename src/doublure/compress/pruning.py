@@ -35,11 +35,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from doublure.compress.latency import latency_changes, read_latencies
+from doublure.compress.pruning_loss import PruningLoss, loss_function
 from doublure.compress.repair import repair
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
@@ -50,8 +50,6 @@ from doublure.nets.features import device_of
 from doublure.nets.network import Network
 from doublure.nets.pruned import narrow_, record_of
 from doublure.nets.quantized import is_quantized
-from doublure.objectives.hard_labels import hard_label_loss
-from doublure.objectives.soft_targets import soft_target_loss
 
 CARD = Card(
     paper="Molchanov, Mallya, Tyree, Frosio, Kautz: Importance Estimation for Neural Network "
@@ -65,7 +63,6 @@ CARD = Card(
 )
 
 Importance = Literal["taylor", "l1", "random"]
-PruningLoss = Literal["fisher", "labels", "kl"]
 # Largest relative difference between the narrow network and the masked one.
 _TOLERANCE = 1e-4
 
@@ -82,17 +79,6 @@ def shared_gradients(
     summed = gradients.new_zeros(len(gradients), count).index_add(1, groups, gradients)
     shares: Tensor = summed / groups.bincount(minlength=count).clamp(min=1)
     return shares
-
-
-def fisher_loss(
-    logits: Float[Tensor, "batch classes"],
-    teacher_logits: Float[Tensor, "batch classes"],
-    rng: torch.Generator,
-) -> Float[Tensor, " batch"]:
-    """Return -log q_y' of each sample, with y' sampled from the teacher's probabilities."""
-    probabilities = teacher_logits.detach().softmax(-1).cpu()
-    labels = torch.multinomial(probabilities, 1, generator=rng)[:, 0]
-    return F.cross_entropy(logits, labels.to(logits.device), reduction="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +187,7 @@ def importances(
             model,
             [gate for _, gate in flat],
             batch,
-            _loss_function(loss, child(rng, "labels", step)),
+            loss_function(loss, child(rng, "labels", step)),
         )
         shared = shared_gradients(gradients.cpu(), groups, len(order))
         summed += taylor_importance(shared) * len(shared)
@@ -297,20 +283,6 @@ def _layers(channels: Channels) -> list[tuple[str, tuple[Tensor, Tensor]]]:
 def _importance_gates(gates: Sequence[Gate]) -> list[Gate]:
     after_norm = [gate for gate in gates if gate.behind_batchnorm]
     return after_norm or list(gates)
-
-
-def _loss_function(loss: PruningLoss, rng: torch.Generator) -> Callable[[Tensor, Batch], Tensor]:
-    def loss_of_batch(logits: Tensor, batch: Batch) -> Tensor:
-        teacher_logits = logits.detach() if batch.teacher is None else batch.teacher.output
-        if loss == "fisher":
-            return fisher_loss(logits, teacher_logits, rng)
-        if loss == "kl":
-            return soft_target_loss(logits, teacher_logits, 1.0)
-        if batch.labels is None:
-            raise ValueError("loss='labels' needs labels, but the set has none; use loss='fisher'")
-        return hard_label_loss(logits, batch.labels, 0.0)
-
-    return loss_of_batch
 
 
 class _gated:  # noqa: N801  # a context manager, used like a function

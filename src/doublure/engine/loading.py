@@ -37,6 +37,7 @@ from doublure.nets.partial_contract import (
     EMPTY_CONTRACT,
     partial_contract,
 )
+from doublure.nets.plans import Plan
 from doublure.nets.plans import rebuild as rebuild_plan
 from doublure.nets.references import NetworkRef, Reference, no_network, parse
 
@@ -149,7 +150,9 @@ def _resolve_student(
         )
     architecture = parse(description.architecture)
     if (task := _builder(tasks, architecture)) is not None:
-        return _build(task, architecture, description.contract, state, str(file.parent), rng)
+        where, plan = str(file.parent), description.plan
+        contract = description.contract
+        return _build(task, architecture, contract, state, where, rng, rebuild, plan)
     opened = Opened(
         reference=architecture,
         typed=False,
@@ -177,17 +180,19 @@ def _build(
     state: Mapping[str, Tensor] | None,
     weights: str,
     rng: torch.Generator | None,
+    rebuild: Rebuild = rebuild_plan,
+    plan: Plan = (),
 ) -> Loaded:
-    """Build a task's own network, with the weights of `state` if there are any."""
+    """Build a task's own network as its plan says, with the weights of `state` if there are any."""
     with seeded(rng):
-        body = task.build(reference.target, contract)
+        body = rebuild(task.build(reference.target, contract), plan)
     if state is not None:
         try:
             body.load_state_dict(dict(state))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{weights} does not fit {reference.text}: {reason}") from error
-    return Loaded(network=Network(body, contract, reference.text), random=state is None)
+    return Loaded(network=Network(body, contract, reference.text, plan), random=state is None)
 
 
 def _of_images(said: NetworkRef, like: Contract | None, tasks: tuple[Task, ...]) -> Contract | None:

@@ -93,6 +93,8 @@ class Method:
         tasks: names of its tasks.
         open: whether it keeps its name with other images or another objective.
         uses_few: whether it can use a few real images in addition to its own.
+        applied: function that adapts an objective that the user names to the outputs of such
+            networks: for maps, the same objective for every pixel.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Method:
     tasks: tuple[str, ...] = ()
     open: bool = False
     uses_few: bool = False
+    applied: Callable[[AnyObjective], AnyObjective] = lambda objective: objective
 
     def recipe(
         self, teacher: NetworkRef, student: NetworkRef, inputs: MethodInputs, *, seed: int = 0
@@ -117,7 +120,8 @@ class Method:
         stages = self.stages(inputs)
         if inputs.objective is not None:
             # Earlier stages prepare the last one.
-            stages = (*stages[:-1], replace(stages[-1], objective=inputs.objective))
+            objective = self.applied(inputs.objective)
+            stages = (*stages[:-1], replace(stages[-1], objective=objective))
         shown = inputs.base is not None and self.needs == "nothing" and not self.open
         swapped = shown or inputs.without or inputs.objective is not None
         return Recipe(

@@ -18,13 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
-from doublure.data.datasets import Dataset, batches
 from doublure.engine.description import INPUT, OUTPUT, describe
 from doublure.engine.loading import rebuilds, save
 from doublure.engine.plugins import task_of
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.run_folder import RunFolderError, write_json
-from doublure.engine.task import Task
+from doublure.engine.task import EvaluationData, Task
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
 from doublure.exports.onnx import (
@@ -61,7 +60,7 @@ def export_network(
     calibration: Iterable[Tensor] | None,
     probe: Float[Tensor, "batch channels height width"],
     *,
-    labelled: Dataset | None = None,
+    labelled: EvaluationData | None = None,
     int8: Int8 | None = None,
     timing: Timing | None = None,
     tasks: tuple[Task, ...],
@@ -75,7 +74,7 @@ def export_network(
     Args:
         calibration: batches of images in [0, 1] for int8-onnx.
         probe: images in [0, 1] on which every file's outputs must match the network's.
-        labelled: images for the accuracy of every form.
+        labelled: labelled data for the scores of every form.
         tasks: the tasks, one of which is the network's.
         loader: the module whose `load` opens a student's folder in a new process.
 
@@ -225,7 +224,7 @@ def _judge(
     network: Network[Any],
     probe: Tensor,
     expected: Outputs,
-    labelled: Dataset | None,
+    labelled: EvaluationData | None,
     timing: Timing,
     task: Task,
     loader: str,
@@ -265,7 +264,7 @@ def _judge(
             max_difference=compared[form.name].max_difference,
             agreement=compared[form.name].agreement,
             quantize_nodes=form.quantize_nodes,
-            accuracy=None if labelled is None else _accuracy(form.answer, labelled),
+            **_scored(form.answer, labelled, task),
         )
         for form in forms
     ]
@@ -276,14 +275,25 @@ def _judge(
     return [rows[0], *(held_against(row, held, name) for row in rows[1:])]
 
 
-def _accuracy(answer: Answer, labelled: Dataset) -> float:
-    if labelled.labels is None:
-        raise ValueError("an accuracy needs labels, and these data have none")
-    correct = sum(
-        int((answer(images.float() / 255).argmax(1) == labelled.labels[place]).sum())
-        for images, place in batches(labelled, _LABELLED_BATCH)
-    )
-    return correct / len(labelled)
+class _Answering(nn.Module):
+    """A form as a network, so that its task can evaluate it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self._answer(images)
+
+
+def _scored(answer: Answer, labelled: EvaluationData | None, task: Task) -> dict[str, Any]:
+    """Return what a form scores on labelled data: the accuracy, or the scores of its task."""
+    if labelled is None:
+        return {}
+    found = task.evaluate(
+        _Answering(answer), labelled, batch_size=_LABELLED_BATCH, device="cpu"
+    ).to_json()
+    return {name: found.get(name) for name in ("accuracy", "scores")}
 
 
 def held_against(row: Exported, float32: Exported, name: str) -> Exported:

@@ -65,6 +65,7 @@ class Exported:
         agreement: share of probe images with equal top-1.
         quantize_nodes: QuantizeLinear and DequantizeLinear nodes; None for a float form.
         accuracy: accuracy on labelled images, or None without any.
+        scores: scores of a task other than accuracy, or None.
         note: remark for the reader, or "".
     """
 
@@ -78,6 +79,7 @@ class Exported:
     agreement: float
     quantize_nodes: int | None = None
     accuracy: float | None = None
+    scores: dict[str, float] | None = None
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:

@@ -5,12 +5,16 @@ unchanged. Its `body` is the plain architecture, and checkpoints hold `body.stat
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
 from doublure.core.protocols import AnyContract, Input
+
+# What the output is called that counts, where others stand beside it in a dict.
+_MAIN = "out"
 
 
 class Network(nn.Module, Generic[AnyContract]):
@@ -53,7 +57,9 @@ class Network(nn.Module, Generic[AnyContract]):
     def forward(self, inputs: Input) -> Any:
         if isinstance(inputs, Tensor) and self._of_images:
             inputs = self.to_input(inputs)
-        return self.body(inputs)
+        output = self.body(inputs)
+        # Dense networks of torchvision answer {"out": ..., "aux": ...}; "aux" is for training.
+        return output[_MAIN] if isinstance(output, Mapping) and _MAIN in output else output
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return the normalised input of the architecture for images in [0, 1]."""

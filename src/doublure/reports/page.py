@@ -18,6 +18,7 @@ from doublure.core.findings import Tag
 from doublure.engine.run_folder import write_whole
 from doublure.reports import facts, numbers, pictures, tables
 from doublure.reports.concerns import ConcernLimits
+from doublure.reports.picture_rows import PictureRows
 from doublure.reports.record import RunRecord, Summary, read_run
 from doublure.reports.shown_images import OptimisationRecord, Samples
 from doublure.reports.verdict import judge
@@ -85,6 +86,7 @@ def render(record: RunRecord, limits: ConcernLimits) -> str:
         stream_tag=stream_tag,
         **_images(record.samples, _class_names(record)),
         **_optimisation_path(record.optimisation_path, _class_names(record)),
+        **_picture_rows(record.picture_rows),
         **_classes(record.samples, _class_names(record)),
         **_curves(record, stream_tag),
         **_scores(record),
@@ -182,6 +184,18 @@ def _optimisation_path(
     }
 
 
+def _picture_rows(rows: PictureRows | None) -> dict[str, Any]:
+    if rows is None:
+        return {"picture_columns": (), "picture_rows": []}
+    flat = rows.images.reshape(-1, *rows.images.shape[2:])
+    sheet = pictures.contact_sheet(flat, pictures.SHEET_BYTES)
+    width = len(rows.columns)
+    return {
+        "picture_columns": rows.columns,
+        "picture_rows": [sheet[at : at + width] for at in range(0, len(sheet), width)],
+    }
+
+
 def _classes(samples: Samples | None, names: Sequence[str]) -> dict[str, Any]:
     if samples is None or samples.histogram is None or not samples.histogram.sum():
         return {"histogram": None, "class_facts": []}
@@ -213,6 +227,7 @@ def _scores(record: RunRecord) -> dict[str, Any]:
         "forgotten": "" if (lost := summary.forgetting) is None else numbers.points(-lost),
         "old_and_new": tables.old_and_new_table(summary),
         "scores": tables.scores_table(summary),
+        "scores_by_class": tables.scores_by_class_table(summary),
         "class_chart": None if chart is None else Markup(chart),
         "class_table": tables.class_table(classes) if classes else None,
         "arms_chart": None if arms is None else Markup(arms),

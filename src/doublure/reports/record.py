@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from doublure.core.findings import Tag
 from doublure.core.words import NEUTRAL, Words
 from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
+from doublure.reports.picture_rows import PICTURE_ROWS, PictureRows, read_picture_rows
 from doublure.reports.shown_images import (
     OPTIMISATION_PATH,
     SAMPLES,
@@ -31,7 +32,10 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Value = TypeVar("Value")
 
 FINDINGS, EXPORTS, MANIFEST = "findings.json", "exports.json", "manifest.json"
-FILES = (SUMMARY, METRICS, SAMPLES, OPTIMISATION_PATH, FINDINGS, EXPORTS, RECIPE, MANIFEST)
+FILES = (
+    *(SUMMARY, METRICS, SAMPLES, PICTURE_ROWS, OPTIMISATION_PATH),
+    *(FINDINGS, EXPORTS, RECIPE, MANIFEST),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class Summary:
     student_scores: dict[str, float] | None = None
     score_signatures: dict[str, str] = field(default_factory=dict)
     per_class: dict[str, ClassScore] | None = None
+    scores_per_class: dict[str, dict[str, float]] | None = None
     old_accuracy: Share | None = None
     old_correct: Count | None = None
     old_count: Count | None = None
@@ -160,6 +165,7 @@ class ExportedForm:
     max_difference: Amount | None = None
     agreement: Share | None = None
     accuracy: Share | None = None
+    scores: dict[str, float] | None = None
     quantize_nodes: Count | None = None
     note: str | None = None
 
@@ -177,6 +183,7 @@ class RunRecord:
     metrics: tuple[Mapping[str, float], ...] | None = None
     samples: Samples | None = None
     optimisation_path: OptimisationRecord | None = None
+    picture_rows: PictureRows | None = None
     findings: tuple[SavedFinding, ...] | None = None
     exports: tuple[ExportedForm, ...] | None = None
     recipe: str | None = None
@@ -210,6 +217,7 @@ def read_run(folder: Path) -> RunRecord:
         metrics=metrics,
         samples=read_samples(folder / SAMPLES),
         optimisation_path=read_search_path(folder / OPTIMISATION_PATH),
+        picture_rows=read_picture_rows(folder / PICTURE_ROWS),
         findings=_read_json(
             folder / FINDINGS, TypeAdapter(tuple[SavedFinding, ...]).validate_python
         ),

@@ -54,17 +54,18 @@ class OptimisationRecord:
 
 def read_samples(path: Path) -> Samples | None:
     """Return the content of `samples.npz`; None without such a file."""
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     return None if arrays is None else _checked_samples(path, arrays)
 
 
 def read_search_path(path: Path) -> OptimisationRecord | None:
     """Return the content of `optimisation_path.npz`; None without such a file."""
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     return None if arrays is None else _checked_search_path(path, arrays)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of an archive, by name; None where there is no such file."""
     if not path.is_file():
         return None
     # numpy reads other files as pickles or single arrays, and does not close a broken one.

@@ -143,6 +143,19 @@ def scores_table(summary: Summary) -> Table | None:
     )
 
 
+def scores_by_class_table(summary: Summary) -> Table | None:
+    """Return the score of every class of a task that accuracy does not describe."""
+    scores = summary.scores_per_class
+    if not scores:
+        return None
+    return _tabulate(
+        list(scores.items()),
+        ("Class", None, lambda row: row[0]),
+        ("Teacher", "measured", lambda row: _or_missing(row[1].get("teacher"), numbers.plain)),
+        ("Student", "measured", lambda row: _or_missing(row[1].get("student"), numbers.plain)),
+    )
+
+
 def networks_table(summary: Summary) -> Table | None:
     """Return parameters, FLOPs and times of teacher and student."""
     together = f"Images/s, {summary.timed_in_batches_of} at once, CPU"

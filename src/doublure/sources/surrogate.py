@@ -22,6 +22,7 @@ from doublure.core.cards import Card
 from doublure.core.protocols import Batch, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.data.datasets import Dataset, batches, open_data
+from doublure.sources.epochs import Epochs
 
 CARD = Card(
     paper="Frank, Davis: What Makes a Good Dataset for Knowledge Distillation?, arXiv:2411.12817",
@@ -119,21 +120,18 @@ class SurrogateStream:
         rng: torch.Generator,
     ) -> None:
         self._data = data
-        self._places = places
+        self._epochs = Epochs(places, rng)
         self._context = context
-        self._rng = rng
-        # A cache: a function of seed and epoch.
-        self._epoch, self._order = -1, places
         self.notes, self.digest = data.notes, data.digest
 
     def __len__(self) -> int:
         """Return the number of images in an epoch."""
-        return len(self._places)
+        return len(self._epochs)
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         context = self._context
         start = (step * context.world + context.rank) * context.batch_size
-        index = self._at(start, start + context.batch_size)
+        index = self._epochs.at(start, start + context.batch_size)
         images = self._data.images(index).to(context.device, non_blocking=True).float().div_(255)
         labels = None
         if self._data.labels is not None:
@@ -146,19 +144,3 @@ class SurrogateStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"a surrogate stream has no state, got {sorted(state)}")
-
-    def _at(self, start: int, stop: int) -> Int64[Tensor, " batch"]:
-        """Return the indices of the images at these positions in the sequence of epochs."""
-        parts = []
-        while start < stop:
-            epoch, offset = divmod(start, len(self))
-            part = self._permutation(epoch)[offset : offset + stop - start]
-            parts.append(part)
-            start += len(part)
-        return torch.cat(parts)
-
-    def _permutation(self, epoch: int) -> Int64[Tensor, " places"]:
-        if epoch != self._epoch:
-            order = torch.randperm(len(self), generator=child(self._rng, "epoch", epoch))
-            self._epoch, self._order = epoch, self._places[order]
-        return self._order

@@ -2,7 +2,8 @@
 
 from doublure.engine.task import Task
 from doublure.tasks.classification.task import ClassificationTask
+from doublure.tasks.segmentation.task import SegmentationTask
 from doublure.tasks.translation.task import TranslationTask
 
 # The first one is meant where neither a network nor data tell which.
-TASKS: tuple[Task, ...] = (ClassificationTask(), TranslationTask())
+TASKS: tuple[Task, ...] = (ClassificationTask(), TranslationTask(), SegmentationTask())

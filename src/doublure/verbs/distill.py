@@ -148,7 +148,7 @@ def _recipe(
         )
     if labels or own_label_space:
         given = _not_by_answers(given, named)
-    known = methods()
+    known = methods(task.name)
     if not labels and known[one_of("method", named, known)].needs == "labels":
         raise ValueError(f"{named} needs labels; name a labelled --transfer, and say --labels")
     recipe = published(named, teacher, student, given)
@@ -189,7 +189,7 @@ def _not_by_answers(given: MethodInputs, method: str) -> MethodInputs:
 
     Balancing and attacks select images by the teacher's classes, independent of labels.
     """
-    known = methods()
+    known = methods(given.task)
     parted = {"balance", "attack", "matching"} & {*known[one_of("method", method, known)].parts}
     return replace(given, without=given.without | parted)
 

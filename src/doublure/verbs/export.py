@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from doublure import networks, tasks
+from doublure.catalogue import plugins
 from doublure.core.protocols import Source, Split, StreamContext
 from doublure.core.seeding import from_seed
-from doublure.data.datasets import open_data
 from doublure.exports.exporting import FILES, export_network
 from doublure.exports.int8_onnx import Int8
 from doublure.exports.measure import Exported
@@ -44,7 +44,7 @@ def export(
     Args:
         calibration: images for the ranges of int8, preferably similar to the task's; on held-out
             ones of them, the outputs of every form are compared with the network's.
-        eval: labelled data for the accuracy of each form.
+        eval: labelled data for the scores of each form.
         weights: weights of a REF; mean, std, size and classes describe it further.
         allow_code: files whose code may run if a run's folder needs it.
     """
@@ -66,7 +66,8 @@ def export(
     )
     labelled = None
     if eval is not None:
-        labelled = open_data(eval, network.contract, split="test", labels=True)
+        task = plugins().task_of(network.contract)
+        labelled = task.open_evaluation_data(eval, network.contract, skip_bad=False)
     return export_network(
         network,
         Path(out),

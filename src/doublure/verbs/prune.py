@@ -5,7 +5,8 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from doublure.compress.pruning import Importance, Pruning, PruningLoss
+from doublure.compress.pruning import Importance, Pruning
+from doublure.compress.pruning_loss import PruningLoss
 from doublure.core.checks import positive
 from doublure.core.protocols import InputContract, Source
 from doublure.engine.recipe import ModelTransform, Recipe

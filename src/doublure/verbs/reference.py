@@ -16,7 +16,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import doublure
 from doublure import catalogue
 from doublure.compress.post_training_quantization import CalibrationMethod
-from doublure.compress.pruning import Importance, PruningLoss
+from doublure.compress.pruning import Importance
+from doublure.compress.pruning_loss import PruningLoss
 from doublure.engine.fit import FitSettings
 from doublure.engine.task import OwnVerbs
 from doublure.exports.exporting import FILES
