@@ -22,7 +22,7 @@ from doublure.engine.fit import FitSettings
 from doublure.engine.method import Facts, Method, MethodInputs
 from doublure.engine.optimizers import AdamW
 from doublure.engine.recipe import Recipe, Stage
-from doublure.engine.task import FinishedRun, TrainInputs
+from doublure.engine.task import FinishedRun, JudgingCosts, TrainInputs
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
@@ -322,8 +322,10 @@ class AngleTask:
         near = torch.cat([apart(degrees(one), degrees(other)) < 5 for one, other in outputs])
         return Score(value=float(near.float().mean()), count=len(near))
 
-    def seconds_to_judge(self, networks: Sequence[Network], data: Any) -> float:
-        return 0.1
+    def judging_costs(
+        self, stage: Stage, teacher: Network | None, student: Network, data: Any
+    ) -> JudgingCosts:
+        return JudgingCosts(scoring=0.1)
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         values: dict[str, Any] = {"agreement": None, "agreement_count": None, "agreement_on": None}

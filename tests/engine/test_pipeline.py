@@ -1,13 +1,16 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from doublure.engine import pacing, planning
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RunFolderError
 from doublure.nets import builtin
 from doublure.nets.references import NetworkRef
+from doublure.recipe_file import read
 from doublure.verbs.distill import distill
 from doublure.verbs.train import train
 
@@ -145,6 +148,27 @@ def test_a_budget_becomes_steps_before_step_0(tmp_path):
     summary = run(out, steps=None, budget=3.0)
     assert summary["steps"] >= 1
     assert f"steps = {summary['steps']}\n" in (out / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("left", [9, 60])
+def test_a_corrected_budget_is_in_the_recipe_which_makes_the_same_student(
+    tmp_path, monkeypatch, left
+):
+    monkeypatch.setattr(pacing, "steps_left", lambda *_: left)
+    monkeypatch.setattr(planning, "_of_steps", lambda stage, _: in_steps(stage, 20))
+    # Corrected once: after that, what is left is what was said.
+    monkeypatch.setattr(pacing, "_CHECKS", 2)
+    out, again = tmp_path / "budgeted", tmp_path / "again"
+    summary = run(out, steps=None, budget=30.0, set={"pool_size": "30", "least_showings": "1"})
+    assert summary["steps"] == 10 + left
+    recipe = read(out / "recipe.toml")
+    assert recipe.stages[0].fit.replanned == ((10, 20),)
+    distill(recipe=out / "recipe.toml", out=again, audit=False)
+    assert weights(again) == weights(out)
+
+
+def in_steps(stage, steps):
+    return replace(stage, fit=replace(stage.fit, steps=steps))
 
 
 def test_a_student_handed_over_in_python_is_trained_and_saved_as_a_program(tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
-from doublure.cli import console, looking, making, shrinking, task_verbs, training
+from doublure.cli import console, looking, making, runs, shrinking, task_verbs, training
 
 INTERRUPTED = 130
 # typer re-exports only one kind of usage error; all kinds derive from its base class.
@@ -63,6 +63,7 @@ def run() -> None:
 
 def status(arguments: Sequence[str], *, debug: bool = False) -> int:
     """Run the command with `arguments`, print errors, and return the exit status."""
+    runs.begin()
     if not arguments:
         app(["--help"], prog_name="doublure", standalone_mode=False)
         return 2

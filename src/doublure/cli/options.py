@@ -14,7 +14,7 @@ from doublure.cli import parsing
 from doublure.cli.parsing import REFERENCE, one_known
 
 # Parameters that the command line does not offer, since it shows progress itself.
-OF_PYTHON = frozenset({"say", "watch", "checkpoint_seconds", "audit"})
+OF_PYTHON = frozenset({"say", "watch", "checkpoint_seconds", "audit", "began"})
 
 # Groups of options, in the order of the help.
 PANELS = ("The change", "The network", "The training", "The run")
@@ -239,7 +239,9 @@ OPTIONS: Mapping[str, Row] = {
     "prune.steps": _RECOVERY,
     "quantize.steps": _RECOVERY,
     "continual.steps": _RECOVERY,
-    "budget": _parsed(parsing.seconds, "TIME", "Time instead of steps: 90s, 20m, 1.5h.", _TRAINING),
+    "budget": _parsed(
+        parsing.whole_budget, "TIME", "Total time instead of steps: 90s, 20m, 1.5h.", _TRAINING
+    ),
     "shrink.budget": _parsed(parsing.whole_budget, "TIME", "Total time: 90s, 20m, 1.5h."),
     "batch_size": _count(f"Images per step (default {REFERENCE['batch_size']}).", _TRAINING, min=1),
     "train_generator.batch_size": _count(

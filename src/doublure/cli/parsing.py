@@ -129,7 +129,7 @@ def target(text: str) -> str:
 
 
 def whole_budget(text: str) -> float:
-    """Return the seconds of a text such as "20m", if enough for several candidates."""
+    """Return the seconds of a text such as "20m", if enough for a student and its report."""
     budget = seconds(text)
     try:
         check_budget(budget)

@@ -1,6 +1,8 @@
 """Common part of training commands: required options, a call with progress, the result."""
 
+import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,21 @@ import typer
 from doublure.cli.commands import Options
 from doublure.cli.console import print_json, progression, results
 
+# When the command began, which a budget counts from; None where none did.
+BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
+
+
+def begin() -> None:
+    """Let budgets count from now on, before anything large is imported."""
+    BEGAN.set(time.perf_counter())
+
 
 def run_verb(
     verb: Callable[..., dict[str, Any]], options: Options, *, json: bool
 ) -> dict[str, Any]:
     """Call a verb with progress, print the result, and return its summary."""
     with progression() as shown:
-        summary = verb(**options, say=shown.say, watch=shown.watch)
+        summary = verb(**options, began=BEGAN.get(), say=shown.say, watch=shown.watch)
     tell(summary, options["out"], json=json)
     return summary
 

@@ -219,6 +219,6 @@ def stream_context(
         contract=contract,
         device=device_of(network),
         batch_size=settings.batch_size // world,
-        steps=max(settings.steps, 1),  # a source plans for at least one draw
+        steps=max(settings.first_planned, 1),  # a source plans for at least one draw
         **fields,
     )

@@ -11,7 +11,7 @@ of that function, torch's global generator is seeded in each step, and restored 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -35,7 +35,7 @@ from doublure.core.protocols import (
 from doublure.core.seeding import child, child_seed, reseed
 from doublure.engine.optimizers import SGD, Optimizer
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
-from doublure.engine.schedules import Cosine, Schedule
+from doublure.engine.schedules import Cosine, Schedule, progress_at
 from doublure.nets.features import FeatureRecorder, device_of
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
@@ -63,6 +63,8 @@ class FitSettings:
     Args:
         steps: optimizer steps, the only unit of length; 0 does not train.
         batch_size: images per step, over all processes.
+        replanned: (step, steps) pairs of a budget corrected during training: the number of steps
+            planned until that step. Sources use the first; the schedule continues from its place.
         schedule: schedule of the learning rate; `learning_rate` is its peak.
         rates: (glob, factor) pairs that multiply the learning rate of parameters by their name.
         groups: rate and decay of parameters by kind of layer.
@@ -74,6 +76,7 @@ class FitSettings:
     """
 
     steps: int = 10_000
+    replanned: tuple[tuple[int, int], ...] = ()
     batch_size: int = 256
     optimizer: Optimizer = field(default_factory=SGD)
     learning_rate: float = 0.1
@@ -98,6 +101,23 @@ class FitSettings:
             positive("gradient_clip", self.gradient_clip)
         if self.ema_decay is not None:
             share("ema_decay", self.ema_decay)
+
+    @property
+    def first_planned(self) -> int:
+        """Steps planned before step 0."""
+        return self.replanned[0][1] if self.replanned else self.steps
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        planned = self.first_planned
+        if self.replanned:  # before the first correction it is the step itself, rounded in between
+            done = progress_at(step, self.steps, self.replanned)
+            step = min(int(done * planned + 1e-6), planned - 1)
+        return self.schedule.rate_at(self.learning_rate, step, planned)
+
+
+# Returns the settings to go on by after a step: told the steps done and what its batch said.
+Pacing = Callable[[int, Mapping[str, Tensor], FitSettings], FitSettings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +150,13 @@ def fit(
     rules: Sequence[Rule] = (),
     checkpointer: Checkpointer | None = None,
     logger: MetricsLogger | None = None,
+    pacing: Pacing | None = None,
     world: int = 1,
 ) -> FitResult:
     """Train `student` in place and return it, as changed by the rules.
 
     Args:
+        pacing: may correct the number of steps after each of them.
         world: number of processes; above 1, torch.distributed must be up.
 
     Raises:
@@ -142,7 +164,7 @@ def fit(
     """
     with _seeded_apart(device_of(student)):
         loop = _Loop(student, stream, loss, settings, rng, rules, world)
-        loop.run(checkpointer, logger)
+        loop.run(checkpointer, logger, pacing)
         return loop.result()
 
 
@@ -240,14 +262,21 @@ class _Loop:
         self.meter, self.line = _Meter(), dict[str, Any]()
         self.step, self.seconds = 0, 0.0
 
-    def run(self, checkpointer: Checkpointer | None, logger: MetricsLogger | None) -> None:
+    def run(
+        self,
+        checkpointer: Checkpointer | None,
+        logger: MetricsLogger | None,
+        pacing: Pacing | None,
+    ) -> None:
         saved = checkpointer.load() if checkpointer else None
         if saved is not None:
             self.load_state_dict(saved)
         began = time.perf_counter() - self.seconds
         try:
             while self.step < self.settings.steps:
-                self._advance()
+                metrics = self._advance()
+                if pacing is not None and self.step < self.settings.steps:
+                    self.settings = pacing(self.step, metrics, self.settings)
                 last = self.step == self.settings.steps
                 self.seconds = time.perf_counter() - began
                 if self.step % self.settings.log_every == 0 or last:
@@ -258,9 +287,10 @@ class _Loop:
         finally:
             self.recorder.close()
 
-    def _advance(self) -> None:
+    def _advance(self) -> Mapping[str, Tensor]:
+        """Take a step; return what its batch said."""
         settings = self.settings
-        rate = settings.schedule.rate_at(settings.learning_rate, self.step, settings.steps)
+        rate = settings.rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         reseed(child_seed(self.seed, self.step), self.device)
@@ -282,6 +312,7 @@ class _Loop:
             self.average.update_parameters(self.student)
         self.meter.add(self.step, terms, {**batch.metrics, **metrics_of(self.loss)})
         self.step += 1
+        return batch.metrics
 
     def _close_line(self, logger: MetricsLogger | None) -> None:
         self.line = self.meter.close_line()

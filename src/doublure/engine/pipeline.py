@@ -21,18 +21,14 @@ from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
 from doublure.core.protocols import EvaluationSource, parts_of
 from doublure.core.seeding import child_seed, from_seed
+from doublure.engine.budgeted_run import BudgetedRun, reserve
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
 from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
-from doublure.engine.model_transform import (
-    apply_transform,
-    ensemble_of,
-    member_of,
-    network_of,
-)
-from doublure.engine.planning import within_budget
+from doublure.engine.model_transform import apply_transform, ensemble_of, member_of, network_of
+from doublure.engine.pacing import Pacer
 from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
@@ -52,6 +48,7 @@ from doublure.engine.run_folder import (
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.engine.summary import summarize
 from doublure.engine.task import EvaluationData, FinishedRun, Task
+from doublure.nets.features import device_of
 from doublure.nets.network import Network
 
 # Keys that do not affect the student's bytes: recipes that differ only here are one run.
@@ -64,10 +61,6 @@ LAYERS_ALONE = (
 CHANGING = ("prune", "quantize", "continual")
 # The recipe before budget planning, which --resume compares.
 _ASKED_FOR = "asked.toml"
-# Largest share of a budget that is kept for it.
-_JUDGING_SHARE = 0.25
-# Seconds for the rest of a report, such as drawing images and writing the page.
-_REPORTING = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +68,8 @@ class RunOptions:
     """Options that do not define the run's result.
 
     Args:
-        budget: seconds that become steps, once; None if the recipe has the steps.
+        budget: seconds of wall time, which become steps; None if the recipe has the steps.
+        began: start of the budget, by `time.perf_counter`; None for the start of the run.
         networks: networks built in Python, in place of the recipe's references, by role.
         skip_bad: skip unreadable files of the evaluation data instead of raising.
         say: callback for log messages.
@@ -84,11 +78,13 @@ class RunOptions:
         tensorboard: also write the metrics log for TensorBoard.
         audit: whether the report has the audit of the transfer set, or the path of its
             optimisation.
+        compared: number of images for the agreement; None for the task's own.
     """
 
     resume: bool = False
     overwrite: bool = False
     budget: float | None = None
+    began: float | None = None
     allow_code: bool | Collection[str | Path] = False
     networks: Mapping[str, Network[Any]] = field(default_factory=dict)
     skip_bad: bool = False
@@ -97,6 +93,7 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     audit: bool = True
+    compared: int | None = None
 
 
 def run(recipe: Recipe, out: Path, options: RunOptions, plugins: Plugins) -> dict[str, Any]:
@@ -109,7 +106,7 @@ def run(recipe: Recipe, out: Path, options: RunOptions, plugins: Plugins) -> dic
         RecipeError: `resume` finds another recipe there; the message has the keys.
         ValueError: a network or the data cannot be used; an earlier run is unchanged.
     """
-    began = time.perf_counter()
+    began = options.began or time.perf_counter()
     cpu = find_device(recipe.device).type == "cpu"
     with process_group(cpu=cpu) as processes, contextlib.closing(RunFolder(out)) as folder:
         return _run(recipe, folder, options, plugins, processes, began)
@@ -137,16 +134,17 @@ def _run(
     notes += read
     if compares_layers_alone(recipe.stages[-1].objective):
         notes.append(LAYERS_ALONE)
+    budgeted: BudgetedRun | None = None
     if options.budget is not None and not saved:
-        judged = [network for network in (begun, teacher) if network is not None]
-        after = _REPORTING + task.seconds_to_judge(judged, evaluation_data)
-        after = min(after, _JUDGING_SHARE * options.budget)
-        left = options.budget - after - (time.perf_counter() - began)
-        recipe = processes.broadcast(within_budget(recipe, teacher, student, left, processes))
-        notes.append(
-            f"budget {options.budget:.0f} s, {after:.0f} of them to judge and report: "
-            f"{sum(stage.fit.steps for stage in recipe.stages):,} steps"
-        )
+        costs = task.judging_costs(recipe.stages[-1], teacher, begun, evaluation_data)
+        spent = time.perf_counter() - began
+        kept = reserve(options.budget, costs, spent, audit=options.audit)
+        notes.append(kept.note)
+        end = began + options.budget - kept.seconds
+        options = dataclasses.replace(options, audit=kept.audit, compared=kept.compared)
+        budgeted = BudgetedRun(recipe, end, processes, folder, plugins.codec)
+        budgeted.plan(teacher, student)
+        recipe = budgeted.recipe
     notes += [f"plan: {line}" for line in recipe.plan]
     opening = functools.partial(
         open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
@@ -163,6 +161,7 @@ def _run(
     taught_by = "" if teacher is None else weights_digest(teacher)
     results, members = [], []
     for i, stage in enumerate(recipe.stages):
+        pacer = None if budgeted is None else budgeted.pacer(i, device_of(student))
         if i > 0:
             student = apply_transform(stage, teacher, student, stage_rng(recipe, i))
             said = len(compared)
@@ -171,12 +170,14 @@ def _run(
             for note in compared[said:] if processes.first else ():
                 options.say(note)
         results.append(
-            train_in_folder(train, i, stage.fit.steps, folder, options, processes, taught_by)
+            train_in_folder(train, i, stage.fit.steps, folder, options, processes, taught_by, pacer)
         )
         if stage.member:
             members.append(member_of(results[-1].network, student))
     if not processes.first:
         return {}
+    trained = time.perf_counter()
+    recipe = recipe if budgeted is None else budgeted.finish(options.say)
     made = ensemble_of(members) if members else network_of(results[-1].network, student)
     save(made, folder.path, tasks=plugins.tasks)
     if _travels_with_code(made):
@@ -190,6 +191,9 @@ def _run(
         terms=results[-1].terms,
         last=train.last,
         audit=options.audit,
+        compared=options.compared,
+        began=began,
+        trained=trained,
     )
     paper = plugins.papers.get(recipe.method)
     return summarize(finished, results, task, compared=compared, paper=paper)
@@ -328,13 +332,17 @@ def train_in_folder(
     options: RunOptions,
     processes: ProcessGroup,
     taught_by: str,
+    pacer: Pacer | None = None,
 ) -> FitResult:
     """Train one stage, with checkpoints and a metrics log in the run's folder.
 
     Args:
         train: called with a checkpointer and a metrics log.
         taught_by: digest of the stage's inputs; a checkpoint is restored only if it is equal.
+        pacer: corrects the number of steps during training.
     """
+    if pacer is not None:
+        train = functools.partial(train, pacing=pacer)
     together = max(1, steps // 20) if processes.world > 1 else None
     checkpointer = FolderCheckpointer(
         folder,
@@ -362,7 +370,7 @@ def train_in_folder(
         def logger(line: dict[str, Any]) -> None:
             for told in loggers:
                 told(line)
-            options.watch(steps, line)
+            options.watch(steps if pacer is None else pacer.steps or steps, line)
 
         try:
             return train(checkpointer=checkpointer, logger=logger)

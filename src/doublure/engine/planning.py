@@ -1,74 +1,61 @@
-"""A budget in seconds becomes steps and sizes of pools, once, before step 0.
+"""A budget in seconds becomes steps and sizes of pools, before step 0.
 
-A few steps on copies are timed. The remaining seconds T of a stage are divided:
+A few steps on copies are timed (`stage_costs`). Seconds T that are left for a stage are divided:
 
-    a pool with its own `share` s (`Replay.share`)
+    a pool of costly images, with a `share` s of the time (`Replay.share`)
         first = s T / 2 / c      every = until * draws / (s T / 2 / c)      steps = (1 - s) T / p
-    any other pool
-        steps = (T - filling) / p, and a pool that would take more than 0.4 T becomes smaller
+    the same without a share     as the recipe says where that takes at most half of the time;
+                                 otherwise as with s = 1/2
+    a balanced pool of m images  steps = (T - m c) / p, with m c at most 0.4 T
+    none                         steps = T / p
 
-with c the seconds of a batch for the pool, p those of a plain step, and draws the number of new
-batches of the stage's ring (without a ring, the steps). If not even two batches fit, the starts of
-the pool's optimisation are used without optimisation.
+with c the seconds of a batch, or an image, for the pool, p those of a plain step, and draws what
+the ring of the stage, if it has one, leaves of the steps. What does not fit is made smaller, and
+the plan says so: searches for images take fewer iterations, batches hold fewer images. A budget
+always yields a student. While it learns, `pacing` corrects the steps.
 """
 
 import copy
 import dataclasses
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from doublure.core.protocols import Source, WrappingSource
-from doublure.engine.budget import Clock, Lap, StepTiming, steps_within, time_steps
-from doublure.engine.fit import FitSettings
+from doublure.core.protocols import WrappingSource, parts_of
+from doublure.engine.budget import Clock
 from doublure.engine.model_transform import apply_transform
+from doublure.engine.optimizers import SGD
 from doublure.engine.processes import ProcessGroup
 from doublure.engine.recipe import Recipe, Stage
-from doublure.engine.stage_opening import open_stage, stage_rng
-from doublure.nets.features import device_of
-from doublure.nets.network import Network, freeze
+from doublure.engine.source_edits import (
+    NEVER,
+    iterations_of,
+    pool_of,
+    smaller_pools,
+    with_iterations,
+    with_pool,
+)
+from doublure.engine.stage_costs import Costs, time_stage
+from doublure.engine.stage_opening import stage_rng
+from doublure.nets.network import Network
 from doublure.sources.balanced import Balanced
-from doublure.sources.combined import Combined
 from doublure.sources.replay import Replay
 
-# Largest share of the time for the timing itself.
+# Where nothing is left, so much is planned for all the same; the budget is overrun by it.
+_LEAST_SECONDS = 1.0
+# Of the time, at most so much goes into finding out what steps cost.
 _TIMING_SHARE = 0.08
-# Largest share of the time for a pool without its own share.
+# Of the time, at most so much goes into a balanced pool.
 _FILLING_SHARE = 0.4
-# Batch size for the timing of a network.
-_ASKED = 32
-# During the timing, a pool with a share does not grow.
-_NEVER = 1_000_000_000
-# Share of an initialisation's time on one batch that does not depend on the number of batches.
-_SOLVING_SHARE = 0.4
-# Largest share of the time for the initialisation; it gets fewer images if necessary.
+# Of the time, what a pool may take that says no share of its own.
+_POOL_SHARE = 0.5
+# Of the time, at most so much goes into how the weights begin; fewer images are taken then.
 _BEGINNING_SHARE = 0.15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Measured seconds of a stage.
-
-    Args:
-        begin: initialisation on one batch of images.
-        batch: a batch for the pool before the first step.
-        beside: a batch during the training, as a multiple of one before it.
-        timing: timing of steps.
-    """
-
-    begin: float = 0.0
-    batch: float = 0.0
-    beside: float = 1.0
-    timing: StepTiming
-
-    def beginning(self, num_batches: int) -> float:
-        """Return the seconds of the initialisation on this many batches."""
-        return self.begin * (_SOLVING_SHARE + (1 - _SOLVING_SHARE) * num_batches)
+# Where fewer steps would fit, batches are made smaller, down to so many images.
+_FEWEST_STEPS, _SMALLEST = 100, 32
+# A search for images of fewer iterations finds nothing; batches are made smaller then.
+_FEWEST_ITERATIONS = 10
+# A pool that begins with fewer batches is made of smaller ones.
+_FEWEST_BATCHES = 2
 
 
 def within_budget(
@@ -82,9 +69,6 @@ def within_budget(
     """Return the recipe with the steps and pools that fit into `seconds` of `clock`.
 
     With several stages, the time is shared in the proportion of their steps.
-
-    Raises:
-        ValueError: not one step fits; the message has the times.
     """
     weights = [stage.fit.steps for stage in recipe.stages]
     stages, lines = [], list[str]()
@@ -93,215 +77,194 @@ def within_budget(
         student = apply_transform(stage, teacher, student, stage_rng(recipe, i))
         share = seconds * weights[i] / sum(weights)
         began = clock()
-
-        def time_stage(trial: Stage, i: int = i, net: Any = student, share: float = share) -> Costs:
-            return _time_stage(
-                trial, teacher, net, stage_rng(recipe, i), processes, clock, _TIMING_SHARE * share
-            )
-
-        def spent(began: float = began) -> float:
-            return clock() - began
-
-        planned, told = plan_stage(stage, share, time_stage, spent)
+        limit = _TIMING_SHARE * share
+        costs = time_stage(stage, teacher, student, stage_rng(recipe, i), processes, limit, clock)
+        planned, told = plan_stage(stage, costs, share - (clock() - began), processes.world)
         stages.append(planned)
         lines += told
-    plan = (*recipe.plan, *lines)
-    return dataclasses.replace(recipe, stages=tuple(stages), plan=plan)
+    return dataclasses.replace(recipe, stages=tuple(stages), plan=(*recipe.plan, *lines))
 
 
 def plan_stage(
-    stage: Stage,
-    seconds: float,
-    time_stage: Callable[[Stage], Costs],
-    spent: Callable[[], float],
+    stage: Stage, costs: Costs, seconds: float, world: int = 1
 ) -> tuple[Stage, list[str]]:
-    """Return the stage that fits into `seconds`, and a description of the plan.
+    """Return the stage that fits into `seconds`, and what was planned, in words.
 
     Args:
-        time_stage: measures the stage.
-        spent: seconds of the planning so far.
+        world: number of processes, which batches are divided among.
     """
-    pool = _sharing(stage.source)
+    seconds = max(seconds, _LEAST_SECONDS)
+    stage, costs, lines = _smaller_batches(stage, costs, seconds, world)
+    pool = pool_of(stage.source)
     if pool is not None:
-        trial = _with_pool(stage, dataclasses.replace(pool, first=1, every=_NEVER))
-        costs = time_stage(trial)
-        left = seconds - spent()
-        stage, begin = _begun_within(stage, costs, left)
-        planned = _share_out(stage, pool, costs, begin, left - begin)
-        if planned is not None:
-            return planned
-        # The starts of the optimisation are used directly.
+        # What a beginning sees comes from this pool.
+        stage, begin = _begun_within(stage, costs, seconds)
+        divided, told = _divide(stage, pool, costs, begin, max(seconds - begin, 0.0))
+        if divided is not None:
+            return divided, lines + told
+        # What the search would have begun with is shown as it is.
         assert isinstance(pool.source, WrappingSource)
-        stage = _with_pool(stage, pool.source.source)
-        line = f"no images are optimised: a batch of them takes {costs.batch:.0f} s here"
-        planned_stage, lines = plan_stage(stage, seconds, time_stage, spent)
-        return planned_stage, [line, *lines]
-    costs = time_stage(stage)
-    stage, begin = _begun_within(stage, costs, seconds - spent())
-    left = seconds - spent() - begin
-    if stage.init is not None:
-        left -= costs.batch  # the source of its images
-    timing, lines = costs.timing, []
-    if timing.filling > _FILLING_SHARE * left > 0:
-        factor = _FILLING_SHARE * left / timing.filling
-        stage = dataclasses.replace(stage, source=_smaller_pools(stage.source, factor))
-        timing = dataclasses.replace(timing, filling=factor * timing.filling)
-        lines.append(f"pools are made {factor:.2f} times as large as the recipe's, to fit the time")
-    steps = steps_within(seconds, dataclasses.replace(timing, spent=seconds - left))
+        stage = dataclasses.replace(stage, source=with_pool(stage.source, pool.source.source))
+        lines.append(f"no images are optimised: a batch of them takes {costs.batch:.0f} s here")
+    stage, begin = _begun_within(stage, costs, seconds)
+    planned, told = _fill_and_step(stage, costs, begin, max(seconds - begin, 0.0))
+    return planned, lines + told
+
+
+def _smaller_batches(
+    stage: Stage, costs: Costs, seconds: float, world: int
+) -> tuple[Stage, Costs, list[str]]:
+    """Return the stage with batches of which enough fit; the rate of SGD falls with them.
+
+    Goyal et al., arXiv:1706.02677, sec. 2.1: the rate goes as the size of a batch.
+    """
+    fit, size = stage.fit, stage.fit.batch_size
+    # About half of the time is for steps where much goes into images.
+    while (
+        0.5 * seconds < _FEWEST_STEPS * costs.step * size / fit.batch_size
+        and size >= 2 * _SMALLEST
+        and size // 2 % world == 0
+    ):
+        size //= 2
+    if size == fit.batch_size:
+        return stage, costs, []
+    factor = size / fit.batch_size
+    rate = fit.learning_rate * (factor if isinstance(fit.optimizer, SGD) else 1.0)
+    line = (
+        f"batches of {size} in place of {fit.batch_size}, at a rate of {rate:g}: too few steps "
+        f"would fit of {costs.step:.2g} s, which whole ones take here"
+    )
+    settings = dataclasses.replace(fit, batch_size=size, learning_rate=rate)
+    stage, costs = dataclasses.replace(stage, fit=settings), costs.of_batches(factor)
+    pool = pool_of(stage.source)
+    if pool is not None and pool.made_at_once is not None:
+        at_once = max(1, int(factor * pool.made_at_once))
+        made = dataclasses.replace(pool, made_at_once=at_once)
+        stage = dataclasses.replace(stage, source=with_pool(stage.source, made))
+    return stage, costs, [line]
+
+
+def _begun_within(stage: Stage, costs: Costs, seconds: float) -> tuple[Stage, float]:
+    """Return the stage with an initialisation that takes no more than its share, and what it takes.
+
+    It is shown fewer images where it would take more.
+    """
+    if stage.init is None or not costs.begin:
+        return stage, 0.0
+    size = stage.fit.batch_size
+    wanted = -(-stage.init.num_images // size)
+    fitting = (
+        n for n in range(wanted, 0, -1) if costs.beginning(n * size) < _BEGINNING_SHARE * seconds
+    )
+    num_batches = next(fitting, 1)
+    if num_batches < wanted:
+        init: Any = stage.init
+        fewer = dataclasses.replace(init, num_images=num_batches * size)
+        stage = dataclasses.replace(stage, init=fewer)
+    return stage, costs.beginning(num_batches * size)
+
+
+def _divide(
+    stage: Stage, pool: Replay, costs: Costs, begin: float, seconds: float
+) -> tuple[Stage | None, list[str]]:
+    """Return the stage with its pool's part of the time; None where that affords no pool.
+
+    Args:
+        begin: seconds that the weights' beginning takes, which are off `seconds` already.
+    """
+    batch, reuse = max(costs.batch, 1e-9), 1 if stage.ring is None else stage.ring.reuse
+    own = _at_its_own_pace(stage, pool, costs, begin, seconds)
+    if own is not None:
+        return own
+    share = _POOL_SHARE if pool.share is None else pool.share
+    steps = max(1, int((1 - share) * seconds / costs.step))
+    before, lines = share * seconds / 2, list[str]()
+    if before < _FEWEST_BATCHES * batch:
+        pool, batch, lines = _shorter_search(
+            pool, batch, before / _FEWEST_BATCHES, stage.fit.batch_size
+        )
+    if before < batch and isinstance(pool.source, WrappingSource):
+        return None, []
+    first = max(1, int(before / batch))
+    if pool.share is None:
+        first = min(first, pool.first)
+    grown = int(before / (batch * costs.beside))
+    every = max(1, int(pool.until * steps / reuse / grown)) if grown else NEVER
+    pool = dataclasses.replace(pool, first=first, every=every)
+    line = (
+        f"{seconds + begin:.0f} s: {begin:.0f} to begin, {first} batches of images before step 0 "
+        f"and {grown} more while it learns ({batch:.1f} s each), {steps:,} steps of "
+        f"{1000 * costs.step:.0f} ms"
+    )
+    stage = dataclasses.replace(stage, source=with_pool(stage.source, pool))
+    return _of_steps(stage, steps), [*lines, line]
+
+
+def _at_its_own_pace(
+    stage: Stage, pool: Replay, costs: Costs, begin: float, seconds: float
+) -> tuple[Stage, list[str]] | None:
+    """Return the stage with the recipe's own pool where that takes no more than its part."""
+    if pool.share is not None:
+        return None
+    reuse = 1 if stage.ring is None else stage.ring.reuse
+    filling = pool.first * costs.batch
+    growing = pool.until * costs.batch * costs.beside / pool.every / reuse  # a step
+    steps = int((seconds - filling) / (costs.step + growing))
+    if steps < 1 or filling + steps * growing > _POOL_SHARE * seconds:
+        return None
+    line = (
+        f"{seconds + begin:.0f} s: {begin:.0f} to begin, {filling:.0f} for {pool.first} batches "
+        f"of images, {steps:,} steps of {1000 * (costs.step + growing):.0f} ms"
+    )
+    return _of_steps(stage, steps), [line]
+
+
+def _shorter_search(
+    pool: Replay, batch: float, seconds: float, batch_size: int
+) -> tuple[Replay, float, list[str]]:
+    """Return a pool of which a batch takes about so many seconds, what it takes, and words."""
+    lines = []
+    iterations = iterations_of(pool.source)
+    # Of the few iterations of a short search none can be spared.
+    if iterations is not None and iterations > 2 * _FEWEST_ITERATIONS:
+        fewer = max(_FEWEST_ITERATIONS, int(iterations * seconds / batch))
+        lines.append(f"images are optimised for {fewer} iterations in place of {iterations}")
+        batch *= fewer / iterations
+        pool = dataclasses.replace(pool, source=with_iterations(pool.source, fewer))
+    if batch > seconds:
+        whole = pool.made_at_once or batch_size
+        at_once = min(whole, max(_SMALLEST // 2, int(whole * seconds / batch)))
+        lines.append(f"{at_once} images are made at once, in place of {whole}")
+        batch *= at_once / whole
+        pool = dataclasses.replace(pool, made_at_once=at_once)
+    return pool, batch, lines
+
+
+def _fill_and_step(
+    stage: Stage, costs: Costs, begin: float, seconds: float
+) -> tuple[Stage, list[str]]:
+    """Return the stage of which pools of balanced images, and steps, fit into the time."""
+    lines, filling, step = [], 0.0, costs.step
+    pool = next((part for part in parts_of(stage.source) if isinstance(part, Balanced)), None)
+    if pool is not None and costs.image:
+        # A short run keeps fewer images: so many for each of its steps.
+        size = stage.fit.batch_size
+        each = costs.image * size / pool.least_showings
+        steps = max(1, int(seconds / (step + each)))
+        kept = pool.num_images(steps * size)
+        if kept * costs.image > _FILLING_SHARE * seconds:
+            factor = _FILLING_SHARE * seconds / costs.image / pool.pool_size
+            stage = dataclasses.replace(stage, source=smaller_pools(stage.source, factor))
+            kept = max(1, int(factor * pool.pool_size))
+            lines.append(f"the pool holds {kept:,} images in place of {pool.pool_size:,}")
+        filling = kept * costs.image
+    steps = max(1, int((seconds - filling) / step))
     lines.append(
-        f"{seconds:.0f} s: {seconds - left:.0f} to begin, {timing.filling:.0f} to fill pools, "
-        f"{steps:,} steps of {1000 * timing.step:.0f} ms"
+        f"{seconds + begin:.0f} s: {begin:.0f} to begin, {filling:.0f} to fill pools, "
+        f"{steps:,} steps of {1000 * step:.0f} ms"
     )
     return _of_steps(stage, steps), lines
 
 
-def _begun_within(stage: Stage, costs: Costs, seconds: float) -> tuple[Stage, float]:
-    """Return the stage with an initialisation within its share of the time, and its seconds.
-
-    It gets fewer images if it would take longer.
-    """
-    if stage.init is None or not costs.begin:
-        return stage, 0.0
-    wanted = -(-stage.init.num_images // stage.fit.batch_size)
-    fitting = [n for n in range(1, wanted + 1) if costs.beginning(n) < _BEGINNING_SHARE * seconds]
-    num_batches = max(fitting, default=1)
-    if num_batches < wanted:
-        init: Any = stage.init
-        fewer = dataclasses.replace(init, num_images=num_batches * stage.fit.batch_size)
-        stage = dataclasses.replace(stage, init=fewer)
-    drawn = costs.batch * num_batches if stage.init_source is not None else 0.0
-    return stage, costs.beginning(num_batches) + drawn
-
-
-def _share_out(
-    stage: Stage, pool: Replay, costs: Costs, begin: float, seconds: float
-) -> tuple[Stage, list[str]] | None:
-    """Return the stage with its pool's share of the time; None if that is too short for a pool.
-
-    Args:
-        begin: seconds of the initialisation, already subtracted from `seconds`.
-    """
-    assert pool.share is not None
-    before = pool.share * seconds / 2
-    batch = max(costs.batch, 1e-9)
-    steps = int((1 - pool.share) * seconds / costs.timing.step)
-    if before < batch or steps < 1:
-        return None
-    first = int(before / batch)
-    grown = max(1, int(before / (batch * costs.beside)))
-    draws = steps if stage.ring is None else steps / stage.ring.reuse
-    every = max(1, int(pool.until * draws / grown))
-    planned = _with_pool(stage, dataclasses.replace(pool, first=first, every=every))
-    line = (
-        f"{seconds + begin:.0f} s: {begin:.0f} to begin, {first} batches of images before step 0 "
-        f"and {grown} more while it learns ({batch:.1f} s each), {steps:,} steps of "
-        f"{1000 * costs.timing.step:.0f} ms"
-    )
-    return _of_steps(planned, steps), [line]
-
-
-def _time_stage(
-    stage: Stage,
-    teacher: Network[Any] | None,
-    student: Network[Any],
-    rng: torch.Generator,
-    processes: ProcessGroup,
-    clock: Clock,
-    limit: float,
-) -> Costs:
-    begin = batch = 0.0
-
-    def train(settings: FitSettings, lap: Lap) -> None:
-        nonlocal begin, batch
-        with tempfile.TemporaryDirectory() as scratch:
-            timed = open_stage(
-                stage,
-                teacher,
-                copy.deepcopy(student),
-                rng,
-                settings=settings,
-                rank=processes.rank,
-                world=processes.world,
-                scratch=Path(scratch),
-            )
-            if timed.initialize is not None:
-                start = clock()
-                shown = timed.draw(1)  # one batch
-                drawn = clock()
-                timed.initialize(shown)
-                batch, begin = drawn - start, clock() - drawn
-            lap.restart()
-            timed.begin(logger=lap)
-
-    timing = time_steps(train, stage.fit, clock, limit)
-    if stage.init is None or stage.init_source is not None:
-        batch = max(timing.first - timing.step, 0.0)
-    beside = 1.0
-    if teacher is not None:
-        beside += seconds_to_answer(student, clock) / max(seconds_to_answer(teacher, clock), 1e-9)
-    return Costs(begin=begin, batch=batch, beside=beside, timing=timing)
-
-
-def seconds_to_answer(network: Network[Any], clock: Clock = time.perf_counter) -> float:
-    """Return the approximate seconds of a network for one input."""
-    device = device_of(network)
-    inputs = network.contract.blank(_ASKED, device)
-    asked = freeze(network)
-    with torch.no_grad():
-        asked(inputs)  # the first call includes memory allocation
-        start = clock()
-        asked(inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return (clock() - start) / _ASKED
-
-
 def _of_steps(stage: Stage, steps: int) -> Stage:
     return dataclasses.replace(stage, fit=dataclasses.replace(stage.fit, steps=steps))
-
-
-def _sharing(source: Source) -> Replay | None:
-    """Return the pool with its own share of the time in a source, if there is one."""
-    if isinstance(source, Replay) and source.share is not None:
-        return source
-    inner = source.sources if isinstance(source, Combined) else ()
-    if isinstance(source, WrappingSource):
-        inner = (source.source,)
-    return next((found for part in inner if (found := _sharing(part)) is not None), None)
-
-
-def _with_pool(stage: Stage, pool: Source) -> Stage:
-    """Return the stage with `pool` in place of the one with its own share of the time."""
-    return dataclasses.replace(stage, source=_map_parts(stage.source, _put(pool)))
-
-
-def _put(pool: Source) -> Callable[[Source], Source]:
-    return lambda part: pool if isinstance(part, Replay) and part.share is not None else part
-
-
-def _smaller_pools(source: Source, factor: float) -> Source:
-    def smaller(part: Source) -> Source:
-        if isinstance(part, Balanced):
-            return dataclasses.replace(part, pool_size=max(1, int(factor * part.pool_size)))
-        if isinstance(part, Replay):
-            return dataclasses.replace(part, first=max(1, int(factor * part.first)))
-        return part
-
-    return _map_parts(source, smaller)
-
-
-def _map_parts(source: Source, change: Callable[[Source], Source]) -> Source:
-    """Return a source with a function applied to each part, from the outside in."""
-    made = change(source)
-    if made is not source:
-        return made
-    if isinstance(source, Combined):
-        return dataclasses.replace(
-            source, sources=tuple(_map_parts(part, change) for part in source.sources)
-        )
-    if isinstance(source, WrappingSource):
-        inner = _map_parts(source.source, change)
-        around: Any = source
-        wrapped: Source = dataclasses.replace(around, source=inner)
-        return wrapped
-    return source

@@ -3,9 +3,13 @@
 Cosine: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, after a linear warm-up; with restarts, each
 period longer by a factor. One cycle: Smith and Topin, arXiv:1708.07120. Milestones: He et al.,
 arXiv:1512.03385, sec. 4.2.
+
+Where the number of steps is corrected on the way, the rest of the first plan is stretched or
+shortened evenly over the rest of the steps (`progress_at`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -104,6 +108,26 @@ class Constant:
 
     def rate_at(self, peak: float, step: int, steps: int) -> float:
         return peak
+
+
+def progress_at(step: int, steps: int, replanned: Sequence[tuple[int, int]]) -> float:
+    """Return the share of a run that is done before a step.
+
+    Between two corrections at a and b, of which the plan is n steps long, it rises from p evenly to
+        p + (1 - p) (b - a) / (n - a)
+
+    Args:
+        steps: of the run as it became.
+        replanned: (step, steps) pairs: until that step, so many were planned.
+    """
+    done, since = 0.0, 0
+    for until, planned in (*replanned, (step, steps)):
+        here = min(step, until)
+        done += (1 - done) * (here - since) / max(planned - since, 1)
+        since = until
+        if step <= until:
+            break
+    return done
 
 
 SCHEDULES = (Cosine, CosineRestarts, Milestones, OneCycle, Constant)

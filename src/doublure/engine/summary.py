@@ -4,6 +4,7 @@ The task computes its own part (scores, agreement). A report is made from the fi
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -57,6 +58,8 @@ def summarize(
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
     own = task.summarize(run)
     summary |= own | {"warnings": [*_warnings(results), *own.get("warnings", ())]}
+    summary["seconds_to_prepare"] = max(run.trained - run.began - seconds, 0.0)
+    summary["seconds_to_judge"] = time.perf_counter() - run.trained
     write_json(run.folder.file("manifest.json"), _manifest(recipe, run.student))
     write_json(run.folder.file(SUMMARY), summary)
     return summary

@@ -17,7 +17,7 @@ from doublure.core.findings import Score
 from doublure.core.protocols import Batch, Contract, Source
 from doublure.core.words import Words
 from doublure.engine.method import Facts, Method
-from doublure.engine.recipe import Recipe
+from doublure.engine.recipe import Recipe, Stage
 from doublure.engine.run_folder import RunFolder
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
@@ -87,6 +87,23 @@ class TrainInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgingCosts:
+    """About what follows the training of a run, in seconds.
+
+    Args:
+        scoring: of the networks on data with labels.
+        comparing: of student and teacher, of one image each or what else they answer.
+        compared: how many of those are wanted.
+        audit: of the audit, see `FinishedRun.audit`.
+    """
+
+    scoring: float = 0.0
+    comparing: float = 0.0
+    compared: int = 0
+    audit: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """A finished run, for its summary.
 
@@ -95,6 +112,9 @@ class FinishedRun:
         last: the last batch; None if the student was already trained before this call.
         audit: whether to audit the transfer set, record the path of an image optimisation, and time
             a smaller network.
+        compared: largest number of images for the agreement; None for the task's own.
+        began: start of the run, by `time.perf_counter`.
+        trained: end of its training.
     """
 
     recipe: Recipe
@@ -105,6 +125,9 @@ class FinishedRun:
     terms: Mapping[str, Any]
     last: Batch | None = None
     audit: bool = True
+    compared: int | None = None
+    began: float = 0.0
+    trained: float = 0.0
 
 
 @runtime_checkable
@@ -215,10 +238,14 @@ class Task(Protocol):
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
         """Return the share of equal outputs of two networks."""
 
-    def seconds_to_judge(
-        self, networks: Sequence[Network[Any]], data: EvaluationData | None
-    ) -> float:
-        """Return the approximate seconds of comparison and evaluation after a run."""
+    def judging_costs(
+        self,
+        stage: Stage,
+        teacher: Network[Any] | None,
+        student: Network[Any],
+        data: EvaluationData | None,
+    ) -> JudgingCosts:
+        """Return the approximate costs of evaluation and audit after a run with this last stage."""
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         """Return its part of summary.json; write other data for the report into the run's folder.

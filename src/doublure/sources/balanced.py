@@ -158,6 +158,10 @@ class Balanced:
         if not self.max_draws_factor >= 1:
             raise ValueError(f"max_draws_factor must be at least 1, got {self.max_draws_factor}")
 
+    def num_images(self, shown: int) -> int:
+        """Return about how many images a run keeps that shows so many."""
+        return max(1, min(self.pool_size, shown // self.least_showings))
+
     def open(
         self, context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "BalancedStream":

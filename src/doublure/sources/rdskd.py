@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from doublure.core.cards import Card
 from doublure.core.checks import one_of, positive
-from doublure.core.protocols import Batch, StreamContext, image_batch
+from doublure.core.protocols import ROUND, Batch, StreamContext, image_batch
 from doublure.core.seeding import child
 from doublure.nets.generators import GeneratorPlan
 from doublure.sources.collapse import CollapseCheck, CollapseWatch
@@ -224,7 +224,9 @@ class RDSKDStream:
             passes = self._train_until_sound() / self._context.batch_size
         rng = child(self._rng, self._context.split, self._context.rank, step)
         images = self._make(self._context.batch_size, rng)
-        metrics = self._told | {"teacher_passes": torch.tensor(passes)}
+        # For a budget: a step of the generator is shared out among the draws it is for.
+        shared = {ROUND: torch.tensor(float(self._settings.draws_per_step))}
+        metrics = self._told | {"teacher_passes": torch.tensor(passes)} | shared
         return image_batch(images, metrics=metrics | self._watch.metrics())
 
     def state_dict(self) -> dict[str, Any]:

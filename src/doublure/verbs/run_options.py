@@ -1,5 +1,6 @@
 """Options shared by verbs, and the run of a verb's recipe."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -56,7 +57,8 @@ class CommonOptions(TypedDict, total=False):
         eval: labelled evaluation data; never affects the student.
         skip_bad: skip unreadable image files instead of raising.
         steps: optimizer steps, distributed over stages.
-        budget: seconds, in place of steps.
+        budget: seconds of wall time for everything, report included, in place of steps.
+        began: start of the budget, by `time.perf_counter`; None for the call.
         batch_size: images or sentences per step.
         lr: the peak learning rate.
         seed: random seed.
@@ -77,6 +79,7 @@ class CommonOptions(TypedDict, total=False):
     skip_bad: bool
     steps: int | None
     budget: float | None
+    began: float | None
     batch_size: int | None
     lr: float | None
     seed: int | None
@@ -149,6 +152,7 @@ def run_recipe(
     Raises:
         TypeError: the verb has no such option.
     """
+    began = time.perf_counter()
     given: dict[str, Any] = {**options}
     known = (TrainOptions if verb == "train" else TeachOptions).__annotations__
     for name in given.keys() - known.keys():
@@ -170,6 +174,7 @@ def run_recipe(
         networks = {role: network for role, network in networks.items() if role != "student"}
     run_options = {item.name: given[item.name] for item in fields(RunOptions) if item.name in given}
     run_options["allow_code"] = allowed
+    run_options["began"] = given.get("began") or began
     known_parts = plugins()
     codec = known_parts.codec.permitting(made, allowed)
     known_parts = replace(known_parts, codec=codec)

@@ -31,7 +31,7 @@ from doublure.sources.shaders import Shaders
 from doublure.sources.surrogate import Surrogate
 
 # At 2 048 images the standard error of a share is at most 1.1 points.
-_COUNT = 2048
+COUNT = 2048
 _SAMPLES = 48
 # Seed of the fixed shader set, the same for all runs.
 _FIXED_SEED = 0
@@ -54,7 +54,7 @@ class HeldOut:
 
 
 def answer_held_out(
-    stage: Stage, seed: int, teacher: Network, student: Network, count: int = _COUNT
+    stage: Stage, seed: int, teacher: Network, student: Network, count: int = COUNT
 ) -> HeldOut:
     """Return both networks' outputs on images that the student was not trained on."""
     source, seed = _judging(stage.source, seed)

@@ -65,7 +65,8 @@ def summarize_images(run: FinishedRun) -> dict[str, Any]:
         rehearses = isinstance(stage.source, Rehearsed)
     if teacher is None or not rehearses:
         return told | {"agreement": None, "agreement_count": None, "agreement_on": None}
-    held_out = answer_held_out(stage, seed, teacher, student)
+    fewer = {} if run.compared is None else {"count": run.compared}
+    held_out = answer_held_out(stage, seed, teacher, student, **fewer)
     score = Classification().agreement([(held_out.student, held_out.teacher)])
     # A generator trained against the student cannot be drawn from after the run, and so not be
     # scored: only its last batch is available.

@@ -1,6 +1,6 @@
 """The classification task for the engine: networks from one image to logits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,21 +14,19 @@ from doublure.data.datasets import Dataset, open_data
 from doublure.data.natural import natural_contract
 from doublure.data.student_file import ImageDescription
 from doublure.engine.method import Facts, Method
-from doublure.engine.planning import seconds_to_answer
-from doublure.engine.recipe import Recipe
-from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
+from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.task import EvaluationData, FinishedRun, JudgingCosts, TrainInputs
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.sources.surrogate import Surrogate
 from doublure.tasks.classification.auto import network_facts
 from doublure.tasks.classification.checks import check_logits, check_same_classes
 from doublure.tasks.classification.evaluation import Evaluation, evaluate
+from doublure.tasks.classification.judging import judging_costs
 from doublure.tasks.classification.recipes import supervised
 from doublure.tasks.classification.scores import Classification
 from doublure.tasks.classification.summary import scored, summarize_images
 
-# Number of images for the comparison of networks in the report.
-_JUDGED = 4096
 _WORDS = Words(
     takes="takes images",
     shown="images",
@@ -139,9 +137,14 @@ class ClassificationTask:
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
         return Classification().agreement(outputs)
 
-    def seconds_to_judge(self, networks: Sequence[Network], data: EvaluationData | None) -> float:
-        count = _JUDGED + (0 if data is None else len(data))
-        return count * sum(map(seconds_to_answer, networks))
+    def judging_costs(
+        self,
+        stage: Stage,
+        teacher: Network | None,
+        student: Network,
+        data: EvaluationData | None,
+    ) -> JudgingCosts:
+        return judging_costs(stage, teacher, student, 0 if data is None else len(data))
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         return summarize_images(run)

@@ -1,6 +1,6 @@
 """Segmentation as the engine knows it: networks that take one image and answer every pixel."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from doublure.data.image_set import is_begun
 from doublure.data.scenes import SceneData, names_scenes, open_scenes, scene_contract
 from doublure.data.student_file import ImageDescription
 from doublure.engine.method import Facts, Method
-from doublure.engine.planning import seconds_to_answer
-from doublure.engine.recipe import Recipe
-from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
+from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.stage_costs import seconds_to_answer
+from doublure.engine.task import EvaluationData, FinishedRun, JudgingCosts, TrainInputs
 from doublure.nets.batchnorm_statistics import batchnorm_layers
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
@@ -170,9 +170,16 @@ class SegmentationTask:
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
         return agreement(outputs)
 
-    def seconds_to_judge(self, networks: Sequence[Network], data: EvaluationData | None) -> float:
+    def judging_costs(
+        self,
+        stage: Stage,
+        teacher: Network | None,
+        student: Network,
+        data: EvaluationData | None,
+    ) -> JudgingCosts:
         count = _JUDGED + (0 if data is None else len(data))
-        return count * sum(map(seconds_to_answer, networks))
+        networks = [student] if teacher is None else [student, teacher]
+        return JudgingCosts(scoring=count * sum(map(seconds_to_answer, networks)))
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         return summarize_scenes(run)

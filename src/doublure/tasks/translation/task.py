@@ -1,6 +1,6 @@
 """The translation task for the engine: networks from tokens to tokens."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from doublure.core.optional import require
 from doublure.core.protocols import Batch, Contract, Source
 from doublure.core.words import Words
 from doublure.engine.method import Facts, Method
-from doublure.engine.recipe import Recipe
-from doublure.engine.task import EvaluationData, FinishedRun, TrainInputs
+from doublure.engine.recipe import Recipe, Stage
+from doublure.engine.task import EvaluationData, FinishedRun, JudgingCosts, TrainInputs
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef, parse
@@ -143,10 +143,14 @@ class TranslationTask:
     def agreement(self, outputs: Iterable[tuple[Any, Any]]) -> Score:
         return Translation().agreement(outputs)
 
-    def seconds_to_judge(
-        self, networks: Sequence[Network[TextContract]], data: EvaluationData | None
-    ) -> float:
-        return 0.0  # not predicted: the length of sentences is unknown
+    def judging_costs(
+        self,
+        stage: Stage,
+        teacher: Network[TextContract] | None,
+        student: Network[TextContract],
+        data: EvaluationData | None,
+    ) -> JudgingCosts:
+        return JudgingCosts()  # not predicted: the length of sentences is unknown
 
     def summarize(self, run: FinishedRun) -> dict[str, Any]:
         return summarize_translation(run)
