@@ -146,8 +146,7 @@ def _source(settings: type, card: Card | None = None, **more: Any) -> Entry:
 
 
 def _recipe_source(settings: type) -> Entry:
-    """A source with a recipe of the same name, which has its own objective and training
-    settings."""
+    """A source with a recipe of the same name, with its own objective and training."""
     return _entry(settings, "distill --method {kind}")
 
 

@@ -122,8 +122,7 @@ def input_mean(
     means: Float[Tensor, " filters"],
     variances: Float[Tensor, " filters"],
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels channels"]]:
-    """Return the solution of (1), the mean of the normalised input, and the covariance of its
-    error.
+    """Return the solution m of (1), and the covariance of its error.
 
     Filters have weights inverse to their variance, since their errors grow with it.
     """

@@ -1,5 +1,4 @@
-"""The paper behind a method. Docs, reports and benchmarks read it; each citation is written
-once."""
+"""The paper behind a method, cited once for docs, reports and benchmarks."""
 
 import sys
 from collections.abc import Mapping

@@ -19,8 +19,7 @@ _HOW = {
 
 
 class MissingExtraError(RuntimeError):
-    """A required optional package cannot be imported; the message has the reason and the
-    command."""
+    """A required package cannot be imported; the message has the reason and the command."""
 
 
 def reason_absent(name: str) -> str | None:

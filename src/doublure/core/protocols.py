@@ -139,8 +139,7 @@ class Batch:
         return replace(self, views={n: made[id(v)] for n, v in self.views.items()}, **fields)
 
     def counted(self, values: Tensor) -> Tensor:
-        """Return the values of the elements that count: for text, of all tokens, in one
-        dimension."""
+        """Return the values of elements that count, in one dimension: for text, of all tokens."""
         return values if self.mask is None else values[self.mask]
 
 
@@ -175,8 +174,7 @@ class StreamContext(Generic[AnyContract]):
 
 @runtime_checkable
 class State(Protocol):
-    """The state on which the next step depends; {} if there is none. Plain values and tensors
-    only."""
+    """The state on which the next step depends, in plain values and tensors; {} if none."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
@@ -387,8 +385,7 @@ class RemarksOnTraining(Protocol):
 
 @runtime_checkable
 class Transform(Protocol):
-    """A function from network to network; its input is unchanged. Batches have a teacher's outputs,
-    if any."""
+    """From network to network, without change of the input. Batches may have teacher outputs."""
 
     def __call__(
         self, model: nn.Module, batches: Iterable[Batch] | None, rng: torch.Generator, /

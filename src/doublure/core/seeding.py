@@ -1,5 +1,4 @@
-"""Child generators from one seed: the same name gives the same stream, independent of earlier
-draws.
+"""Child generators from one seed: a name gives the same stream, whatever was drawn before.
 
 No numbers of the parent generator are consumed: a child's seed is a hash of the parent's initial
 seed and the child's path, so the order of children does not matter.

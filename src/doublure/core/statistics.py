@@ -33,6 +33,5 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
 def top1_equal(
     logits: Float[Tensor, "batch classes"], others: Float[Tensor, "batch other_classes"]
 ) -> Bool[Tensor, " batch"]:
-    """Return whether two networks predict the same class for each image; one may have more
-    classes."""
+    """Return whether two networks predict the same class; one may have more classes."""
     return logits.argmax(-1) == others.argmax(-1)

@@ -28,8 +28,7 @@ _LEVELS = 16
 def digits(
     split: DigitsSplit,
 ) -> tuple[UInt8[np.ndarray, "count 8 8 1"], Int64[Tensor, " count"]]:
-    """Return images and labels: 1297 for training, 500 for testing, or all 1797 in their original
-    order."""
+    """Return images and labels: 1297 for training, 500 for testing, or all in original order."""
     from sklearn.datasets import load_digits  # slow to import, so only here
 
     raw = load_digits()

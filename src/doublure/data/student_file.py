@@ -105,8 +105,7 @@ def to_json(task: str, description: Any, digest: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The content of student.json: task, the task's description of the network, digest of the
-    weights."""
+    """The content of student.json: task, description of the network, digest of the weights."""
 
     task: str
     description: Any

@@ -38,8 +38,7 @@ def output_names(network: Network[Any]) -> tuple[str, ...]:
 
 
 def describe(network: Network[Any]) -> dict[str, str]:
-    """Return the network's contract, each value as JSON; normalisation is part of the network and
-    only documented."""
+    """Return the network's contract as JSON values; normalisation is inside the network."""
     contract = network.contract
     names = {"names": "class_names"}
     values = {

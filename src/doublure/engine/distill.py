@@ -97,8 +97,7 @@ class Training:
 
     @property
     def last(self) -> Batch | None:
-        """The last batch with the teacher's outputs; None before the first one or without
-        teacher."""
+        """The last batch with teacher outputs; None before the first or without teacher."""
         return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 

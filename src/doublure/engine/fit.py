@@ -183,8 +183,7 @@ class _Step(nn.Module):
 
 
 class _Meter:
-    """Sums terms on the device, with one transfer per line, and records the first non-finite
-    step."""
+    """Sums terms on the device, one transfer per line; records the first non-finite step."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}

@@ -229,8 +229,7 @@ def _counted(
     opened: Opened,
     make: Callable[[int | None, int | None], nn.Module],
 ) -> PartialContract:
-    """Return the numbers that only the weights determine, for architectures that are cheap to
-    build."""
+    """Return the numbers that only the weights determine, for cheap architectures."""
     if opened.state is None or opened.reference.kind != "builtin":
         return EMPTY_CONTRACT
     classes, channels = first_value(places, "classes"), first_value(places, "channels")

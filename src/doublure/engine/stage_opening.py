@@ -53,8 +53,7 @@ class Training:
 
     @property
     def last(self) -> Batch | None:
-        """The last batch with the teacher's outputs; None before the first one or without
-        teacher."""
+        """The last batch with teacher outputs; None before the first or without teacher."""
         return self.stream.last if isinstance(self.stream, TeacherStream) else None
 
 
@@ -68,8 +67,7 @@ def open_stage(
     say: Callable[[str], None] = lambda _: None,
     **where: Any,
 ) -> Training:
-    """Return the training of `student` by one stage, ready to be called with
-    checkpointer and logger.
+    """Return the training of `student` by one stage, to be called with checkpointer and log.
 
     Args:
         settings: settings in place of the stage's own, for a part of a run.

@@ -1,5 +1,4 @@
-"""Activations of a network: which one produced or consumes a value, found by recording function
-calls.
+"""Activations that produce or consume a value, found by recording function calls.
 
 A network may apply its activation as a layer, as a function, or in place, so that module names do
 not locate it. Therefore its function calls are recorded, with their input and output values. A
@@ -114,8 +113,7 @@ class ActivationRecorder(TorchFunctionMode):
 
 
 def find_activation(steps: Iterable[Step], values: Values) -> Step | None:
-    """Return the activation that produced the values, else the first that consumes them, else
-    None."""
+    """Return the activation that produced the values, else their first consumer, else None."""
     steps = tuple(steps)
     for step in steps:
         if step.activates and step.leaving == values:
@@ -146,6 +144,5 @@ def _activate(
 
 
 def _channels(given: Tensor) -> int:
-    """Return the number of channels of a map, of tokens (batch, tokens, channels) or of a
-    vector."""
+    """Return the number of channels of a map, tokens (batch, tokens, channels) or a vector."""
     return given.shape[1] if given.dim() == 4 else given.shape[-1] if given.dim() > 1 else 0

@@ -1,5 +1,4 @@
-"""BatchNorm statistics: moments of the training data in a network, and distances of a batch to
-them.
+"""BatchNorm statistics: stored moments of the training data, and distances of a batch to them.
 
 A BatchNorm layer l stores mean m_l and variance v_l of its inputs during training. For a batch of
 images, mu_l and s_l are mean and biased variance over all but the channels.

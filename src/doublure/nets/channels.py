@@ -81,8 +81,7 @@ class Channels:
 
     @property
     def holds(self) -> str:
-        """The number of filters fixed by operations that are not followed, and where; "" for
-        none."""
+        """The number of filters fixed by unfollowed operations, and where; "" for none."""
         if not self.held:
             return ""
         *others, first = sorted(self.held, key=lambda place: self.held[place])
@@ -92,8 +91,7 @@ class Channels:
         return f"{count:,} of {whole:,} filters stay: they meet {first}{more}"
 
     def without(self, removed: Sequence[int]) -> dict[str, Kept]:
-        """Return the channels that each layer keeps without these labels; only layers that
-        change."""
+        """Return the channels that each changed layer keeps without these labels."""
         gone = torch.tensor(sorted(removed), dtype=torch.int64)
         kept = {
             name: tuple((~torch.isin(labels, gone)).nonzero()[:, 0] for labels in pair)
@@ -282,8 +280,7 @@ class _Walk:
         return (self.body.get_submodule(name) if name else None), name
 
     def record(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
-        """Record the labels that a layer reads and writes; a layer called twice keeps all
-        channels."""
+        """Record the labels of a layer's inputs and outputs; called twice, it keeps all."""
         if name in self.layers:
             place = f"'{name}', which is called more than once"
             self.stay(place, *self.layers[name], inputs, outputs)
@@ -348,8 +345,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _within_channels(name: str, arguments: tuple[Any, ...], node: fx.Node, read: fx.Node) -> bool:
-    """Return whether a slice, reduction or division by a number keeps the dimensions of batch and
-    channel."""
+    """Return whether a slice, reduction or division keeps the dimensions of batch and channel."""
     dimensions = len(_shape(read))
     if name in ("div", "div_"):
         return node.all_input_nodes == [arguments[0]]

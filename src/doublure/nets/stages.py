@@ -80,8 +80,7 @@ class Layer:
         return replace(self, name=self.activation.entering, applied=None)
 
     def after_activation(self) -> "Layer":
-        """Return the layer at the output of the stage's activation; itself without an
-        activation."""
+        """Return the layer at the output of the stage's activation; itself without one."""
         if self.activation is None:
             return self
         if self.activation.leaving is not None:

@@ -72,8 +72,7 @@ def load_factory(path: str | Path, name: str) -> Callable[..., Any]:
 
 
 def make(factory: Callable[..., Any], source: str, **wanted: Any) -> nn.Module:
-    """Return the factory's network; it is called with the values of `wanted` that it has arguments
-    for.
+    """Return the factory's network, called with the values of `wanted` that it accepts.
 
     Weights in half or double precision are converted to float32, with a warning.
 

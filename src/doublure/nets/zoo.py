@@ -1,5 +1,4 @@
-"""Networks of timm, torchvision and the Hugging Face hub, with the input contracts of their
-weights.
+"""Networks of timm, torchvision and the Hugging Face hub, and their input contracts.
 
 Weights are downloaded only if the reference names a hub; only tensors are read, and a repository
 that needs its own code is refused.

@@ -153,8 +153,7 @@ class SavedFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedForm:
-    """One row of `exports.json`; the first row is the float network, the reference for the
-    others."""
+    """One row of `exports.json`; the first is the float network, the reference for the others."""
 
     form: str
     path: str | None = None

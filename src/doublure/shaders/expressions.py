@@ -20,8 +20,7 @@ Number = float | int
 
 
 class Operation(NamedTuple):
-    """Kinds of an operation's arguments and result, and its function on literals if it can be
-    folded."""
+    """Kinds of an operation's arguments and result, and its function on literals if foldable."""
 
     takes: tuple[Kind, ...]
     gives: Kind = "float"

@@ -29,8 +29,7 @@ _LARGEST_ATLAS = 4096
 
 
 class OpenGLError(RuntimeError):
-    """OpenGL is not available, or its results are wrong; the message has the reason and a
-    remedy."""
+    """OpenGL is missing, or its results are wrong; the message has the reason and a remedy."""
 
 
 def open_context() -> Any:

@@ -240,8 +240,7 @@ class ShaderStream:
         return self._orders[lap]
 
     def _instances(self, turn: _Turn) -> Instances:
-        """Return the images of a turn; those of the next turns are computed and cached with
-        them."""
+        """Return the images of a turn; those of the next turns are cached with them."""
         ahead = self.settings.instances * _LAPS_AHEAD
         block, first = divmod(turn.places.start, ahead)
         if self._ahead.get(turn.number, (None,))[0] != block:

@@ -110,8 +110,7 @@ def matched_shaders() -> Source:
 
 @dataclass(frozen=True, kw_only=True)
 class ShortInversion:
-    """Source: another source's images after a few steps of inversion. Default: matched shader
-    images.
+    """Source: another source's images, briefly inverted. Default: matched shader images.
 
     Args:
         source: source of the starts; its labels are not used.
@@ -254,8 +253,7 @@ class ShortInversionStream:
 
     @torch.no_grad()
     def _assign_labels(self, images: Images, step: int) -> Int64[Tensor, " batch"]:
-        """Return a label for each image: the next labels in order, assigned to the likeliest
-        images."""
+        """Return a label for each image: the next labels, assigned to the likeliest images."""
         context, count = self._context, len(images)
         classes = context.contract.classes
         logits = self._teacher.record(images).output

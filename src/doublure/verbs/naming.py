@@ -102,8 +102,7 @@ def as_network(network: nn.Module, contract: Contract | None) -> Network[Any]:
 def permitted(
     *references: str | NetworkRef | nn.Module | None, allow_code: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return the files whose code may run: the allowed ones, and those of typed file:
-    references."""
+    """Return the files whose code may run: those allowed, and typed file: references."""
     typed = []
     for reference in references:
         if reference is not None and not isinstance(reference, nn.Module):
@@ -195,8 +194,7 @@ def source_named(source: str | Source, *, labels: bool = False, contract: Any = 
 
 
 def _by_class(name: str) -> Any:
-    """Return the settings of a user's class with default values; its code may run, as it was
-    typed."""
+    """Return a user's class with default values; its code may run, as it was typed."""
     settings = load_class(name, allow_code=True)
     try:
         return settings()

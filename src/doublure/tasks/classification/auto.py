@@ -161,8 +161,7 @@ def _on_disk(inputs: MethodInputs) -> bool:
 
 
 def _inverts(inputs: MethodInputs) -> bool:
-    """Return whether images are optimised: not with real images, or where it costs more than it
-    gains."""
+    """Return whether images are optimised: not with real images, or where gains are too small."""
     large = min(inputs.image_contract.size) >= _TINY
     return (
         not _on_disk(inputs)

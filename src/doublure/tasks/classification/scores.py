@@ -117,8 +117,7 @@ class Classification:
         return tally
 
     def confusion(self, pairs: Iterable[tuple[Any, Batch]]) -> Int64[Tensor, "labels predictions"]:
-        """Return the confusion matrix: numbers of images by class (row) and predicted class
-        (column)."""
+        """Return the confusion matrix: images by class (row) and predicted class (column)."""
         table: Tensor | None = None
         for output, batch in pairs:
             logits = _logits(output)

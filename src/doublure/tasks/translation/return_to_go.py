@@ -50,16 +50,14 @@ def tokens_to_go(mask: Bool[Tensor, "batch length"]) -> Int64[Tensor, "batch len
 def others_mean(
     values: Float[Tensor, "batch length"], mask: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
-    """Return at each position the mean over the other sentences of that length; 0 if there is
-    none."""
+    """Return the mean over the other sentences at each position; 0 if there are none."""
     count = mask.sum(0) - mask.long()
     return ((values * mask).sum(0) - values * mask) / count.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnToGo:
-    """Objective: the policy gradient of later reverse divergence, in addition to that of every
-    token.
+    """Objective: the policy gradient of later reverse divergence.
 
     Args:
         temperature: temperature of both networks' logits, as in the divergence added to it.
