@@ -124,7 +124,7 @@ def test_of_a_dict_the_map_called_out_is_taken(scenes, tmp_path):
     teacher = Network(Dense(), CONTRACT)
     assert torch.equal(
         teacher(torch.zeros(1, 3, *SIZE)),
-        teacher.body(teacher.shown(torch.zeros(1, 3, *SIZE)))["out"],
+        teacher.body(teacher.to_input(torch.zeros(1, 3, *SIZE)))["out"],
     )
     doublure.evaluate(teacher, str(scenes))
     doublure.distill(teacher, Dense(), out=tmp_path / "run", transfer=str(scenes), steps=2)
