@@ -21,6 +21,33 @@ def _evaluated(result: Result) -> str:
     return table(("network", "parameters", "accuracy", "right", "known of it"), rows)
 
 
+def _segmentation(result: Result) -> str:
+    parts = []
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        groups.setdefault(row["at"], []).append(row)
+    for at, rows in groups.items():
+        arms = dict.fromkeys(row["arm"] for row in rows)
+        made = []
+        for arm in arms:
+            own = [row for row in rows if row["arm"] == arm]
+            told = [_share(own, name) for name in ("accuracy", "unseen", "pixel_accuracy")]
+            seconds = statistics.mean(row["seconds"] for row in own)
+            made.append([arm, len(own), *told, _share(own, "agreement"), f"{seconds:,.0f}"])
+        heads = (f"at {at}", "seeds", "mIoU, %", "of the drive never seen", "pixel accuracy")
+        parts.append(table((*heads, "agreement", "CPU seconds"), made))
+    return "\n\n".join(parts)
+
+
+def _share(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return mean and standard deviation over the seeds, in percent."""
+    values = [100 * row[name] for row in rows if row[name] is not None]
+    if not values:
+        return "—"
+    spread = f" {PLUS_MINUS} {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
 def _int8(result: Result) -> str:
     rows = []
     for row in result["rows"]:
@@ -338,6 +365,7 @@ def _answer_ring(result: Result) -> str:
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "evaluate_cifar10": _evaluated,
     "int8": _int8,
+    "segmentation": _segmentation,
     "inversion_cifar10": _inversion,
     "short_inversion": _short_inversion,
     "augmentation": _augmentation,

@@ -43,6 +43,8 @@ _PROGRAM_DESCRIPTION = "description.json"
 _SIZE, _CHANNELS = (32, 32), 3
 # The description next to an exported program.
 _PROGRAM_DESCRIPTION = "description.json"
+# What a contract calls the output of a network that answers every pixel, and its shape.
+_MAP, _MAP_SHAPE = "map", ("batch", "classes", "height", "width")
 
 Rebuild = Callable[[nn.Module, Plan], nn.Module]
 
@@ -140,7 +142,9 @@ def assemble(
     if opened.reference.kind == "file":
         channels = channels or user_file.first_channels(body) or _CHANNELS
         answered = user_file.count_classes(body, said.ref, classes, channels, size)
-        places.append(PartialContract(classes=answered))
+        dense = user_file.answered(body, said.ref, channels, size).ndim == len(_MAP_SHAPE)
+        output = _MAP if dense else None
+        places.append(PartialContract(classes=answered, output=output))
     contract, notes = merge_contracts(places, size, channels or _CHANNELS, said.ref)
     body = rebuild(body, opened.plan)
     if opened.state is not None:

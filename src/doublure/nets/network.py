@@ -57,9 +57,7 @@ class Network(nn.Module, Generic[AnyContract]):
     def forward(self, inputs: Input) -> Any:
         if isinstance(inputs, Tensor) and self._of_images:
             inputs = self.to_input(inputs)
-        output = self.body(inputs)
-        # Dense networks of torchvision answer {"out": ..., "aux": ...}; "aux" is for training.
-        return output[_MAIN] if isinstance(output, Mapping) and _MAIN in output else output
+        return main_output(self.body(inputs))
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return the normalised input of the architecture for images in [0, 1]."""
@@ -74,6 +72,13 @@ class Network(nn.Module, Generic[AnyContract]):
         if images.stride()[1:] == (height * width, width, 1):
             return images
         return images.clone(memory_format=torch.contiguous_format)
+
+
+def main_output(output: Any) -> Any:
+    """Return the output that counts: of a dict with "out", as dense networks of torchvision
+    answer with, that one; the others serve their own training.
+    """
+    return output[_MAIN] if isinstance(output, Mapping) and _MAIN in output else output
 
 
 def freeze(network: nn.Module) -> nn.Module:

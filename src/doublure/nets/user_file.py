@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
-from doublure.nets.network import other_precisions
+from doublure.nets.network import main_output, other_precisions
 
 # Name prefix of modules loaded from a file.
 _OF_FILE = "doublure_file_"
@@ -110,7 +110,7 @@ def count_classes(
         source: the REF, for messages.
         classes: expected number, None if unknown.
     """
-    answer = _answer(network, source, channels, size)
+    answer = answered(network, source, channels, size)
     if not isinstance(answer, Tensor) or answer.ndim < 2:
         kind = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(f"{source} returns {kind}, not logits of shape (batch, classes)")
@@ -122,11 +122,13 @@ def count_classes(
     return answer.shape[1]
 
 
-def _answer(network: nn.Module, source: str, channels: int, size: tuple[int, int]) -> Any:
+def answered(network: nn.Module, source: str, channels: int, size: tuple[int, int]) -> Any:
+    """Return what the network answers to one black image; it is left as it was."""
     training = {layer: layer.training for layer in network.modules()}
     try:
         with torch.no_grad():
-            return network.eval()(torch.zeros(1, channels, *size))
+            answer = network.eval()(torch.zeros(1, channels, *size))
+            return main_output(answer)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -104,6 +104,56 @@ def test_a_killed_game_is_resumed_with_the_same_bytes(teacher, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_a_student_inherits_from_its_teacher_unless_it_shall_not(teacher, scenes, tmp_path):
+    def begun(*more):
+        out = tmp_path / f"run{len(more)}"
+        done = command(
+            *("distill", "--teacher", teacher, "--student", "builtin/scene-unet-3", "--steps", "1"),
+            *("--transfer", scenes, "--eval", scenes, "--out", out, *more),
+        )
+        assert done.status == 0, done.err
+        return json.loads((out / "summary.json").read_text())
+
+    inherited, fresh = begun(), begun("--from-scratch")
+    assert "repaired by least squares" in inherited["beginning"]["how"]
+    assert fresh["beginning"] is None
+    assert inherited["agreement"] > fresh["agreement"]
+
+
+NET = """
+import torch
+from torch import nn
+
+class Dense(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Conv2d(3, classes, 3, padding=1)
+
+    def forward(self, images):
+        return {"out": self.layer(images), "aux": images}
+
+def make_net(classes):
+    return Dense(classes)
+"""
+
+
+def test_a_network_of_a_file_is_known_to_segment_by_what_it_answers(scenes, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    net = f"file:{tmp_path / 'net.py'}:make_net"
+    done = command(
+        *("train", "--net", net, "--data", scenes, "--eval", scenes, "--steps", "2"),
+        *("--out", tmp_path / "run"),
+    )
+    assert done.status == 0, done.err
+    weights = tmp_path / "run" / "student.safetensors"
+    done = command(
+        *("evaluate", "--model", net, "--weights", weights, "--classes", "3", "--size", "32x48"),
+        *("--data", scenes, "--json"),
+    )
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["count"] == 6
+
+
 class Dense(nn.Module):
     """Answers as torchvision's dense networks do."""
 

@@ -6,6 +6,7 @@ class as it has pixels. What makes images makes them at that size.
 
 from dataclasses import replace
 
+from doublure.compress.inherit import Inherit
 from doublure.core.protocols import InputContract, Source
 from doublure.data.scenes import SceneData
 from doublure.engine.fit import FitSettings
@@ -40,6 +41,8 @@ _FIT = FitSettings(
     gradient_clip=5.0,
 )
 _TRAIN_FIT = replace(_FIT, batch_size=8)
+# Images by which inherited layers are repaired.
+_REPAIRED = 128
 # Objectives that take maps as they are.
 _DENSE = (LogitL1, PerPixel, PixelLabels)
 
@@ -73,15 +76,29 @@ def shown(source: Source, contract: InputContract) -> Source:
 
 
 def auto(inputs: MethodInputs) -> tuple[Stage, ...]:
-    """Return `surrogate_kd` where images are given, else `dfad`."""
-    return dfad(inputs) if inputs.base is None else surrogate_kd(inputs)
+    """Return `surrogate_kd` where images are given, else `dfad`; a student inherits what it can."""
+    (stage,) = dfad(inputs) if inputs.base is None else surrogate_kd(inputs)
+    if not _inherits(inputs):
+        return (stage,)
+    # A generator that has not learned yet shows nothing by which layers could be repaired.
+    seen = shown(Matched(source=Shaders()), inputs.image_contract) if inputs.base is None else None
+    return (replace(stage, init=Inherit(num_images=_REPAIRED), init_source=seen),)
 
 
 def plan(inputs: MethodInputs) -> tuple[str, ...]:
     """Return what was chosen and why."""
+    begins = (
+        "the student begins with what it can take over from its teacher"
+        if _inherits(inputs)
+        else "the student begins from scratch"
+    )
     if inputs.base is None:
-        return ("no images are given: a generator looks for those at which the two differ",)
-    return ("windows of the images given are shown, none is made",)
+        return begins, "no images are given: a generator looks for those at which the two differ"
+    return begins, "windows of the images given are shown, none is made"
+
+
+def _inherits(inputs: MethodInputs) -> bool:
+    return "inherit" not in inputs.without and inputs.facts.inherits
 
 
 def surrogate_kd(inputs: MethodInputs) -> tuple[Stage, ...]:

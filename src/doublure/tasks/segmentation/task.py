@@ -60,6 +60,7 @@ class SegmentationTask:
         Method(
             name="auto",
             stages=recipes.auto,
+            parts=("inherit",),
             plan=recipes.plan,
             open=True,
             applied=recipes.per_pixel,
