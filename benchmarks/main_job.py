@@ -29,7 +29,9 @@ from cifar10 import public_teacher
 from doublure.core.protocols import InputContract, Source, StreamContext
 from doublure.core.seeding import child_seed, from_seed
 from doublure.data.datasets import Dataset, Part, open_data
+from doublure.engine.fit import FitSettings
 from doublure.engine.method import MethodInputs
+from doublure.engine.pacing import Pacer
 from doublure.engine.planning import within_budget
 from doublure.engine.processes import process_group
 from doublure.engine.recipe import Recipe
@@ -137,14 +139,12 @@ def run(
     seconds: float,
     seed: int,
     note: Callable[[dict[str, Any]], None],
-    steps: int | None = None,
 ) -> dict[str, Any]:
     """Train one student and return its row.
 
     Args:
         networks: the teacher, and the data for choices and for the report.
         note: is told label-free measurements beside the accuracy.
-        steps: in place of those that planning finds, its pools in proportion.
     """
     teacher, design, report = networks
     began, paused = clock(), 0.0
@@ -153,8 +153,6 @@ def run(
     with process_group(cpu=True) as alone:
         recipe = within_budget(recipe, teacher, student, seconds, alone, clock)
     stage = recipe.stages[0]
-    if steps is not None:
-        stage = replace(stage, fit=replace(stage.fit, steps=steps))
     stage = replace(stage, fit=replace(stage.fit, log_every=max(1, stage.fit.steps // LOOKS)))
     curve: list[dict[str, float]] = []
     probes = _Probes(teacher)
@@ -172,11 +170,17 @@ def run(
         note({**told, "label_free": probes.measure(student)})
         paused += clock() - start
 
+    def adopt(settings: FitSettings) -> FitSettings:
+        nonlocal stage
+        stage = replace(stage, fit=settings)
+        return settings
+
+    pacer = Pacer(began + seconds, lambda: clock() - paused, adopt, torch.device("cpu"))
     errors: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         train = open_stage(stage, teacher, student, stage_rng(recipe, 0), scratch=Path(scratch))
         train.note = lambda made: errors.update(made.errors)
-        result = train(logger=look)
+        result = train(logger=look, pacing=pacer)
     spent = clock() - began - paused
     return {
         "seed": seed,
@@ -255,7 +259,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--name", help="of the results file, in place of the pair's")
     parser.add_argument(
-        "--exact", action="store_true", help="steps by the pace of rows; run those again that miss"
+        "--exact", action="store_true", help="run rows again that took another time"
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -270,15 +274,11 @@ def main() -> None:
     for seed in given.seeds:
         for arm in given.arms:
             key = {"arm": arm, "seed": seed, "at": at}
-            here = [r for r in table.rows if r["host"] == provenance()["host"]]
-            here = [r for r in here if r["arm"] == arm and r["at"] == at]
             if table.has(**key):
-                own = [r for r in here if r["seed"] == seed]
-                close_enough = [abs(r["seconds"] / given.seconds - 1) <= NEAR for r in own]
-                if not given.exact or all(close_enough):
+                rows = [r for r in table.rows if all(r[k] == v for k, v in key.items())]
+                own = [r for r in rows if r["host"] == provenance()["host"]]
+                if not given.exact or all(_took(r, given.seconds) for r in own):
                     continue
-                here = own
-            steps = _paced(here, given.seconds) if given.exact and here else None
 
             if ARMS[arm].few:  # drawn outside of the time
                 few_images(ARMS[arm].few, seed, teacher.contract)
@@ -287,7 +287,7 @@ def main() -> None:
                 with (RESULTS / "label_free.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"pair": given.pair, **key, **told}) + "\n")
 
-            row = run(ARMS[arm], networks, refs, given.seconds, seed, note, steps)
+            row = run(ARMS[arm], networks, refs, given.seconds, seed, note)
             if table.has(**key):
                 table.drop(**key)
             table.add({"at": at, "arm": arm, **row}, ("at", "arm"))
@@ -299,10 +299,9 @@ def main() -> None:
     close(table)
 
 
-def _paced(rows: list[dict[str, Any]], seconds: float) -> int:
-    """Return how many steps take this long at the pace of earlier rows of the same arm."""
-    pace = sum(row["steps"] / row["seconds"] for row in rows) / len(rows)
-    return round(seconds * pace)
+def _took(row: dict[str, Any], seconds: float) -> bool:
+    """Whether a row took the time it was given."""
+    return abs(float(row["seconds"]) / seconds - 1) <= NEAR
 
 
 def close(table: Table) -> None:
