@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.verbs.distill import distill
 from doublure.verbs.synthesize import synthesize
 from doublure.verbs.train import train

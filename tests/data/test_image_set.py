@@ -46,7 +46,11 @@ def test_what_was_written_is_read_back_from_a_memory_map(tmp_path):
 
 def test_the_files_are_plain_numpy_and_json(tmp_path):
     write(tmp_path, labels=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npy", "set.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".doublure",
+        "images.npy",
+        "set.json",
+    ]
     assert np.load(tmp_path / "images.npy").shape == (20, 4, 5, 3)
     told = json.loads((tmp_path / "set.json").read_text())
     assert {"source", "settings", "seed", "counts", "digest"} <= told.keys()

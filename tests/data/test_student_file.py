@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from doublure.core.protocols import InputContract
-from doublure.data import student_file
 from doublure.data.checkpoints import CheckpointError
 from doublure.data.student_file import (
     ImageDescription,
@@ -80,7 +79,11 @@ def test_tied_weights_are_written_twice(tmp_path):
 
 def test_nothing_but_the_two_files_is_left(tmp_path):
     written(written(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"student.safetensors", "student.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".doublure",
+        "student.safetensors",
+        "student.json",
+    }
 
 
 def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
@@ -89,13 +92,11 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(student_file.os, "fsync", no_space)
-    with pytest.raises(
-        CheckpointError, match="No space left on device; the previous files are intact"
-    ):
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(CheckpointError, match="the previous files are intact"):
         written(tmp_path, {"weight": torch.zeros(1)})
     assert torch.equal(read_student(tmp_path, KNOWN)[0]["weight"], STATE["weight"])
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_weights_of_another_student_are_noticed(tmp_path):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from doublure.data.own_files import RunFolderError
 from doublure.engine import pacing, planning
 from doublure.engine.recipe import RecipeError
-from doublure.engine.run_folder import RunFolderError
 from doublure.nets import builtin
 from doublure.nets.references import NetworkRef
 from doublure.recipe_file import read

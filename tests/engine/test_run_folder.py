@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
+from doublure.data.own_files import RunFolderError, part_of
 from doublure.engine.run_folder import (
     FolderCheckpointer,
     MetricsFile,
     RunFolder,
-    RunFolderError,
     TensorBoard,
     read_metrics,
     write_json,
@@ -51,7 +51,8 @@ def test_resume_goes_on_with_what_is_there_and_starts_where_nothing_is(tmp_path)
 
 def test_a_run_that_was_killed_before_its_recipe_was_written_starts_again(tmp_path):
     folder = made(tmp_path / "run")
-    folder.file("recipe.toml").rename(folder.file("recipe.toml.part"))
+    part_of(folder.file("recipe.toml")).write_text("seed")
+    folder.file("recipe.toml").unlink()
     assert folder.check(resume=True, overwrite=False) is False
     assert folder.check(resume=False, overwrite=True) is False
 
@@ -61,7 +62,12 @@ def test_to_look_whether_a_run_may_be_overwritten_removes_nothing(tmp_path):
     assert folder.check(resume=False, overwrite=True) is False
     assert folder.file("recipe.toml").exists()
     folder.begin(overwrite=True)
-    assert [item.name for item in folder.path.iterdir()] == ["checkpoint"]
+    names = sorted(item.name for item in folder.path.iterdir())
+    assert names == [".doublure", ".previous", "checkpoint"]
+    assert folder.earlier == folder.path / ".previous"
+    assert (folder.earlier / "recipe.toml").read_text() == "seed = 0\n"
+    folder.finish()
+    assert folder.earlier is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,7 @@ def test_to_look_whether_a_run_may_be_overwritten_removes_nothing(tmp_path):
 )
 def test_a_folder_that_is_no_run_is_never_written_into(tmp_path, way):
     (tmp_path / "cat.jpg").write_text("miaow")
-    with pytest.raises(RunFolderError, match="is not a run; refusing to write into it"):
+    with pytest.raises(RunFolderError, match="is not a run that doublure wrote; refusing"):
         RunFolder(tmp_path).check(**({"resume": False, "overwrite": False} | way))
 
 
@@ -80,7 +86,7 @@ def test_a_write_that_fails_leaves_the_file_before_it(tmp_path, monkeypatch):
     with pytest.raises(RunFolderError, match=r"No space left; what was there before is intact"):
         write_json(path, {"seed": 2})
     assert json.loads(path.read_text()) == {"seed": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".doublure", "summary.json"]
 
 
 STATE = {"step": 3, "weights": torch.arange(1000.0), "stream": {"drawn": 7}}
@@ -146,7 +152,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(tmp_path, 
     ):
         checkpointer.save({**STATE, "step": 4})
     assert checkpointer.load()["step"] == 3
-    assert [item.name for item in checkpointer.path.parent.iterdir()] == ["stage0.pt"]
+    names = sorted(item.name for item in checkpointer.path.parent.iterdir())
+    assert names == [".doublure", "stage0.pt"]
 
 
 def test_a_journal_is_cut_back_to_the_checkpoint(tmp_path):

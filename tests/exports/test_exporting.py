@@ -13,7 +13,7 @@ from doublure.compress.post_training_quantization import PostTrainingQuantizatio
 from doublure.core.protocols import image_batch
 from doublure.core.seeding import from_seed
 from doublure.data.arrays import array_images
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError, part_of, whole_file
 from doublure.exports import exporting
 from doublure.exports.exporting import LIST, held_against
 from doublure.exports.measure import Exported, LatencyRatio, Timing
@@ -35,7 +35,7 @@ SHORT = Timing(batch_size=4, rounds=3, seconds=0.1)
 
 
 def names(folder: Path) -> set[str]:
-    return {item.name for item in folder.iterdir()}
+    return {item.name for item in folder.iterdir()} - {".doublure"}
 
 
 def test_the_list_holds_the_float_form_first_and_the_report_reads_it(
@@ -148,8 +148,9 @@ def test_a_network_that_answers_nan_exports_nothing(probe: Tensor, tmp_path: Pat
 
 
 def earlier(folder: Path) -> None:
-    (folder / "student.onnx").write_bytes(b"good")
-    (folder / LIST).write_text("[]")
+    for name, content in (("student.onnx", b"good"), (LIST, b"[]")):
+        with whole_file(folder / name) as file:
+            file.write(content)
 
 
 def test_a_file_that_fails_verification_leaves_the_earlier_one(
@@ -203,8 +204,9 @@ def test_a_full_disk_while_moving_leaves_the_earlier_files(
 def test_what_a_killed_export_left_is_swept(
     network: Network, probe: Tensor, tmp_path: Path
 ) -> None:
-    (tmp_path / "exports.part").mkdir()
-    (tmp_path / "exports.part" / "student.onnx").write_bytes(b"half")
+    left = part_of(tmp_path / "exports")
+    left.mkdir()
+    (left / "student.onnx").write_bytes(b"half")
     export_network(network, tmp_path, ["onnx"], None, probe, timing=SHORT)
     assert names(tmp_path) == {"student.onnx", LIST}
 

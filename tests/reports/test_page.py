@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports import page
 from doublure.reports.concerns import ConcernLimits
 from doublure.reports.record import RunRecord

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports.page import write_report
 from doublure.reports.picture_rows import PICTURE_ROWS, picture_rows_bytes, read_picture_rows
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports.record import RunRecord, read_run
 from tests.reports.conftest import Files, WriteRun, samples, summary, whole_run
 

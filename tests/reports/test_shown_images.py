@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports.record import RunRecord, read_run
 from tests.reports.conftest import Files, WriteRun, optimisation_path, samples, whole_run
 

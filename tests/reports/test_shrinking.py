@@ -4,7 +4,7 @@ import pytest
 
 from doublure.compress.shrinking_choice import Recommendation, Row
 from doublure.compress.shrinking_plan import LeftOut, parse_target
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports.shrinking import (
     Placed,
     ShrinkSummary,

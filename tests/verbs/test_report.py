@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.verbs.report import report
 
 

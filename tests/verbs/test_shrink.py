@@ -10,7 +10,8 @@ from doublure.compress import shrinking_plan
 from doublure.compress.shrinking_choice import Row
 from doublure.compress.shrinking_plan import Costs, plan_candidates
 from doublure.data.image_set import read_image_set
-from doublure.engine.run_folder import SUMMARY, RunFolderError
+from doublure.data.own_files import RunFolderError
+from doublure.engine.run_folder import SUMMARY
 from doublure.exports import exporting
 from doublure.exports.exporting import FILES
 from doublure.exports.verify import Comparison

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ from torch import nn
 
 from doublure.core.protocols import InputContract
 from doublure.data.image_set import ImageSetError, read_image_set
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
+from doublure.engine.run_folder import RunFolder
 from doublure.nets.network import Network
 from doublure.sources.deep_inversion import DeepInversion
 from doublure.sources.image_optimisation import ImageOptimisation
@@ -54,7 +56,11 @@ def test_a_set_says_what_made_it_and_holds_what_was_asked_for(tmp_path):
     assert (made.source, made.seed) == ("noise", 3)
     assert made.settings == {"kind": "noise", "distribution": "gaussian"}
     assert json.loads(json.dumps(told)) == told
-    assert {path.name for path in made.folder.iterdir()} == {"images.npy", "set.json"}
+    assert {path.name for path in made.folder.iterdir()} == {
+        ".doublure",
+        "images.npy",
+        "set.json",
+    }
     made.verify()
 
 
@@ -160,7 +166,7 @@ def test_what_stands_there_is_refused_unless_one_says_what_to_do_with_it(tmp_pat
 @pytest.mark.parametrize("way", ["resume", "overwrite"])
 def test_a_folder_that_is_no_set_is_never_written_into(tmp_path, way):
     (tmp_path / "cat.jpg").write_text("miaow")
-    with pytest.raises(RunFolderError, match="is not a SET; refusing to write into it"):
+    with pytest.raises(RunFolderError, match="is not a SET that doublure wrote; refusing"):
         synthesize("noise", out=tmp_path, **{way: True}, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
 
@@ -272,3 +278,21 @@ def test_of_images_that_were_made_for_no_class_nothing_is_told(tmp_path):
     lines: list[str] = []
     synthesize("noise", out=tmp_path / "set", say=lines.append, **SMALL)
     assert lines == []
+
+
+def test_a_set_is_never_written_onto_what_it_is_made_from(tmp_path):
+    source = tmp_path / "set"
+    synthesize("noise", out=source, **SMALL)
+    for out in (source, tmp_path):
+        with pytest.raises(RunFolderError, match=r"which the SET is made from|not a SET"):
+            synthesize(str(source), out=out, overwrite=True, **SMALL)
+    assert len(read_image_set(source)) == SMALL["count"]
+
+
+def test_no_two_processes_write_one_set(tmp_path):
+    out = tmp_path / "set"
+    synthesize("noise", out=out, **SMALL)
+    with contextlib.closing(RunFolder(out)) as other:
+        other.take(afresh=False)
+        with pytest.raises(RunFolderError, match="another process uses"):
+            synthesize("noise", out=out, overwrite=True, **SMALL)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from doublure.core.checks import positive
 from doublure.data.arrays import take
+from doublure.data.own_files import make_folder, open_own, whole_file
 
 FORMAT = 1
 
@@ -173,7 +174,7 @@ class ImageSetWriter:
         return read_image_set(self.folder)
 
     def _begin(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         present = [name for name in (_IMAGES, _LABELS) if (self.folder / name).exists()]
         if present:
             raise ImageSetError(
@@ -223,8 +224,8 @@ class ImageSetWriter:
         return len(self._header(name)) + self._written * item
 
     def _extend(self, name: str, values: np.ndarray) -> None:
-        # Remove what an interrupted writer left after the last complete shard.
-        with (self.folder / name).open("ab") as file:
+        # What a killed writer left behind the last complete shard is cut off.
+        with open_own(self.folder / name, "ab") as file:
             file.truncate(self._end(name) if self._written else 0)
             if not self._written:
                 file.write(self._header(name))
@@ -349,15 +350,8 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    draft = path.with_name(path.name + ".part")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with whole_file(path) as file:
+            file.write((json.dumps(values, indent=2) + "\n").encode())
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror or error})") from error
-    finally:
-        draft.unlink(missing_ok=True)

@@ -4,9 +4,9 @@ The weights have the architecture's own keys, the description has timm's names. 
 digest of its weights, so that a mismatched pair is detected.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from doublure.core.checks import one_of
 from doublure.core.protocols import InputContract
 from doublure.data.checkpoints import CheckpointError, existing_file, read_safetensors
+from doublure.data.own_files import make_folder, whole_file
 
 WEIGHTS = "student.safetensors"
 DESCRIPTION = "student.json"
@@ -173,24 +174,17 @@ def write_student(
     weights = safetensors.torch.save(plain, metadata={"format": "pt"})
     text = to_json(task, description, hashlib.sha256(weights).hexdigest()).encode()
     contents = {folder / WEIGHTS: weights, folder / DESCRIPTION: text}
-    parts = {path: path.with_name(path.name + ".part") for path in contents}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, part in parts.items():
-            with part.open("wb") as file:
-                file.write(contents[path])
-                file.flush()
-                os.fsync(file.fileno())
-        # The description is last: with it, the student is complete.
-        for path, part in parts.items():
-            part.replace(path)
+        make_folder(folder)
+        with contextlib.ExitStack() as stack:
+            # Closed in reverse: the description is put in place last.
+            files = {path: stack.enter_context(whole_file(path)) for path in reversed(contents)}
+            for path, content in contents.items():
+                files[path].write(content)
     except OSError as error:
         raise CheckpointError(
             f"cannot write a student to {folder}: {error.strerror}; the previous files are intact"
         ) from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
 
 
 def read_student(

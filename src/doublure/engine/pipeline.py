@@ -21,6 +21,7 @@ from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
 from doublure.core.protocols import EvaluationSource, parts_of
 from doublure.core.seeding import child_seed, from_seed
+from doublure.data.own_files import RunFolderError
 from doublure.engine.budgeted_run import BudgetedRun, reserve
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
@@ -32,7 +33,7 @@ from doublure.engine.pacing import Pacer
 from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
-from doublure.engine.recipe import Recipe, RecipeError
+from doublure.engine.recipe import Recipe, RecipeError, inputs_of
 from doublure.engine.run_folder import (
     BEGINNING,
     MAKE_ROOM,
@@ -40,7 +41,6 @@ from doublure.engine.run_folder import (
     FolderCheckpointer,
     MetricsFile,
     RunFolder,
-    RunFolderError,
     TensorBoard,
     write_json,
     write_whole,
@@ -196,7 +196,9 @@ def _run(
         trained=trained,
     )
     paper = plugins.papers.get(recipe.method)
-    return summarize(finished, results, task, compared=compared, paper=paper)
+    summary = summarize(finished, results, task, compared=compared, paper=paper)
+    folder.finish()
+    return summary
 
 
 def _find_recipe(
@@ -209,7 +211,9 @@ def _find_recipe(
     """Return the recipe to run, and whether it is resumed; nothing is written."""
     if options.tensorboard:
         require("torch.utils.tensorboard")
-    if not processes.first or not folder.check(resume=options.resume, overwrite=options.overwrite):
+    if not processes.first or not folder.check(
+        resume=options.resume, overwrite=options.overwrite, inputs=inputs_of(recipe)
+    ):
         return recipe, False
     return _going_on(recipe, folder, options, codec), True
 
@@ -235,6 +239,8 @@ def _create_folder(
     if not saved:
         write_whole(folder.file(RECIPE), codec.to_toml(recipe))
     say = folder.logging(options.say)
+    if folder.earlier is not None:
+        say(f"the earlier run waits in {folder.earlier} until this one is complete")
     for note in (*notes, f"{recipe.verb} {recipe.method}: {recipe.student.ref}"):
         say(note)
     return dataclasses.replace(options, say=say)

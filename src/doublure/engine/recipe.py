@@ -5,7 +5,7 @@ from typing import Literal
 
 from doublure.core.checks import positive
 from doublure.core.initialisation import Initialization
-from doublure.core.protocols import Rule, Source, Transform
+from doublure.core.protocols import Rule, Source, SourceOnDisk, Transform, parts_of
 from doublure.engine.answer_ring import Ring
 from doublure.engine.fit import FitSettings
 from doublure.engine.label_space import check_label_space
@@ -89,3 +89,13 @@ class Recipe:
     def __post_init__(self) -> None:
         for stage in self.stages if self.own_label_space else ():
             check_label_space(stage.objective, stage.source)
+
+
+def inputs_of(recipe: Recipe) -> list[str]:
+    """Return the files and folders that a run is made from, and other names, as they were typed."""
+    references = [part for part in (recipe.teacher, recipe.student) if part is not None]
+    named = [name for part in references for name in (part.ref, part.weights, part.vocabulary)]
+    for stage in recipe.stages:
+        for part in parts_of(stage.source):
+            named += part.paths if isinstance(part, SourceOnDisk) else ()
+    return [name for name in (*named, recipe.eval) if name is not None]

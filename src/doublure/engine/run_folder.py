@@ -8,18 +8,29 @@ checkpoint.
 import contextlib
 import json
 import os
-import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import torch
 
 from doublure.core.optional import require
 from doublure.data.checkpoints import DAMAGE, first_line
+from doublure.data.own_files import (
+    PREVIOUS,
+    RunFolderError,
+    foreign_files,
+    is_own,
+    make_folder,
+    open_own,
+    own_names,
+    remove_previous,
+    set_aside,
+    whole_file,
+)
 
 try:
     import fcntl
@@ -30,26 +41,14 @@ RECIPE, SUMMARY, METRICS, LOG = "recipe.toml", "summary.json", "metrics.jsonl", 
 # The initialisation of the student.
 BEGINNING = "beginning.json"
 CHECKPOINT, TENSORBOARD = "checkpoint", "tensorboard"
-_PART = ".part"
 MAKE_ROOM = "free disk space, then use --resume"
-# Files of a run that was interrupted before its recipe was written.
-_BEFORE_RECIPE = {CHECKPOINT, LOG}
-
-
-class RunFolderError(ValueError):
-    """A run folder cannot be used; the message has the reason and a remedy."""
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file atomically, also in case of a power failure."""
-    part = path.with_name(path.name + _PART)
+    """Write a file so that it is either as before or complete, also after a power cut."""
     raw = data.encode() if isinstance(data, str) else data
-    with _report_disk_errors(path, "what was there before is intact", part):
-        with part.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+    with _report_disk_errors(path, "what was there before is intact"), whole_file(path) as file:
+        file.write(raw)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,12 +61,14 @@ class RunFolder:
     """The folder of one run, locked by one process until it is closed.
 
     Args:
-        record: the file that is written first and identifies the folder.
-        held: the open lock, once there is one.
+        record: the file that is written first, and by which the folder is known.
+        noun: what is kept there, for messages.
+        held: the open folder that keeps other processes out, once there is one.
     """
 
     path: Path
     record: str = RECIPE
+    noun: str = "run"
     held: list[int] = field(default_factory=list, compare=False, repr=False)
 
     def close(self) -> None:
@@ -96,42 +97,86 @@ class RunFolder:
             return
         self.held.append(folder)
 
-    def check(self, *, resume: bool, overwrite: bool) -> bool:
+    def check(self, *, resume: bool, overwrite: bool, inputs: Iterable[str | Path] = ()) -> bool:
         """Return whether to resume from the saved recipe; nothing is changed.
 
+        Args:
+            inputs: files and folders that the result is made from, as the user named them.
+
         Raises:
-            RunFolderError: the folder is not empty and neither option is set, or it is not a run.
+            RunFolderError: the folder has something in it and neither way was asked for, it has
+                something that this library did not write, or an input lies in it.
         """
         if resume and overwrite:
             raise RunFolderError("--resume and --overwrite exclude each other; choose one")
         if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is a file; choose a folder for the run")
-        present = {item.name for item in self.path.iterdir()} if self.path.exists() else set()
-        if not present:
+            raise RunFolderError(f"{self.path} is a file; choose a folder for the {self.noun}")
+        if not self.path.exists() or not any(self.path.iterdir()):
             return False
         if not resume and not overwrite:
             raise RunFolderError(
                 f"{self.path} exists; resume it with --resume, replace it with --overwrite, or "
                 f"choose another --out"
             )
-        if self.record not in present and not present <= _BEFORE_RECIPE | {self.record + _PART}:
+        if not is_own(self.path):
             raise RunFolderError(
-                f"{self.path} is not a run; refusing to write into it: choose another --out"
+                f"{self.path} is not a {self.noun} that doublure wrote; refusing to write into "
+                "it: choose another --out"
             )
+        self._spare(inputs)
+        if overwrite:
+            self._spare_foreign()
         self._hold()
-        return resume and self.record in present
+        return resume and self.record in own_names(self.path) and self.file(self.record).exists()
+
+    def _spare(self, inputs: Iterable[str | Path]) -> None:
+        """Raise where an input is the folder, or lies in it."""
+        folder = self.path.resolve()
+        for name in inputs:
+            path = Path(name).resolve()
+            if Path(name).exists() and (path == folder or folder in path.parents):
+                raise RunFolderError(
+                    f"{self.path} holds {name}, which the {self.noun} is made from; choose "
+                    "another --out"
+                )
+
+    def _spare_foreign(self) -> None:
+        """Raise where something lies in the folder that this library did not write."""
+        foreign = [str(path.relative_to(self.path)) for path in foreign_files(self.path)]
+        if foreign:
+            more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+            raise RunFolderError(
+                f"{self.path} also holds {', '.join(foreign[:3])}{more}, which doublure did not "
+                "write; nothing is removed: move it away, or choose another --out"
+            )
 
     def begin(self, *, overwrite: bool) -> None:
-        """Create the folder; with `overwrite`, remove the files of an earlier run."""
+        """Make the folder; what an earlier result left waits in it until `finish`."""
+        self.take(afresh=overwrite or not self.file(self.record).exists())
         try:
-            if overwrite and self.path.exists():
-                # The record is removed last: until then, the folder is known to be a run.
-                for item in sorted(self.path.iterdir(), key=lambda item: item.name == self.record):
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
-            (self.path / CHECKPOINT).mkdir(parents=True, exist_ok=True)
+            make_folder(self.scratch)
+        except OSError as error:
+            raise RunFolderError(f"cannot make {self.scratch}: {error.strerror}") from error
+
+    def take(self, *, afresh: bool) -> None:
+        """Make the folder, but none for checkpoints; if `afresh`, without an earlier result."""
+        try:
+            make_folder(self.path)
+            self._hold()
+            if afresh:
+                set_aside(self.path, self.record)
         except OSError as error:
             raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from error
-        self._hold()
+
+    @property
+    def earlier(self) -> Path | None:
+        """The result that this one replaces, as long as it is there."""
+        path = self.path / PREVIOUS
+        return path if path.exists() else None
+
+    def finish(self) -> None:
+        """Remove the earlier result: the new one is complete."""
+        remove_previous(self.path)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -147,7 +192,7 @@ class RunFolder:
         def tell(text: str) -> None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             path = self.file(LOG)
-            with _report_disk_errors(path, MAKE_ROOM), path.open("a", encoding="utf-8") as file:
+            with _report_disk_errors(path, MAKE_ROOM), open_own(path, "a") as file:
                 file.write(f"{stamp} {text}\n")
             say(text)
 
@@ -231,14 +276,12 @@ class FolderCheckpointer:
         return {**state, "stream": state["stream"][self._rank]}
 
     def _write(self, state: dict[str, Any]) -> None:
-        part = self.path.with_suffix(_PART)
         intact = f"the one before it is intact: {MAKE_ROOM}"
-        with _report_disk_errors(self.path, intact, part, what="the checkpoint "):
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
+        with (
+            _report_disk_errors(self.path, intact, what="the checkpoint "),
+            whole_file(self.path) as file,
+        ):
+            torch.save(state, file)
 
 
 class MetricsFile:
@@ -249,7 +292,7 @@ class MetricsFile:
         self._path = path = folder.file(METRICS)
         kept = [line for line in read_metrics(path) if _stands(line, stage, after_step)]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: IO[str] = open_own(path, "a")
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         with _report_disk_errors(self._path, MAKE_ROOM):
@@ -310,15 +353,10 @@ def _stands(line: Mapping[str, Any], stage: int, after_step: int) -> bool:
 
 
 @contextlib.contextmanager
-def _report_disk_errors(
-    path: Path, then: str, part: Path | None = None, *, what: str = ""
-) -> Iterator[None]:
-    """Context manager that turns disk errors into one line and removes a partial file."""
+def _report_disk_errors(path: Path, then: str, *, what: str = "") -> Iterator[None]:
+    """Turn what a disk says no with into one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        if part is not None:
-            with contextlib.suppress(OSError):  # the disk has failed
-                part.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or first_line(error)
         raise RunFolderError(f"cannot write {what}{path}: {reason}; {then}") from error

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from doublure.core.protocols import SourceOnDisk, parts_of
 from doublure.engine.fit import FitResult
 from doublure.engine.manifest import run_manifest
-from doublure.engine.recipe import Recipe
+from doublure.engine.recipe import Recipe, inputs_of
 from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
 from doublure.engine.task import FinishedRun, Task
 from doublure.nets.features import device_of
@@ -71,13 +70,9 @@ def _beginning(folder: RunFolder) -> Any:
 
 
 def _manifest(recipe: Recipe, student: Network[Any]) -> dict[str, Any]:
-    references = [part for part in (recipe.teacher, recipe.student) if part is not None]
-    named = [name for part in references for name in (part.ref, part.weights)]
-    for part in (part for stage in recipe.stages for part in parts_of(stage.source)):
-        named += part.paths if isinstance(part, SourceOnDisk) else ()
     return run_manifest(
         seeds={"run": recipe.seed},
-        inputs=[name for name in (*named, recipe.eval) if name is not None],
+        inputs=inputs_of(recipe),
         device=device_of(student),
         command=sys.argv,
     )

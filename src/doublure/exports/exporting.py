@@ -18,11 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from doublure.core.checks import one_of
+from doublure.data.own_files import (
+    OWN_LIST,
+    RunFolderError,
+    claim,
+    left_parts,
+    make_folder,
+    part_of,
+)
 from doublure.engine.description import INPUT, OUTPUT, describe
 from doublure.engine.loading import rebuilds, save
 from doublure.engine.plugins import task_of
 from doublure.engine.programs import trace_program, write_program
-from doublure.engine.run_folder import RunFolderError, write_json
+from doublure.engine.run_folder import write_json
 from doublure.engine.task import EvaluationData, Task
 from doublure.exports.int8_onnx import Int8, export_int8_onnx
 from doublure.exports.measure import Answer, Exported, Timing, on_cpu, time_forms
@@ -45,7 +53,6 @@ FILES = {
     "int8-onnx": "student.int8.onnx",
 }
 LIST = "exports.json"
-_PART = "exports.part"
 _LABELLED_BATCH = 250
 # Tolerance between two timings of the same file.
 _GAIN = 1.05
@@ -87,6 +94,8 @@ def export_network(
     timing = timing or Timing()
     expected = answers_of(network, probe)
     with _part_folder(folder) as part:
+        for name in (LIST, *(FILES[form] for form in asked)):
+            claim(folder / name)  # which is better refused now than after the work
         forms = _write_forms(network, part, asked, calibration, int8 or Int8(), tasks)
         rows = _judge(forms, network, probe, expected, labelled, timing, task, loader)
         rows = [row if row.form in asked else _not_kept(row) for row in rows]
@@ -124,12 +133,13 @@ def _checked(formats: Sequence[str], calibration: Iterable[Tensor] | None) -> tu
 
 @contextmanager
 def _part_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside `folder`."""
-    part = folder / _PART
+    """A fresh folder inside `folder`, gone again afterwards."""
+    part = part_of(folder / "exports")
     try:
-        if part.exists():
-            shutil.rmtree(part)  # left by an interrupted export
-        part.mkdir(parents=True)
+        make_folder(part.parent)
+        for left in left_parts(folder / "exports"):
+            shutil.rmtree(left)
+        part.mkdir()
     except OSError as error:
         raise RunFolderError(f"cannot make {part}: {error.strerror}") from error
     try:
@@ -319,8 +329,10 @@ def _not_kept(row: Exported) -> Exported:
 def _move_in(form: _Form, folder: Path) -> None:
     """Move a form's files to their places, each atomically."""
     files = form.path.parent.iterdir() if form.name == "safetensors" else [form.path]
-    for file in sorted(files, reverse=True):  # student.json last: with it, all is complete
+    names = sorted({file.name for file in files} - {OWN_LIST}, reverse=True)
+    for file in (form.path.with_name(name) for name in names):  # student.json last
         try:
+            claim(folder / file.name)
             file.replace(folder / file.name)
         except OSError as error:
             raise RunFolderError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 from doublure.reports.shown_images import WAY_OUT, read_arrays
 
 PICTURE_ROWS = "picture_rows.npz"

@@ -14,7 +14,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from doublure.core.findings import Tag
 from doublure.core.words import NEUTRAL, Words
-from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY, RunFolderError
+from doublure.data.own_files import RunFolderError
+from doublure.engine.run_folder import METRICS, RECIPE, SUMMARY
 from doublure.reports.picture_rows import PICTURE_ROWS, PictureRows, read_picture_rows
 from doublure.reports.shown_images import (
     OPTIMISATION_PATH,

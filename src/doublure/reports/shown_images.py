@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from doublure.engine.run_folder import RunFolderError
+from doublure.data.own_files import RunFolderError
 
 SAMPLES, OPTIMISATION_PATH = "samples.npz", "optimisation_path.npz"
 WAY_OUT = "run the verb again, or remove the file to leave its section out"

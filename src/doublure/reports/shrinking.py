@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from doublure.compress.shrinking_choice import Recommendation, Row
 from doublure.compress.shrinking_plan import LeftOut, Target
 from doublure.core.findings import Tag
-from doublure.engine.run_folder import SUMMARY, RunFolderError, write_whole
+from doublure.data.own_files import RunFolderError
+from doublure.engine.run_folder import SUMMARY, write_whole
 from doublure.reports import numbers
 from doublure.reports.facts import MISSING, Fact
 from doublure.reports.page import PAGE, unbroken

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from doublure.core.protocols import StreamContext
+from doublure.data.own_files import make_folder, open_own
 
 Bytes = UInt8[Tensor, "batch channels height width"]
 
@@ -66,9 +67,9 @@ class FilePool:
     def append(self, images: Bytes) -> None:
         if not len(images):
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         data = images.contiguous().numpy().tobytes()
-        with self._path.open("ab" if self._filled else "wb") as file:
+        with open_own(self._path, "ab" if self._filled else "wb") as file:
             file.write(data)
         self._checksum = zlib.crc32(data, self._checksum)
         self._filled += len(images)

@@ -54,6 +54,10 @@ class ShaderFiles:
         if not 0 <= self.time_range[0] < self.time_range[1]:
             raise ValueError(f"time_range must be two increasing times, got {self.time_range}")
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (str(self.folder),)
+
     def open(
         self, stream_context: StreamContext, teacher: nn.Module | None, rng: torch.Generator
     ) -> "FileStream":

@@ -129,7 +129,6 @@ def _prune(
         assert isinstance(made, Network)
         if not kept:
             return made.requires_grad_()
-        folder.mkdir(parents=True, exist_ok=True)
         save(made, folder)
     return NetworkRef(ref=str(folder))
 

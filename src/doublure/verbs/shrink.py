@@ -22,8 +22,9 @@ from doublure.compress.shrinking_choice import Row, front, recommend, takes
 from doublure.compress.shrinking_plan import Candidate, Costs, LeftOut, Plan, Target
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset, open_data
+from doublure.data.own_files import RunFolderError
 from doublure.engine.pipeline import find_device
-from doublure.engine.run_folder import SUMMARY, RunFolder, RunFolderError, write_json
+from doublure.engine.run_folder import SUMMARY, RunFolder, write_json
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
 from doublure.networks import load
@@ -127,7 +128,8 @@ def shrink(
     asked |= {"student": student, "transfer": transfer if transfer is None else str(transfer)}
     asked |= {"eval": eval, "seed": seed}
     with contextlib.closing(RunFolder(Path(out), record=RECORD)) as folder:
-        record = _record(folder, asked, resume=resume, overwrite=overwrite)
+        inputs = [reference.ref, weights, student, transfer, eval]
+        record = _record(folder, asked, inputs, resume=resume, overwrite=overwrite)
         network = open_network(
             teacher, verb="shrink", say=say, allow_code=allow_code, **described
         ).eval()
@@ -170,7 +172,9 @@ def shrink(
         for line in planning.describe(plan):
             say(line)
         made = _make_all(plan, bench, measurer, clock)
-        return _summarize(made, row, plan, bench, measurer, clock)
+        summary = _summarize(made, row, plan, bench, measurer, clock)
+        folder.finish()
+        return summary
 
 
 class _Clock:
@@ -196,10 +200,16 @@ class _Made:
 
 
 def _record(
-    folder: RunFolder, asked: Mapping[str, Any], *, resume: bool, overwrite: bool
+    folder: RunFolder,
+    asked: Mapping[str, Any],
+    inputs: Sequence[Any],
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> dict[str, Any]:
-    """Return the plan of an earlier process; None if there is nothing to resume."""
-    if not folder.check(resume=resume, overwrite=overwrite):
+    """Return what an earlier process planned; nothing if there is none to go on with."""
+    named = [name for name in inputs if isinstance(name, str)]
+    if not folder.check(resume=resume, overwrite=overwrite, inputs=named):
         return {}
     record: dict[str, Any] = folder.read_json(RECORD)
     before, now = record["asked"], json.loads(json.dumps(asked))

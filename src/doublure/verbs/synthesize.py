@@ -8,10 +8,10 @@ For a source that optimises its images, `optimisation_path.png` in the folder of
 intermediate images of the first batch. The images are the same as without it.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,14 +27,17 @@ from doublure.core.protocols import (
     InputContract,
     OptimisingStream,
     Source,
+    SourceOnDisk,
     Stream,
     StreamContext,
+    parts_of,
 )
 from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
-from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, read_image_set
+from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, is_image_set, read_image_set
+from doublure.data.own_files import RunFolderError
 from doublure.engine.pipeline import find_device
-from doublure.engine.run_folder import RunFolderError, write_whole
+from doublure.engine.run_folder import RunFolder, write_whole
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
@@ -99,11 +102,48 @@ def synthesize(
         )
     contract = _contract(network, size, channels)
     made = _with_fields(source_named(source, contract=contract), set or {})
-    folder = _check_folder(Path(out), resume=resume, overwrite=overwrite)
+    inputs = [source, teacher, weights, *_paths_of(made)]
+    named = [str(name) for name in inputs if isinstance(name, str | Path)]
+    with contextlib.closing(RunFolder(Path(out), record="set.json", noun="SET")) as folder:
+        folder.check(resume=resume, overwrite=overwrite, inputs=named)
+        return _synthesize(
+            made,
+            folder,
+            count=count,
+            contract=contract,
+            network=network,
+            teacher=teacher,
+            seed=seed,
+            balance=balance,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            say=say,
+            watch=watch,
+        )
+
+
+def _synthesize(
+    made: Source,
+    run: RunFolder,
+    *,
+    count: int,
+    contract: InputContract,
+    network: Network | None,
+    teacher: str | NetworkRef | nn.Module | None,
+    seed: int,
+    balance: bool,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    say: Callable[[str], None],
+    watch: Callable[[int, dict[str, Any]], None],
+) -> dict[str, Any]:
+    folder = run.path
     table = recipe_file.to_table(made)
     if balance and teacher is not None:
         table |= {"balanced_by": network_named(teacher).ref}
-    if resume and (folder / "set.json").exists():
+    if resume and is_image_set(folder):
         finished = read_image_set(folder)
         _check_same(finished, count, contract, table, seed)
         say(f"{folder} is already finished")
@@ -126,9 +166,9 @@ def synthesize(
         if frozen is None or teacher is None:
             raise ValueError("balancing needs the classes of a teacher; use --teacher")
         stream = even = _Even(stream, frozen, contract.classes, count)
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+    run.take(afresh=overwrite or not is_begun(folder))
     written = _write(stream, labels, contract, count, folder, table, seed, watch)
+    run.finish()
     if balance and even.surplus:
         say(
             f"{even.surplus} of {count} images are of classes that were already complete: the "
@@ -137,6 +177,12 @@ def synthesize(
     if tally.told:
         say(tally.told)
     return _told(written)
+
+
+def _paths_of(source: Source) -> list[str]:
+    """Return the files that a source reads."""
+    parts = (part for part in parts_of(source) if isinstance(part, SourceOnDisk))
+    return [path for part in parts for path in part.paths]
 
 
 class _Followed:
@@ -319,24 +365,6 @@ def _contract(
 
 def _with_fields(source: Source, texts: Mapping[str, str]) -> Source:
     return recipe_file.replace_fields(source, texts) if texts else source
-
-
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Return the folder if the set may be written there, without a change."""
-    if resume and overwrite:
-        raise RunFolderError("--resume and --overwrite exclude each other; choose one")
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; choose a folder for the set")
-    if not folder.exists() or not any(folder.iterdir()):
-        return folder
-    if not resume and not overwrite:
-        raise RunFolderError(
-            f"{folder} exists; resume it with --resume, replace it with --overwrite, "
-            "or choose another --out"
-        )
-    if not is_begun(folder):
-        raise RunFolderError(f"{folder} is not a SET; refusing to write into it")
-    return folder
 
 
 def _check_same(

@@ -9,11 +9,12 @@ from PIL import Image
 
 from doublure.catalogue import CODEC
 from doublure.data.digits import digits
+from doublure.data.own_files import RunFolderError
 from doublure.engine.fit import fit
 from doublure.engine.optimizers import AdamW
 from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import RecipeError
-from doublure.engine.run_folder import RunFolderError, read_metrics
+from doublure.engine.run_folder import read_metrics
 from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
 from doublure.nets.network import freeze
@@ -37,7 +38,7 @@ from tests.tiny import rng, settings
 PLAN = CramerWoldPlan(latent=4, noise=3, width=16, hidden=16)
 FILES = {
     *("recipe.toml", "manifest.json", "metrics.jsonl", "log.txt", "checkpoint", "summary.json"),
-    *("generator.safetensors", "generator.json", "samples.png"),
+    *(".doublure", "generator.safetensors", "generator.json", "samples.png"),
 }
 
 

@@ -83,7 +83,7 @@ def _run(
     processes: ProcessGroup,
     began: float,
 ) -> dict[str, Any]:
-    saved = folder.check(resume=options.resume, overwrite=options.overwrite)
+    saved = folder.check(resume=options.resume, overwrite=options.overwrite, inputs=[recipe.data])
     if saved:
         stood = codec.read_as(GeneratorRecipe, folder.file(RECIPE))
         recipe = _going_on(recipe, stood, options, codec)
@@ -113,7 +113,9 @@ def _run(
         recipe.method, codec.to_table(recipe.plan), made.state_dict()
     ).items():
         write_whole(folder.file(name), content)
-    return _summarize(recipe, folder, results, made, codes)
+    summary = _summarize(recipe, folder, results, made, codes)
+    folder.finish()
+    return summary
 
 
 def open_images(recipe: GeneratorRecipe, split: Split, batch_size: int = 1) -> SurrogateStream:
