@@ -1,4 +1,4 @@
-"""Tables of how a network is trained, by results file: BatchNorm and its input."""
+"""Tables of how a network is trained, by results file: BatchNorm, its input, steps at half size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -143,6 +143,25 @@ def _batch_norm_input(result: Result) -> str:
     return f"{told}\n\n{table(heads, shown)}"
 
 
+def _interleaved(result: Result) -> str:
+    rows = [
+        [
+            row["net"],
+            row["arm"],
+            f"{row['time']:.2f}",
+            percent(row["accuracy"]),
+            difference(row) if "low" in row else "",
+            str(row["seeds"]),
+        ]
+        for row in result.get("tests", ())
+    ]
+    told = (
+        f"CIFAR-10, {result['setting']['steps']:,} steps of {result['setting']['batch_size']} "
+        "images; time is the processor's, as a multiple of that of all steps at full size."
+    )
+    return f"{told}\n\n{table(('network', 'arm', 'time', 'accuracy', _INTERVAL, 'seeds'), rows)}"
+
+
 def _rows(result: Result, part: str, data: str, arm: str) -> list[Mapping[str, Any]]:
     where = (part, data, arm)
     return [row for row in result["rows"] if (row["part"], row["data"], row["arm"]) == where]
@@ -159,4 +178,5 @@ def _average(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "batch_norm": _batch_norm,
     "batch_norm_input": _batch_norm_input,
+    "interleaved": _interleaved,
 }

@@ -23,7 +23,7 @@ from doublure.engine.codec import Codec
 from doublure.engine.optimizers import OPTIMIZERS
 from doublure.engine.plugins import Plugins
 from doublure.engine.schedules import SCHEDULES
-from doublure.nets import batchnorm_init
+from doublure.nets import batchnorm_init, pooled_conv
 from doublure.objectives import (
     activation_boundaries,
     attention_transfer,
@@ -54,7 +54,7 @@ from doublure.objectives import (
     weighted,
     wsld,
 )
-from doublure.rules import frozen_batchnorm, learned_normalisation
+from doublure.rules import frozen_batchnorm, learned_normalisation, pooled_filters
 from doublure.sources import (
     adversarial,
     augmentation,
@@ -66,6 +66,7 @@ from doublure.sources import (
     fast_meta,
     few,
     flat,
+    interleaved,
     knowledge_within,
     lcw,
     leaves,
@@ -194,6 +195,7 @@ WRAPPERS = (
     _wrapper(sized.Sized),
     _wrapper(on_policy.OnPolicy),
     _wrapper(sequence_level.SequenceLevel),
+    _entry(interleaved.Interleaved, "train --interleave SHARE", pooled_conv.CARD),
     _entry(combined.Combined, "distill --recipe FILE"),
     _entry(rehearsed.Rehearsed, "continual", continual.CARD),
 )
@@ -263,6 +265,11 @@ RULES = (
         learned_normalisation.LearnedNormalisation,
         "train --batch-norm revisited",
         batchnorm_init.CARD,
+    ),
+    _entry(
+        pooled_filters.PooledFilters,
+        "train --interleave-filters split --interleave SHARE",
+        pooled_conv.CARD,
     ),
 )
 METHODS: tuple[Entry, ...] = (

@@ -28,6 +28,7 @@ from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
 from doublure.rules.learned_normalisation import LearnedNormalisation
+from doublure.rules.pooled_filters import PooledFilters
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from doublure.sources.augmentation import Augmented
@@ -36,6 +37,7 @@ from doublure.sources.balanced import Balanced
 from doublure.sources.deep_inversion import settings_for
 from doublure.sources.dfad import DFAD
 from doublure.sources.fast_meta import FastMeta
+from doublure.sources.interleaved import Interleaved
 from doublure.sources.matched import Matched
 from doublure.sources.mixing import Mixed
 from doublure.sources.rdskd import RDSKD
@@ -316,3 +318,29 @@ def with_batch_norm(recipe: Recipe, student: nn.Module, kind: str) -> Recipe:
 
 def _grouped(stage: Stage, groups: tuple[ParameterGroup, ...]) -> Stage:
     return replace(stage, fit=replace(stage.fit, groups=(*stage.fit.groups, *groups)))
+
+
+def with_interleaving(recipe: Recipe, share: float | None, filters: str | None = None) -> Recipe:
+    """Return the recipe with a share of steps at half size; see `sources.interleaved`.
+
+    Args:
+        share: None leaves the recipe as it is.
+        filters: of `rules.pooled_filters.PooledFilters`, None for its own default.
+    """
+    if share is None:
+        if filters is not None:
+            raise ValueError("--interleave-filters is for steps at half size; add --interleave")
+        return recipe
+    pooled = PooledFilters() if filters is None else replace(PooledFilters(), pooling=filters)
+    stages = tuple(
+        replace(
+            stage,
+            source=Interleaved(source=stage.source, share=share),
+            rules=(*stage.rules, pooled),
+            ring=None if share > 0 else stage.ring,
+        )
+        for stage in recipe.stages
+    )
+    asked_again = share > 0 and any(stage.ring is not None for stage in recipe.stages)
+    told = ("answers are not shown again: images change their size",) if asked_again else ()
+    return replace(recipe, stages=stages, plan=(*recipe.plan, *told))

@@ -167,6 +167,10 @@ OPTIONS: Mapping[str, Row] = {
         "NAME",
         f"BatchNorm from scratch: {_names('batch_norms')}.",
     ),
+    "interleave": _number("SHARE", "Share of steps with images of half the size, in [0, 1)."),
+    "interleave_filters": _parsed(
+        one_known("filters", "filters"), "NAME", f"Filters in those steps: {_names('filters')}."
+    ),
     "labels": _flag("Also use the transfer set's labels."),
     "balance": _flag("Equally many images of each class (by the teacher)."),
     "skip_bad": _flag("Skip and count unreadable images."),

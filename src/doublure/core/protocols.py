@@ -205,6 +205,14 @@ class WrappingSource(Source, Protocol):
 
 
 @runtime_checkable
+class ResizingSource(Source, Protocol):
+    """A source that shows the student images of another size than the contract says."""
+
+    @property
+    def resizes(self) -> bool: ...
+
+
+@runtime_checkable
 class CombiningSource(Source, Protocol):
     """A source that combines several others in a batch."""
 
@@ -315,15 +323,23 @@ class HasNotes(Protocol):
 
 @runtime_checkable
 class HasMetrics(Protocol):
-    """A loss with metrics of its last step, as 0-dimensional tensors."""
+    """A loss or hook with metrics of its last step, as 0-dimensional tensors."""
 
     @property
     def metrics(self) -> Mapping[str, Tensor]: ...
 
 
-def metrics_of(loss: Loss) -> Mapping[str, Tensor]:
-    """Return the metrics of a loss in its last step; most have none."""
-    return loss.metrics if isinstance(loss, HasMetrics) else {}
+def metrics_of(part: object) -> Mapping[str, Tensor]:
+    """Return the metrics of a loss or hook in its last step; most have none."""
+    return part.metrics if isinstance(part, HasMetrics) else {}
+
+
+@runtime_checkable
+class HasTotals(Protocol):
+    """A hook with figures of the whole run for its summary."""
+
+    @property
+    def totals(self) -> Mapping[str, float]: ...
 
 
 @runtime_checkable

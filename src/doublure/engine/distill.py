@@ -17,11 +17,13 @@ from doublure.core.protocols import (
     Batch,
     InputContract,
     Loss,
+    ResizingSource,
     Rule,
     Source,
     Stream,
     StreamContext,
     Transform,
+    parts_of,
 )
 from doublure.core.seeding import child
 from doublure.engine.answer_ring import Ring, RingPlan, RingStream, plan_ring
@@ -126,6 +128,7 @@ def open_distillation(
     small = dataclasses.replace(context, batch_size=2, steps=1, scratch=None, draft=True)
     example = source.open(small, frozen, child(rng, "example")).draw(0, student)
     loss = open_loss(objective, student, frozen, example, child(rng, "objective"))
+    _check_sizes(source, loss)
     asked = frozen, loss.features.teacher, settings.precision
     if ring is None:
         return TeacherStream(source.open(context, frozen, child(rng, "source")), *asked), loss
@@ -135,6 +138,16 @@ def open_distillation(
     answered = TeacherStream(source.open(drawn, frozen, child(rng, "source")), *asked)
     answered.reuse(plan, context, child(rng, "ring"))
     return answered, loss
+
+
+def _check_sizes(source: Source, loss: Loss) -> None:
+    resizing = (part.resizes for part in parts_of(source) if isinstance(part, ResizingSource))
+    if loss.features.student and any(resizing):
+        raise ValueError(
+            "the objective compares layers, but the student is also shown smaller images than the "
+            "teacher, whose maps do not fit; take one on logits (--objective soft-targets, or "
+            "--without stage-outputs), or leave --interleave out"
+        )
 
 
 def distill(

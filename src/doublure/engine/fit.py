@@ -25,6 +25,7 @@ from doublure.core.checks import one_of, positive, share
 from doublure.core.protocols import (
     Batch,
     GradientHook,
+    HasTotals,
     Hook,
     Loss,
     LossTerms,
@@ -127,6 +128,7 @@ class FitResult:
     Args:
         terms: the last line of metrics: loss, its terms and batch metrics, as means over its steps.
         seconds: wall time of the loop, over all parts of an interrupted run.
+        totals: figures of the rules, over the whole run.
     """
 
     network: nn.Module
@@ -134,6 +136,7 @@ class FitResult:
     images: int
     seconds: float
     terms: dict[str, Any]
+    totals: dict[str, float] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -309,7 +312,10 @@ class _Loop:
             hook.after_step(self.step)
         if self.average is not None:
             self.average.update_parameters(self.student)
-        self.meter.add(self.step, terms, {**batch.metrics, **metrics_of(self.loss)})
+        metrics = {**batch.metrics, **metrics_of(self.loss)}
+        for hook in self.hooks:
+            metrics.update(metrics_of(hook))
+        self.meter.add(self.step, terms, metrics)
         self.step += 1
         return batch.metrics
 
@@ -325,7 +331,9 @@ class _Loop:
 
     def result(self) -> FitResult:
         network: nn.Module = self.student if self.average is None else self.average.module
+        totals: dict[str, float] = {}
         for hook in self.hooks:
+            totals |= hook.totals if isinstance(hook, HasTotals) else {}
             made = hook.finish()
             network = network if made is self.student else made
         images = self.step * self.settings.batch_size
@@ -335,6 +343,7 @@ class _Loop:
             images=images,
             seconds=self.seconds,
             terms=self.line,
+            totals=totals,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def summarize(
         "seconds": seconds,
         "images_per_second": sum(part.images for part in results) / max(seconds, 1e-9),
         "final_terms": run.terms,
+        "totals": {name: value for part in results for name, value in part.totals.items()},
         "seed": recipe.seed,
         "compared": list(compared),
         "plan": list(recipe.plan),

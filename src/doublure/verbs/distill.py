@@ -18,7 +18,7 @@ from doublure.nets.references import NetworkRef
 from doublure.networks import resolve
 from doublure.objectives.hard_labels import HardLabels
 from doublure.objectives.weighted import AnyObjective, Weighted
-from doublure.recipes import methods, published, with_batch_norm
+from doublure.recipes import methods, published, with_batch_norm, with_interleaving
 from doublure.sources.augmenting import augmented
 from doublure.sources.few import Few
 from doublure.verbs.naming import (
@@ -58,6 +58,8 @@ def distill(
     student_classes: int | str | None = None,
     augment: str | None = None,
     batch_norm: str | None = None,
+    interleave: float | None = None,
+    interleave_filters: str | None = None,
     init_from: str | None = None,
     from_scratch: bool = False,
     **options: Unpack[TeachOptions],
@@ -76,6 +78,8 @@ def distill(
         augment: an augmentation of `sources.augmenting.AUGMENTERS` in place of the recipe's own.
         batch_norm: initialisation and training of the student's BatchNorm: of
             `recipes.BATCH_NORMS`; see `recipes.with_batch_norm`.
+        interleave: share of the steps with images of half the size; see `sources.interleaved`.
+        interleave_filters: filters in those steps: split, mean, max or none.
         init_from: initial weights of the student.
         from_scratch: start from random weights, even if the student could inherit from its teacher.
         options: of `verbs.run_options.TeachOptions`.
@@ -90,6 +94,8 @@ def distill(
         task = plugins().task_of(opened.contract)
         given = {"labels": labels, "student_classes": student_classes, "augment": augment}
         check_options(task, given | {"few": few, "batch_norm": batch_norm})
+        interleaving = {"interleave": interleave, "interleave_filters": interleave_filters}
+        check_options(task, interleaving)
         contract = with_classes(opened.contract, student_classes)
         networks = {"teacher": opened}
         if isinstance(student, nn.Module):
@@ -123,7 +129,7 @@ def distill(
         )
         recipe = with_chosen_optimizer(recipe, learns, options)
         recipe = recipe if batch_norm is None else with_batch_norm(recipe, learns, batch_norm)
-        return recipe, networks
+        return with_interleaving(recipe, interleave, interleave_filters), networks
 
     return run_recipe("distill", make, out, options, typed=[teacher, student])
 

@@ -23,6 +23,7 @@ from doublure.engine.task import OwnVerbs
 from doublure.exports.exporting import FILES
 from doublure.nets.precision import Precision
 from doublure.recipes import BATCH_NORMS, METHODS, PARTS
+from doublure.rules.pooled_filters import Filters
 from doublure.sources.augmenting import AUGMENTERS
 from doublure.tasks import TASKS
 from doublure.verbs.continual import Strategy
@@ -58,6 +59,7 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
         "parts": list(PARTS),
         "augmentations": list(AUGMENTERS),
         "batch_norms": list(BATCH_NORMS),
+        "filters": list(get_args(Filters)),
         "formats": list(FILES),
         "precisions": list(get_args(Precision)),
         "importances": list(get_args(Importance)),

@@ -49,7 +49,17 @@ class ClassificationTask:
     words = _WORDS
     description = ImageDescription
     methods: tuple[Method, ...] = ()  # all of them are in `doublure.recipes`
-    options = frozenset({"labels", "student_classes", "augment", "batch_norm", "few"})
+    options = frozenset(
+        {
+            "augment",
+            "batch_norm",
+            "few",
+            "interleave",
+            "interleave_filters",
+            "labels",
+            "student_classes",
+        }
+    )
     verbs = frozenset(
         {
             "continual",
