@@ -136,10 +136,10 @@ def test_a_small_step_normalises_by_its_own_batch():
     hook = opened(student, pooling="none")
     small, _ = batches()
     reference = copy.deepcopy(student)
-    expected = reference.body[1](reference.body[0](reference.shown(small.images)))
+    expected = reference.body[1](reference.body[0](reference.to_input(small.images)))
     hook.before_step(0, small)
     torch.testing.assert_close(
-        student.body[1](student.body[0](student.shown(small.images))), expected
+        student.body[1](student.body[0](student.to_input(small.images))), expected
     )
     student.body[1].eval()  # a frozen layer stays one
     frozen = student.body[1](small.images.expand(-1, 4, -1, -1))
@@ -155,7 +155,7 @@ def test_recalibrated_statistics_are_plain_averages_of_full_batches():
     full = [b for b in (stream.draw(step, None) for step in range(8)) if b.size_factor == 1]
     assert len(full) == 4
     with torch.no_grad():
-        means = [made.body[0](made.shown(batch.images)).mean((0, 2, 3)) for batch in full]
+        means = [made.body[0](made.to_input(batch.images)).mean((0, 2, 3)) for batch in full]
     torch.testing.assert_close(first.running_mean, torch.stack(means).mean(0))
     assert first.momentum == 0.1
     assert not made.training
