@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from doublure.compress.batch_norm_scale import BatchNormScale
-from doublure.core.protocols import RemarksOnTraining
+from doublure.core.training_notes import RemarksOnTraining
 from tests import tiny
 
 DEFAULTS = {"scale": 0.1}

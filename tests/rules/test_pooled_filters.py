@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from doublure.core.protocols import InputContract, RemarksOnTraining, Source
+from doublure.core.protocols import InputContract, Source
 from doublure.core.seeding import from_seed
+from doublure.core.training_notes import RemarksOnTraining
 from doublure.engine.distill import distill, stream_context
 from doublure.engine.fit import FitResult, FitSettings, fit
 from doublure.nets.builtin import build

@@ -335,14 +335,6 @@ def metrics_of(part: object) -> Mapping[str, Tensor]:
 
 
 @runtime_checkable
-class HasTotals(Protocol):
-    """A hook with figures of the whole run for its summary."""
-
-    @property
-    def totals(self) -> Mapping[str, float]: ...
-
-
-@runtime_checkable
 class Objective(Protocol):
     """What the student must match; for objectives with connectors, features or memory."""
 
@@ -385,18 +377,6 @@ class Rule(Protocol):
     def open(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, rng: torch.Generator
     ) -> Hook: ...
-
-
-@runtime_checkable
-class RemarksOnTraining(Protocol):
-    """A rule or transform with something to say of the training it is part of."""
-
-    def remarks(self, student: nn.Module, *, steps: int, optimizer: str) -> tuple[str, ...]:
-        """Return what a person should know before step 0, one sentence each.
-
-        Args:
-            optimizer: by its kind.
-        """
 
 
 @runtime_checkable

@@ -19,13 +19,11 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from doublure.core.checks import one_of, positive, share
 from doublure.core.protocols import (
     Batch,
     GradientHook,
-    HasTotals,
     Hook,
     Loss,
     LossTerms,
@@ -34,6 +32,8 @@ from doublure.core.protocols import (
     metrics_of,
 )
 from doublure.core.seeding import child, child_seed, reseed
+from doublure.core.training_notes import HasTotals
+from doublure.engine.averaging import average_of, check_average
 from doublure.engine.optimizers import SGD, Optimizer
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
 from doublure.engine.schedules import Cosine, Schedule, progress_at
@@ -250,14 +250,14 @@ class _Loop:
         self.recorder = FeatureRecorder(student, loss.features.student, settings.precision)
         self.module: nn.Module = _Step(self.recorder, loss)
         self.optimizer = _optimizer(self.module, settings)
-        self.average = _average(student, settings)
+        self.average = average_of(student, settings.ema_decay)
         self.hooks: list[Hook] = [
             rule.open(student, self.optimizer, child(rng, "rule", i))
             for i, rule in enumerate(rules)
         ]
         self.parameters = list(self.module.parameters())  # with what rules have added
         if self.average is not None:
-            _check_average(self.average, student)
+            check_average(self.average, student)
         if world > 1:
             # Some objectives never use the classifier, consistently in all steps.
             self.module = DistributedDataParallel(self.module, static_graph=True)
@@ -381,23 +381,6 @@ class _Loop:
 def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
     groups = parameter_groups(module, settings.groups, settings.rates)
     return settings.optimizer.make(groups, rate=settings.learning_rate, decay=settings.weight_decay)
-
-
-def _average(student: nn.Module, settings: FitSettings) -> AveragedModel | None:
-    if settings.ema_decay is None:
-        return None
-    # Buffers (BatchNorm statistics) are averages already, and are copied.
-    average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]  # torch's
-    return AveragedModel(student, multi_avg_fn=average, use_buffers=False)
-
-
-def _check_average(average: AveragedModel, student: nn.Module) -> None:
-    averaged = {name for name, _ in average.module.named_parameters()}
-    if added := sorted({name for name, _ in student.named_parameters()} - averaged):
-        raise ValueError(
-            f"ema_decay averages the student as it came, but a rule has added {', '.join(added)}; "
-            "leave ema_decay or the rule out"
-        )
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from torch import nn
 
 from doublure.core.checks import kind_name
 from doublure.core.initialisation import Initialized
-from doublure.core.protocols import Batch, RemarksOnTraining, Stream
+from doublure.core.protocols import Batch, Stream
 from doublure.core.seeding import child, child_seed, from_seed
+from doublure.core.training_notes import RemarksOnTraining
 from doublure.engine.distill import TeacherStream, open_distillation, stream_context
 from doublure.engine.fit import Checkpointer, FitResult, FitSettings, fit
 from doublure.engine.recipe import Recipe, Stage
