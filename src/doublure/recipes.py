@@ -7,6 +7,7 @@ file has their values.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast, get_args
 
 from torch import nn
 
@@ -28,7 +29,7 @@ from doublure.objectives.logit_l1 import LogitL1
 from doublure.objectives.soft_targets import SoftTargets
 from doublure.rules.frozen_batchnorm import FrozenBatchNorm
 from doublure.rules.learned_normalisation import LearnedNormalisation
-from doublure.rules.pooled_filters import PooledFilters
+from doublure.rules.pooled_filters import Filters, PooledFilters
 from doublure.sources.adversarial import Adversarial
 from doublure.sources.augmentation import PUBLISHED as AUGMENTATIONS
 from doublure.sources.augmentation import Augmented
@@ -331,7 +332,10 @@ def with_interleaving(recipe: Recipe, share: float | None, filters: str | None =
         if filters is not None:
             raise ValueError("--interleave-filters is for steps at half size; add --interleave")
         return recipe
-    pooled = PooledFilters() if filters is None else replace(PooledFilters(), pooling=filters)
+    pooled = PooledFilters()
+    if filters is not None:
+        known = one_of("interleave_filters", filters, get_args(Filters))
+        pooled = replace(pooled, pooling=cast(Filters, known))
     stages = tuple(
         replace(
             stage,

@@ -56,9 +56,9 @@ class SmallSteps:
                 pooled_conv2d, layer=layer, kind=pooling, more_before=i % 2 == 1
             )
             self._replaced.append((layer, forward))
-        for layer in network.modules() if own_statistics else ():
-            if isinstance(layer, _BatchNorm):
-                self._replaced.append((layer, functools.partial(_by_its_batch, layer)))
+        for norm in network.modules() if own_statistics else ():
+            if isinstance(norm, _BatchNorm):
+                self._replaced.append((norm, functools.partial(_by_its_batch, norm)))
         full, small = self._try()
         self.operations = sum(full.operations), sum(small.operations)
         self.notes = self._describe(len(pooled), len(larger), pooling)
