@@ -223,7 +223,8 @@ def test_a_changed_student_is_rebuilt_by_its_plan(tmp_path):
     network.plan = plan = ({"kind": "halve"},)
     save(network, tmp_path)
     with pytest.raises(
-        ValueError, match="unknown kind of change 'halve'; known: expanded, pruned, quantized"
+        ValueError,
+        match="unknown kind of change 'halve'; known: ensemble, expanded, pruned, quantized",
     ):
         load(str(tmp_path))
     seen = []

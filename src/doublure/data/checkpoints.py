@@ -20,7 +20,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from doublure.data.pickle_contents import Placeholder
-from doublure.data.torch_archive import ZIP, StoredTensor, read_archive, read_tensors
+from doublure.data.torch_archive import (
+    ZIP,
+    ForeignPickleError,
+    StoredTensor,
+    read_archive,
+    read_tensors,
+)
 from doublure.data.weight_sets import WeightSet, find_sets, objects_in
 
 PICKLED = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"})
@@ -172,6 +178,11 @@ def _decode_pickle(path: Path) -> Any:
         _check_archive(path)
     try:
         return read_archive(path)
+    except ForeignPickleError as error:
+        raise CheckpointError(
+            f"{path} is a pickle that torch did not write. To load it could run any code, so "
+            f"nothing of it was loaded; {_RESAVE}"
+        ) from error
     except DAMAGE as error:
         raise CheckpointError(damage_message(path, first_line(error))) from error
 

@@ -54,6 +54,10 @@ _MOST_EXPANSION = 100
 _LOCAL_HEADER = struct.Struct("<26xHH")
 
 
+class ForeignPickleError(pickle.UnpicklingError):
+    """A pickle, but no archive of torch."""
+
+
 class DamagedError(ValueError):
     """The bytes contradict each other; the message says which part."""
 
@@ -252,7 +256,7 @@ class _Legacy:
 
     def _content(self, file: ByteStream) -> Any:
         if read_pickle(file, {}, _nothing) != _MAGIC:
-            raise pickle.UnpicklingError("a pickle that torch did not write")
+            raise ForeignPickleError("a pickle that torch did not write")
         if read_pickle(file, {}, _nothing) != _VERSION:
             raise pickle.UnpicklingError("an unknown version of torch's format")
         machine = read_pickle(file, {}, _nothing)
