@@ -13,6 +13,7 @@ from typer import Argument, Option, Typer
 
 from doublure.cli.options import OF_PYTHON, OPTIONS, PANELS, Row
 from doublure.cli.parsing import REFERENCE
+from doublure.core.interruption import Stopped, StoppedVerb
 
 # The typed values by parameter; others are omitted.
 Options = dict[str, Any]
@@ -56,7 +57,10 @@ def declare(
         given = {name: value for name, value in typed.items() if value is not None}
         if "set" in given:
             given["set"] = dict(given["set"])
-        command(given, json=json)
+        try:
+            command(given, json=json)
+        except Stopped as stop:  # typer would make every KeyboardInterrupt a status of 130
+            raise StoppedVerb(stop) from stop
 
     # This is what typer reads.
     made: Any = run

@@ -1,6 +1,7 @@
 """The command `doublure`: its verbs and its error messages.
 
-Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. 130: interrupted.
+Exit status 0: done. 1: the work failed, with a one-line reason. 2: bad usage. Stopped by
+Ctrl-C: 130, SIGTERM: 143, SIGHUP: 129.
 """
 
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, cast
 import typer
 
 from doublure.cli import console, looking, making, runs, shrinking, task_verbs, training
+from doublure.core.interruption import StoppedVerb, install_handlers
 
 INTERRUPTED = 130
 # typer re-exports only one kind of usage error; all kinds derive from its base class.
@@ -58,6 +60,7 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if not (debug or sys.warnoptions):
         warnings.showwarning = console.hear
+    install_handlers()
     sys.exit(status([word for word in sys.argv[1:] if word != "--debug"], debug=debug))
 
 
@@ -72,6 +75,8 @@ def status(arguments: Sequence[str], *, debug: bool = False) -> int:
     except _BadUsage as error:
         console.fail(error.format_message().removeprefix("Invalid value: "))
         return 2
+    except StoppedVerb as stopped:
+        return _tell_stop(stopped)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:  # the outermost handler: no caller could report more
@@ -82,6 +87,15 @@ def status(arguments: Sequence[str], *, debug: bool = False) -> int:
     if code == INTERRUPTED:
         console.fail("interrupted; written files are intact, and --resume continues a run")
     return int(code)
+
+
+def _tell_stop(stopped: StoppedVerb) -> int:
+    """Print what was saved and how to continue; return the exit status."""
+    saved = f" after {stopped.stop.saved}, which is saved" if stopped.stop.saved else ""
+    console.fail(
+        f"interrupted{saved}; written files are intact: the same command with --resume continues"
+    )
+    return stopped.stop.status
 
 
 def _reason(error: Exception) -> str:

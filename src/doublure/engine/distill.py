@@ -44,8 +44,10 @@ class TeacherStream:
     Args:
         teacher: frozen; see `nets.network.freeze`.
         features: layers of the teacher whose features the loss needs.
+        final: the last step, whose batch a checkpoint keeps.
 
-    `last` is the last batch, for inspection after a run; `notes` are messages for its start.
+    `last` is the last batch, for inspection after a run, also one that is resumed after its last
+    step; `notes` are messages for its start.
     """
 
     def __init__(
@@ -54,14 +56,17 @@ class TeacherStream:
         teacher: nn.Module,
         features: Sequence[str] = (),
         precision: Precision = "float32",
+        final: int | None = None,
     ) -> None:
-        self.stream = stream
+        self.stream, self.final = stream, final
         self.recorder = FeatureRecorder(teacher, features, precision)
         self.last: Batch | None = None
         self.notes: tuple[str, ...] = ()
+        self._step = -1
 
     def draw(self, step: int, student: nn.Module | None) -> Batch:
         self.last = self._answer(self.stream.draw(step, student))
+        self._step = step
         return self.last
 
     def reuse(self, plan: RingPlan, context: StreamContext, rng: torch.Generator) -> None:
@@ -75,10 +80,13 @@ class TeacherStream:
         return self.stream.stated() if isinstance(self.stream, RingStream) else {}
 
     def state_dict(self) -> dict[str, Any]:
-        return self.stream.state_dict()
+        last = None if self.last is None or self._step != self.final else dict(self.last.views)
+        return {"stream": self.stream.state_dict(), "last": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stream.load_state_dict(state)
+        self.stream.load_state_dict(state["stream"])
+        if state["last"] is not None:  # nothing will be drawn again, but looked at
+            self.last = self._answer(Batch(views=state["last"]))
 
     def _answer(self, batch: Batch) -> Batch:
         if batch.teacher is not None:
@@ -130,12 +138,14 @@ def open_distillation(
     loss = open_loss(objective, student, frozen, example, child(rng, "objective"))
     _check_sizes(source, loss)
     asked = frozen, loss.features.teacher, settings.precision
+    final = settings.steps - 1
     if ring is None:
-        return TeacherStream(source.open(context, frozen, child(rng, "source")), *asked), loss
+        opened = source.open(context, frozen, child(rng, "source"))
+        return TeacherStream(opened, *asked, final=final), loss
     with FeatureRecorder(*asked) as recorder:
         plan = plan_ring(ring, example, recorder.record, context.batch_size)
     drawn = dataclasses.replace(context, steps=plan.num_draws(context.steps))
-    answered = TeacherStream(source.open(drawn, frozen, child(rng, "source")), *asked)
+    answered = TeacherStream(source.open(drawn, frozen, child(rng, "source")), *asked, final=final)
     answered.reuse(plan, context, child(rng, "ring"))
     return answered, loss
 

@@ -9,10 +9,10 @@ step and resumed from the checkpointer's state gives the same bits on the CPU. T
 of that function, torch's global generator is seeded in each step, and restored at the end.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from doublure.core.checks import one_of, positive, share
+from doublure.core.interruption import Stopped, StopRequest, stop_request
 from doublure.core.protocols import (
     Batch,
     GradientHook,
@@ -262,7 +263,7 @@ class _Loop:
             # Some objectives never use the classifier, consistently in all steps.
             self.module = DistributedDataParallel(self.module, static_graph=True)
         self.meter, self.line = _Meter(), dict[str, Any]()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.world = 0, 0.0, world
 
     def run(
         self,
@@ -274,7 +275,11 @@ class _Loop:
         if saved is not None:
             self.load_state_dict(saved)
         began = time.perf_counter() - self.seconds
-        try:
+        # Of several processes each is stopped at a step of its own: no checkpoint can be agreed on.
+        listens = checkpointer is not None and self.world == 1
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.recorder.close)
+            request = stack.enter_context(stop_request()) if listens else StopRequest()
             while self.step < self.settings.steps:
                 metrics = self._advance()
                 if pacing is not None and self.step < self.settings.steps:
@@ -283,11 +288,11 @@ class _Loop:
                 self.seconds = time.perf_counter() - began
                 if self.step % self.settings.log_every == 0 or last:
                     self._close_line(logger)
-                if checkpointer and (checkpointer.due(self.step) or last):
+                if checkpointer and (checkpointer.due(self.step) or last or request.number):
                     self.meter.check()
                     checkpointer.save(self.state_dict())
-        finally:
-            self.recorder.close()
+                if request.number:
+                    raise Stopped(request.number, f"step {self.step} of {self.settings.steps}")
 
     def _advance(self) -> Mapping[str, Tensor]:
         """Take a step; return what its batch said."""
@@ -383,7 +388,7 @@ def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimize
     return settings.optimizer.make(groups, rate=settings.learning_rate, decay=settings.weight_decay)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _seeded_apart(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
