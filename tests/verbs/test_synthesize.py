@@ -269,8 +269,8 @@ def test_how_many_images_the_teacher_calls_by_their_classes_is_told(tmp_path, we
     asked = {"count": 9, "teacher": Network(tiny.network(0), tiny.CONTRACT), "say": lines.append}
     fields = {"iterations": "40", "features": weight, "total_variation": "0"}
     synthesize("deep-inversion", out=tmp_path / "set", set=fields, **asked)
-    (told,) = (line for line in lines if "classes they were made for" in line)
-    assert (int(told.removeprefix("the teacher calls ").partition("%")[0]) > 50) == well
+    (told,) = (line for line in lines if "to their labels" in line)
+    assert (int(told.removeprefix("the teacher assigns ").partition("%")[0]) > 50) == well
     assert ("--set features=W" in told) != well
 
 
