@@ -24,7 +24,7 @@ import torch
 from doublure.core.protocols import Batch, Source, StreamContext
 from doublure.core.seeding import child, from_seed
 from doublure.data.datasets import open_data
-from doublure.engine.pipeline import find_device
+from doublure.engine.run_options import find_device
 from doublure.nets.batchnorm_statistics import (
     MomentsRecorder,
     batchnorm_kl,

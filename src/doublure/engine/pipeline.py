@@ -7,44 +7,35 @@ Evaluation, logging and checkpoints never affect the student's bytes.
 import contextlib
 import copy
 import dataclasses
-import errno
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from doublure.core.initialisation import Initialized
 from doublure.core.optional import require
 from doublure.core.protocols import EvaluationSource, parts_of
 from doublure.core.seeding import child_seed, from_seed
-from doublure.data.own_files import RunFolderError
 from doublure.engine.budgeted_run import BudgetedRun, reserve
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
-from doublure.engine.fit import FitResult, MetricsLogger
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
 from doublure.engine.model_transform import apply_transform, ensemble_of, member_of, network_of
-from doublure.engine.pacing import Pacer
 from doublure.engine.plugins import Plugins
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.programs import trace_program, write_program
 from doublure.engine.recipe import Recipe, RecipeError, inputs_of
 from doublure.engine.run_folder import (
     BEGINNING,
-    MAKE_ROOM,
     RECIPE,
-    FolderCheckpointer,
-    MetricsFile,
     RunFolder,
-    TensorBoard,
     write_json,
     write_whole,
 )
+from doublure.engine.run_options import RunOptions, find_device
+from doublure.engine.stage_in_folder import train_in_folder
 from doublure.engine.stage_opening import open_stage, stage_rng
 from doublure.engine.summary import summarize
 from doublure.engine.task import EvaluationData, FinishedRun, Task
@@ -61,39 +52,6 @@ LAYERS_ALONE = (
 CHANGING = ("prune", "quantize", "continual")
 # The recipe before budget planning, which --resume compares.
 _ASKED_FOR = "asked.toml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options that do not define the run's result.
-
-    Args:
-        budget: seconds of wall time, which become steps; None if the recipe has the steps.
-        began: start of the budget, by `time.perf_counter`; None for the start of the run.
-        networks: networks built in Python, in place of the recipe's references, by role.
-        skip_bad: skip unreadable files of the evaluation data instead of raising.
-        say: callback for log messages.
-        watch: callback for the number of steps and each line of the metrics log.
-        checkpoint_seconds: time between two checkpoints.
-        tensorboard: also write the metrics log for TensorBoard.
-        audit: whether the report has the audit of the transfer set, or the path of its
-            optimisation.
-        compared: number of images for the agreement; None for the task's own.
-    """
-
-    resume: bool = False
-    overwrite: bool = False
-    budget: float | None = None
-    began: float | None = None
-    allow_code: bool | Collection[str | Path] = False
-    networks: Mapping[str, Network[Any]] = field(default_factory=dict)
-    skip_bad: bool = False
-    say: Callable[[str], None] = lambda _: None
-    watch: Callable[[int, dict[str, Any]], None] = lambda _steps, _line: None
-    checkpoint_seconds: float = 30.0
-    tensorboard: bool = False
-    audit: bool = True
-    compared: int | None = None
 
 
 def run(recipe: Recipe, out: Path, options: RunOptions, plugins: Plugins) -> dict[str, Any]:
@@ -307,19 +265,6 @@ def _check_pair(teacher: Any, student: Any, recipe: Recipe, plugins: Plugins) ->
     task.check_pair(teacher, student, own_label_space=recipe.own_label_space)
 
 
-def find_device(name: str) -> torch.device:
-    """Return the named device; "auto" is the GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device '{name}' is requested, but torch finds no CUDA device; use cpu")
-    return device
-
-
 def _note_beginning(folder: RunFolder, options: RunOptions, made: Initialized) -> None:
     """Log the initialisation of the student, and store it for the summary."""
     errors = ", ".join(f"{name} {error:.3f}" for name, error in made.errors.items())
@@ -328,64 +273,6 @@ def _note_beginning(folder: RunFolder, options: RunOptions, made: Initialized) -
             options.say(f"beginning: {line}")
     told = {"how": made.how, "errors": dict(made.errors), "notes": list(made.notes)}
     write_json(folder.file(BEGINNING), told)
-
-
-def train_in_folder(
-    train: Callable[..., FitResult],
-    stage: int,
-    steps: int,
-    folder: RunFolder,
-    options: RunOptions,
-    processes: ProcessGroup,
-    taught_by: str,
-    pacer: Pacer | None = None,
-) -> FitResult:
-    """Train one stage, with checkpoints and a metrics log in the run's folder.
-
-    Args:
-        train: called with a checkpointer and a metrics log.
-        taught_by: digest of the stage's inputs; a checkpoint is restored only if it is equal.
-        pacer: corrects the number of steps during training.
-    """
-    if pacer is not None:
-        train = functools.partial(train, pacing=pacer)
-    together = max(1, steps // 20) if processes.world > 1 else None
-    checkpointer = FolderCheckpointer(
-        folder,
-        stage,
-        seconds=options.checkpoint_seconds,
-        steps=together,
-        rank=processes.rank,
-        world=processes.world,
-        gather=processes.gather,
-        taught_by=taught_by,
-    )
-    if not processes.first:
-        return train(checkpointer=checkpointer)
-    state = checkpointer.load()
-    step = 0 if state is None else state["step"]
-    if state is not None:
-        options.say(f"going on from step {step} of {steps}")
-    with contextlib.ExitStack() as stack:
-        loggers: list[MetricsLogger] = [
-            stack.enter_context(MetricsFile(folder, stage, after_step=step))
-        ]
-        if options.tensorboard:
-            loggers.append(stack.enter_context(TensorBoard(folder, stage, after_step=step)))
-
-        def logger(line: dict[str, Any]) -> None:
-            for told in loggers:
-                told(line)
-            options.watch(steps if pacer is None else pacer.steps or steps, line)
-
-        try:
-            return train(checkpointer=checkpointer, logger=logger)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise RunFolderError(  # from a source that stores its images there
-                f"cannot write into {folder.scratch}: {error.strerror}; {MAKE_ROOM}"
-            ) from error
 
 
 def _travels_with_code(student: Network[Any]) -> bool:

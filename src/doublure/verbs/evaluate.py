@@ -8,7 +8,7 @@ from torch import nn
 
 from doublure import tasks
 from doublure.catalogue import plugins
-from doublure.engine.pipeline import find_device
+from doublure.engine.run_options import find_device
 from doublure.engine.task import Evaluation
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef

@@ -13,8 +13,8 @@ from doublure.catalogue import plugins
 from doublure.core.checks import nearest
 from doublure.engine import pipeline
 from doublure.engine.method import choose_optimizer
-from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import Recipe, Verb
+from doublure.engine.run_options import RunOptions
 from doublure.nets.network import Network
 from doublure.nets.references import parse
 from doublure.reports.page import write_report

@@ -13,8 +13,8 @@ from doublure.audits.transfer_card import TransferSetCard
 from doublure.audits.transfer_set import COUNT, TransferSetScorer
 from doublure.core.protocols import Source, WrappingSource
 from doublure.engine.method import MethodInputs
-from doublure.engine.pipeline import find_device
 from doublure.engine.recipe import Recipe
+from doublure.engine.run_options import find_device
 from doublure.nets.network import Network
 from doublure.nets.references import NetworkRef
 from doublure.networks import resolve

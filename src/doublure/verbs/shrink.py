@@ -23,8 +23,8 @@ from doublure.compress.shrinking_plan import Candidate, Costs, LeftOut, Plan, Ta
 from doublure.core.protocols import Source
 from doublure.data.datasets import Dataset, open_data
 from doublure.data.own_files import RunFolderError
-from doublure.engine.pipeline import find_device
 from doublure.engine.run_folder import SUMMARY, RunFolder, write_json
+from doublure.engine.run_options import find_device
 from doublure.nets.network import Network, count_parameters
 from doublure.nets.references import NetworkRef
 from doublure.networks import load

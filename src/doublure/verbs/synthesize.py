@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from doublure import recipe_file
-from doublure.audits.optimisation_path import IMAGES, SHARES, answered
 from doublure.core.protocols import (
-    Batch,
     InputContract,
     OptimisingStream,
     Source,
@@ -36,22 +34,16 @@ from doublure.core.seeding import from_seed
 from doublure.data.checkpoints import DAMAGE, first_line
 from doublure.data.image_set import ImageSet, ImageSetWriter, is_begun, is_image_set, read_image_set
 from doublure.data.own_files import RunFolderError
-from doublure.engine.pipeline import find_device
 from doublure.engine.run_folder import RunFolder, write_whole
+from doublure.engine.run_options import find_device
 from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.network import Network, freeze
 from doublure.nets.references import NetworkRef
-from doublure.reports.optimisation_picture import optimisation_picture
-from doublure.sources.balanced import admit
-from doublure.tasks.classification.summary import optimisation_record
 from doublure.verbs.naming import network_named, open_network, source_named
+from doublure.verbs.synthesis_streams import Even, Followed, Tally, to_bytes
 
 _SHARD = 256
 OPTIMISATION_PICTURE = "optimisation_path.png"
-# Below this share of images that the teacher assigns to their classes, there is a warning.
-_RECOGNISED = 0.5
-# Maximum draws as a multiple of the count; the rest is filled with images of any class.
-_MOST_DRAWN = 10
 
 
 def synthesize(
@@ -160,12 +152,12 @@ def _synthesize(
     labels = made.open(glance, frozen, from_seed(seed)).draw(0, None).labels is not None
     stream: Stream = made.open(context, frozen, from_seed(seed))
     if isinstance(stream, OptimisingStream) and frozen is not None:
-        stream = _Followed(stream, frozen, contract, folder / OPTIMISATION_PICTURE)
-    stream = tally = _Tally(stream)
+        stream = Followed(stream, frozen, contract, folder / OPTIMISATION_PICTURE)
+    stream = tally = Tally(stream)
     if balance:
         if frozen is None or teacher is None:
             raise ValueError("balancing needs the classes of a teacher; use --teacher")
-        stream = even = _Even(stream, frozen, contract.classes, count)
+        stream = even = Even(stream, frozen, contract.classes, count)
     run.take(afresh=overwrite or not is_begun(folder))
     written = _write(stream, labels, contract, count, folder, table, seed, watch)
     run.finish()
@@ -183,101 +175,6 @@ def _paths_of(source: Source) -> list[str]:
     """Return the files that a source reads."""
     parts = (part for part in parts_of(source) if isinstance(part, SourceOnDisk))
     return [path for part in parts for path in part.paths]
-
-
-class _Followed:
-    """A stream that draws a picture of the optimisation of its first images."""
-
-    def __init__(
-        self, stream: OptimisingStream, teacher: nn.Module, contract: InputContract, path: Path
-    ) -> None:
-        self._stream, self._teacher = stream, teacher
-        self._contract, self._path = contract, path
-
-    def draw(self, step: int, student: nn.Module | None) -> Batch:
-        if step > 0:
-            return self._stream.draw(step, student)
-        batch, path = self._stream.draw_followed(step, student, SHARES, IMAGES)
-        record = optimisation_record(answered(path, self._teacher))
-        write_whole(self._path, optimisation_picture(record, self._contract.names))
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stream.load_state_dict(state)
-
-
-class _Tally:
-    """A stream that counts the images that the teacher assigns to their labels."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._right, self._count = 0.0, 0
-
-    def draw(self, step: int, student: nn.Module | None) -> Batch:
-        batch = self._stream.draw(step, student)
-        if "recognised" in batch.metrics:
-            self._right += batch.metrics["recognised"].item() * len(batch.images)
-            self._count += len(batch.images)
-        return batch
-
-    @property
-    def told(self) -> str:
-        """A note for the user; "" for images without labels."""
-        if not self._count:
-            return ""
-        share = self._right / self._count
-        way_out = (
-            "; use more iterations (--set iterations=N), or a smaller weight of the statistics "
-            "(--set features=W)"
-        )
-        return (
-            f"the teacher assigns {share:.0%} of the images to their labels"
-            f"{way_out if share < _RECOGNISED else ''}"
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stream.load_state_dict(state)
-
-
-class _Even:
-    """A stream without the images of classes that are already complete."""
-
-    def __init__(self, stream: Stream, teacher: nn.Module, classes: int, count: int) -> None:
-        self._stream, self._teacher, self._count = stream, teacher, count
-        self._kept = torch.zeros(classes, dtype=torch.int64)
-        self._drawn = self.surplus = 0
-
-    def draw(self, step: int, student: nn.Module | None) -> Batch:
-        batch = self._stream.draw(step, student)
-        with torch.no_grad():  # for the images that will be written
-            classes = self._teacher(_to_bytes(batch.images) / 255).argmax(-1).cpu()
-        wanted = admit(classes, self._kept, -(-self._count // len(self._kept)))
-        fits = wanted
-        if self._drawn >= _MOST_DRAWN * self._count:
-            fits = torch.ones_like(wanted)
-        fits = fits & (fits.cumsum(0) <= self._count - self._kept.sum())
-        self.surplus += int((fits & ~wanted).sum())
-        self._drawn += len(classes)
-        self._kept += classes[fits].bincount(minlength=len(self._kept))
-        labels = None if batch.labels is None else batch.labels[fits]
-        return dataclasses.replace(
-            batch, views={name: view[fits] for name, view in batch.views.items()}, labels=labels
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        counts = {"kept": self._kept.clone(), "drawn": self._drawn, "surplus": self.surplus}
-        return {"stream": self._stream.state_dict(), **counts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stream.load_state_dict(state["stream"])
-        self._kept = state["kept"].clone()
-        self._drawn, self.surplus = state["drawn"], state["surplus"]
 
 
 def _write(
@@ -308,7 +205,7 @@ def _write(
         batch = stream.draw(step, None)
         step += 1
         left = count - writer.written
-        pixels = _to_bytes(batch.images[:left])
+        pixels = to_bytes(batch.images[:left])
         if not len(pixels):
             continue
         # The state for the next draw is on disk before the shard of this one.
@@ -322,10 +219,6 @@ def _write(
     made = writer.finish()
     _state(folder, count).unlink(missing_ok=True)
     return made
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)
 
 
 def _keep(stream: Stream, step: int, path: Path) -> None:

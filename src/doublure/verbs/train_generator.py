@@ -9,7 +9,7 @@ from doublure import recipe_file
 from doublure.catalogue import CODEC
 from doublure.core.checks import one_of
 from doublure.data.natural import natural_shape
-from doublure.engine.pipeline import RunOptions
+from doublure.engine.run_options import RunOptions
 from doublure.sources.lcw import METHOD
 from doublure.tasks.generation import training
 from doublure.tasks.generation.recipes import GeneratorRecipe, lcw

@@ -12,9 +12,9 @@ from doublure.data.digits import digits
 from doublure.data.own_files import RunFolderError
 from doublure.engine.fit import fit
 from doublure.engine.optimizers import AdamW
-from doublure.engine.pipeline import RunOptions
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import read_metrics
+from doublure.engine.run_options import RunOptions
 from doublure.engine.schedules import Constant
 from doublure.nets.cramer_wold import CramerWoldPlan, latent_generator
 from doublure.nets.network import freeze

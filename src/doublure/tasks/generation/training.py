@@ -30,10 +30,11 @@ from doublure.engine.codec import Codec
 from doublure.engine.dry_run import weights_digest
 from doublure.engine.fit import FitResult, FitSettings, fit
 from doublure.engine.manifest import run_manifest
-from doublure.engine.pipeline import RunOptions, find_device, train_in_folder
 from doublure.engine.processes import ProcessGroup, process_group
 from doublure.engine.recipe import RecipeError
 from doublure.engine.run_folder import RECIPE, SUMMARY, RunFolder, write_json, write_whole
+from doublure.engine.run_options import RunOptions, find_device
+from doublure.engine.stage_in_folder import train_in_folder
 from doublure.nets.cramer_wold import (
     AutoEncoder,
     CramerWoldGenerator,
