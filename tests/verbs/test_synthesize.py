@@ -226,7 +226,8 @@ def test_the_way_of_searched_images_is_shown_beside_them_and_they_are_the_same_w
     with_picture = synthesize(INVERTED, out=tmp_path / "set", **asked)
     seen = []
     monkeypatch.setattr(
-        f"{VERB}.optimisation_picture", lambda record, _: seen.append(record) or b""
+        "doublure.verbs.synthesis_streams.optimisation_picture",
+        lambda record, _: seen.append(record) or b"",
     )
     again = synthesize(INVERTED, out=tmp_path / "again", **asked)
     (record,) = seen
