@@ -37,6 +37,7 @@ _FAMILIES = {
     "transforms": "Transforms: how is it changed?",
     "initialisations": "Initialisations: what does it begin with?",
     "rules": "Rules: what happens between two steps?",
+    "audits": "Audits: can it be trusted?",
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from doublure import tasks
+from doublure.audits import saliency
 from doublure.compress import (
     batch_norm_scale,
     expand_classifier,
@@ -259,6 +260,7 @@ TRANSFORMS = (
     _entry(batch_norm_scale.BatchNormScale, "train --batch-norm revisited", batchnorm_init.CARD),
 )
 INITIALISATIONS = (_entry(inherit.Inherit, "distill"),)
+AUDITS = (_entry(saliency.SaliencyAudit, "audit saliency"),)
 RULES = (
     _entry(frozen_batchnorm.FrozenBatchNorm, "quantize --steps N"),
     _entry(
@@ -280,6 +282,7 @@ METHODS: tuple[Entry, ...] = (
     *TRANSFORMS,
     *INITIALISATIONS,
     *RULES,
+    *AUDITS,
 )
 
 CODEC = Codec(

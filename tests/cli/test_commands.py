@@ -13,7 +13,10 @@ VERBS = reference()["verbs"]
 
 
 def options_of(verb: str) -> dict[str, Any]:
-    command = typer.main.get_command(main.app).commands[verb.replace("_", "-")]
+    command = typer.main.get_command(main.app)
+    audited = verb.removeprefix("audit_")
+    for word in (verb,) if audited == verb else ("audit", audited):
+        command = command.commands[word.replace("_", "-")]
     return {option.name: option for option in command.params}
 
 

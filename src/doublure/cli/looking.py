@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     audit = typer.Typer(help="Examine a network or a transfer set.")
     audit.callback()(_audit)
     add_command(audit, score, "transfer")
+    add_command(audit, audit_saliency, "saliency")
     app.add_typer(audit, name="audit")
 
 
@@ -123,6 +124,28 @@ def score(options: Options, *, json: bool) -> None:
         results.print()
     if len(cards) > 1:
         results.print(ranked_text(cards), markup=False)
+
+
+def audit_saliency(options: Options, *, json: bool) -> None:
+    """Whether heat maps survive another baseline, setting or method, or compression."""
+    from doublure.verbs.audit_saliency import audit_saliency as work
+
+    with waiting() as watch:
+        audit = work(**options, say=_note, watch=watch)
+    if json:
+        print_json(audit)
+        return
+    table = Table("what differs", "likeness", "below the floor", box=None, header_style="dim")
+    for name, entry in audit["factors"].items():
+        gap = entry["gap"]
+        span = f"{gap['value']:.2f} ({gap['low']:.2f} to {gap['high']:.2f})"
+        table.add_row(name, f"{entry['likeness']:.2f}", span)
+    results.print(table)
+    for network, found in audit["networks"].items():
+        told = ", ".join(f"{method} {entry['value']:.2f}" for method, entry in found.items())
+        results.print(f"maps of {network} like the model's: {told}", markup=False)
+    results.print(f"{audit['verdict']}: {audit['summary']}", markup=False)
+    results.print(f"{options['out']}/audit.html", markup=False)
 
 
 def _note(text: str) -> None:

@@ -200,6 +200,30 @@ OPTIONS: Mapping[str, Row] = {
         "Images for the importance (default: the transfer set).",
         _CHANGE,
     ),
+    "audit_saliency.images": _count("To explain, 8 or more.", min=8),
+    "against": _text("REF", "REF of another network: are its maps the same?"),
+    "methods": _parsed(
+        parsing.several_known("method", "saliency_methods"),
+        "NAME,...",
+        f"Of {_names('saliency_methods')} (default: rise,occlusion,integrated-gradients).",
+        show_default=False,
+    ),
+    "baselines": _parsed(
+        parsing.several_known("baseline", "baselines"),
+        "NAME,...",
+        f"Of {_names('baselines')} (default: mean,black,grey,own-mean,blur,noise).",
+        show_default=False,
+    ),
+    "masks": _count("Random masks of rise.", min=1),
+    "num_seeds": _count("Of each random method, for the floor.", min=2),
+    "output": _parsed(
+        one_known("output", "saliency_outputs"),
+        "NAME",
+        f"What is explained: {_names('saliency_outputs')}.",
+    ),
+    "audit_saliency.budget": _parsed(
+        parsing.seconds, "TIME", "Fewer images where all take longer: 90s, 20m."
+    ),
     "calibration": _parsed(parsing.source, "SOURCE", "Calibration images of int8."),
     "quantize.calibration": _parsed(
         parsing.source,

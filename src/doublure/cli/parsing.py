@@ -112,6 +112,15 @@ def one_known(name: str, kind: str) -> Callable[[str], str]:
     return parse
 
 
+def several_known(name: str, kind: str) -> Callable[[str], list[str]]:
+    """Return a parser of names with commas, each of which the reference has under `kind`."""
+
+    def parse(text: str) -> list[str]:
+        return [known(name, kind, part.strip()) for part in text.split(",")]
+
+    return parse
+
+
 def objective(text: str) -> str:
     """Return the text NAME or NAME=WEIGHT of a known objective or a user's class."""
     name = text.partition("=")[0]

@@ -15,6 +15,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import doublure
 from doublure import catalogue
+from doublure.audits.baselines import BASELINES
+from doublure.audits.explainers import EXPLAINERS
+from doublure.audits.saliency import Output
 from doublure.compress.post_training_quantization import CalibrationMethod
 from doublure.compress.pruning import Importance
 from doublure.compress.pruning_loss import PruningLoss
@@ -65,6 +68,9 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
         "importances": list(get_args(Importance)),
         "pruning_losses": list(get_args(PruningLoss)),
         "calibration_methods": list(get_args(CalibrationMethod)),
+        "saliency_methods": list(EXPLAINERS),
+        "saliency_outputs": list(get_args(Output)),
+        "baselines": list(BASELINES),
         "strategies": list(get_args(Strategy)),
         "prune_steps": STEPS,
         "steps": fit.steps,

@@ -62,6 +62,7 @@ class ClassificationTask:
     )
     verbs = frozenset(
         {
+            "audit_saliency",
             "continual",
             "distill",
             "evaluate",
