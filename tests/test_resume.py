@@ -83,5 +83,5 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_the_run_goes_on(resume, 
     process.send_signal(resume.signal.SIGINT)
     said, told = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
-    assert told.splitlines()[-1].startswith("error: interrupted; written files are intact")
+    assert told.splitlines()[-1].startswith("error: interrupted after step ")
     assert "Traceback" not in told

@@ -226,7 +226,7 @@ def test_a_checkpoint_holds_views_and_labels_and_no_answers():
     answered = opened(Ring(reuse=3))
     for step in range(6):
         answered.draw(step, None)
-    state = answered.state_dict()
+    state = answered.state_dict()["stream"]
     assert {name for held in state["held"] for name in held} == {"views", "labels"}
     assert {held["views"].dtype for held in state["held"]} == {torch.uint8}
 

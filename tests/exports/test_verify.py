@@ -103,7 +103,7 @@ def test_a_network_that_answers_nan_is_refused_in_one_line(probe: Tensor) -> Non
 def test_a_network_whose_answers_hang_on_the_batch_is_refused_by_the_layer(probe: Tensor) -> None:
     body = tiny.network(0)
     body[1] = torch.nn.BatchNorm2d(body[1].num_features, track_running_stats=False)
-    with pytest.raises(ValueError, match=r"BatchNorm '1' keeps no running .*nothing was exported"):
+    with pytest.raises(ValueError, match=r"BatchNorm '1' has no running .*nothing was exported"):
         answers_of(Network(body, CONTRACT), probe)
 
 

@@ -331,7 +331,7 @@ def test_with_a_scratch_folder_the_state_holds_no_images(tmp_path: Path):
     stream = open_stream(settings(), scratch=tmp_path)
     stream.draw(0, None)
     assert set(stream.state_dict()["pool"]) == {"filled", "checksum"}
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("[!.]*")  # beside the list of files that are ours
     assert file.stat().st_size == stream.report()["images"] * 9
 
 
@@ -345,7 +345,7 @@ def test_a_pool_file_that_is_missing_short_or_changed_is_refused(tmp_path: Path)
     stream = open_stream(settings(), scratch=tmp_path)
     stream.draw(0, None)
     state = stream.state_dict()
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("[!.]*")  # beside the list of files that are ours
     content = file.read_bytes()
     file.write_bytes(bytes(len(content)))
     with pytest.raises(ValueError, match=r"is not this run's pool; restart the run"):

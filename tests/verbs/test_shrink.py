@@ -101,7 +101,7 @@ def unexported(monkeypatch):
         return [replace(row, latency_ms=1.0) for row in rows]
 
     monkeypatch.setattr(comparing.Measurer, "rows", rows)
-    monkeypatch.setattr(comparing.Measurer, "timed", timed)
+    monkeypatch.setattr(comparing.Measurer, "with_latencies", timed)
     monkeypatch.setattr(candidates, "why_not_pruned", lambda network: "")
     monkeypatch.setattr(candidates, "make", lambda candidate, seconds, images, bench: bench.network)
 
