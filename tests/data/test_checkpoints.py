@@ -15,13 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from doublure.data import checkpoints
 from doublure.data.checkpoints import CheckpointError, read_safetensors
 
 
-def read_weights(path: Path, **options: bool) -> dict[str, Tensor]:
+def read_weights(path: Path, **options: str) -> dict[str, Tensor]:
     return checkpoints.read_weights(path, **options).tensors
 
 
@@ -64,35 +63,55 @@ def test_safetensors_come_back_as_they_were(tmp_path):
         {"ema": {"module": some_state(), "decay": 0.99}},
         {"ema": {"shadow": some_state(), "updates": 12}},
         {"a name nobody knows": some_state(), "epoch": 3},
-        {"module." + name: value for name, value in some_state().items()},
-        {"module._orig_mod.model." + name: value for name, value in some_state().items()},
     ],
 )
 def test_what_is_wrapped_around_weights_is_taken_off(tmp_path, wrapped):
     assert_same(read_weights(saved(tmp_path / "w.pth", wrapped)), some_state())
 
 
-def test_a_prefix_that_only_some_names_have_stays(tmp_path):
-    state = {"model.weight": torch.ones(1), "head.weight": torch.ones(2)}
-    assert_same(read_weights(saved(tmp_path / "w.pth", state)), state)
+def both_sets() -> dict[str, dict[str, Tensor]]:
+    return {"state_dict": some_state(), "state_dict_ema": {"conv.weight": torch.zeros(2, 2)}}
 
 
-def test_an_averaged_model_gives_its_average(tmp_path):
-    network = nn.Linear(2, 3)
-    path = saved(tmp_path / "w.pth", AveragedModel(network).state_dict())
-    assert_same(read_weights(path), network.state_dict())
+def test_of_weights_and_their_moving_average_the_weights_are_taken_and_it_is_said(tmp_path):
+    path = saved(tmp_path / "w.pth", both_sets())
+    read = checkpoints.read_weights(path)
+    assert_same(read.tensors, some_state())
+    assert "state_dict is taken; --weights-key takes another: state_dict_ema" in read.notes[0]
 
 
 def test_the_moving_average_is_taken_when_asked_for(tmp_path):
-    average = {"conv.weight": torch.zeros(2, 2)}
-    path = saved(tmp_path / "w.pth", {"state_dict": some_state(), "state_dict_ema": average})
-    assert_same(read_weights(path, ema=True), average)
+    path = saved(tmp_path / "w.pth", both_sets())
+    assert_same(read_weights(path, key="state_dict_ema"), both_sets()["state_dict_ema"])
 
 
-def test_a_moving_average_that_is_not_there_is_refused(tmp_path):
-    path = saved(tmp_path / "w.pth", {"state_dict": some_state()})
-    with pytest.raises(CheckpointError, match="holds no moving average"):
-        read_weights(path, ema=True)
+@pytest.mark.parametrize("key", ["net.g", "g"])
+def test_a_set_is_named_by_its_place_or_the_last_part_of_it(tmp_path, key):
+    content = {"net": {"g": some_state(), "d": {"x.weight": torch.ones(1, 1)}}}
+    assert_same(read_weights(saved(tmp_path / "w.pth", content), key=key), some_state())
+
+
+def test_a_key_may_be_what_stands_before_the_names(tmp_path):
+    state = {
+        f"{who}.{name}": t for who in ("teacher", "student") for name, t in some_state().items()
+    }
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    read = read_weights(tmp_path / "w.safetensors", key="student")
+    assert read.keys() == some_state().keys()
+
+
+def test_a_key_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    path = saved(tmp_path / "w.pth", both_sets())
+    with pytest.raises(
+        CheckpointError, match="no weights under 'ema'; it has: state_dict, state_d"
+    ):
+        read_weights(path, key="ema")
+
+
+def test_a_key_where_there_is_one_set_is_refused(tmp_path):
+    path = saved(tmp_path / "w.pth", {"a.weight": torch.ones(1, 1), "a.bias": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="leave --weights-key out"):
+        read_weights(path, key="ema")
 
 
 def test_weights_know_nothing_of_gradients(tmp_path):
@@ -115,8 +134,11 @@ def test_names_are_kept_exactly_where_asked(tmp_path):
         ([torch.ones(1)], "holds a list"),
         (torch.ones(1), "holds a Tensor"),
         ({3: torch.ones(1)}, "no weights, only 3"),
-        ({"student": some_state(), "teacher": some_state()}, "several networks .student, teacher"),
-        ({"first": some_state(), "second": some_state()}, "several networks .first, second"),
+        (
+            {"student": some_state(), "teacher": some_state()},
+            "several sets of weights .student, teacher.; say which: --weights-key student",
+        ),
+        ({"first": some_state(), "second": some_state()}, "several sets .* .first, second"),
         ({"weight": torch.tensor([1.0, float("nan"), float("inf")])}, "2 of 3 values of 'weight'"),
         ({"weight": torch.ones(2, 2).to_sparse()}, "holds tensors that are sparse"),
         ({"a": torch.ones(1), "b": torch.eye(2).to_sparse()}, "'b' is sparse, not a plain tensor"),
@@ -211,7 +233,8 @@ def test_a_pickled_network_gives_its_weights_and_nothing_of_it_runs(tmp_path, zi
     path = saved(tmp_path / "w.pth", network, _use_new_zipfile_serialization=zipped)
     assert_same(read_weights(path), dict(network.state_dict()))
     path = saved(tmp_path / "w.pth", {"model": nn.DataParallel(network), "epoch": 3})
-    assert_same(read_weights(path), dict(network.state_dict()))
+    wrapped = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    assert_same(read_weights(path), wrapped)
 
 
 def test_a_plain_pickle_is_no_checkpoint(tmp_path):

@@ -8,8 +8,10 @@ from doublure.nets import builtin
 from doublure.nets.state_dicts import builtin_of, count_from_weights, load_state_
 
 
-def fit(network: nn.Module, state: dict[str, Tensor], classes: int = 10, channels: int = 3) -> None:
-    load_state_(
+def fit(
+    network: nn.Module, state: dict[str, Tensor], classes: int = 10, channels: int = 3
+) -> tuple[str, ...]:
+    return load_state_(
         network,
         state,
         reference="the network",
@@ -44,6 +46,41 @@ def test_half_precision_fits_single_precision():
     torch.testing.assert_close(network.weight, state["weight"], atol=0.0, rtol=2**-8)
 
 
+def test_what_belongs_to_no_part_of_the_network_is_left_out_and_named():
+    network, state = builtin.build("resnet8", classes=10), state_of("resnet8")
+    extra = {"aux.fc.weight": torch.ones(2), "criterion.weight": torch.ones(10)}
+    extra |= {"conv1.total_ops": torch.ones(1), "bn1._extra_state": torch.ones(2)}
+    notes = fit(network, {**state, **extra})
+    assert notes == (
+        "w.pth holds more than the network has; left out: aux.fc.weight, criterion.weight",
+    )
+    assert torch.equal(network.linear.weight, state["linear.weight"])
+
+
+@pytest.mark.parametrize("change", [Tensor.float, lambda count: count.view(1)])
+def test_counts_of_batches_fit_in_any_form(change):
+    network, state = builtin.build("resnet8", classes=10), state_of("resnet8")
+    fit(network, {n: change(t) if "num_batches" in n else t for n, t in state.items()})
+    assert network.bn1.num_batches_tracked.dtype == torch.int64
+
+
+def test_numbers_that_no_training_yields_are_warned_of():
+    state = state_of("resnet8")
+    state["conv1.weight"][0, 0, 0, 0] = 1e38
+    (note,) = fit(builtin.build("resnet8", classes=10), state)
+    assert "'conv1.weight' has values up to 1.0e+38" in note
+
+
+def test_of_a_network_and_its_average_the_network_is_taken_and_it_is_said():
+    state = state_of("resnet8")
+    both = {f"ema_model.{name}": value + 1 for name, value in state.items()}
+    both |= {f"model.{name}": value for name, value in state.items()}
+    network = builtin.build("resnet8", classes=10)
+    (note,) = fit(network, both)
+    assert "--weights-key ema_model takes it" in note
+    assert torch.equal(network.linear.weight, state["linear.weight"])
+
+
 def test_the_prefix_of_an_architecture_that_holds_everything_in_one_part_is_put_back():
     network = nn.ModuleDict({"model": nn.Linear(2, 3)})
     state = nn.Linear(2, 3).state_dict()
@@ -62,13 +99,32 @@ def test_the_prefix_of_an_architecture_that_holds_everything_in_one_part_is_put_
         ),
         (
             "resnet8",
-            lambda: {**state_of("resnet8"), "surplus": torch.ones(1)},
-            "unexpected surplus; no built-in network fits either",
+            lambda: {**state_of("resnet8"), "layer4.0.bn1.weight": torch.ones(1)},
+            "unexpected layer4.0.bn1.weight; no built-in network fits either",
+        ),
+        (
+            "resnet8",
+            lambda: state_of("resnet14"),
+            "unexpected layer1.1.bn1.bias.* they fit builtin/resnet14 with 10 classes",
+        ),
+        (
+            "resnet8",
+            lambda: {**state_of("resnet8"), "bn1.running_var": -torch.ones(16)},
+            r"layer 'bn1' has a negative variance \(running_var\) in 16 of 16 channels",
+        ),
+        (
+            "resnet8",
+            lambda: {
+                f"{who}.{name}": value + shift
+                for shift, who in enumerate(("teacher", "student"))
+                for name, value in state_of("resnet8").items()
+            },
+            r"several networks that fit .* \(teacher, student\); say which: --weights-key teacher",
         ),
         (
             "resnet8",
             lambda: state_of("resnet8", classes=7),
-            r"'linear\.weight' has shape \(7, 64\), expected \(10, 64\); "
+            r"'linear\.weight' has shape \(7, 64\), expected \(10, 64\) and 1 more do not fit; "
             "it has 7 classes, not 10: use --classes 7",
         ),
         (

@@ -252,6 +252,7 @@ OPTIONS: Mapping[str, Row] = {
     "train_batchnorm": _flag("Update BatchNorm statistics on the transfer set.", _CHANGE),
     # The network.
     "weights": _text("FILE", "Its weights: .safetensors .pt .pth .th .pt2", _NETWORK),
+    "weights_key": _text("KEY", "Which weights, if the file has several sets.", _NETWORK),
     "mean": _parsed(parsing.numbers, "R,G,B", "Per channel, for images in [0, 1].", _NETWORK),
     "std": _parsed(parsing.numbers, "R,G,B", "Per channel, for images in [0, 1].", _NETWORK),
     "size": _parsed(parsing.size, "S|HxW", "Input pixels.", _NETWORK),

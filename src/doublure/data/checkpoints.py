@@ -1,7 +1,7 @@
 """From a file of weights to tensors by name, without running code from the file.
 
 Pickles are read as data (`pickle_contents`): what is no tensor or plain container is set aside.
-What a checkpoint wraps around its weights (epoch, optimizer, EMA, `module.`) is taken off.
+What a checkpoint wraps around its weights (epoch, optimizer, EMA) is taken off; names stay.
 """
 
 import math
@@ -33,10 +33,6 @@ PICKLED = frozenset({".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"})
 SAFE = ".safetensors"
 PROGRAM = ".pt2"
 
-# Prefixes of wrappers: DataParallel, torch.compile, Lightning and this library.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "body.")
-# AveragedModel of torch.optim counts its updates beside the weights it wraps.
-_UPDATE_COUNT = "n_averaged"
 # Tensors that are neither dense nor float, as pickles call them.
 _NOT_PLAIN = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
@@ -47,7 +43,7 @@ _NOT_PLAIN = {
 }
 # Repeated views (masks, position ids) may hold more values than the file, but not much more.
 _REPEATED = 64 << 20
-_NAMED = 4
+_NAMED, _MOST_LISTED = 4, 12
 _DENSE = "save the dense float weights"
 
 # Exceptions of torch's and safetensors' readers on damaged or hostile bytes; they have no common
@@ -68,7 +64,7 @@ class Weights:
     """What a file of weights holds.
 
     Args:
-        tensors: by their names in the file, less what wrappers put before all of them.
+        tensors: by their names in the file.
         notes: what a person should be told, one sentence each.
     """
 
@@ -80,12 +76,12 @@ class CheckpointError(ValueError):
     """A file of weights cannot be used; the message has the reason and a remedy."""
 
 
-def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
+def read_weights(path: str | Path, *, key: str | None = None) -> Weights:
     """Return the weights in a file, on the CPU.
 
     Args:
-        ema: whether to return the moving average if the file has both; it is returned anyway if the
-            file has nothing else.
+        key: key of the weights if the file has several sets: the place of one, or the prefix of its
+            names. None takes the one that is not a moving average, if there is only one.
 
     Raises:
         CheckpointError: the file is missing, damaged, without weights, or not finite.
@@ -98,10 +94,12 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
     else:
         known = ", ".join(sorted({SAFE, *PICKLED}))
         raise CheckpointError(f"{path} is not named as a file of weights; known: {known}")
-    chosen = _choose_set(content, path, ema=ema)
-    state = _without_prefixes(_tensors_of(chosen, path))
+    found = _sets_in(content, path)
+    chosen = _default_set(found, path) if key is None else _named_set(found, key, path)
+    state = _tensors_of(chosen, path)
     check_weights(state, path)
-    return Weights(tensors=state, notes=_notes(chosen, content, path))
+    notes = (*_choice_notes(chosen, found, key, path), *_aside_notes(chosen, content, path))
+    return Weights(tensors=state, notes=notes)
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -208,24 +206,57 @@ def damage_message(path: Path, reason: str) -> str:
     )
 
 
-def _choose_set(content: Any, path: Path, *, ema: bool) -> WeightSet:
+def _sets_in(content: Any, path: Path) -> list[WeightSet]:
     try:
         found = find_sets(content)
     except DAMAGE as error:
         raise CheckpointError(damage_message(path, first_line(error))) from error
-    averages = [each for each in found if each.average]
-    if ema and not averages:
-        raise CheckpointError(f"{path} holds no moving average (EMA) of the weights; leave ema out")
-    known = [each for each in found if each.known]
-    candidates = averages if ema else known or averages or found
-    if not candidates:
+    if not found:
         raise CheckpointError(_no_weights(content, path))
+    return found
+
+
+def _default_set(found: list[WeightSet], path: Path) -> WeightSet:
+    known = [each for each in found if each.known]
+    candidates = known or [each for each in found if each.average] or found
     if len(candidates) > 1:
-        names = ", ".join(each.key for each in candidates)
+        names = ", ".join(each.key or "the whole" for each in candidates)
         raise CheckpointError(
-            f"{path} holds several networks ({names}); save the one you mean on its own"
+            f"{path} holds several sets of weights ({names}); say which: "
+            f"--weights-key {candidates[0].key or candidates[1].key}"
         )
     return candidates[0]
+
+
+def _named_set(found: list[WeightSet], key: str, path: Path) -> WeightSet:
+    """Return the set at a place, or the part of one whose names begin with the key."""
+    named = [each for each in found if each.key == key]
+    named = named or [
+        each for each in found if key in (each.key.split(".")[0], each.key.split(".")[-1])
+    ]
+    named = named or [part for each in found if (part := each.under(key)) is not None]
+    if len(named) == 1:
+        return named[0]
+    options = [each.key for each in named or found if each.key]
+    options += [] if named else list(dict.fromkeys(n for each in found for n in each.prefixes))
+    if not options:
+        raise CheckpointError(f"{path} holds one set of weights; leave --weights-key out")
+    raise CheckpointError(
+        f"{path} has {'several' if named else 'no'} weights under '{key}'; it has: "
+        f"{', '.join(options[:_MOST_LISTED])}"
+    )
+
+
+def _choice_notes(
+    chosen: WeightSet, found: list[WeightSet], key: str | None, path: Path
+) -> tuple[str, ...]:
+    others = [each.key for each in found if each is not chosen and each.key]
+    if key is not None or not others:
+        return ()
+    return (
+        f"{path} holds several sets of weights: {chosen.key or 'the outermost'} is taken; "
+        f"--weights-key takes another: {', '.join(others[:_NAMED])}",
+    )
 
 
 def _no_weights(content: Any, path: Path) -> str:
@@ -278,7 +309,7 @@ def _too_many(path: Path, name: str, count: int) -> str:
     )
 
 
-def _notes(chosen: WeightSet, content: Any, path: Path) -> tuple[str, ...]:
+def _aside_notes(chosen: WeightSet, content: Any, path: Path) -> tuple[str, ...]:
     """Return what was set aside, in one sentence, if anything was."""
     left = [name for name, value in chosen.left.items() if not isinstance(value, Mapping)]
     aside = [*objects_in(content), *left]
@@ -286,15 +317,3 @@ def _notes(chosen: WeightSet, content: Any, path: Path) -> tuple[str, ...]:
         return ()
     more = f" and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
     return (f"{path}: set aside, and not run: {', '.join(aside[:_NAMED])}{more}",)
-
-
-def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    counted = {name: tensor for name, tensor in state.items() if name != _UPDATE_COUNT}
-    while True:
-        for prefix in PREFIXES:
-            if counted and all(name.startswith(prefix) for name in counted):
-                counted = {name.removeprefix(prefix): value for name, value in counted.items()}
-                state = counted
-                break
-        else:
-            return state

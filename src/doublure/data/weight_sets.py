@@ -57,6 +57,19 @@ class WeightSet:
         return not self.average and (first in _PLAIN or not first)
 
     @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What stands before its names, where that differs."""
+        first = tuple(dict.fromkeys(name.partition(".")[0] for name in self.tensors))
+        return first if len(first) > 1 else ()
+
+    def under(self, prefix: str) -> "WeightSet | None":
+        """Return the part whose names begin with `prefix` and a point, without them."""
+        start = f"{prefix}."
+        tensors = {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
+        key = f"{self.key}.{prefix}" if self.key else prefix
+        return WeightSet(key=key, tensors=tensors, left={}) if tensors else None
+
+    @property
     def has_matrices(self) -> bool:
         """Whether a layer could be made of it; running means of losses are tensors too."""
         return any(len(tensor.shape) > 1 for tensor in self.tensors.values())

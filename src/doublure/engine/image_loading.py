@@ -31,7 +31,7 @@ from doublure.nets.partial_contract import (
 )
 from doublure.nets.plans import Plan
 from doublure.nets.references import HUBS, NetworkRef, Reference
-from doublure.nets.state_dicts import count_from_weights, load_state_, looks_like
+from doublure.nets.state_dicts import count_from_weights, fitting_names, load_state_, looks_like
 from doublure.nets.zoo import architecture_of, build_from_hub, stated_by_hub
 
 # Contract of the built-in networks without other statements.
@@ -114,7 +114,7 @@ def read_reference_weights(said: NetworkRef) -> Weights:
     if Path(said.weights).suffix == PROGRAM:
         state = read_program(said.weights).state_dict()
         return Weights(tensors={name.removeprefix("body."): value for name, value in state.items()})
-    return read_weights(said.weights, ema=said.ema)
+    return read_weights(said.weights, key=said.weights_key)
 
 
 def assemble(
@@ -148,7 +148,7 @@ def assemble(
     contract, notes = merge_contracts(places, size, channels or _CHANNELS, said.ref)
     body = rebuild(body, opened.plan)
     if opened.state is not None:
-        load_state_(
+        notes += load_state_(
             body,
             opened.state,
             reference=opened.reference.text,
@@ -168,7 +168,7 @@ def _with_own_contract(made: Network[Any], opened: Opened) -> Loaded:
     """Return a network that already has a contract."""
     if opened.state is not None:
         try:
-            made.body.load_state_dict(dict(opened.state))
+            made.body.load_state_dict(fitting_names(opened.state, made.body))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             text = opened.reference.text

@@ -40,6 +40,7 @@ from doublure.nets.partial_contract import (
 from doublure.nets.plans import Plan
 from doublure.nets.plans import rebuild as rebuild_plan
 from doublure.nets.references import NetworkRef, Reference, no_network, parse
+from doublure.nets.state_dicts import fitting_names
 
 
 def load(
@@ -188,7 +189,7 @@ def _build(
         body = rebuild(task.build(reference.target, contract), plan)
     if state is not None:
         try:
-            body.load_state_dict(dict(state))
+            body.load_state_dict(fitting_names(state, body))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{weights} does not fit {reference.text}: {reason}") from error

@@ -34,7 +34,8 @@ class NetworkRef:
     Args:
         ref: the REF.
         weights: a file of weights, or None for those of the REF itself.
-        ema: whether to use the moving average if the file holds both.
+        weights_key: key of the weights if the file has several sets, such as a moving average, or a
+            teacher beside its student.
         mean: mean of each channel, for images in [0, 1].
         size: height and width in pixels.
         names: one name per class.
@@ -44,7 +45,7 @@ class NetworkRef:
 
     ref: str
     weights: str | None = None
-    ema: bool = False
+    weights_key: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
@@ -57,6 +58,11 @@ class NetworkRef:
     pieces: int | None = None
 
     def __post_init__(self) -> None:
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError(
+                f"weights_key '{self.weights_key}' chooses within a file of weights; name the "
+                "file, too: --weights FILE"
+            )
         if self.classes is not None and self.names is not None and len(self.names) != self.classes:
             raise ValueError(
                 f"names must have one entry per class ({self.classes}), got {len(self.names)}"

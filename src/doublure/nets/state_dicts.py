@@ -12,11 +12,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from doublure.nets import builtin
+from doublure.nets.state_names import (
+    OPTIONAL,
+    NameMatch,
+    is_bookkeeping,
+    match_names,
+    shapes_of,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 _SHOWN = 4
-# A batch counter for BatchNorm without momentum, missing in old checkpoints.
-_OPTIONAL = "num_batches_tracked"
+# Variances of images that were not normalised stay below 10^8; a flipped exponent bit does not.
+_LARGEST = 1e10
 
 
 def load_state_(
@@ -28,26 +35,34 @@ def load_state_(
     classes: int,
     channels: int,
     size: tuple[int, int],
-) -> None:
-    """Copy `state` into the network; it must hold every weight and nothing else.
+) -> tuple[str, ...]:
+    """Copy `state` into the network, and return what a person should be told.
+
+    The file must hold every weight; what belongs to no part of the network is left out.
 
     Args:
         reference: the network's REF, for messages.
         weights: origin of the weights, for messages.
 
     Raises:
-        ValueError: names or shapes differ.
+        ValueError: names or shapes differ, or the numbers cannot be weights.
     """
     expected: dict[str, Tensor] = dict(network.state_dict())
-    given = _under_prefix(state, expected)
-    needed = {name for name in expected if not name.endswith(_OPTIONAL)}
-    missing = sorted(needed - given.keys())
-    unexpected = sorted(given.keys() - expected.keys())
+    match = match_names(shapes_of(state), shapes_of(expected))
+    given = {name: _counted(name, state[there]) for name, there in match.names.items()}
+    missing = sorted(name for name in expected.keys() - given.keys() if not name.endswith(OPTIONAL))
+    unexpected = sorted(_unexpected(match))
     if missing or unexpected:
         raise ValueError(
             f"{weights} does not fit {reference}: "
             f"{_listed('missing', missing)}{_listed('unexpected', unexpected)}"
             f"{looks_like(state, size)}"
+        )
+    if match.rivals:
+        prefixes = [prefix.rstrip(".") or "no prefix" for prefix in (match.prefix, *match.rivals)]
+        raise ValueError(
+            f"{weights} holds several networks that fit {reference} ({', '.join(prefixes)}); "
+            f"say which: --weights-key {prefixes[0]}"
         )
     differing = {
         name: (tuple(given[name].shape), tuple(expected[name].shape))
@@ -57,9 +72,10 @@ def load_state_(
     if differing:
         reason = _reason(differing, classes, channels) or looks_like(state, size)
         name, (there, here) = next(iter(differing.items()))
+        more = f" and {len(differing) - 1} more do not fit" if len(differing) > 1 else ""
         raise ValueError(
-            f"{weights} does not fit {reference}: '{name}' has shape {there}, expected {here}; "
-            f"{reason}"
+            f"{weights} does not fit {reference}: '{name}' has shape {there}, expected "
+            f"{here}{more}; {reason}"
         )
     for name in given:
         if given[name].dtype.is_floating_point != expected[name].dtype.is_floating_point:
@@ -67,7 +83,74 @@ def load_state_(
                 f"{weights} does not fit {reference}: '{name}' is {given[name].dtype}, expected "
                 f"{expected[name].dtype}; save the float weights, before any quantization"
             )
+    _check_variances(given, weights)
     network.load_state_dict({**expected, **given})
+    return (*_left_notes(match, weights, reference), *_size_notes(given, weights))
+
+
+def fitting_names(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return `state` under the names of the network, and what fits none under its own."""
+    match = match_names(shapes_of(state), shapes_of(network.state_dict()))
+    named = {name: state[there] for name, there in match.names.items()}
+    return {**named, **{name: state[name] for name in _unexpected(match)}}
+
+
+def _unexpected(match: NameMatch) -> list[str]:
+    """Return what is left over of the same network; what tools note beside it does not count."""
+    foreign = set(match.foreign)
+    return [name for name in match.left if name not in foreign]
+
+
+def _counted(name: str, tensor: Tensor) -> Tensor:
+    """Return a count of batches as torch keeps it, whatever another tool made of it."""
+    if name.endswith(OPTIONAL) and tensor.numel() == 1:
+        return tensor.reshape(()).long()
+    return tensor
+
+
+def _check_variances(given: Mapping[str, Tensor], weights: str) -> None:
+    for name, tensor in given.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "running_var" and bool((tensor < 0).any()):
+            count = int((tensor < 0).sum())
+            raise ValueError(
+                f"{weights}: layer '{layer}' has a negative variance (running_var) in {count} of "
+                f"{tensor.numel()} channels; the file is damaged or was converted wrongly: take "
+                "an earlier checkpoint"
+            )
+
+
+def _left_notes(match: NameMatch, weights: str, reference: str) -> tuple[str, ...]:
+    notes = []
+    if match.average:
+        key = match.average.rstrip(".")
+        notes.append(
+            f"{weights} also holds a moving average of the weights; --weights-key {key} takes it"
+        )
+    left = [
+        name
+        for name in match.foreign
+        if not (match.average and name.startswith(match.average)) and not is_bookkeeping(name)
+    ]
+    if left:
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        notes.append(
+            f"{weights} holds more than {reference} has; left out: {', '.join(left[:_SHOWN])}{more}"
+        )
+    return tuple(notes)
+
+
+def _size_notes(given: Mapping[str, Tensor], weights: str) -> tuple[str, ...]:
+    """Return a warning where numbers are too large for anything that was trained."""
+    for name, tensor in given.items():
+        if tensor.is_floating_point() and tensor.numel():
+            largest = float(tensor.abs().max())
+            if largest > _LARGEST:
+                return (
+                    f"{weights}: '{name}' has values up to {largest:.1e}, which no training "
+                    "yields; the file may be damaged",
+                )
+    return ()
 
 
 def count_from_weights(
@@ -83,7 +166,8 @@ def count_from_weights(
     low, high = 2, 3
     smaller = _shapes(make, low, low)
     larger = _shapes(make, high, low) if what == "classes" else _shapes(make, low, high)
-    given = _under_prefix(state, smaller)
+    match = match_names(shapes_of(state), smaller)
+    given = {name: state[there] for name, there in match.names.items()}
     answers = set()
     for name, shape in smaller.items():
         for axis, (first, second) in enumerate(zip(shape, larger[name], strict=True)):
@@ -103,8 +187,8 @@ def builtin_of(state: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[str,
         def make(classes: int, channels: int, name: str = name) -> nn.Module:
             return builtin.build(name, classes=classes, channels=channels, size=size)
 
-        names = {key for key in _shapes(make, 2, 3) if not key.endswith(_OPTIONAL)}
-        if not names <= state.keys():
+        match = match_names(shapes_of(state), _shapes(make, 2, 3))
+        if _unexpected(match) or not _complete(match, _shapes(make, 2, 3)):
             continue
         classes, channels = (
             count_from_weights(state, "classes", make),
@@ -113,7 +197,11 @@ def builtin_of(state: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[str,
         if classes is None or channels is None:
             continue
         shapes = _shapes(make, classes, channels)
-        if all(shapes.get(key) == tuple(value.shape) for key, value in state.items()):
+        match = match_names(shapes_of(state), shapes)
+        if all(
+            tuple(_counted(name, state[there]).shape) == shapes[name]
+            for name, there in match.names.items()
+        ):
             return f"builtin/{name}", classes
     return None
 
@@ -135,14 +223,8 @@ def _shapes(make: Callable[[int, int], nn.Module], classes: int, channels: int) 
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def _under_prefix(state: Mapping[str, Tensor], expected: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return `state` with the architecture's common prefix, if it has one."""
-    prefix = next(iter(expected), "").partition(".")[0] + "."
-    if not all(name.startswith(prefix) for name in expected):
-        return dict(state)
-    if any(name.startswith(prefix) for name in state):
-        return dict(state)
-    return {prefix + name: value for name, value in state.items()}
+def _complete(match: NameMatch, shapes: Shapes) -> bool:
+    return all(name in match.names or name.endswith(OPTIONAL) for name in shapes)
 
 
 def _listed(word: str, names: list[str]) -> str:

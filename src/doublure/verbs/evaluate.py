@@ -21,6 +21,7 @@ def evaluate(
     data: Any,
     *,
     weights: str | None = None,
+    weights_key: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
@@ -46,7 +47,13 @@ def evaluate(
         network = model
     else:
         reference = network_named(
-            model, weights=weights, mean=mean, std=std, size=size, classes=classes
+            model,
+            weights=weights,
+            weights_key=weights_key,
+            mean=mean,
+            std=std,
+            size=size,
+            classes=classes,
         )
         loaded = resolve(reference, allow_code=permitted(model, allow_code=allow_code))
         network = loaded.network

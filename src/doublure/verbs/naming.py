@@ -35,6 +35,7 @@ def network_named(
     reference: str | NetworkRef | nn.Module,
     *,
     weights: str | None = None,
+    weights_key: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
@@ -53,6 +54,7 @@ def network_named(
     count, names = _counted(classes)
     said: dict[str, Any] = {
         "weights": weights,
+        "weights_key": weights_key,
         "mean": None if mean is None else tuple(mean),
         "std": None if std is None else tuple(std),
         "size": (size, size) if isinstance(size, int) else size,

@@ -44,9 +44,11 @@ class NetworkOptions(InputOptions, total=False):
 
     Args:
         weights: a file of weights.
+        weights_key: key of the weights if the file has several sets.
     """
 
     weights: str | None
+    weights_key: str | None
 
 
 class CommonOptions(TypedDict, total=False):

@@ -28,6 +28,7 @@ def score(
     transfer: Sequence[str | Source] = (),
     *,
     weights: str | None = None,
+    weights_key: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
@@ -55,7 +56,12 @@ def score(
     made = recipe if recipe is None or isinstance(recipe, Recipe) else _read(recipe)
     if made is None and not transfer:
         raise ValueError("score needs a transfer set; name it with --transfer or --recipe")
-    said: dict[str, Any] = {"weights": weights, "mean": mean, "std": std}
+    said: dict[str, Any] = {
+        "weights": weights,
+        "weights_key": weights_key,
+        "mean": mean,
+        "std": std,
+    }
     said |= {"size": size, "classes": classes}
     network = _teacher(teacher, made, said, allow_code, say)
     stages = shader_kd(MethodInputs(contract=network.contract)) if made is None else made.stages
