@@ -17,13 +17,19 @@ from typing import Any
 import arm_tables
 import marked
 import part_tables
+import saliency_table
 import training_tables
 from cells import RESULTS, Result, by_host, table
 from short_table import summary
 from system_table import systems
 
 SCRIPTS = marked.ROOT / "benchmarks"
-_TABLES = {**arm_tables.TABLES, **part_tables.TABLES, **training_tables.TABLES}
+_TABLES = {
+    **arm_tables.TABLES,
+    **part_tables.TABLES,
+    **training_tables.TABLES,
+    **saliency_table.TABLES,
+}
 
 
 def figures(argument: str) -> str:
