@@ -20,6 +20,7 @@ from doublure.core.seeding import child_seed, from_seed
 from doublure.engine.budgeted_run import BudgetedRun, reserve
 from doublure.engine.codec import Codec
 from doublure.engine.dry_run import dry_run, weights_digest
+from doublure.engine.forecast import forecast
 from doublure.engine.label_space import compares_layers_alone
 from doublure.engine.loading import rebuilds, resolve, save
 from doublure.engine.model_transform import apply_transform, ensemble_of, member_of, network_of
@@ -103,6 +104,8 @@ def _run(
         budgeted = BudgetedRun(recipe, end, processes, folder, plugins.codec)
         budgeted.plan(teacher, student)
         recipe = budgeted.recipe
+    elif not saved and (expected := forecast(recipe, teacher, begun)) is not None:
+        notes.append(expected)
     notes += [f"plan: {line}" for line in recipe.plan]
     opening = functools.partial(
         open_stage, rank=processes.rank, world=processes.world, scratch=folder.scratch
