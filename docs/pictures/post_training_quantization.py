@@ -2,13 +2,9 @@
 
 from drawing import FAINT, STUDENT, TEACHER, THIRD, context, digits_teacher, picture
 
-from doublure.compress.post_training_quantization import (
-    affine,
-    input_histograms,
-    mse_range,
-    observed_ranges,
-)
+from doublure.compress.activation_ranges import input_histograms, mse_range, observed_ranges
 from doublure.core.seeding import from_seed
+from doublure.nets.rounding import affine
 from doublure.sources.surrogate import Surrogate
 
 BITS = 4
@@ -24,7 +20,7 @@ def main() -> None:
     histogram = input_histograms(teacher, seen, images)["conv2"]
     clips = {
         "range seen": (seen["conv2"], TEACHER),
-        "least error": (mse_range(histogram, BITS), THIRD),
+        "least error": (mse_range(histogram, BITS, affine), THIRD),
     }
     with picture("post_training_quantization", 220) as figure:
         axes = figure.subplots()

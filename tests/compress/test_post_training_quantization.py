@@ -4,28 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from doublure.compress.post_training_quantization import (
+from doublure.compress.activation_ranges import (
     Histogram,
-    PostTrainingQuantization,
-    affine,
-    called_layers,
     mse_clip_weight,
     mse_range,
     observed_ranges,
     percentile_range,
     squared_error,
 )
+from doublure.compress.layer_calls import called_layers
+from doublure.compress.post_training_quantization import PostTrainingQuantization
 from doublure.core.protocols import Batch, InputContract, image_batch
 from doublure.core.seeding import from_seed
 from doublure.nets import builtin
 from doublure.nets.network import Network
-from doublure.nets.quantized import (
-    fake_quantize,
-    fake_quantize_weight,
-    grids_of,
-    quantize_,
-    weight_scales,
-)
+from doublure.nets.quantized import grids_of, quantize_
+from doublure.nets.rounding import affine, fake_quantize, fake_quantize_weight, weight_scales
 from doublure.networks import load, save
 from tests import tiny
 
@@ -149,7 +143,7 @@ def test_the_best_range_errs_less_than_the_one_seen():
     counts[1024:] = 0
     counts[-1] = 1  # an outlier at twice the range
     histogram = Histogram(low=0.0, high=2.0, counts=counts)
-    low, high = mse_range(histogram, 4)
+    low, high = mse_range(histogram, 4, affine)
     assert high == pytest.approx(1.0, abs=0.1)
     values, count = histogram.centres, counts.double()
     assert squared_error(values, count, *affine(low, high, 4), 4) < 0.5 * squared_error(
@@ -229,7 +223,7 @@ def test_nothing_to_do_is_refused(network):
     with pytest.raises(ValueError, match="needs calibration images, got none"):
         PostTrainingQuantization()(network, [], tiny.rng())
     flat = Network(nn.Sequential(nn.Flatten(), nn.Identity()), CONTRACT)
-    with pytest.raises(ValueError, match="calls neither a plain Conv2d nor a plain Linear"):
+    with pytest.raises(ValueError, match="calls no convolution, linear layer or attention"):
         quantized(flat)
 
 

@@ -231,8 +231,24 @@ OPTIONS: Mapping[str, Row] = {
         "Images for activation ranges (default: the transfer set).",
         _CHANGE,
     ),
+    "bits": _count("Bit width of weights and layer inputs (2 to 8).", _CHANGE, metavar="BITS"),
     "weight_bits": _count("Weight bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
     "activation_bits": _count("Activation bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
+    "layer_bits": _several("NAME=W[/A]", "Bit width of one layer: weights/inputs.", _CHANGE),
+    "ranges": _parsed(
+        one_known("ranges", "ranges"),
+        "NAME",
+        "Activation ranges: static (calibrated) or dynamic (per image).",
+        _CHANGE,
+    ),
+    "symmetric": _flag("Use symmetric activation ranges.", _CHANGE),
+    "rounding": _parsed(
+        one_known("rounding", "roundings"),
+        "NAME",
+        "Weight rounding: nearest, or adaptive (to the layer's outputs).",
+        _CHANGE,
+    ),
+    "equalise": _flag("Equalise channel ranges between successive layers first.", _CHANGE),
     "first_last_bits": _parsed(
         parsing.bits_or_same, "BITS|same", "Minimum bit width of the first and last layer.", _CHANGE
     ),

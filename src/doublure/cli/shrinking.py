@@ -59,7 +59,14 @@ def quantize(options: Options, *, json: bool) -> None:
     require(options, "model")
     from doublure.verbs.quantize import quantize as work
 
-    if run_verb(work, options, json=json) and not json:
+    summary = run_verb(work, options, json=json)
+    if summary and not json:
+        share = summary["quantization"]
+        results.print(
+            f"rounded    {share['layers']} layers, {share['share']:.1%} of "
+            f"{share['all_weights']:,} weights, {share['mean_weight_bits']:.2f} bits a weight; "
+            f"inputs of {share['input_layers']} layers"
+        )
         results.print(
             "speed      not timed: rounding is simulated here; export int8-onnx, timed there"
         )

@@ -16,6 +16,8 @@ from doublure.engine.run_folder import BEGINNING, SUMMARY, RunFolder, write_json
 from doublure.engine.task import FinishedRun, Task
 from doublure.nets.features import device_of
 from doublure.nets.network import Network, count_parameters
+from doublure.nets.quantized import is_quantized
+from doublure.nets.rounded_share import rounded_share
 
 
 def summarize(
@@ -56,8 +58,11 @@ def summarize(
     }
     for role, network in (("teacher", run.teacher), ("student", run.student)):
         summary[f"{role}_parameters"] = None if network is None else count_parameters(network)
+    rounded = rounded_share(run.student.body) if is_quantized(run.student) else None
+    summary["quantization"] = None if rounded is None else rounded.to_json()
     own = task.summarize(run)
-    summary |= own | {"warnings": [*_warnings(results), *own.get("warnings", ())]}
+    warned = [] if rounded is None or not rounded.warning else [rounded.warning]
+    summary |= own | {"warnings": [*_warnings(results), *warned, *own.get("warnings", ())]}
     summary["seconds_to_prepare"] = max(run.trained - run.began - seconds, 0.0)
     summary["seconds_to_judge"] = time.perf_counter() - run.trained
     write_json(run.folder.file("manifest.json"), _manifest(recipe, run.student))

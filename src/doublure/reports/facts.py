@@ -164,11 +164,22 @@ def run_facts(summary: Summary) -> list[Fact]:
             "measured",
         ),
     )
-    return [
+    facts = [
         Fact(name=name, value=write(value), tag=tag)
         for name, value, write, tag in rows
         if value is not None
     ]
+    return facts if summary.quantization is None else [*facts, _rounded(summary.quantization)]
+
+
+def _rounded(share: Mapping[str, Any]) -> Fact:
+    """Return how much of the network rounds, in words."""
+    detail = (
+        f"{numbers.plural(share['layers'], 'layer')}, {share['mean_weight_bits']:.2f} bits a weight"
+        f", inputs of {share['input_layers']}; simulated in float32"
+    )
+    value = numbers.percent(share["share"])
+    return Fact(name="Weights rounded", value=value, tag="measured", detail=detail)
 
 
 def finding_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -114,6 +114,7 @@ class Summary:
     timed_in_batches_of: Count | None = None
     seed: int | None = None
     class_names: tuple[str, ...] | None = None
+    quantization: dict[str, Any] | None = None
     arms: tuple[Arm, ...] | None = None
     warnings: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()

@@ -18,7 +18,8 @@ from doublure import catalogue
 from doublure.audits.baselines import BASELINES
 from doublure.audits.explainers import EXPLAINERS
 from doublure.audits.saliency import Output
-from doublure.compress.post_training_quantization import CalibrationMethod
+from doublure.compress.activation_ranges import CalibrationMethod
+from doublure.compress.post_training_quantization import Ranges, Rounding
 from doublure.compress.pruning import Importance
 from doublure.compress.pruning_loss import PruningLoss
 from doublure.engine.fit import FitSettings
@@ -71,6 +72,8 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
         "saliency_methods": list(EXPLAINERS),
         "saliency_outputs": list(get_args(Output)),
         "baselines": list(BASELINES),
+        "ranges": list(get_args(Ranges)),
+        "roundings": list(get_args(Rounding)),
         "strategies": list(get_args(Strategy)),
         "prune_steps": STEPS,
         "steps": fit.steps,
