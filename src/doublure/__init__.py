@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from doublure.core.protocols import Batch, InputContract, Outputs
     from doublure.nets.network import Network
     from doublure.nets.references import NetworkRef
+    from doublure.verbs.audit_quantization import audit_quantization
     from doublure.verbs.audit_saliency import audit_saliency
     from doublure.verbs.continual import continual
     from doublure.verbs.demo import demo
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from doublure.verbs.train_generator import train_generator
 
 VERBS = (
+    "audit_quantization",
     "audit_saliency",
     "continual",
     "demo",
@@ -64,6 +66,7 @@ __all__ = [
     "Network",
     "NetworkRef",
     "Outputs",
+    "audit_quantization",
     "audit_saliency",
     "continual",
     "demo",

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from doublure import tasks
-from doublure.audits import saliency
+from doublure.audits import saliency, worst_case_quantization
 from doublure.compress import (
     batch_norm_scale,
     expand_classifier,
     inherit,
+    mixed_precision,
     post_training_quantization,
     pruning,
 )
@@ -256,11 +257,15 @@ RECIPES = (
 TRANSFORMS = (
     _entry(pruning.Pruning, "prune"),
     _entry(post_training_quantization.PostTrainingQuantization, "quantize"),
+    _entry(mixed_precision.MixedPrecision, "quantize --bits auto"),
     _entry(expand_classifier.ExpandClassifier, "continual", continual.CARD),
     _entry(batch_norm_scale.BatchNormScale, "train --batch-norm revisited", batchnorm_init.CARD),
 )
 INITIALISATIONS = (_entry(inherit.Inherit, "distill"),)
-AUDITS = (_entry(saliency.SaliencyAudit, "audit saliency"),)
+AUDITS = (
+    _entry(saliency.SaliencyAudit, "audit saliency"),
+    _entry(worst_case_quantization.WorstCaseQuantization, "audit quantization"),
+)
 RULES = (
     _entry(frozen_batchnorm.FrozenBatchNorm, "quantize --steps N"),
     _entry(

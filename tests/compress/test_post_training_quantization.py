@@ -230,3 +230,16 @@ def test_nothing_to_do_is_refused(network):
 def test_a_constant_input_needs_no_scale():
     assert affine(0.0, 0.0, 8) == (1.0, 0)
     assert math.isfinite(affine(0.0, 1e-45, 8)[0])
+
+
+def test_weights_of_four_bits_take_four_bits_on_disk(network, tmp_path):
+    sizes = {}
+    for bits in (4, 8, 32):
+        made = quantized(network, weight_bits=bits, activation_bits=8, first_last_bits=0)
+        save(made, tmp_path / str(bits))
+        sizes[bits] = (tmp_path / str(bits) / "student.safetensors").stat().st_size
+        images = torch.rand(3, 1, 8, 8)
+        assert torch.equal(load(str(tmp_path / str(bits))).eval()(images), made(images))
+    weights = sum(p.numel() for p in network.parameters() if p.dim() > 1)
+    assert sizes[8] - sizes[4] == pytest.approx(weights / 2, abs=200)
+    assert sizes[32] - sizes[8] > 2.5 * weights

@@ -21,11 +21,37 @@ def register(app: typer.Typer) -> None:
     audit.callback()(_audit)
     add_command(audit, score, "transfer")
     add_command(audit, audit_saliency, "saliency")
+    add_command(audit, audit_quantization, "quantization")
     app.add_typer(audit, name="audit")
 
 
 def _audit() -> None:
     """Makes `audit` a group even with one command."""
+
+
+def audit_quantization(options: Options, *, json: bool) -> None:
+    """How badly can few bits go wrong on a network, and where?"""
+    from doublure.verbs.audit_quantization import PAGE
+    from doublure.verbs.audit_quantization import audit_quantization as work
+
+    found = work(**options, say=_note)
+    if json:
+        print_json(found)
+        return
+    results.print(f"{found['verdict']}: {found['summary']}", markup=False)
+    by_input = found["by_input"]
+    results.print(
+        f"by image   learned {by_input['learned']:.1%}, one for all {by_input['constant']:.1%}, "
+        f"oracle {by_input['oracle']:.1%}"
+    )
+    for name, share in found["accuracy"].items():
+        results.print(f"accuracy   {name}: {share:.1%}", markup=False)
+    if found["repair"]:
+        results.print(
+            f"mend       doublure quantize --model {found['model']} {found['repair']} --out DIR",
+            markup=False,
+        )
+    results.print(f"page       {options['out'] / PAGE}", markup=False)
 
 
 def inspect(options: Options, *, json: bool) -> None:

@@ -231,7 +231,28 @@ OPTIONS: Mapping[str, Row] = {
         "Images for activation ranges (default: the transfer set).",
         _CHANGE,
     ),
-    "bits": _count("Bit width of weights and layer inputs (2 to 8).", _CHANGE, metavar="BITS"),
+    "audit_quantization.bits": _parsed(
+        parsing.several_bits, "N,...", "Bit widths of layer inputs (default 4,5,6,8)."
+    ),
+    "audit_quantization.transfer": _parsed(
+        parsing.source, "SOURCE", "Images for the audit (default: shaders)."
+    ),
+    "audit_quantization.eval": _text("DATA", "Labelled images, in place of --transfer."),
+    "audit_quantization.count": _count("Number of images.", min=4),
+    "mean_bits": _number("BITS", "Mean bit width of each policy over the layers."),
+    "policies": _count("Number of random policies.", min=1),
+    "bits": _parsed(
+        parsing.bits_or_auto, "BITS|auto", "Bit width of weights and inputs (2 to 8).", _CHANGE
+    ),
+    "quantize.target": _text(
+        "SIZE", "For --bits auto: 4.5bits, 0.3size (of float32) or 2ms.", _CHANGE
+    ),
+    "search": _parsed(
+        one_known("search", "searches"),
+        "NAME",
+        f"Search of --bits auto: {_names('searches')} (default: milp).",
+        _CHANGE,
+    ),
     "weight_bits": _count("Weight bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
     "activation_bits": _count("Activation bit width (2 to 8; 32 = off).", _CHANGE, metavar="BITS"),
     "layer_bits": _several("NAME=W[/A]", "Bit width of one layer: weights/inputs.", _CHANGE),

@@ -154,3 +154,20 @@ def bits_or_same(text: str) -> int:
     if not text.isdecimal():
         raise typer.BadParameter(f"expected a number of bits or 'same', got '{text}'")
     return int(text)
+
+
+def bits_or_auto(text: str) -> int | str:
+    """Return a number of bits, or "auto"."""
+    if text == "auto":
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f"expected a number of bits or 'auto', got '{text}'")
+    return int(text)
+
+
+def several_bits(text: str) -> tuple[int, ...]:
+    """Return the bits of a text such as "4,5,6,8"."""
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"expected bits with commas, as 4,6,8; got '{text}'")
+    return tuple(int(part) for part in parts)

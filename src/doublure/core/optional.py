@@ -14,6 +14,9 @@ _HOW = {
     "tokenizers": "pip install tokenizers sacrebleu",
     "sacrebleu": "pip install tokenizers sacrebleu",
     "torch.utils.tensorboard": "pip install tensorboard",
+    "gymnasium": "pip install gymnasium stable-baselines3 optuna",
+    "stable_baselines3": "pip install gymnasium stable-baselines3 optuna",
+    "optuna": "pip install gymnasium stable-baselines3 optuna",
     "moderngl": "pip install moderngl, and the system's EGL (Debian: libegl1 libgl1-mesa-dri)",
 }
 

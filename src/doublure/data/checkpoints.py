@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from doublure.core.bit_packing import unpack_weights
 from doublure.data.pickle_contents import Placeholder
 from doublure.data.torch_archive import (
     ZIP,
@@ -103,11 +104,17 @@ def read_weights(path: str | Path, *, key: str | None = None) -> Weights:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file with their names unchanged."""
+    """Return the tensors of a .safetensors file with their names unchanged.
+
+    Packed weights of few bits are returned as floats on their grids.
+    """
     path = existing_file(path)
     state = _decode_safetensors(path)
     check_weights(state, path)
-    return state
+    try:
+        return unpack_weights(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; restore the file") from error
 
 
 def existing_file(path: str | Path) -> Path:

@@ -1,7 +1,8 @@
 """A student on disk: weights in student.safetensors, their description in student.json.
 
-The weights have the architecture's own keys, the description has timm's names. student.json has the
-digest of its weights, so that a mismatched pair is detected.
+The weights have the architecture's own keys, the description has timm's names. Weights of few bits
+are packed in two to eight bits each (`core.bit_packing`). student.json has the digest of its
+weights, so that a mismatched pair is detected.
 """
 
 import contextlib

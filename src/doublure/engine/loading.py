@@ -39,6 +39,7 @@ from doublure.nets.partial_contract import (
 )
 from doublure.nets.plans import Plan
 from doublure.nets.plans import rebuild as rebuild_plan
+from doublure.nets.quantized import packed_state
 from doublure.nets.references import NetworkRef, Reference, no_network, parse
 from doublure.nets.state_dicts import fitting_names
 
@@ -209,7 +210,7 @@ def save(network: Network[Any], folder: str | Path, *, tasks: tuple[Task, ...]) 
     task = task_of(tasks, network.contract)
     architecture = network.reference if rebuilds(network.reference) else ""
     description = task.describe(network.contract, architecture, network.plan)
-    write_student(folder, network.body.state_dict(), task.name, description)
+    write_student(folder, packed_state(network.body), task.name, description)
 
 
 def rebuilds(reference: str) -> bool:

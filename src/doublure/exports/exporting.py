@@ -43,7 +43,7 @@ from doublure.exports.onnx import (
 from doublure.exports.reopen import Outputs
 from doublure.exports.verify import answers_of, verify
 from doublure.nets.network import Network, freeze
-from doublure.nets.quantized import float_twin, grids_as_called, is_quantized
+from doublure.nets.quantized import float_twin, grids_as_called, is_quantized, packed_state
 
 # In the order of the written list: the float forms first, as references for the others.
 FILES = {
@@ -165,7 +165,8 @@ def _write_forms(
     if "pt2" in asked:
         write_program(program(), network, part / FILES["pt2"])
         answer = _inferring(program().module())
-        forms.append(_torch_form("pt2", part / FILES["pt2"], network, answer))
+        tensors = network.body.state_dict().values()
+        forms.append(_torch_form("pt2", part / FILES["pt2"], tensors, answer))
     if "safetensors" in asked:
         own = part / "weights"  # it is several files, one of which may be a .pt2
         own.mkdir()
@@ -173,7 +174,8 @@ def _write_forms(
         if not rebuilds(network.reference):  # the architecture cannot be rebuilt otherwise
             write_program(program(), network, own / FILES["pt2"])
         weights = own / FILES["safetensors"]
-        forms.append(_torch_form("safetensors", weights, network, on_cpu(network)))
+        tensors = packed_state(network.body).values()
+        forms.append(_torch_form("safetensors", weights, tensors, on_cpu(network)))
     if "int8-onnx" in asked:
         assert calibration is not None
         path, plain = part / FILES["onnx"], None
@@ -215,8 +217,7 @@ def _one_or_named(names: Sequence[str], outputs: Sequence[Any]) -> Any:
     return parts[OUTPUT] if tuple(parts) == (OUTPUT,) else parts
 
 
-def _torch_form(name: str, path: Path, network: Network[Any], answer: Answer) -> _Form:
-    tensors = network.body.state_dict().values()
+def _torch_form(name: str, path: Path, tensors: Iterable[Tensor], answer: Answer) -> _Form:
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return _Form(name=name, path=path, weight_bytes=size, answer=answer)
 

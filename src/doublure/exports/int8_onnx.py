@@ -145,6 +145,11 @@ def export_int8_onnx(
 def _matched(graph: onnx.GraphProto, grids: Sequence[Grid]) -> list[tuple[onnx.NodeProto, Grid]]:
     """Return each product of the graph with its grid."""
     odd = sorted({g.activation_bits for g in grids if g.activation_bits != 8})
+    if any(grid.dynamic for grid in grids):
+        raise ValueError(
+            "the network takes the range of each image, the runtime's kernels that of a batch; "
+            "quantize it with static ranges, or export onnx"
+        )
     wide = sorted({g.weight_bits for g in grids if g.weight_bits > 8})
     if odd or wide:
         raise ValueError(

@@ -11,6 +11,7 @@ not.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,11 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from doublure.nets.rounding import FLOAT, fake_quantize, fake_quantize_dynamic, fake_quantize_weight
+from doublure.core.bit_packing import pack_weight
+from doublure.nets.rounding import (
+    FLOAT,
+    fake_quantize,
+    fake_quantize_dynamic,
+    fake_quantize_weight,
+    weight_scales,
+)
 
 KIND = "quantized"
-# The buffer of a layer whose weights were read from integers; no key of a checkpoint.
-SCALES = "weight_scales"
 # Products whose weights stand second: name of the function, dimension of the output channels.
 _PRODUCTS = {
     **{"conv1d": 0, "conv2d": 0, "conv3d": 0, "linear": 0},
@@ -64,16 +70,13 @@ class Grid:
 
 
 class Quantized(nn.Module):
-    """A layer on a grid; made of another one by `quantize_`.
-
-    Where its weights were read from integers, a buffer holds their scales.
-    """
+    """A layer on a grid; made of another one by `quantize_`."""
 
     grid: Grid
 
     def round_weights(self, weight: Tensor) -> Tensor:
         """Return the weights of the product on their grid, along dimension 0."""
-        return fake_quantize_weight(weight, self.grid.weight_bits, self._buffers.get(SCALES))
+        return fake_quantize_weight(weight, self.grid.weight_bits)
 
 
 class QuantizedConv2d(Quantized, nn.Conv2d):
@@ -185,6 +188,9 @@ _TWINS: dict[type[nn.Module], type[Quantized]] = {
     nn.MultiheadAttention: QuantizedAttention,
 }
 
+# Twins whose own weights, rounded, are what the product takes.
+_PACKED = (QuantizedConv2d, QuantizedLinear)
+
 
 def twin_of(kind: type[nn.Module]) -> type[Quantized]:
     """Return the class of the layers of a kind that round; one is made where there is none."""
@@ -294,6 +300,27 @@ def grids_as_called(network: nn.Module, inputs: Tensor) -> list[Grid]:
         for handle in handles:
             handle.remove()
     return called
+
+
+def packed_state(body: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network, weights on grids as integers of their bits.
+
+    Weights that a layer computes from others stay as they are.
+    """
+    state = dict(body.state_dict())
+    tied = Counter(tensor.data_ptr() for tensor in state.values())
+    for name, layer in body.named_modules():
+        key = f"{name}.weight" if name else "weight"
+        weight = layer._parameters.get("weight")
+        if not isinstance(layer, Quantized) or weight is None or type(layer) not in _PACKED:
+            continue
+        bits = layer.grid.weight_bits
+        if bits != FLOAT and weight.dtype == torch.float32 and tied[weight.data_ptr()] == 1:
+            del state[key]
+            scales = weight_scales(weight, bits)
+            rounded = layer.round_weights(weight.detach())
+            state |= pack_weight(key, rounded.cpu(), scales.cpu(), bits)
+    return state
 
 
 def record_of(body: nn.Module) -> dict[str, Any]:

@@ -23,25 +23,21 @@ def weight_scales(
     weight: Float[Tensor, "outputs inputs *kernel"], bits: int
 ) -> Float[Tensor, " outputs"]:
     """Return the symmetric scale of each output channel; 1 for a channel of zeros."""
+    highest = 2 ** (bits - 1) - 1
     largest = weight.detach().flatten(1).abs().amax(1)
-    return torch.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1.0)
+    # In floats (s m) / m need not be s, but is where s was rounded so before: weights on their
+    # grid keep their scale bit for bit.
+    return torch.where(largest > 0, (largest / highest * highest) / highest, 1.0)
 
 
 def fake_quantize_weight(
-    weight: Float[Tensor, "outputs inputs *kernel"],
-    bits: int,
-    scales: Float[Tensor, " outputs"] | None = None,
+    weight: Float[Tensor, "outputs inputs *kernel"], bits: int
 ) -> Float[Tensor, "outputs inputs *kernel"]:
-    """Return the weights on their grid; with 32 bits, the weights themselves.
-
-    Args:
-        scales: of the output channels; None reads them off the weights.
-    """
+    """Return the weights on their grid; with 32 bits, the weights themselves."""
     if bits == FLOAT:
         return weight
     highest = 2 ** (bits - 1) - 1
-    if scales is None:
-        scales = weight_scales(weight, bits)
+    scales = weight_scales(weight, bits)
     if is_exported(weight):
         scales = scales.view(-1, *[1] * (weight.dim() - 1))
         return (weight * (1.0 / scales)).round().clamp(-highest, highest) * scales

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import nn
 
 from doublure.compress.activation_ranges import CalibrationMethod
+from doublure.compress.choosing_bits import Search
+from doublure.compress.mixed_precision import MixedPrecision
 from doublure.compress.post_training_quantization import (
     PostTrainingQuantization,
     Ranges,
     Rounding,
 )
-from doublure.core.protocols import InputContract, Source
+from doublure.core.protocols import InputContract, Source, Transform
 from doublure.engine.recipe import ModelTransform, Recipe
 from doublure.nets.references import NetworkRef
 from doublure.recipes import smaller
@@ -27,7 +29,9 @@ def quantize(
     calibration: str | Source | None = None,
     *,
     out: str | Path,
-    bits: int | None = None,
+    bits: int | Literal["auto"] | None = None,
+    target: str | None = None,
+    search: Search | None = None,
     weight_bits: int | None = None,
     activation_bits: int | None = None,
     first_last_bits: int = PostTrainingQuantization.first_last_bits,
@@ -47,7 +51,10 @@ def quantize(
     Args:
         calibration: images for the ranges of activations; by default the transfer set's, or
             shader images.
-        bits: bit width of weights and activations, in place of the next two.
+        bits: bit width of weights and activations, in place of weight_bits and activation_bits;
+            "auto" chooses those of each layer.
+        target: limit for "auto": "4.5bits", "0.3size" (of float32) or "2ms".
+        search: search of "auto": "milp" (exact), "greedy", "rl" or "optuna".
         weight_bits: bit width of weights, 2 to 8 (default 8), or 32 for off; activation_bits
             likewise.
         first_last_bits: minimum bit width of the first and the last layer; 0 treats them like the
@@ -65,7 +72,9 @@ def quantize(
     """
     if bits is not None and (weight_bits, activation_bits) != (None, None):
         raise ValueError("bits stands for weight_bits and activation_bits; give it or those")
-    either = PostTrainingQuantization.weight_bits if bits is None else bits
+    if bits != "auto" and (target, search) != (None, None):
+        raise ValueError("target and search choose bits by themselves; give bits=auto with them")
+    either = bits if isinstance(bits, int) else PostTrainingQuantization.weight_bits
     steps = options.get("steps")
 
     def make(reference: NetworkRef, contract: InputContract) -> Recipe:
@@ -85,11 +94,18 @@ def quantize(
             equalise=equalise,
             correct_bias=correct_bias,
         )
+        rounds: Transform = quantization
+        if bits == "auto":
+            rounds = MixedPrecision(
+                quantization=quantization,
+                target=target or MixedPrecision.target,
+                search=search or MixedPrecision.search,
+            )
         return smaller(
             "quantize",
             reference,
             contract,
-            [ModelTransform(transform=quantization, source=seen)],
+            [ModelTransform(transform=rounds, source=seen)],
             transfer=shown,
             steps=int(options.get("budget") is not None) if steps is None else steps,
             train_batchnorm=train_batchnorm,

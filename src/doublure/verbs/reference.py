@@ -19,6 +19,7 @@ from doublure.audits.baselines import BASELINES
 from doublure.audits.explainers import EXPLAINERS
 from doublure.audits.saliency import Output
 from doublure.compress.activation_ranges import CalibrationMethod
+from doublure.compress.choosing_bits import Search
 from doublure.compress.post_training_quantization import Ranges, Rounding
 from doublure.compress.pruning import Importance
 from doublure.compress.pruning_loss import PruningLoss
@@ -74,6 +75,7 @@ def reference(tasks: Sequence[Any] = TASKS) -> dict[str, Any]:
         "baselines": list(BASELINES),
         "ranges": list(get_args(Ranges)),
         "roundings": list(get_args(Rounding)),
+        "searches": list(get_args(Search)),
         "strategies": list(get_args(Strategy)),
         "prune_steps": STEPS,
         "steps": fit.steps,
