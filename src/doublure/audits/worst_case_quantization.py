@@ -6,9 +6,11 @@ each layer alone, random policies of equal cost, a greedy and an exchanged worst
 chooses by the image, and the oracle. What is chosen is chosen on one half of the images and told of
 the other. No label is needed; the audit changes nothing.
 
-A layer is vulnerable where it alone, at the fewest bits, flips as much as `alarm`. The usual cause
-is one channel far larger than the others, so that a range for all of them leaves the others few
-levels; the inflation max_c r_c / median_c r_c of channel ranges r tells.
+A layer is vulnerable where it alone, at the fewest bits, flips more than `alarm`, beyond what the
+number of images leaves open (Wilson's interval). The usual cause is one channel far larger than the
+others, so that a range for all of them leaves the others few levels; the inflation
+max_c r_c / median_c r_c of channel ranges r shows it. A layer with such a channel is vulnerable as
+soon as it is not safe.
 
 Differs from the paper, of which only the abstract could be read: its search learns network and
 policy together by reinforcement; here the network is given.
@@ -38,6 +40,7 @@ from doublure.compress.sensitivity import LayerBits, Sensitivity, flipped, sensi
 from doublure.core.cards import Card
 from doublure.core.checks import positive
 from doublure.core.quantization_findings import LayerFinding, QuantizationFinding
+from doublure.core.statistics import wilson_interval
 from doublure.nets.network import Network
 from doublure.nets.rounding import FLOAT
 
@@ -55,6 +58,8 @@ _WITNESSES = 20
 _CODEBOOK = 48
 # Where a layer's bits count as safe: it alone flips no more.
 _SAFE = 0.02
+# From here on a channel is far larger than the others; those of plain networks are 1 to 4.
+_INFLATED = 8.0
 _BLUR = (3, 5)
 _NOISE = (0.05, 0.1, 0.2)
 _CONTRAST = (0.5, 0.25)
@@ -147,8 +152,9 @@ def find_worst_case(
     vulnerable = [layer.name for layer in layers if layer.vulnerable]
     share = told(worst)
     verdict: Literal["ok", "warn", "fail"] = "ok"
-    if share >= settings.alarm or vulnerable:
-        verdict = "fail" if share >= settings.failure else "warn"
+    told_of = len(images) - half
+    if surely_above(share, told_of, settings.alarm) or vulnerable:
+        verdict = "fail" if surely_above(share, told_of, settings.failure) else "warn"
     named = f"; vulnerable: {', '.join(vulnerable[:6])}" if vulnerable else ""
     return QuantizationFinding(
         layers=layers,
@@ -172,6 +178,11 @@ def find_worst_case(
         repair=_repair(layers, vulnerable),
         accuracy=accuracy,
     )
+
+
+def surely_above(share: float, count: int, limit: float) -> bool:
+    """Return whether a share of `count` images is above a limit, beyond chance at 95 %."""
+    return wilson_interval(round(share * count), count)[0] > limit
 
 
 def channel_ranges(
@@ -216,7 +227,8 @@ def _layers(
                 inflation=shapes[name][0],
                 kurtosis=shapes[name][1],
                 safe_bits=safe,
-                vulnerable=flips[found.bits[0]] >= settings.alarm,
+                vulnerable=surely_above(flips[found.bits[0]], len(images), settings.alarm)
+                or (shapes[name][0] >= _INFLATED and flips[found.bits[0]] > _SAFE),
             )
         )
     return tuple(layers)
@@ -260,7 +272,7 @@ def _repair(layers: Sequence[LayerFinding], vulnerable: Sequence[str]) -> str:
     """Return the options of `quantize` that would mend what was found; "" for nothing to mend."""
     if not vulnerable:
         return ""
-    inflated = [layer for layer in layers if layer.vulnerable and layer.inflation > 8]
+    inflated = [layer for layer in layers if layer.vulnerable and layer.inflation >= _INFLATED]
     if inflated:
         return "--equalise"
     return " ".join(f"--layer-bits {name}=8" for name in vulnerable)
