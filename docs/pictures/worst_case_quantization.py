@@ -1,4 +1,4 @@
-"""Answers flipped by layer and bits: a digits network, and one of the same function with a fault."""
+"""Answers flipped by layer and bits: a digits network, and the same function with a fault."""
 
 import copy
 
