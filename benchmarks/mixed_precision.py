@@ -56,7 +56,7 @@ def main() -> None:
             there = {(r["target"], r["arm"]) for r in rows if (r["net"], r["seed"]) == (net, seed)}
             for row in arms(network, seed, given.searches, there):
                 rows.append(provenance() | {"net": net, "seed": seed} | row)
-                whole = head | {"summary": [], "rows": rows}
+                whole = head | {"rows": rows}
                 path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
                 told = f"{row['accuracy']:.2%}, {row['search_seconds']:.2f} s"
                 print(f"{net} seed {seed} {row['target']} bits {row['arm']}: {told}", flush=True)

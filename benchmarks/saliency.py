@@ -92,7 +92,7 @@ class Results:
     def add(self, arm: str, row: dict[str, Any]) -> None:
         """Append a row with its provenance and print what it says."""
         self.rows[arm] = provenance() | {"arm": arm} | row
-        whole = self.head | {"summary": [], "rows": list(self.rows.values())}
+        whole = self.head | {"rows": list(self.rows.values())}
         self.path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         print(arm, row.get("verdict", row.get("pointing")), flush=True)
 

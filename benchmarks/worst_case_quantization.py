@@ -84,7 +84,7 @@ class Results:
 
     def add(self, *rows: dict[str, Any]) -> None:
         self.rows += [provenance() | row for row in rows]
-        whole = self.head | {"summary": [], "rows": self.rows}
+        whole = self.head | {"rows": self.rows}
         self.path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 

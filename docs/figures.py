@@ -17,6 +17,7 @@ from typing import Any
 import arm_tables
 import marked
 import part_tables
+import quantization_tables
 import saliency_table
 import training_tables
 from cells import RESULTS, Result, by_host, table
@@ -29,6 +30,7 @@ _TABLES = {
     **part_tables.TABLES,
     **training_tables.TABLES,
     **saliency_table.TABLES,
+    **quantization_tables.TABLES,
 }
 
 
