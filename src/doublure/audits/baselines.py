@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.fft import dstn, idstn
 from torch import Tensor
 
 from doublure.core.checks import one_of
@@ -92,6 +91,8 @@ def inpaint(
     image: Float[Tensor, "channels height width"],
 ) -> Float[Tensor, "channels height width"]:
     """Return the harmonic image with the same border: each inner pixel is its neighbours' mean."""
+    from scipy.fft import dstn, idstn  # slow to import, so only here
+
     known = image.detach().double().cpu().numpy()
     inner = known[:, 1:-1, 1:-1]
     # Laplace's operator on the inner pixels, and what the border adds to it.

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from doublure.audits.saliency_maps import Answer, masked_scores
@@ -39,6 +38,8 @@ def rank_vectors(maps: Float64[np.ndarray, "maps pixels"]) -> Float64[np.ndarray
 
     Spearman's correlation of two maps is the product of their vectors.
     """
+    from scipy import stats  # slow to import, so only here
+
     ranks = stats.rankdata(maps, axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     length = np.sqrt((ranks**2).sum(1, keepdims=True))
@@ -156,11 +157,15 @@ def normalised_area(
 
 def kendall_tau(one: Float64[np.ndarray, " items"], other: Float64[np.ndarray, " items"]) -> float:
     """Return Kendall's rank correlation of two lists of scores."""
+    from scipy import stats  # slow to import, so only here
+
     return float(stats.kendalltau(one, other).statistic)
 
 
 def kendall_w(scores: Float64[np.ndarray, "judges items"]) -> float:
     """Return Kendall's concordance: 1 where all judges rank alike, about 0 by chance."""
+    from scipy import stats  # slow to import, so only here
+
     judges, items = scores.shape
     totals = stats.rankdata(scores, axis=1).sum(0)
     return float(12 * ((totals - totals.mean()) ** 2).sum() / (judges**2 * (items**3 - items)))

@@ -11,7 +11,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from scipy import stats
 
 from doublure.reports.page import unbroken
 from doublure.reports.pictures import contact_sheet
@@ -59,6 +58,8 @@ def render(audit: Mapping[str, Any], arrays: Mapping[str, Any], ranked: np.ndarr
 
 def heat(saliency: np.ndarray) -> np.ndarray:
     """Return a map as uint8 colours by the ranks of its pixels, so that no outlier decides."""
+    from scipy import stats  # slow to import, so only here
+
     ranks = stats.rankdata(saliency).reshape(saliency.shape)
     colours = matplotlib.colormaps["magma"]((ranks - 1) / max(1, ranks.size - 1))
     return np.asarray((255 * colours[..., :3]).round(), dtype=np.uint8)
@@ -66,6 +67,8 @@ def heat(saliency: np.ndarray) -> np.ndarray:
 
 def _grid(audit: Mapping[str, Any], arrays: Mapping[str, Any], place: int) -> dict[str, Any]:
     """Return an image and its maps, methods by baselines, with likeness to the first baseline."""
+    from scipy import stats  # slow to import, so only here
+
     plan = audit["plan"]
     names = [
         [f"model/{method}/{baseline}/standard/0" for baseline in plan["baselines"]]
