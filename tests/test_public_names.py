@@ -24,3 +24,8 @@ def test_the_import_alone_costs_no_torch():
 def test_another_name_is_refused():
     with pytest.raises(AttributeError, match="has no attribute 'distil'"):
         _ = doublure.distil
+
+
+def test_dir_is_the_public_api():
+    assert dir(doublure) == sorted([*doublure.__all__, "__version__"])
+    assert doublure.__version__.count(".") == 2

@@ -88,10 +88,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import, so only here
+
+        return version("doublure")
     if name not in _HOMES:
         raise AttributeError(f"module 'doublure' has no attribute '{name}'")
     return getattr(importlib.import_module(f"doublure.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*__all__, "__version__"])

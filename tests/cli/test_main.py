@@ -73,6 +73,10 @@ def test_without_a_verb_the_help_is_shown_and_it_is_bad_usage():
         ("distill --out a --size 3x", "'--size': expected pixels, as 32 or 180x240; got '3x'"),
         ("distill --out a --mean a", "'--mean': expected numbers with commas"),
         ("distill --out a --budget 20", "'--budget': expected a time with s, m or h, as 20m"),
+        (
+            "distill --out a --budget 1e9h",
+            "'--budget': '1e9h' is more than 60 days; give less time, or --steps",
+        ),
         ("distill --out a --steps 0", "'--steps': Input should be greater than or equal to 1"),
         ("distill --out a --method shader-kb", "did you mean 'shader-kd'?"),
         ("distill --out a --transfer nois", "did you mean 'noise'?"),

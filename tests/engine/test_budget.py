@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from doublure.engine.budget import Lap, StepTiming, steps_within
+from doublure.engine.run_options import RunOptions
 
 
 def test_what_was_spent_and_what_fills_the_pool_is_taken_off_first():
@@ -72,3 +75,8 @@ def test_a_cost_that_comes_now_and_then_counts_on_average():
 def _ends(steps: int, *, every: int, each: int, more: int) -> list[int]:
     """Return when each step ends, where every so manyth, the first included, takes more."""
     return [each * (step + 1) + more * (step // every + 1) for step in range(steps)]
+
+
+def test_a_budget_as_text_is_refused_in_python_with_the_seconds():
+    with pytest.raises(TypeError, match=r'budget is in seconds, 60\.0 for "1m"; got \'1m\''):
+        RunOptions.__post_init__(SimpleNamespace(budget="1m"))  # types are checked in tests alone

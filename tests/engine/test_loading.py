@@ -149,6 +149,7 @@ def test_loading_leaves_every_generator_alone(weights):
         ({"ref": "builtin/resnet9", "classes": 3}, "unknown built-in network 'resnet9'"),
         ({"ref": "builtin/resnet9"}, "unknown built-in network 'resnet9'"),
         ({"ref": "resnet20"}, r"neither a network nor a path.*did you mean builtin/resnet20\?"),
+        ({"ref": "net.py:CNN"}, r"a function of a file is written file:net\.py:CNN"),
         ({"ref": "runs/missing"}, "'runs/missing' is neither a network nor a path"),
         ({"ref": "python:Net"}, "was made in Python and cannot be made again"),
         ({"ref": "weights.pth"}, "is a file of weights"),

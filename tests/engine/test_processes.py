@@ -135,3 +135,10 @@ def test_a_failure_of_the_first_process_is_told_by_it(folder):
     status, _, told = launched(*words, "--transfer", "noise", *TRAINING, "--out", folder / "net")
     assert status == 1
     assert f"error: {folder / 'net'} exists; resume it with --resume" in told
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", ""])
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch, text):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ValueError, match=f"WORLD_SIZE in the environment is '{text}', not a"):
+        process_group(cpu=True).__enter__()

@@ -42,6 +42,10 @@ def size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+# Of a time that is typed, in seconds: longer ones are slips.
+LONGEST = 60 * 86400.0
+
+
 def seconds(text: str) -> float:
     """Return the seconds of a text such as "90s", "20m" or "1.5h"."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -49,6 +53,8 @@ def seconds(text: str) -> float:
         value = float(text[:-1]) * units[text[-1:]]
     except (ValueError, KeyError):
         value = 0.0
+    if value > LONGEST:
+        raise typer.BadParameter(f"'{text}' is more than 60 days; give less time, or --steps")
     if not 0 < value < float("inf"):
         raise typer.BadParameter(f"expected a time with s, m or h, as 20m; got '{text}'")
     return value

@@ -49,7 +49,7 @@ def process_group(*, cpu: bool) -> Iterator[ProcessGroup]:
     Args:
         cpu: use the CPU, even if there is a GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _asked_for() == 1:
         yield ProcessGroup()
         return
     # Slow to import, and not needed by a single process.
@@ -63,3 +63,14 @@ def process_group(*, cpu: bool) -> Iterator[ProcessGroup]:
         if not joined:
             state.destroy_process_group()
             state._reset_state()
+
+
+def _asked_for() -> int:
+    """Return the number of processes that the launcher has started."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"WORLD_SIZE in the environment is '{text}', not a number of processes; unset it, or "
+            "let torchrun or accelerate launch set it"
+        )
+    return int(text)

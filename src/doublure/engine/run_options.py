@@ -42,6 +42,11 @@ class RunOptions:
     audit: bool = True
     compared: int | None = None
 
+    def __post_init__(self) -> None:
+        # Python checks no types, and a budget is typed as text on the command line.
+        if isinstance(self.budget, str):
+            raise TypeError(f"budget is in seconds, 60.0 for \"1m\"; got '{self.budget}'")
+
 
 def find_device(name: str) -> torch.device:
     """Return the named device; "auto" is the GPU if there is one."""

@@ -100,6 +100,8 @@ def parse(ref: str) -> Reference:
 
 def no_network(ref: str) -> str:
     """Return the message for a REF that is neither of a known form nor a path."""
+    if ".py:" in ref:
+        return f"'{ref}' is not a known form; a function of a file is written file:{ref}"
     return f"'{ref}' is neither a network nor a path; known forms: {_FORMS}"
 
 
