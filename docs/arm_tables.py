@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from cells import (
@@ -20,6 +21,9 @@ from cells import (
 )
 
 _FAR = "\N{DAGGER}"
+_NOTHING = "\N{EM DASH}"
+# So much later than asked for a look may be, as a share of the steps.
+_LATE = 0.02
 # So few arms are also told in words.
 _TOLD = 4
 _UNDECIDED = "level, as far as can be told, with"
@@ -31,14 +35,14 @@ def arms(result: Result) -> str:
     groups = _by_length(result)
     parts = _setting(result)
     for at, rows in groups.items():
-        curves = {row["arm"]: _curve(result, at, row["arm"]) for row in rows}
+        curves = _curves(result, at, [row["arm"] for row in rows])
         early = max(map(len, curves.values()))
         timed = at.endswith(("seconds", "passes"))
         lengths = {row["arm"]: _came_to(result, at, row["arm"]) for row in rows} if timed else {}
         made = [
             [
                 row["arm"],
-                *(curves[row["arm"]] or ["—"] * early),
+                *curves[row["arm"]],
                 accuracy(row),
                 percent(row["agreement"]),
                 *([f"{row['steps']:,.0f}", lengths[row["arm"]]] if timed else []),
@@ -119,18 +123,51 @@ def _setting(result: Result) -> list[str]:
     return [f"{whole[0].upper()}{whole[1:]}."] if told else []
 
 
-def _curve(result: Result, at: str, arm: str) -> list[str]:
-    """Return the learning curve of an arm before its end, in %, as means over its seeds."""
+def _curves(result: Result, at: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the learning curves of arms before their ends, in %, as means over seeds.
+
+    Runs that were corrected on the way were looked at elsewhere; a line between two looks then
+    tells what lies between, and of the first part only what all of an arm's runs have.
+    """
     rows = [
-        row for row in result.get("rows", ()) if (str(row.get("at", "")), row["arm"]) == (at, arm)
+        row
+        for row in result.get("rows", ())
+        if str(row.get("at", "")) == at and row["arm"] in names and row.get("curve")
     ]
-    curves = [
-        # A length that does not divide evenly is looked at twice in its last steps.
-        [point["accuracy"] for point in row.get("curve", ()) if point["step"] < 0.99 * row["steps"]]
-        for row in rows
-    ]
-    whole = [curve for curve in curves if len(curve) == max(map(len, curves))]
-    return [f"{100 * statistics.mean(points):.1f}" for points in zip(*whole, strict=True)]
+    if not rows:
+        return {name: [] for name in names}
+    # A length that does not divide evenly is looked at twice in its last steps.
+    early = [sum(p["step"] < 0.99 * row["steps"] for p in row["curve"]) for row in rows]
+    if len(set(early)) > 1:
+        shares = [0.25, 0.5, 0.75]
+    else:
+        shares = [(i + 1) / (early[0] + 1) for i in range(early[0])]
+    made = {}
+    for name in names:
+        own = [row for row in rows if row["arm"] == name]
+        looks = [
+            [row["curve"][i]["accuracy"] for i in range(early[0])]
+            if len(set(early)) == 1
+            else [_at(row, share) for share in shares]
+            for row in own
+        ]
+        means = [_mean_share(shares_at) for shares_at in zip(*looks, strict=True)]
+        made[name] = means or [_NOTHING] * len(shares)
+    return made
+
+
+def _at(row: dict[str, Any], share: float) -> float | None:
+    """Return the accuracy after a share of a run's steps; None before the first look."""
+    looks = [(point["step"] / row["steps"], point["accuracy"]) for point in row["curve"]]
+    for (x0, y0), (x1, y1) in pairwise(looks):
+        if x0 <= share + _LATE and share <= x1:
+            return float(y0 + (y1 - y0) * max(share - x0, 0.0) / (x1 - x0))
+    return None
+
+
+def _mean_share(shares: Sequence[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    return _NOTHING if len(known) < len(shares) else f"{100 * statistics.mean(known):.1f}"
 
 
 def _digits(result: Result) -> str:

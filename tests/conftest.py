@@ -23,6 +23,13 @@ def benchmark_script(monkeypatch) -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
+@pytest.fixture
+def docs_script(monkeypatch) -> Callable[[str], ModuleType]:
+    """Imports a script of docs/ by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    return importlib.import_module
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data, or a skip that says why."""

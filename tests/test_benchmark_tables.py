@@ -149,3 +149,17 @@ def test_a_fifth_of_the_labels_is_wrong_and_the_others_are_not(benchmark_script)
     assert not torch.equal(told[0].labels, told[2].labels)
     assert known.labels is labels
     assert torch.equal(labels, torch.arange(1000) % 10)
+
+
+def test_runs_that_were_looked_at_elsewhere_are_told_at_the_same_shares(docs_script):
+    def looks(arm, steps, at):
+        curve = [{"step": step, "accuracy": step / steps} for step in (*at, steps)]
+        return row(arm, 0, 1.0) | {"steps": steps, "curve": curve}
+
+    curves = docs_script("arm_tables")._curves
+    even = [looks("one", 100, (25, 50, 75)), looks("other", 200, (50, 100, 150))]
+    told = curves({"rows": even}, "9 steps", ["one", "other"])
+    assert told == dict.fromkeys(("one", "other"), ["25.0", "50.0", "75.0"])
+    odd = [looks("one", 100, (20, 40, 60, 80)), looks("other", 200, (90, 180))]
+    told = curves({"rows": odd}, "9 steps", ["one", "other"])
+    assert told == {"one": ["25.0", "50.0", "75.0"], "other": ["\N{EM DASH}", "50.0", "75.0"]}
