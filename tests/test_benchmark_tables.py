@@ -159,7 +159,8 @@ def test_runs_that_were_looked_at_elsewhere_are_told_at_the_same_shares(docs_scr
     curves = docs_script("arm_tables")._curves
     even = [looks("one", 100, (25, 50, 75)), looks("other", 200, (50, 100, 150))]
     told = curves({"rows": even}, "9 steps", ["one", "other"])
-    assert told == dict.fromkeys(("one", "other"), ["25.0", "50.0", "75.0"])
+    even_shares = ["25.0", "50.0", "75.0"]
+    assert told == {"one": even_shares, "other": even_shares}
     odd = [looks("one", 100, (20, 40, 60, 80)), looks("other", 200, (90, 180))]
     told = curves({"rows": odd}, "9 steps", ["one", "other"])
     assert told == {"one": ["25.0", "50.0", "75.0"], "other": ["\N{EM DASH}", "50.0", "75.0"]}
