@@ -6,7 +6,8 @@ from torch import nn
 
 from doublure.core.protocols import Batch, Outputs
 from doublure.core.seeding import reseed
-from doublure.engine.fit import NonFiniteLossError, fit
+from doublure.engine.fit import fit
+from doublure.engine.non_finite import NonFiniteLossError, NonFiniteWeightsError
 from doublure.engine.optimizers import SGD, AdamW
 from doublure.engine.schedules import Constant, OneCycle
 from doublure.objectives.hard_labels import HardLabels
@@ -100,6 +101,17 @@ def test_a_term_that_goes_bad_stops_the_run_with_its_step_and_name():
 
     with pytest.raises(NonFiniteLossError, match="'broken' became non-finite at step 5"):
         train(loss=loss)
+
+
+def test_weights_that_go_bad_in_the_last_step_are_no_student_and_are_never_saved():
+    def steep(student: Outputs, teacher: Outputs | None, batch: Batch):
+        return {"steep": student.output.mean() * 1e36}
+
+    checkpointer = tiny.Memory(1)
+    for where in ({"checkpointer": checkpointer}, {}):
+        with pytest.raises(NonFiniteWeightsError, match=r"or infinity after step 1: .*--lr"):
+            train(loss=steep, steps=1, learning_rate=1e6, **where)
+    assert checkpointer.states == []
 
 
 def test_nothing_bad_is_ever_saved():

@@ -35,6 +35,7 @@ from doublure.core.protocols import (
 from doublure.core.seeding import child, child_seed, reseed
 from doublure.core.training_notes import HasTotals
 from doublure.engine.averaging import average_of, check_average
+from doublure.engine.non_finite import NonFiniteLossError, check_weights
 from doublure.engine.optimizers import SGD, Optimizer
 from doublure.engine.parameter_groups import ParameterGroup, parameter_groups
 from doublure.engine.schedules import Cosine, Schedule, progress_at
@@ -43,10 +44,6 @@ from doublure.nets.memory_format import to_channels_last_
 from doublure.nets.precision import Precision
 
 MetricsLogger = Callable[[dict[str, Any]], None]
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A term of the loss became NaN or infinite; the message names step and term."""
 
 
 @runtime_checkable
@@ -165,10 +162,12 @@ def fit(
 
     Raises:
         NonFiniteLossError: at the first line of metrics or checkpoint after a non-finite term.
+        NonFiniteWeightsError: at the first checkpoint, or at the end, with such a weight.
     """
     with _seeded_apart(device_of(student)):
         loop = _Loop(student, stream, loss, settings, rng, rules, world)
         loop.run(checkpointer, logger, pacing)
+        check_weights(loop.student, loop.step)
         return loop.result()
 
 
@@ -290,6 +289,7 @@ class _Loop:
                     self._close_line(logger)
                 if checkpointer and (checkpointer.due(self.step) or last or request.number):
                     self.meter.check()
+                    check_weights(self.student, self.step)
                     checkpointer.save(self.state_dict())
                 if request.number:
                     raise Stopped(request.number, f"step {self.step} of {self.settings.steps}")
