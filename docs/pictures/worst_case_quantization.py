@@ -26,7 +26,7 @@ def main() -> None:
         context(teacher.contract, 256), teacher, from_seed(0)
     )
     images = stream.draw(0, None).images
-    with picture("worst_case_quantization", 200) as figure:
+    with picture("worst_case_quantization", 200, colours=128) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for part, network in zip(axes, (teacher, planted), strict=True):
             found = find_worst_case(network, images, SETTINGS, from_seed(0))
